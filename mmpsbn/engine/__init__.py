@@ -1,0 +1,6 @@
+"""Floor 3: MMEngine hooks. A hook decides when; a lower floor does what."""
+from .demp_hook import DemPHook
+from .pruned_checkpoint_hook import PrunedCheckpointHook
+from .sparsity_hook import SparsityHook
+
+__all__ = ['DemPHook', 'PrunedCheckpointHook', 'SparsityHook']

@@ -1,0 +1,129 @@
+"""DemP (Maxwell's Demon at Work): prune a network while it trains."""
+from typing import List, Optional
+
+from mmengine.dist import broadcast_object_list
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import nn
+
+from ..functional.schedules import Schedule
+from ..pruning import scale_layers
+from .beta_decay import warn_if_beta_not_decayed
+from .models import bare_model, check_wrapper, optimizers_of
+from .online_pruner import OnlinePruner
+from .settings import NoiseSettings, PenaltySettings, PruneSettings, ScheduleSettings
+from .step_perturbation import StepPerturbation
+
+
+@HOOKS.register_module()
+class DemPHook(Hook):
+    """Kill channels with a scheduled penalty and noise, and remove the dead ones.
+
+    At every optimizer step, with s the schedule's value in [0, 1],
+
+        w <- w - eta * (grad L + s * peak * grad R) + xi,  xi ~ N(0, s * peak_var),
+
+    R on the normalisation scales, xi on the live channels of the prunable layers (DemP
+    algorithm 1). Every ``interval`` iterations the channels that were dead on the last
+    ``num_samples`` training samples are removed physically, in place, from model,
+    optimizer and EMA; the outputs on a probe batch must stay what they were, or all is
+    put back. The plan is part of the checkpoint; resume and test replay it.
+
+    Args:
+        penalty: ``kind`` ('lasso' | 'l2'), ``scope`` ('gamma' | 'all'), ``peak``.
+        noise: ``peak_var``, a variance, not scaled by the learning rate;
+            ``asymmetric``, live channels only.
+        schedule: ``type`` ('one_cycle' | 'constant' | 'warmup' | 'cosine'), and
+            ``warmup`` and ``end`` as fractions of training.
+        prune: ``interval``, ``begin``, ``end``, ``criterion`` ('dead'),
+            ``num_samples``, ``round_to``, ``min_channels``.
+
+        What is left out keeps its default (settings.py; DemP's own settings).
+
+    Raises:
+        ValueError: a value out of range, when it is built; a model without a trainable
+            normalisation scale or without a prunable channel, before the first step.
+        TypeError: an unknown key; a wrapper or an optimizer that holds copies of the
+            parameters, before the first step.
+    """
+    priority = 'ABOVE_NORMAL'  # before EMAHook copies a checkpoint's weights
+
+    def __init__(self, penalty: Optional[dict] = None, noise: Optional[dict] = None,
+                 schedule: Optional[dict] = None, prune: Optional[dict] = None):
+        self.penalty = PenaltySettings(**penalty or {})
+        self.noise = NoiseSettings(**noise or {})
+        self.schedule: Schedule = ScheduleSettings(**schedule or {})
+        self.pruner = OnlinePruner(PruneSettings(**prune or {}))
+        self._noise_seed: Optional[int] = None
+
+    def before_train(self, runner) -> None:
+        check_wrapper(runner)
+        warn_if_beta_not_decayed(runner)
+        self._penalised(runner)
+        if self._noise_seed is None:
+            seed = [runner.seed]
+            broadcast_object_list(seed)  # diff_rank_seed gives each rank its own
+            self._noise_seed = seed[0]
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        if self.pruner.graph is None:
+            self.pruner.start(runner, data_batch)
+            self._perturb_steps(runner)
+        self.pruner.watch(runner, data_batch)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
+                         outputs=None) -> None:
+        if self.pruner.is_due(runner):
+            self.pruner.prune(runner, data_batch)
+        strength = self.schedule(runner.iter, runner.max_iters)
+        for name, value in dict(penalty=strength * self.penalty.peak,
+                                noise_var=strength * self.noise.peak_var,
+                                channels_left=self.pruner.left['channels'],
+                                macs_left=self.pruner.left['macs']).items():
+            runner.message_hub.update_scalar(f'train/demp/{name}', value)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        self.pruner.structure.save(checkpoint, noise_seed=self._noise_seed,
+                                   pruner=self.pruner.state())
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        saved = self.pruner.structure.load(runner, checkpoint)
+        if saved and runner._resume and 'pruner' in saved:
+            self._noise_seed = saved['noise_seed']
+            self.pruner.restore(saved['pruner'])
+
+    def _perturb_steps(self, runner) -> None:
+        StepPerturbation(
+            penalised=self._penalised(runner),
+            noisy=self.pruner.parameters(bare_model(runner)),
+            penalty=self.penalty,
+            noise=self.noise,
+            strength=lambda: self.schedule(runner.iter, runner.max_iters),
+            step=lambda: runner.iter,
+            seed=self._noise_seed,
+        ).attach(optimizers_of(runner))
+
+    def _penalised(self, runner) -> List[nn.Parameter]:
+        """The trainable parameters the penalty acts on."""
+        model = bare_model(runner)
+        trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        scales = [f'{name}.weight' for name in scale_layers(model)]
+        if not any(name in trainable for name in scales):
+            raise ValueError(
+                'DemPHook acts on the scales (gamma) of BatchNorm, InstanceNorm and '
+                f'GroupNorm layers: {type(model).__name__} has {len(scales)} such '
+                'layers, none of them trainable; give it a norm_cfg with '
+                'requires_grad=True')
+        if self.penalty.scope == 'gamma':
+            trainable = {n: trainable[n] for n in scales if n in trainable}
+        else:
+            trainable = {n: p for n, p in trainable.items() if not n.endswith('bias')}
+        held = {p for optimizer in optimizers_of(runner)
+                for group in optimizer.param_groups for p in group['params']}
+        for name, parameter in trainable.items():
+            if parameter not in held:
+                raise TypeError(
+                    f'{name} is trainable but not in the optimizer: DemPHook needs an '
+                    'optimizer on the parameters themselves, without Apex master '
+                    'weights or other copies')
+        return list(trainable.values())

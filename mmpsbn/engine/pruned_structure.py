@@ -1,0 +1,64 @@
+"""The structure a run has been pruned to, and its way in and out of checkpoints."""
+from typing import Optional
+
+from mmengine.runner import BaseLoop
+
+from ..pruning import PrunePlan, apply_plan, compose_plans, is_applied
+from .models import averaged_models_of, bare_model, optimizers_of, unwrapped_model
+
+META_KEY = 'mmpsbn'
+
+
+class PrunedStructure:
+    """All prune events of a run so far as one plan on the dense model."""
+
+    def __init__(self):
+        self.plan = PrunePlan({}, {})
+
+    def extend(self, plan: PrunePlan) -> None:
+        """Add a plan that was just applied."""
+        self.plan = compose_plans(self.plan, plan)
+
+    def save(self, checkpoint: dict, **extra) -> None:
+        """Write the plan into ``checkpoint['meta']['mmpsbn']``, plain types only."""
+        if self.plan or extra:
+            checkpoint['meta'][META_KEY] = dict(plan=self.plan.to_dict(), **extra)
+
+    def load(self, runner, checkpoint: dict) -> Optional[dict]:
+        """Give the dense-built model the checkpoint's structure, before its weights.
+
+        Returns:
+            What :meth:`save` wrote, or None for a checkpoint without it.
+
+        Raises:
+            ValueError: plan and model, or checkpoint and model, do not fit; names the
+                first tensor that differs. No weight was loaded.
+        """
+        meta = checkpoint.get('meta', {}).get(META_KEY)
+        if meta is not None:
+            plan = PrunePlan.from_dict(meta['plan'])
+            if not is_applied(bare_model(runner), plan):
+                with unwrapped_model(runner) as model:
+                    apply_plan(model, plan, optimizers_of(runner))
+                    for averaged in averaged_models_of(runner):
+                        apply_plan(averaged, plan)
+            self.plan = plan
+        self._check_shapes(runner, checkpoint)
+        return meta
+
+    def _check_shapes(self, runner, checkpoint: dict) -> None:
+        # MMEngine prints a mismatch and goes on. That is right for a finetuning run
+        # that starts from another head, and for nothing else.
+        starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        model_state = bare_model(runner).state_dict()
+        for key, value in checkpoint.get('state_dict', {}).items():
+            name = key[len('module.'):] if key.startswith('module.') else key
+            if name not in model_state or value.shape == model_state[name].shape:
+                continue
+            if starts_training and name not in self.plan.kept:
+                continue
+            raise ValueError(
+                f'{name} has shape {tuple(value.shape)} in the checkpoint and '
+                f'{tuple(model_state[name].shape)} in the model: one of them is pruned '
+                'and the other is not, or pruned otherwise; use the config the '
+                'checkpoint was trained with, on a newly built model')

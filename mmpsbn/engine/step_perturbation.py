@@ -1,0 +1,92 @@
+"""Penalty and noise at the optimizer step itself."""
+from typing import Callable, Dict, Iterable, List, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..functional.noise import add_gaussian_noise_, live_channel_mask
+from ..functional.penalties import add_penalty_gradient_
+from .settings import NoiseSettings, PenaltySettings
+
+# Distance between the noise streams of consecutive steps; more optimizers than this
+# share no run.
+_STREAMS_PER_STEP = 1000
+
+
+class StepPerturbation:
+    """w <- w - eta * (grad L + grad R) + xi, once per real optimizer step.
+
+    As step hooks of the optimizer it acts after gradient clipping and AMP unscaling,
+    once under gradient accumulation, and not on a step that AMP skips. The noise of a
+    step is a function of the seed and the step alone: the same on every rank and after
+    a resume.
+
+    Args:
+        penalised, noisy: parameters.
+        strength: () -> fraction of the peaks now, in [0, 1].
+        step: () -> index of the current training iteration.
+        seed: the same on every rank.
+    """
+
+    def __init__(self, *, penalised: List[nn.Parameter], noisy: List[nn.Parameter],
+                 penalty: PenaltySettings, noise: NoiseSettings,
+                 strength: Callable[[], float], step: Callable[[], int], seed: int):
+        self._penalised = penalised if penalty.peak > 0 else []
+        self._noisy = noisy if noise.peak_var > 0 else []
+        self._penalty = penalty
+        self._noise = noise
+        self._strength = strength
+        self._step = step
+        self._seed = seed
+        self._live: Dict[nn.Parameter, Optional[Tensor]] = {}
+        self._generators: Dict[torch.device, torch.Generator] = {}
+
+    def attach(self, optimizers: Iterable[Optimizer]) -> list:
+        """Register on optimizers; returns the handles that take it off again."""
+        handles = []
+        for stream, optimizer in enumerate(optimizers):
+            owned = {p for group in optimizer.param_groups for p in group['params']}
+            penalised = [p for p in self._penalised if p in owned]
+            noisy = [p for p in self._noisy if p in owned]
+
+            def before(*_, penalised=penalised, noisy=noisy) -> None:
+                self._before_step(penalised, noisy)
+
+            def after(*_, noisy=noisy, stream=stream) -> None:
+                self._after_step(noisy, stream)
+
+            handles.append(optimizer.register_step_pre_hook(before))
+            handles.append(optimizer.register_step_post_hook(after))
+        return handles
+
+    @torch.no_grad()
+    def _before_step(self, penalised, noisy) -> None:
+        strength = self._strength()
+        if strength == 0:
+            return
+        # who is alive is read off the loss gradient, before the penalty joins it
+        self._live = {
+            p: live_channel_mask(p.grad) if self._noise.asymmetric else None
+            for p in noisy if p.grad is not None
+        }
+        for p in penalised:
+            if p.grad is not None:
+                add_penalty_gradient_(p.grad, p, kind=self._penalty.kind,
+                                      strength=strength * self._penalty.peak)
+
+    @torch.no_grad()
+    def _after_step(self, noisy, stream: int) -> None:
+        strength = self._strength()
+        live, self._live = self._live, {}
+        if strength == 0 or not live:
+            return
+        seeds = self._seed + self._step() * _STREAMS_PER_STEP + stream
+        for device in {p.device for p in live}:
+            generator = self._generators.setdefault(device, torch.Generator(device))
+            generator.manual_seed(seeds)
+        for p in noisy:
+            if p in live:
+                add_gaussian_noise_(p, variance=strength * self._noise.peak_var,
+                                    live_mask=live[p],
+                                    generator=self._generators[p.device])

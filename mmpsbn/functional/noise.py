@@ -1,0 +1,34 @@
+"""Asymmetric noise: only live channels move (DemP section 3.2)."""
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+def live_channel_mask(grad: Tensor) -> Tensor:
+    """Channels whose weights receive any loss gradient, shape (C,), bool.
+
+    A channel that a ReLU holds at zero on the whole batch has an exactly zero
+    gradient. ``grad``: shape (C, ...), channel first; NaN and inf count as live.
+    """
+    return grad.flatten(1).ne(0).any(dim=1) if grad.dim() > 1 else grad.ne(0)
+
+
+def add_gaussian_noise_(weight: Tensor, *, variance: float,
+                        live_mask: Optional[Tensor],
+                        generator: torch.Generator) -> None:
+    """w_c += xi_c, xi ~ N(0, variance), for the channels c in ``live_mask``.
+
+    The noise is drawn for all channels, so that what a channel gets does not
+    depend on which others are alive.
+
+    Args:
+        weight: shape (C, ...), changed in place.
+        variance: sigma^2 >= 0, not scaled by the learning rate.
+        live_mask: shape (C,), bool, or None for every channel.
+        generator: on the device of ``weight``.
+    """
+    noise = torch.empty_like(weight).normal_(0, variance**0.5, generator=generator)
+    if live_mask is not None:
+        noise.mul_(live_mask.view(-1, *[1] * (weight.dim() - 1)))
+    weight.add_(noise)

@@ -1,0 +1,15 @@
+"""Floor 2: structured pruning of any torch module; knows nothing of MMEngine."""
+from .activation import ActivationWindow
+from .cost import Cost, count_positions, model_cost
+from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
+from .plan import PrunePlan, compose_plans, plan_from_keep_masks
+from .prune import PruneResult, prune_channels
+from .sparsity import SparsityReport, measure_sparsity, scale_layers
+from .surgery import apply_plan, is_applied
+from .verification import VerificationError
+
+__all__ = [
+    'ActivationWindow', 'ChannelGraph', 'ChannelGroup', 'Cost', 'PrunePlan',
+    'PruneResult', 'SparsityReport', 'VerificationError', 'apply_plan', 'compose_plans', 'count_positions', 'is_applied',
+    'measure_sparsity', 'model_cost', 'plan_from_keep_masks', 'prune_channels', 'scale_layers', 'trace_channel_graph'
+]

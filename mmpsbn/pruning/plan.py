@@ -1,0 +1,137 @@
+"""PrunePlan: which slices of which tensors stay, as plain data."""
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Tuple
+
+from torch import Tensor, nn
+
+from .graph import ChannelGroup
+
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """For each tensor of a model its shape before and the kept indices per dimension.
+
+    Attributes:
+        shapes: name of a parameter or buffer -> its shape before the plan.
+        kept: the same names -> dimension -> kept indices, ascending.
+    """
+    shapes: Dict[str, Tuple[int, ...]]
+    kept: Dict[str, Dict[int, Tuple[int, ...]]]
+
+    def __bool__(self) -> bool:
+        return bool(self.kept)
+
+    def shape_after(self, name: str) -> Tuple[int, ...]:
+        kept = self.kept[name]
+        return tuple(len(kept.get(dim, range(size)))
+                     for dim, size in enumerate(self.shapes[name]))
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Nested dicts and lists of ints and strings; survives JSON."""
+        tensors = {
+            name: dict(shape=list(self.shapes[name]),
+                       kept={str(dim): list(index) for dim, index in dims.items()})
+            for name, dims in self.kept.items()
+        }
+        return dict(version=_FORMAT_VERSION, tensors=tensors)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> 'PrunePlan':
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: another version, or indices that are not ascending ints within
+                the shape; names the tensor.
+        """
+        version = data.get('version') if isinstance(data, Mapping) else None
+        if version != _FORMAT_VERSION:
+            raise ValueError(f'prune plan version must be {_FORMAT_VERSION}, '
+                             f'got {version!r}')
+        shapes, kept = {}, {}
+        for name, entry in data['tensors'].items():
+            shapes[name] = tuple(entry['shape'])
+            kept[name] = {}
+            for dim, index in entry['kept'].items():
+                _check_index(name, shapes[name], dim, index)
+                kept[name][int(dim)] = tuple(index)
+        return cls(shapes, kept)
+
+
+def _check_index(name: str, shape: Tuple[int, ...], dim: str, index: List[int]) -> None:
+    where = f'prune plan, {name}, dimension {dim}'
+    if not str(dim).isdigit() or int(dim) >= len(shape):
+        raise ValueError(f'{where}: not a dimension of shape {shape}')
+    if not index or any(type(i) is not int for i in index):
+        raise ValueError(f'{where}: kept indices must be a non-empty list of ints')
+    if index[0] < 0 or index[-1] >= shape[int(dim)] or any(
+            a >= b for a, b in zip(index, index[1:])):
+        raise ValueError(f'{where}: kept indices must be ascending, unique and in '
+                         f'[0, {shape[int(dim)]})')
+
+
+def compose_plans(first: PrunePlan, then: PrunePlan) -> PrunePlan:
+    """The one plan that does what ``first`` and after it ``then`` do.
+
+    Raises:
+        ValueError: ``then`` does not start from what ``first`` leaves.
+    """
+    shapes, kept = dict(first.shapes), dict(first.kept)
+    for name, dims in then.kept.items():
+        if name not in kept:
+            shapes[name], kept[name] = then.shapes[name], dims
+            continue
+        if then.shapes[name] != first.shape_after(name):
+            raise ValueError(
+                f'{name}: the second plan starts from shape {then.shapes[name]}, the '
+                f'first leaves {first.shape_after(name)}')
+        merged = dict(kept[name])
+        for dim, index in dims.items():
+            before = merged.get(dim, range(shapes[name][dim]))
+            merged[dim] = tuple(before[i] for i in index)
+        kept[name] = merged
+    return PrunePlan(shapes, kept)
+
+
+def plan_from_keep_masks(model: nn.Module, groups: Mapping[str, ChannelGroup],
+                         keep_masks: Mapping[str, Tensor]) -> PrunePlan:
+    """Turn keep masks of channel groups into slices of the model's tensors.
+
+    Args:
+        groups: by name, traced from ``model`` as it is now.
+        keep_masks: group name -> keep mask, shape (channels,), bool, True = keep.
+            Groups that are left out, or kept whole, stay as they are.
+
+    Raises:
+        ValueError: a mask of the wrong length or without a single True.
+    """
+    removed: Dict[Tuple[str, int], set] = {}
+    for name, keep_mask in keep_masks.items():
+        group = groups[name]
+        keep = keep_mask.tolist()
+        if len(keep) != group.channels or not any(keep):
+            raise ValueError(f'{name}: a keep mask needs {group.channels} values and at '
+                             f'least one True, got {len(keep)} with {sum(keep)} True')
+        if all(keep):
+            continue
+        for members, suffixes, dim in (
+            (group.writers, ('weight', 'bias'), 0),
+            (group.norms, ('weight', 'bias', 'running_mean', 'running_var'), 0),
+            (group.readers, ('weight', ), 1),
+        ):
+            for member in members:
+                layer = model.get_submodule(member.layer)
+                gone = {i for i, c in zip(member.index, member.channel) if not keep[c]}
+                for suffix in suffixes:
+                    if getattr(layer, suffix, None) is not None:
+                        key = (f'{member.layer}.{suffix}', dim)
+                        removed.setdefault(key, set()).update(gone)
+    tensors = dict(model.named_parameters())
+    tensors.update(model.named_buffers())
+    shapes, kept = {}, {}
+    for (name, dim), gone in removed.items():
+        shapes[name] = tuple(tensors[name].shape)
+        index = tuple(i for i in range(shapes[name][dim]) if i not in gone)
+        kept.setdefault(name, {})[dim] = index
+    return PrunePlan(shapes, kept)

@@ -1,0 +1,92 @@
+"""One verified pruning step: select, cut, compare, and undo if anything differs."""
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterable, List, Mapping
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .graph import ChannelGroup, ForwardFn
+from .plan import PrunePlan, plan_from_keep_masks
+from .surgery import apply_plan
+from .verification import VerificationError, probe_outputs, relative_error
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What a verified pruning step did.
+
+    Attributes:
+        plan: the slices that were kept; empty if nothing was removed.
+        channels_removed: group name -> number of channels.
+        relative_error: of the outputs on the probe batch, after against before.
+    """
+    plan: PrunePlan
+    channels_removed: Dict[str, int]
+    relative_error: float
+
+
+def prune_channels(
+        model: nn.Module,
+        groups: Mapping[str, ChannelGroup],
+        keep_masks: Mapping[str, Tensor],
+        *,
+        batch: Any,
+        forward_fn: ForwardFn,
+        optimizers: Iterable[Optimizer] = (),
+        tolerance: float,
+        agree: Callable[[float], float] = float,
+) -> PruneResult:
+    """Remove channels in place and check that the outputs stay what they were.
+
+    Args:
+        model: not wrapped in DDP.
+        groups: traced from ``model`` as it is now.
+        keep_masks: group name -> shape (channels,), bool, True = keep.
+        batch: the probe, passed to ``forward_fn(model, batch)``.
+        optimizers: those that hold the model's parameters.
+        tolerance: largest relative error of the outputs that passes for rounding.
+        agree: makes an error measured here the one all ranks act on (their maximum).
+
+    Raises:
+        VerificationError: the outputs differ; names the groups at fault. Model and
+            optimizers are as before, bit for bit.
+        ValueError: a mask that does not fit its group. Nothing changed.
+    """
+    optimizers = list(optimizers)
+    plan = plan_from_keep_masks(model, groups, keep_masks)
+    if not plan:
+        return PruneResult(plan, {}, 0.0)
+    before = probe_outputs(model, batch, forward_fn)
+
+    def error_of(trial: PrunePlan, keep: bool) -> float:
+        restore = apply_plan(model, trial, optimizers)
+        error = float('inf')
+        try:
+            error = relative_error(before, probe_outputs(model, batch, forward_fn))
+        except RuntimeError:  # the shapes no longer fit each other: as wrong as can be
+            pass
+        finally:
+            error = agree(error)
+            if not keep or error > tolerance:
+                restore()
+        return error
+
+    error = error_of(plan, keep=True)
+    if error > tolerance:
+        at_fault = _groups_at_fault(model, groups, keep_masks, error_of, tolerance)
+        raise VerificationError(
+            f'removing {at_fault} changes the outputs by {error:.1e} relative to their '
+            f'maximum (tolerance {tolerance:.1e}); the surgery was undone', at_fault)
+    removed = {name: int((~keep).sum()) for name, keep in keep_masks.items()
+               if not keep.all()}
+    return PruneResult(plan, removed, error)
+
+
+def _groups_at_fault(model, groups, keep_masks, error_of, tolerance) -> List[str]:
+    """Groups whose removal alone is wrong; all of them if only together."""
+    trials = {}
+    for name, keep_mask in keep_masks.items():
+        trial = plan_from_keep_masks(model, groups, {name: keep_mask})
+        if trial:
+            trials[name] = error_of(trial, keep=False)
+    return [name for name, e in trials.items() if e > tolerance] or list(trials)
