@@ -1,5 +1,8 @@
 """Small MMEngine models and runners for the tests."""
+import itertools
+
 import torch
+import mmpsbn  # noqa: F401  registers psBN and the hooks, also on spawned ranks
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -7,6 +10,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
+
+
+_RUNS = itertools.count()  # MMEngine wants each runner of a process under its own name
 
 
 class ResidualBlock(nn.Module):
@@ -27,13 +33,15 @@ class ResidualBlock(nn.Module):
 class ToyNet(BaseModel):
     """Stem, two residual blocks and a linear classifier for 8x8 images."""
 
-    def __init__(self, norm_cfg=dict(type='BN'), width=8, inner=12):
+    def __init__(self, norm_cfg=dict(type='BN'), width=8, inner=12,
+                 dtype=torch.float32):
         super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.norm = build_norm_layer(norm_cfg, width)[1]
         self.blocks = nn.Sequential(ResidualBlock(width, inner, norm_cfg),
                                     ResidualBlock(width, inner, norm_cfg))
         self.fc = nn.Linear(width, 4)
+        self.to(dtype)
 
     def forward(self, inputs, labels=None, mode='tensor'):
         x = F.relu(self.norm(self.stem(inputs)), inplace=True)
@@ -69,22 +77,25 @@ class ToyData(Dataset):
 
 
 def toy_runner(work_dir, hooks=(), norm='BN', epochs=4, batch_size=8, model=None,
-               optim_wrapper=None, **kwargs):
+               optim_wrapper=None, checkpoint=None, dtype=torch.float32, **kwargs):
     """A runner over ToyNet, or ``model``: 4 iterations an epoch, checkpoint each epoch."""
     torch.manual_seed(0)
     return Runner(
-        model=model or dict(type='ToyNet', norm_cfg=dict(type=norm)),
+        model=model or dict(type='ToyNet', norm_cfg=dict(type=norm), dtype=dtype),
         work_dir=str(work_dir),
-        train_dataloader=dict(batch_size=batch_size, num_workers=0, dataset=ToyData(),
+        train_dataloader=dict(batch_size=batch_size, num_workers=0, dataset=ToyData(dtype=dtype),
                               collate_fn=dict(type='default_collate'),
                               sampler=dict(type='DefaultSampler', shuffle=True)),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=optim_wrapper or dict(optimizer=dict(
             type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)),
         custom_hooks=list(hooks),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1),
+                           checkpoint=dict(type='CheckpointHook', interval=1,
+                                           **checkpoint or {})),
         randomness=dict(seed=0),
         log_level='WARNING',
+        experiment_name=f'toy{next(_RUNS)}',
         **kwargs)
 
 

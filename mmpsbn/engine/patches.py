@@ -5,7 +5,10 @@
    ``_BatchNorm``. psBN layers become psSyncBN instead.
 2. MMEngine's averaged models with ``update_buffers=True``, and ``EMAHook`` before its
    begin, write through ``state_dict()`` in place (0.10.7 and 0.10.12). psBN's ``bias``
-   there is computed and the write would be lost, so within them it is beta itself.
+   there is computed and the write would be lost, so within them it is beta itself; and
+   the averaged models' state dict is taken anew each time, since pruning changes shapes.
+3. The name ``CheckpointHook`` in the registry means SafeCheckpointHook, which writes
+   atomically and removes old checkpoints after the new one is there.
 """
 import functools
 
@@ -13,9 +16,11 @@ import mmengine.model.utils
 import mmengine.runner.runner
 from mmengine.hooks import EMAHook
 from mmengine.model.averaged_model import BaseAveragedModel
+from mmengine.registry import HOOKS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import PostShift, beta_in_state_dict, psSyncBN
+from .checkpoint_hook import SafeCheckpointHook
 
 _convert_sync_batchnorm = mmengine.model.utils.convert_sync_batchnorm
 
@@ -29,12 +34,23 @@ def _convert_sync_batchnorm_or_psbn(module, implementation='torch'):
     return _convert_sync_batchnorm(module, implementation)
 
 
+_update_parameters = BaseAveragedModel.update_parameters
+
+
+@functools.wraps(_update_parameters)
+def _update_parameters_in_place(self, model):
+    with beta_in_state_dict():
+        if self.update_buffers:
+            self.avg_parameters = self.module.state_dict()
+        _update_parameters(self, model)
+
+
 def apply_patches() -> None:
     """Apply them once; a second call changes nothing."""
     if mmengine.model.utils.convert_sync_batchnorm is _convert_sync_batchnorm_or_psbn:
         return
     for package in (mmengine.model.utils, mmengine.model, mmengine.runner.runner):
         package.convert_sync_batchnorm = _convert_sync_batchnorm_or_psbn
-    for owner, name in ((BaseAveragedModel, 'update_parameters'),
-                        (EMAHook, 'after_train_iter')):
-        setattr(owner, name, beta_in_state_dict()(getattr(owner, name)))
+    BaseAveragedModel.update_parameters = _update_parameters_in_place
+    EMAHook.after_train_iter = beta_in_state_dict()(EMAHook.after_train_iter)
+    HOOKS.register_module(name='CheckpointHook', module=SafeCheckpointHook, force=True)

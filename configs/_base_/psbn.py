@@ -1,0 +1,8 @@
+# psBN's norm_cfg and SparsityHook, for any config:
+#   _base_ = ['mmdet::...', 'mmpsbn::_base_/psbn.py']
+#   model = dict(backbone=dict(norm_cfg=_base_.psbn))
+custom_imports = dict(imports=['mmpsbn'], allow_failed_imports=False)
+
+psbn = dict(type='psBN', alpha=0.1, requires_grad=True)
+
+custom_hooks = [dict(type='SparsityHook', interval=100, gamma_threshold=1e-3)]

@@ -1,0 +1,215 @@
+"""What `tools/train.py` and `tools/test.py` share: from command-line arguments to a runner.
+
+Each function changes the config it is given and nothing else; they serve mmdet and mmpretrain configs alike (told apart by `cfg.default_scope`).
+"""
+import datetime
+import os
+import os.path as osp
+import signal
+import subprocess
+import sys
+from copy import deepcopy
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .data_paths import check_data_paths  # noqa: F401  (part of what the tools call)
+
+PRUNED_CHECKPOINT_HOOKS = ('DemPHook', 'PrunedCheckpointHook')
+
+
+def load_config(path, *, cfg_options, work_dir, launcher):
+    """Read a config; the work dir is the argument's, else the config's own, else `./work_dirs/<config name>`."""
+    if not osp.isfile(path):
+        raise FileNotFoundError(f'config {path!r} does not exist')
+    cfg = Config.fromfile(path)
+    cfg.launcher = launcher
+    if cfg_options is not None:
+        cfg.merge_from_dict(cfg_options)
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
+    if cfg.get('default_scope') == 'mmpretrain':
+        set_mmpretrain_dataloaders(cfg)
+    return cfg
+
+
+def set_mmpretrain_dataloaders(cfg):
+    """Give every dataloader the defaults that mmpretrain's own tools give; its configs are written for them."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            continue
+        loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
+        loader.setdefault('pin_memory', torch.cuda.is_available())
+        if split != 'test':
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)  # torch refuses it without workers
+
+
+def use_amp(cfg):
+    """Train with mixed precision and a dynamic loss scale (`--amp`)."""
+    if get_device() == 'cpu':
+        raise ValueError('--amp needs a GPU (MMEngine scales the loss on accelerators only); leave it out to train on the CPU')
+    wrapper = _type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+    if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f"--amp replaces optim_wrapper.type 'OptimWrapper', but this config has {wrapper!r}")
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def scale_lr(cfg):
+    """Scale the learning rate by actual / base batch size (`--auto-scale-lr`)."""
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, '
+                         'for example auto_scale_lr = dict(enable=False, base_batch_size=16)')
+    cfg.auto_scale_lr.enable = True
+
+
+def resume_from(cfg, checkpoint):
+    """Resume from a checkpoint, or from the newest one in the work dir when `checkpoint` is 'auto'."""
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else _existing(checkpoint, 'checkpoint')
+
+
+def test_from(cfg, checkpoint):
+    cfg.resume = False
+    cfg.load_from = _existing(checkpoint, 'checkpoint')
+
+
+def show_predictions(cfg, *, show, show_dir, wait_time):
+    """Draw predictions while testing, in a window and/or as files."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError('--show and --show-dir need a visualization hook in default_hooks, '
+                         "for example visualization=dict(type='DetVisualizationHook')")
+    switch, out_dir = ('enable', 'out_dir') if cfg.get('default_scope') == 'mmpretrain' else ('draw', 'test_out_dir')
+    hook[switch] = True
+    if show:
+        hook.update(show=True, wait_time=wait_time)
+    if show_dir is not None:
+        hook[out_dir] = show_dir
+
+
+def use_tta(cfg):
+    """Test-time augmentation: the config's `tta_model` and `tta_pipeline`, else the image and its mirror image."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    classify = cfg.get('default_scope') == 'mmpretrain'
+    if 'tta_model' not in cfg:
+        cfg.tta_model = dict(type='AverageClsScoreTTA') if classify else dict(
+            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+    if 'tta_pipeline' not in cfg:
+        pipeline = deepcopy(dataset.pipeline)
+        pack = pipeline[-1] if classify else dict(
+            type='PackDetInputs',
+            meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'))
+        flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+        cfg.tta_pipeline = [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def ensure_pruned_checkpoint_hook(cfg):
+    """Without a hook that replays the plan, a pruned checkpoint would be copied into the dense model for the shapes that fit."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    names = [_type_name(hook.get('type') if isinstance(hook, dict) else type(hook)) for hook in hooks]
+    if not set(names) & set(PRUNED_CHECKPOINT_HOOKS):
+        cfg.custom_hooks = [*hooks, dict(type='PrunedCheckpointHook')]
+
+
+def prepare_cpu_ranks(cfg, launcher):
+    """On a machine without an accelerator, bring up `gloo` and a CPU wrapper before MMEngine reaches for CUDA.
+
+    MMEngine's own launcher calls `torch.cuda.set_device` and gives DistributedDataParallel a device id; both fail for CPU ranks.
+    It leaves a process group alone that is already there, and takes `device_ids` from `model_wrapper_cfg`.
+    """
+    if launcher == 'none':
+        return
+    _export_ranks(launcher)
+    if get_device() != 'cpu':
+        gpus = torch.cuda.device_count()
+        if torch.cuda.is_available() and int(os.environ.get('LOCAL_RANK', 0)) >= gpus:
+            raise ValueError(f'{os.environ.get("LOCAL_WORLD_SIZE", "more")} ranks were asked for on a machine that shows {gpus} GPU(s); '
+                             f'ask for {gpus}, or set CUDA_VISIBLE_DEVICES= for CPU ranks')
+        return
+    seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
+    torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=seconds))
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def exit_cleanly_on_sigterm():
+    """Turn SIGTERM (a scheduler's way to stop a job) into SystemExit, so that files are closed and loggers flushed."""
+    main_process = os.getpid()
+
+    def stop(signum, frame):
+        if os.getpid() != main_process:  # a forked data loader worker
+            os._exit(128 + signum)
+        signal.signal(signum, signal.SIG_IGN)
+        print('stopped by SIGTERM; run the same command with --resume to go on from the last checkpoint', file=sys.stderr, flush=True)
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def exit_with(error):
+    """End the program with the error's own sentence, once for all ranks and without a traceback."""
+    first = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
+    raise SystemExit(f'error: {error}' if first else 1)
+
+
+def build_runner(cfg):
+    if cfg.get('default_scope') == 'mmdet':
+        from mmdet.utils import setup_cache_size_limit_of_dynamo
+        setup_cache_size_limit_of_dynamo()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def dump_predictions(runner, out):
+    """Let `runner.test()` write its predictions to a pickle file as well."""
+    if runner.cfg.get('default_scope') == 'mmpretrain':
+        from mmengine.evaluator import DumpResults as Dump
+    else:
+        from mmdet.evaluation import DumpDetResults as Dump
+    runner.test_evaluator.metrics.append(Dump(out_file_path=out))
+
+
+def close_ranks():
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _type_name(type_or_name):
+    name = type_or_name if isinstance(type_or_name, str) else getattr(type_or_name, '__name__', str(type_or_name))
+    return name.rpartition('.')[2]
+
+
+def _existing(path, what):
+    if '://' not in path and not osp.isfile(path):
+        raise FileNotFoundError(f'{what} {path!r} does not exist')
+    return path
+
+
+def _export_ranks(launcher):
+    """Name the ranks as torch.distributed's env:// reads them, from what Slurm and Open MPI set."""
+    if launcher == 'slurm':
+        source = dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID')
+        if 'MASTER_ADDR' not in os.environ and 'SLURM_NODELIST' in os.environ:
+            hosts = subprocess.check_output(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], text=True)
+            os.environ['MASTER_ADDR'] = hosts.split()[0]
+    elif launcher == 'mpi':
+        source = dict(RANK='OMPI_COMM_WORLD_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE', LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK')
+    else:
+        source = dict(RANK='RANK', WORLD_SIZE='WORLD_SIZE', LOCAL_RANK='LOCAL_RANK')
+    missing = [name for name in source.values() if name not in os.environ]
+    if missing:
+        raise ValueError(f'--launcher {launcher} needs {", ".join(missing)} in the environment; '
+                         'start through tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh')
+    os.environ.update({name: os.environ[origin] for name, origin in source.items()})
+    os.environ.setdefault('MASTER_PORT', '29500')

@@ -1,0 +1,137 @@
+"""Penalty and noise at the optimizer step, against the formula written out."""
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from mmpsbn.engine.settings import NoiseSettings, PenaltySettings
+from mmpsbn.engine.step_perturbation import StepPerturbation
+from torch import nn
+
+ETA = 0.1
+
+
+@pytest.fixture
+def layer():
+    torch.manual_seed(0)
+    return nn.Linear(3, 4).double()
+
+
+def attach(layer, penalty=None, noise=None, strength=0.5, step=lambda: 0, seed=7,
+           optimizer=None):
+    optimizer = optimizer or torch.optim.SGD(layer.parameters(), lr=ETA)
+    StepPerturbation(
+        penalised=[layer.weight], noisy=[layer.weight],
+        penalty=PenaltySettings(**{'peak': 0.0, **(penalty or {})}),
+        noise=NoiseSettings(**{'peak_var': 0.0, **(noise or {})}),
+        strength=lambda: strength, step=step, seed=seed).attach([optimizer])
+    return optimizer
+
+
+@pytest.mark.parametrize('kind, direction', [('lasso', torch.sign), ('l2', lambda w: w)])
+def test_penalty_joins_the_gradient(layer, kind, direction):
+    optimizer = attach(layer, penalty=dict(kind=kind, peak=0.3))
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.randn_like(before)
+    expected = before - ETA * (layer.weight.grad + 0.5 * 0.3 * direction(before))
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-12, atol=0)
+
+
+def test_an_adaptive_optimizer_scales_the_penalty(layer):
+    optimizer = attach(layer, penalty=dict(peak=0.3),
+                       optimizer=torch.optim.Adam(layer.parameters(), lr=ETA))
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.zeros_like(before)
+    optimizer.step()
+    # Adam's first step has size lr whatever the gradient's: it is not decoupled
+    torch.testing.assert_close(layer.weight.detach(), before - ETA * torch.sign(before),
+                               rtol=1e-6, atol=1e-6)
+
+
+def test_penalty_is_added_after_clipping(layer):
+    optimizer = attach(layer, penalty=dict(peak=10.0))
+    wrapper = OptimWrapper(optimizer, clip_grad=dict(max_norm=1e-3))
+    before = layer.weight.detach().clone()
+    wrapper.update_params((layer.weight * 100).sum())
+    moved = (layer.weight.detach() - before).abs()
+    assert (moved > 0.9 * ETA * 0.5 * 10.0).all()
+
+
+def test_noise_has_the_scheduled_variance_and_no_learning_rate():
+    layer = nn.Linear(200, 200, bias=False).double()
+    optimizer = attach(layer, noise=dict(peak_var=0.04))
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.full_like(before, 1e-30)
+    optimizer.step()
+    noise = layer.weight.detach() - before
+    n = noise.numel()
+    assert abs(noise.mean()) < 4 * (0.02 / n)**0.5
+    assert abs(noise.var() / 0.02 - 1) < 4 * (2 / n)**0.5
+
+
+def test_noise_spares_channels_without_a_gradient(layer):
+    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_var=0.04))
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.ones_like(before)
+    layer.weight.grad[2] = 0
+    optimizer.step()
+    moved = layer.weight.detach() - before
+    # the penalty alone moves the dead channel
+    torch.testing.assert_close(moved[2], -ETA * 0.5 * 0.3 * torch.sign(before[2]))
+    assert (moved[[0, 1, 3]] + ETA).abs().min() > 1e-6
+
+
+def test_symmetric_noise_reaches_dead_channels_too(layer):
+    optimizer = attach(layer, noise=dict(peak_var=0.04, asymmetric=False))
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.zeros_like(before)
+    optimizer.step()
+    assert (layer.weight.detach() != before).all()
+
+
+def test_noise_is_a_function_of_seed_and_step(layer):
+    def moved(step, seed):
+        twin = nn.Linear(3, 4).double()
+        twin.load_state_dict(layer.state_dict())
+        optimizer = attach(twin, noise=dict(peak_var=0.04), step=lambda: step, seed=seed)
+        twin.weight.grad = torch.ones_like(twin.weight)
+        optimizer.step()
+        return twin.weight.detach()
+
+    assert torch.equal(moved(3, 7), moved(3, 7))
+    assert not torch.equal(moved(3, 7), moved(4, 7))
+    assert not torch.equal(moved(3, 7), moved(3, 8))
+
+
+def test_once_per_real_step_under_gradient_accumulation(layer):
+    optimizer = attach(layer, penalty=dict(peak=0.3))
+    wrapper = OptimWrapper(optimizer, accumulative_counts=2)
+    wrapper.initialize_count_status(layer, 0, 4)
+    before = layer.weight.detach().clone()
+    wrapper.update_params(layer.weight.sum())
+    assert torch.equal(layer.weight.detach(), before)
+    wrapper.update_params(layer.weight.sum())
+    expected = before - ETA * (1 + 0.5 * 0.3 * torch.sign(before))
+    torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+def test_nothing_happens_on_a_step_that_amp_skips():
+    layer = nn.Linear(3, 4)
+    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_var=0.04))
+    if hasattr(torch.amp, 'GradScaler'):
+        scaler = torch.amp.GradScaler('cpu', init_scale=2.0)
+    else:
+        pytest.skip('this torch has no GradScaler for the CPU')
+    before = layer.weight.detach().clone()
+    scaler.scale(layer.weight.sum()).backward()
+    layer.weight.grad[0, 0] = float('inf')
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(layer.weight.detach(), before)
+
+
+def test_strength_zero_leaves_the_step_alone(layer):
+    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_var=1.0), strength=0)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.ones_like(before)
+    optimizer.step()
+    assert torch.equal(layer.weight.detach(), before - ETA)
