@@ -1,5 +1,8 @@
-# psbn.py and DemPHook, at the DemP paper's settings.
-_base_ = './psbn.py'
+# psBN's norm_cfg, SparsityHook, and DemPHook at the DemP paper's settings, for any config:
+#   _base_ = ['mmdet::...', 'mmpsbn::_base_/demp.py']
+custom_imports = dict(imports=['mmpsbn'], allow_failed_imports=False)
+
+psbn = dict(type='psBN', alpha=0.1, requires_grad=True)
 
 custom_hooks = [
     dict(type='SparsityHook', interval=100, gamma_threshold=1e-3),

@@ -14,9 +14,14 @@ def collapsed_mask(gamma: Tensor, *, threshold: float) -> Tensor:
 
 
 def channel_max_abs(x: Tensor, *, channel_dim: int) -> Tensor:
-    """max |x| over everything but the channels, shape (C,); NaN propagates."""
+    """max |x| over everything but the channels, shape (C,); NaN propagates, and of
+    nothing (an empty batch) the maximum is 0."""
     x = x.detach()
     dims = [d for d in range(x.dim()) if d != channel_dim % x.dim()]
+    if not dims:  # amin([]) would reduce over all dimensions
+        return x.abs()
+    if not x.numel():
+        return x.new_zeros(x.size(channel_dim))
     # max(|min|, |max|) reads x once and allocates nothing of its size
     low, high = x.amin(dims), x.amax(dims)
     return torch.maximum(low.abs(), high.abs())

@@ -21,6 +21,8 @@ def _arguments(layer: nn.Module) -> dict:
         names = ('num_channels', 'num_groups', 'eps', 'affine')
     else:
         names = ('num_features', 'eps', 'momentum', 'affine', 'track_running_stats')
+    if hasattr(layer, 'process_group'):  # SyncBatchNorm and psSyncBN
+        names = (*names, 'process_group')
     return {name: getattr(layer, name) for name in names}
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 PRETRAINED_BIAS = ('effective', 'beta')
 
@@ -48,7 +49,10 @@ def _export_effective_bias(layer, state_dict, prefix, local_metadata):
     if key in state_dict and not _state_dict_holds_beta:
         beta = state_dict[key]
         state_dict[key] = beta + layer.alpha
-        local_metadata[_BETA] = beta.detach()
+        if not beta.is_meta:
+            # A copy, for b is one; on the CPU, for MMEngine moves the tensors of a
+            # checkpoint there, but not the metadata.
+            local_metadata[_BETA] = beta.detach().to('cpu', copy=True)
 
 
 class PostShift:
@@ -136,19 +140,23 @@ class PostShift:
         return f'{super().extra_repr()}, alpha={self.alpha}'
 
 
-class psBN1d(PostShift, nn.BatchNorm1d):
+# _BatchNorm and _InstanceNorm stand among the direct bases because MMEngine's init_cfg
+# looks for layer=['_BatchNorm'] among the names of those only.
+
+
+class psBN1d(PostShift, nn.BatchNorm1d, _BatchNorm):
     """Post-shifted BatchNorm1d; inputs (N, C) or (N, C, L)."""
 
 
-class psBN2d(PostShift, nn.BatchNorm2d):
+class psBN2d(PostShift, nn.BatchNorm2d, _BatchNorm):
     """Post-shifted BatchNorm2d; inputs (N, C, H, W)."""
 
 
-class psBN3d(PostShift, nn.BatchNorm3d):
+class psBN3d(PostShift, nn.BatchNorm3d, _BatchNorm):
     """Post-shifted BatchNorm3d; inputs (N, C, D, H, W)."""
 
 
-class psIN(PostShift, nn.InstanceNorm2d):
+class psIN(PostShift, nn.InstanceNorm2d, _InstanceNorm):
     """Post-shifted InstanceNorm2d, affine; inputs (N, C, H, W)."""
 
     def __init__(self, num_features: int, eps: float = 1e-5,
@@ -201,6 +209,8 @@ class psSyncBN(PostShift, _BatchNorm):
         """Two differentiable all-reduces: the mean first, then the variance about
         it, since E[x^2] - mean^2 cancels in float32."""
         group = self.process_group or dist.group.WORLD
+        dtype = x.dtype  # half precision in, float32 within, half precision out
+        x = x.to(torch.promote_types(dtype, torch.float32))
         dims = [0, *range(2, x.dim())]
         shape = [1, -1, *[1] * (x.dim() - 2)]
         count = x.new_tensor([x.numel() // x.size(1)])
@@ -217,7 +227,7 @@ class psSyncBN(PostShift, _BatchNorm):
                 self.running_mean.lerp_(mean, momentum)
                 self.running_var.lerp_(var * n / (n - 1), momentum)
         scale = self.weight * torch.rsqrt(var + self.eps)
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)
 
     @classmethod
     def from_psbn(cls, layer: '_BatchNorm', process_group=None) -> 'psSyncBN':

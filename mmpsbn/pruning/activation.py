@@ -25,6 +25,7 @@ class ActivationWindow:
     def __init__(self, model: nn.Module, groups: Mapping[str, ChannelGroup], *,
                  in_training_only: bool):
         self.groups = groups
+        self._model = model
         self._in_training_only = in_training_only
         self.max_abs: Dict[str, Tensor] = {}
         readers = {m.layer for group in groups.values() for m in group.readers}
@@ -36,9 +37,10 @@ class ActivationWindow:
     def _watch(self, name: str):
 
         def update(module, args) -> None:
-            if self._in_training_only and not module.training:
+            # the model's own mode: a frozen layer is in eval mode while it trains
+            if self._in_training_only and not self._model.training:
                 return
-            channel_dim = 1 if isinstance(module, nn.Conv2d) else -1
+            channel_dim = -3 if isinstance(module, nn.Conv2d) else -1
             seen = channel_max_abs(args[0], channel_dim=channel_dim).float()
             before = self.max_abs.get(name)
             self.max_abs[name] = seen if before is None else torch.maximum(before, seen)

@@ -7,6 +7,7 @@ layer has no autograd node, and psBN's ``beta + alpha`` would be one.
 """
 import copy
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -65,7 +66,8 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if hasattr(module, 'frozen_stages'):
             module.frozen_stages = -1
-    return model.eval().requires_grad_(True)
+    model.eval()  # mmdet's backbones return None from it
+    return model.requires_grad_(True)
 
 
 def _plain_forward(module: nn.Module, kind: type) -> bool:
@@ -78,6 +80,8 @@ def _refusal(module: nn.Module) -> Optional[str]:
         return 'grouped convolution'
     if isinstance(module, nn.GroupNorm):
         return 'GroupNorm: its statistics join the channels of a group'
+    if isinstance(module, _NormBase) and not module.affine and not module.track_running_stats:
+        return f'{type(module).__name__} without a tensor to slice'
     if (_plain_forward(module, nn.Conv2d) or _plain_forward(module, nn.Linear)
             or isinstance(module, _NormBase)):
         return None
@@ -90,6 +94,8 @@ class _Reader:
     def __init__(self, graph, model: nn.Module):
         self.graph = graph
         self.name_of = {module: name for name, module in model.named_modules()}
+        self.owners = Counter(p for module in model.modules()
+                              for p in module._parameters.values())
 
     def norm_of(self) -> Dict[str, Tuple[str, ...]]:
         pairs: Dict[str, List[str]] = {}
@@ -100,6 +106,15 @@ class _Reader:
                     if writer is not None:
                         pairs.setdefault(writer, []).append(self.name_of[module])
         return {writer: tuple(dict.fromkeys(norms)) for writer, norms in pairs.items()}
+
+    def _ownership(self, module: nn.Module) -> Optional[str]:
+        """Why a layer's weight is not its own to slice."""
+        weight = getattr(module, 'weight', None)
+        if weight is None or self.owners[weight] == 1:
+            return None
+        if self.owners[weight] > 1:
+            return 'shares its weight with another layer'
+        return 'its weight is computed (weight norm, a parametrization)'
 
     def read(self, items) -> ChannelGroup:
         """The group as plain data. ValueError, with the reason, if it must stay whole."""
@@ -113,7 +128,7 @@ class _Reader:
                     raise ValueError('reads a bare parameter')
                 continue  # element-wise, concat, split, reshape: no weights
             name = self.name_of[module]
-            reason = _refusal(module)
+            reason = _refusal(module) or self._ownership(module)
             if reason:
                 raise ValueError(f'{name}: {reason}')
             if isinstance(module, _NormBase):

@@ -46,29 +46,45 @@ class PrunePlan:
                 the shape; names the tensor.
         """
         version = data.get('version') if isinstance(data, Mapping) else None
-        if version != _FORMAT_VERSION:
+        if type(version) is not int or version != _FORMAT_VERSION:
             raise ValueError(f'prune plan version must be {_FORMAT_VERSION}, '
                              f'got {version!r}')
         shapes, kept = {}, {}
-        for name, entry in data['tensors'].items():
-            shapes[name] = tuple(entry['shape'])
-            kept[name] = {}
-            for dim, index in entry['kept'].items():
-                _check_index(name, shapes[name], dim, index)
+        for name, entry in _mapping(data, 'tensors', 'prune plan').items():
+            where = f'prune plan, {name}'
+            shape = entry.get('shape') if isinstance(entry, Mapping) else None
+            if not _is_ints(shape) or min(shape) < 0:
+                raise ValueError(f'{where}: shape must be a list of ints >= 0, '
+                                 f'got {shape!r}')
+            shapes[name], kept[name] = tuple(shape), {}
+            for dim, index in _mapping(entry, 'kept', where).items():
+                _check_index(where, shape, dim, index)
                 kept[name][int(dim)] = tuple(index)
         return cls(shapes, kept)
 
 
-def _check_index(name: str, shape: Tuple[int, ...], dim: str, index: List[int]) -> None:
-    where = f'prune plan, {name}, dimension {dim}'
-    if not str(dim).isdigit() or int(dim) >= len(shape):
-        raise ValueError(f'{where}: not a dimension of shape {shape}')
-    if not index or any(type(i) is not int for i in index):
+def _mapping(data: Mapping, key: str, where: str) -> Mapping:
+    if not isinstance(data.get(key), Mapping):
+        raise ValueError(f'{where}: {key} must be a dict, got {data.get(key)!r}')
+    return data[key]
+
+
+def _is_ints(values: Any) -> bool:
+    return (isinstance(values, (list, tuple)) and len(values) > 0
+            and all(type(value) is int for value in values))
+
+
+def _check_index(where: str, shape: List[int], dim: Any, index: Any) -> None:
+    where = f'{where}, dimension {dim}'
+    if dim not in [str(d) for d in range(len(shape))]:
+        raise ValueError(f'{where}: not a dimension of shape {tuple(shape)}')
+    size = shape[int(dim)]
+    if not _is_ints(index):
         raise ValueError(f'{where}: kept indices must be a non-empty list of ints')
-    if index[0] < 0 or index[-1] >= shape[int(dim)] or any(
+    if index[0] < 0 or index[-1] >= size or any(
             a >= b for a, b in zip(index, index[1:])):
         raise ValueError(f'{where}: kept indices must be ascending, unique and in '
-                         f'[0, {shape[int(dim)]})')
+                         f'[0, {size})')
 
 
 def compose_plans(first: PrunePlan, then: PrunePlan) -> PrunePlan:

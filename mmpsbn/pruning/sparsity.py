@@ -83,7 +83,8 @@ def measure_sparsity(model: nn.Module, *, threshold: float,
 def _layers_left(masks: Dict[str, Tensor], graph: ChannelGraph, cost: Cost):
     """(MACs, input fraction left, output fraction left) of each layer that has MACs."""
     out_gone = {writer: torch.stack([masks[norm] for norm in norms]).all(0)
-                for writer, norms in graph.norm_of.items()}
+                for writer, norms in graph.norm_of.items()
+                if all(norm in masks for norm in norms)}  # affine=False has no gamma
     inputs_gone: Dict[str, int] = {}
     for group in graph.groups.values():
         gone = torch.ones(group.channels, dtype=torch.bool)

@@ -1,6 +1,6 @@
 """Slice a model in place, on the same Parameter objects, with its optimizers."""
 from functools import partial
-from typing import Callable, Dict, Iterable, List, Optional
+from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,8 @@ def _sync_sizes(module: nn.Module) -> None:
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, _NormBase):
-        module.num_features = module.weight.numel()
+        tensor = module.running_mean if module.weight is None else module.weight
+        module.num_features = tensor.numel()
 
 
 def _swap_data(tensor: Tensor, index: Dict[int, Tensor]) -> Callable[[], None]:
@@ -55,13 +56,32 @@ def _swap_data(tensor: Tensor, index: Dict[int, Tensor]) -> Callable[[], None]:
 
     def put(data: Tensor, grad: Optional[Tensor]) -> None:
         tensor.grad = None  # a gradient must fit its tensor at all times
+        # The gradient accumulator knows the old shape and lives as long as an old loss
+        # does; torch drops it where the dtype changes, so pass through another one.
+        other = torch.float32 if data.dtype == torch.float16 else torch.float16
+        tensor.data = data.new_empty(0, dtype=other)
         tensor.data = data
         tensor.grad = grad
 
     back = partial(put, tensor.data, tensor.grad)
     grad = None if tensor.grad is None else _slice(tensor.grad, index)
-    put(_slice(tensor.data, index), grad)
+    put(_slice(tensor.data, index), grad)  # both slices are there before anything changes
     return back
+
+
+def _cut(tensor: Tensor, dims: Dict[int, Tuple[int, ...]],
+         optimizers: List[Optimizer]) -> List[Callable[[], None]]:
+    """Slice a tensor, its gradient and its optimizer state; returns the ways back."""
+    index = {dim: torch.tensor(kept, device=tensor.device) for dim, kept in dims.items()}
+    sliced = [(optimizer.state[tensor], key, value, _slice(value, index))
+              for optimizer in optimizers if tensor in optimizer.state
+              for key, value in optimizer.state[tensor].items()
+              if isinstance(value, Tensor) and value.shape == tensor.shape]
+    undo = [_swap_data(tensor, index)]
+    for state, key, before, after in sliced:
+        state[key] = after
+        undo.append(partial(state.__setitem__, key, before))
+    return undo
 
 
 def apply_plan(model: nn.Module, plan: PrunePlan,
@@ -85,27 +105,24 @@ def apply_plan(model: nn.Module, plan: PrunePlan,
     """
     tensors = _tensors(model)
     _check_fit(tensors, plan)
+    optimizers = list(optimizers)
     undo: List[Callable[[], None]] = []
     touched_layers = {name.rpartition('.')[0] for name in plan.kept}
-    for name, dims in plan.kept.items():
-        tensor = tensors[name]
-        shape = tensor.shape
-        index = {dim: torch.tensor(kept, device=tensor.device)
-                 for dim, kept in dims.items()}
-        undo.append(_swap_data(tensor, index))
-        for optimizer in optimizers:
-            state = optimizer.state.get(tensor, {})
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == shape:
-                    undo.append(partial(state.__setitem__, key, value))
-                    state[key] = _slice(value, index)
-    for layer in touched_layers:
-        _sync_sizes(model.get_submodule(layer))
+
+    def sync_sizes() -> None:
+        for layer in touched_layers:
+            _sync_sizes(model.get_submodule(layer))
 
     def restore() -> None:
         for step in reversed(undo):
             step()
-        for layer in touched_layers:
-            _sync_sizes(model.get_submodule(layer))
+        sync_sizes()
 
+    try:
+        for name, dims in plan.kept.items():
+            undo += _cut(tensors[name], dims, optimizers)
+    except BaseException:  # out of memory, say: nothing is ever half pruned
+        restore()
+        raise
+    sync_sizes()
     return restore

@@ -59,12 +59,18 @@ def probe_outputs(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> List[T
 
 
 def relative_error(before: List[Tensor], after: List[Tensor]) -> float:
-    """max |after - before| / max |before| over all output tensors; inf where shapes
-    or finiteness differ."""
+    """max |after - before| / max |before| over all output tensors; inf where their
+    number or a shape differs or a value is not finite."""
+    if len(before) != len(after):
+        return float('inf')
     worst = 0.0
     for x, y in zip(before, after):
         if x.shape != y.shape:
             return float('inf')
+        if not x.numel():
+            continue
+        if not x.is_floating_point():  # labels, masks
+            x, y = x.double(), y.double()
         scale = x.abs().max().clamp_min(torch.finfo(x.dtype).tiny)
         error = float((y - x).abs().max() / scale)
         worst = max(worst, error if error == error else float('inf'))

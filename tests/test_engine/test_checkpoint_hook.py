@@ -1,0 +1,106 @@
+"""A failing or killed write leaves the previous checkpoint loadable."""
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.fileio import LocalBackend
+from mmengine.runner import find_latest_checkpoint
+from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend
+from toy import toy_runner
+
+
+def checkpoints(folder):
+    return sorted(p.name for p in Path(folder).glob('*.pth*'))
+
+
+def fail_at_epoch(monkeypatch, epoch):
+    """Let the disk be full when the checkpoint of an epoch is synced to it."""
+    synced = []
+
+    def full(fd):
+        synced.append(fd)
+        if len(synced) == epoch:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+
+
+@pytest.mark.parametrize('max_keep', [1, 2, -1])
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, max_keep):
+    fail_at_epoch(monkeypatch, 3)
+    runner = toy_runner(tmp_path, checkpoint=dict(max_keep_ckpts=max_keep))
+    with pytest.raises(OSError, match='No space left'):
+        runner.train()
+    assert 'epoch_2.pth' in checkpoints(tmp_path)
+    assert 'epoch_3.pth' not in checkpoints(tmp_path)
+    assert not [name for name in checkpoints(tmp_path) if name.endswith('.part')]
+    latest = find_latest_checkpoint(str(tmp_path))
+    assert latest.endswith('epoch_2.pth')
+    monkeypatch.undo()
+    toy_runner(tmp_path, resume=True).train()
+    assert 'epoch_4.pth' in checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize('max_keep, kept', [(1, ['epoch_4.pth']),
+                                            (2, ['epoch_3.pth', 'epoch_4.pth'])])
+def test_outdated_checkpoints_are_removed(tmp_path, max_keep, kept):
+    toy_runner(tmp_path, checkpoint=dict(max_keep_ckpts=max_keep)).train()
+    assert checkpoints(tmp_path) == kept
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / 'x.pth'
+    backend = AtomicLocalBackend()
+    backend.put(b'old', path)
+    monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        backend.put(b'new', path)
+    assert path.read_bytes() == b'old'
+
+
+def test_other_backends_keep_their_own_ways(tmp_path):
+    runner = toy_runner(tmp_path, checkpoint=dict(backend_args=dict(backend='local')))
+    runner.train()
+    hook = next(h for h in runner.hooks if type(h).__name__ == 'SafeCheckpointHook')
+    assert type(hook.file_backend) is LocalBackend
+
+
+_WRITE_FOREVER = '''
+import sys
+from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend
+backend, size = AtomicLocalBackend(), 20_000_000
+print("ready", flush=True)
+while True:
+    for byte in (b"a", b"b"):
+        backend.put(byte * size, sys.argv[1])
+'''
+
+
+def test_a_killed_process_leaves_a_whole_file(tmp_path):
+    path = tmp_path / 'x.pth'
+    for pause in (0.05, 0.11, 0.23):
+        process = subprocess.Popen([sys.executable, '-c', _WRITE_FOREVER, str(path)],
+                                   stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if path.exists():
+            data = path.read_bytes()
+            assert len(data) == 20_000_000 and len(set(data)) == 1
+
+
+def test_a_stopped_run_resumes_from_its_last_checkpoint(tmp_path):
+    whole = toy_runner(tmp_path / 'whole')
+    whole.train()
+    resumed = toy_runner(tmp_path / 'resumed', resume=True,
+                         load_from=str(tmp_path / 'whole/epoch_2.pth'))
+    resumed.train()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name

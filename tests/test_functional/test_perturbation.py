@@ -1,0 +1,115 @@
+"""Penalty gradients and asymmetric noise."""
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmpsbn.functional.noise import add_gaussian_noise_, live_channel_mask
+from mmpsbn.functional.penalties import PENALTY_KINDS, add_penalty_gradient_
+
+PENALTIES = {
+    'lasso': lambda w, strength: strength * w.abs().sum(),
+    'l2': lambda w, strength: strength / 2 * w.square().sum(),
+}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_every_kind_has_its_formula_here():
+    assert set(PENALTY_KINDS) == set(PENALTIES)
+
+
+@pytest.mark.parametrize('kind', PENALTY_KINDS)
+@given(seed=st.integers(0, 10**6), strength=st.floats(0, 10), zeros=st.booleans())
+def test_penalty_adds_the_gradient_of_r(kind, seed, strength, zeros):
+    weight = torch.randn(4, 3, 2, generator=generator(seed), dtype=torch.float64)
+    if zeros:
+        weight[1] = 0
+    loss_grad = torch.randn(4, 3, 2, generator=generator(seed + 1), dtype=torch.float64)
+    leaf = weight.clone().requires_grad_()
+    PENALTIES[kind](leaf, strength).backward()
+    grad, before = loss_grad.clone(), weight.clone()
+    add_penalty_gradient_(grad, weight, kind=kind, strength=strength)
+    torch.testing.assert_close(grad, loss_grad + leaf.grad, rtol=1e-12, atol=1e-12)
+    assert torch.equal(weight, before)
+
+
+def test_lasso_pushes_nothing_at_zero():
+    grad = torch.zeros(3)
+    add_penalty_gradient_(grad, torch.tensor([-2., 0., 3.]), kind='lasso', strength=0.5)
+    assert grad.tolist() == [-0.5, 0, 0.5]
+
+
+@pytest.mark.parametrize('kind', PENALTY_KINDS)
+def test_penalty_keeps_a_half_precision_gradient(kind):
+    grad = torch.zeros(2, dtype=torch.float16)
+    add_penalty_gradient_(grad, torch.tensor([-1., 1.]), kind=kind, strength=0.25)
+    assert grad.dtype == torch.float16 and grad.tolist() == [-0.25, 0.25]
+
+
+@pytest.mark.parametrize('shape', [(3, 2, 2, 2), (3, 5), (3, )])
+def test_live_are_the_channels_with_any_gradient(shape):
+    grad = torch.zeros(shape)
+    grad.flatten()[-1] = 1e-38
+    assert live_channel_mask(grad).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -1e-30])
+def test_unknown_and_tiny_gradients_count_as_live(value):
+    grad = torch.zeros(2, 3, 1, 1).to(memory_format=torch.channels_last)
+    grad[0, 2] = value
+    assert live_channel_mask(grad).tolist() == [True, False]
+
+
+def test_a_channel_held_at_zero_by_relu_is_not_live():
+    conv = torch.nn.Conv2d(3, 4, 3)
+    torch.nn.init.constant_(conv.bias, -100.)
+    with torch.no_grad():
+        conv.bias[2] = 0.1
+    torch.relu(conv(torch.randn(2, 3, 8, 8, generator=generator()))).square().sum().backward()
+    assert live_channel_mask(conv.weight.grad).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize('variance', [5e-5, 4.0])
+def test_noise_has_mean_0_and_the_stated_variance(variance):
+    n = 200_000
+    weight = torch.ones(n, 2, dtype=torch.float64)
+    add_gaussian_noise_(weight, variance=variance, live_mask=None, generator=generator(1))
+    noise = weight - 1
+    count = noise.numel()
+    assert abs(float(noise.mean())) < 5 * (variance / count)**0.5
+    assert abs(float(noise.var()) / variance - 1) < 5 * (2 / count)**0.5
+    assert abs(float((noise[:, 0] * noise[:, 1]).mean())) / variance < 5 / n**0.5
+
+
+def test_no_variance_means_no_change():
+    weight = torch.randn(4, 3, generator=generator())
+    before = weight.clone()
+    add_gaussian_noise_(weight, variance=0.0, live_mask=None, generator=generator())
+    assert torch.equal(weight, before)
+
+
+@given(mask=st.lists(st.booleans(), min_size=5, max_size=5),
+       shape=st.sampled_from([(5, ), (5, 3), (5, 3, 2, 2)]), seed=st.integers(0, 1000))
+def test_dead_channels_stay_bit_equal_and_noise_ignores_who_else_is_alive(mask, shape, seed):
+    weight = torch.randn(shape, generator=generator(seed))
+    everyone, some = weight.clone(), weight.clone()
+    live = torch.tensor(mask)
+    add_gaussian_noise_(everyone, variance=1.0, live_mask=None, generator=generator(7))
+    drawn = generator(7)
+    add_gaussian_noise_(some, variance=1.0, live_mask=live, generator=drawn)
+    assert torch.equal(some[~live], weight[~live])
+    assert torch.equal(some[live], everyone[live])
+    assert (everyone != weight).flatten().any()
+    # the generator has moved on by the same amount, so ranks stay in step
+    reference = generator(7)
+    torch.empty(shape).normal_(generator=reference)
+    assert torch.equal(drawn.get_state(), reference.get_state())
+
+
+def test_dead_channels_keep_even_nan_and_inf():
+    weight = torch.tensor([float('nan'), float('inf'), 1.0])
+    add_gaussian_noise_(weight, variance=1.0, live_mask=torch.tensor([False, False, True]), generator=generator())
+    assert weight[0].isnan() and weight[1] == float('inf') and weight[2] != 1

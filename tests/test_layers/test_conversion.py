@@ -1,0 +1,153 @@
+"""BN <-> psBN on a built model."""
+import pytest
+import torch
+from layer_cases import C, generator, randomise
+from torch import nn
+
+from mmpsbn.layers import PostShift, convert_from_psbn, convert_to_psbn, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
+
+close = dict(rtol=1e-11, atol=1e-11)
+PAIRS = {
+    'BatchNorm1d': (lambda: nn.BatchNorm1d(C, eps=1e-3, momentum=0.3), psBN1d, (4, C)),
+    'BatchNorm2d': (lambda: nn.BatchNorm2d(C, momentum=None), psBN2d, (4, C, 3, 3)),
+    'BatchNorm2d-untracked': (lambda: nn.BatchNorm2d(C, track_running_stats=False), psBN2d, (4, C, 3, 3)),
+    'BatchNorm3d': (lambda: nn.BatchNorm3d(C), psBN3d, (4, C, 2, 2, 2)),
+    'InstanceNorm2d': (lambda: nn.InstanceNorm2d(C, affine=True, track_running_stats=True), psIN, (4, C, 3, 3)),
+    'GroupNorm': (lambda: nn.GroupNorm(2, C, eps=1e-2), psGN, (4, C, 3, 3)),
+}
+
+
+class Net(nn.Module):
+    """A layer under two names, a layer in a list, a layer two levels down."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, C, 1)
+        self.shared = nn.BatchNorm2d(C)
+        self.alias = self.shared
+        self.rest = nn.ModuleList([nn.Sequential(nn.GroupNorm(2, C), nn.Conv2d(C, C, 1, bias=False)), nn.BatchNorm2d(C)])
+
+    def forward(self, x):
+        x = self.rest[0](torch.relu(self.shared(self.stem(x))))
+        return self.rest[1](torch.relu(self.alias(x)))
+
+
+def settings(layer):
+    return {key: getattr(layer, key, None) for key in ('eps', 'momentum', 'affine', 'track_running_stats', 'num_groups', 'training')}
+
+
+def run(model, x, training):
+    model.train(training).zero_grad()
+    leaf = x.clone().requires_grad_()
+    out = model(leaf)
+    out.sin().sum().backward()
+    return [out, leaf.grad, *(p.grad.clone() for p in model.parameters())]
+
+
+@pytest.mark.parametrize('name', PAIRS)
+@pytest.mark.parametrize('training', [True, False])
+def test_a_bare_layer_is_replaced_and_computes_the_same_both_ways(name, training):
+    build, ps_type, shape = PAIRS[name]
+    plain = randomise(build()).double().train(training)
+    x = torch.randn(shape, generator=generator(1), dtype=torch.float64)
+    bias, state = plain.bias, {k: v.clone() for k, v in plain.state_dict().items()}
+    described = settings(plain)
+    with torch.no_grad():
+        expected = build().double().train(training)
+        expected.load_state_dict(state)
+        expected = expected(x)
+    layer = convert_to_psbn(plain, alpha=0.25)
+    assert type(layer) is ps_type and layer.alpha == 0.25 and layer.beta is bias
+    assert settings(layer) == described
+    torch.testing.assert_close(layer.state_dict()['bias'], state['bias'], **close)
+    torch.testing.assert_close(layer.beta, state['bias'] - 0.25, **close)
+    torch.testing.assert_close(layer(x), expected, **close)
+    layer.load_state_dict(state)
+    back = convert_from_psbn(layer)
+    assert type(back) is type(plain) and back.bias is bias and settings(back) == described
+    torch.testing.assert_close(back(x), expected, **close)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_a_model_computes_the_same_after_each_conversion(training):
+    model = randomise(Net()).double()
+    x = torch.randn(3, 3, 4, 4, generator=generator(1), dtype=torch.float64)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    parameters, keys = list(model.parameters()), list(model.state_dict())
+    before = run(model, x, training)
+    for convert in (lambda m: convert_to_psbn(m, alpha=0.3), convert_from_psbn):
+        assert convert(model) is model
+        model.load_state_dict(state)
+        assert list(model.state_dict()) == keys
+        assert all(a is b for a, b in zip(model.parameters(), parameters))
+        for ours, theirs in zip(run(model, x, training), before):
+            torch.testing.assert_close(ours, theirs, **close)
+
+
+def test_a_shared_layer_stays_one_layer_and_is_shifted_once():
+    model = randomise(Net())
+    before = model.shared.bias.detach().clone()
+    convert_to_psbn(model, alpha=0.5)
+    assert model.alias is model.shared and isinstance(model.shared, psBN2d)
+    torch.testing.assert_close(model.shared.beta, before - 0.5)
+    assert sum(isinstance(m, PostShift) for m in model.modules()) == 3
+    convert_from_psbn(model)
+    assert model.alias is model.shared and type(model.shared) is nn.BatchNorm2d
+    torch.testing.assert_close(model.shared.bias, before)
+
+
+def test_the_other_reading_puts_alpha_on_top():
+    model = randomise(nn.Sequential(nn.BatchNorm2d(C)))
+    bias = model[0].bias.detach().clone()
+    convert_to_psbn(model, alpha=0.5, pretrained_bias='beta')
+    assert torch.equal(model[0].beta, bias) and torch.equal(model[0].bias, bias + 0.5)
+
+
+def test_an_optimizer_goes_on_with_the_parameters_it_holds():
+    model = nn.Sequential(nn.BatchNorm2d(C))
+    model[0].bias.requires_grad_(True), model[0].weight.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    convert_to_psbn(model, alpha=0.1)
+    assert not model[0].weight.requires_grad
+    model(torch.randn(2, C, 2, 2)).sum().backward()
+    before = model[0].bias.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(model[0].bias, before - 8)
+
+
+def test_sync_batch_norm_keeps_its_process_group():
+    group = object()
+    layer = convert_to_psbn(nn.SyncBatchNorm(C, process_group=group))
+    assert type(layer) is psSyncBN and layer.process_group is group
+    back = convert_from_psbn(layer)
+    assert type(back) is nn.SyncBatchNorm and back.process_group is group
+
+
+def test_layers_without_an_own_bias_and_psbn_itself_are_left_alone():
+    model = nn.Sequential(nn.BatchNorm2d(C, affine=False), nn.InstanceNorm2d(C), psBN2d(C, alpha=0.7), nn.BatchNorm2d(C))
+    convert_to_psbn(model, alpha=0.1)
+    assert [type(m) for m in model] == [nn.BatchNorm2d, nn.InstanceNorm2d, psBN2d, psBN2d]
+    assert [m.alpha for m in model[2:]] == [0.7, 0.1]
+
+
+@pytest.mark.parametrize('model', [nn.Linear(2, 2), nn.Sequential(nn.BatchNorm2d(C, affine=False)), nn.Sequential(psBN2d(C))])
+def test_nothing_to_convert_is_an_error(model):
+    with pytest.raises(ValueError, match=f'no affine BatchNorm.* found in {type(model).__name__}'):
+        convert_to_psbn(model)
+
+
+def test_nothing_to_convert_back_is_an_error():
+    with pytest.raises(ValueError, match='no psBN layer found in Sequential'):
+        convert_from_psbn(nn.Sequential(nn.BatchNorm2d(C)))
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(alpha=-1), 'alpha must be > 0 and finite, got -1'), (dict(alpha=float('nan')), 'alpha .* got nan'),
+    (dict(pretrained_bias='plain'), "pretrained_bias must be one of .* got 'plain'"),
+])
+def test_bad_arguments_change_nothing(kwargs, message):
+    model = randomise(nn.Sequential(nn.BatchNorm2d(C)))
+    before = model[0].bias.detach().clone()
+    with pytest.raises(ValueError, match=message):
+        convert_to_psbn(model, **kwargs)
+    assert type(model[0]) is nn.BatchNorm2d and torch.equal(model[0].bias, before)

@@ -1,0 +1,163 @@
+"""Nets of the shapes pruning must be right on, in float64, and how to mask and prune them."""
+import copy
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from toy import ToyNet
+
+from mmpsbn.layers import convert_to_psbn
+from mmpsbn.pruning import plan_from_keep_masks, trace_channel_graph
+
+
+def forward(model, batch):
+    return model(batch)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def conv_bn(c_in, c_out, **kwargs):
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False, **kwargs), nn.BatchNorm2d(c_out), nn.ReLU())
+
+
+class Chain(nn.Module):
+    """VGG-like: convolutions with and without bias, a flatten, a hidden linear layer."""
+
+    def __init__(self, width=6):
+        super().__init__()
+        self.features = nn.Sequential(
+            *conv_bn(3, width), nn.MaxPool2d(2), *conv_bn(width, width), nn.Conv2d(width, width + 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.classifier = nn.Sequential(nn.Linear((width + 2) * 4, 10), nn.ReLU(), nn.Linear(10, 4))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+class Concat(nn.Module):
+    """Two branches, a norm over both, a reader of both; one branch is read once more."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = conv_bn(3, 5), conv_bn(3, 7)
+        self.norm = nn.BatchNorm2d(12)
+        self.join, self.out = nn.Conv2d(12, 6, 3, padding=1), nn.Conv2d(6 + 5, 4, 1)
+
+    def forward(self, x):
+        left, right = self.left(x), self.right(x)
+        x = F.relu(self.join(F.relu(self.norm(torch.cat([left, right], 1)))))
+        return self.out(torch.cat([x, left], 1))
+
+
+class FPN(nn.Module):
+    """Two levels, a top-down addition, a head shared between the levels with norms of each level's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stage1 = conv_bn(3, 6)
+        self.stage2 = conv_bn(6, 8, stride=2)
+        self.lateral1, self.lateral2 = nn.Conv2d(6, 5, 1), nn.Conv2d(8, 5, 1)
+        self.fpn1, self.fpn2 = nn.Conv2d(5, 7, 3, padding=1), nn.Conv2d(5, 7, 3, padding=1)
+        self.tower = nn.Conv2d(7, 9, 3, padding=1)
+        self.tower_norms = nn.ModuleList([nn.BatchNorm2d(9), nn.BatchNorm2d(9)])
+        self.cls, self.reg = nn.Conv2d(9, 4, 3, padding=1), nn.Conv2d(9, 2, 3, padding=1)
+
+    def forward(self, x):
+        c1 = self.stage1(x)
+        c2 = self.stage2(c1)
+        p2 = self.lateral2(c2)
+        p1 = self.lateral1(c1) + F.interpolate(p2, scale_factor=2)
+        towers = [F.relu(norm(self.tower(F.relu(fpn(p))))) for norm, fpn, p in
+                  zip(self.tower_norms, (self.fpn1, self.fpn2), (p1, p2))]
+        return [self.cls(t) for t in towers], dict(reg=[self.reg(t) for t in towers])
+
+
+NETS = dict(
+    chain=Chain, residual=ToyNet, concat=Concat, fpn=FPN,
+    psbn_chain=lambda: convert_to_psbn(Chain(), alpha=0.3), psbn_residual=lambda: ToyNet(norm_cfg=dict(type='psBN')))
+
+
+def build(name, seed=0):
+    """(model in train mode, batch), float64, every tensor random."""
+    torch.manual_seed(seed)
+    model = NETS[name]().double().train()
+    with torch.no_grad():
+        for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if tensor.is_floating_point() and tensor.dim() == 1:
+                tensor.normal_()
+                if key.endswith('running_var'):
+                    tensor.abs_().add_(0.5)
+    return model, torch.randn(3, 3, 8, 8, dtype=torch.float64)
+
+
+def trace(model, batch):
+    return trace_channel_graph(model, batch[:1], forward)
+
+
+def random_masks(groups, seed=0):
+    """A keep mask of each group: some kept, some not."""
+    masks = {}
+    for name, group in groups.items():
+        mask = torch.rand(group.channels, generator=generator(seed + len(masks))) < 0.6
+        mask[seed % group.channels], mask[(seed + 2) % group.channels] = True, False
+        masks[name] = mask
+    return masks
+
+
+def masked_copy(model, groups, masks):
+    """A dense copy in which no reader sees the channels that go."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            for reader in groups[name].readers:
+                gone = [i for i, c in zip(reader.index, reader.channel) if not mask[c]]
+                model.get_submodule(reader.layer).weight[:, gone] = 0
+    return model
+
+
+def kept_slice(tensor, plan, name):
+    for dim, index in plan.kept.get(name, {}).items():
+        tensor = tensor.index_select(dim, torch.tensor(index))
+    return tensor
+
+
+def random_plan(model, batch, seed=0):
+    groups = trace(model, batch).groups
+    return plan_from_keep_masks(model, groups, random_masks(groups, seed))
+
+
+def flat(output):
+    if isinstance(output, torch.Tensor):
+        return [output]
+    return [t for o in (output.values() if isinstance(output, dict) else output) for t in flat(o)]
+
+
+def loss_of(outputs):
+    return sum((o.sin() * torch.linspace(-1, 2, o.numel(), dtype=o.dtype).view_as(o)).sum() for o in flat(outputs))
+
+
+def snapshot(model, *optimizers):
+    """Everything surgery could change, by value."""
+    state = {name: (tensor.detach().clone(), None if tensor.grad is None else tensor.grad.clone())
+             for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    sizes = {name: {k: v for k, v in vars(m).items() if isinstance(v, int)} for name, m in model.named_modules()}
+    slots = [{(i, k): v.clone() if isinstance(v, torch.Tensor) else v
+              for i, p in enumerate(model.parameters()) for k, v in o.state.get(p, {}).items()} for o in optimizers]
+    return state, sizes, slots
+
+
+def assert_same(ours, theirs):
+    """Bit equality of two snapshots."""
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype and ours.stride() == theirs.stride() and torch.equal(ours, theirs)
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs):
+            assert_same(a, b)
+    else:
+        assert ours == theirs

@@ -1,0 +1,170 @@
+"""A pruned model is the masked model: outputs and surviving gradients, float64."""
+import copy
+
+import pytest
+import torch
+from nets import NETS, assert_same, build, flat, forward, kept_slice, loss_of, masked_copy, random_masks, snapshot, trace
+from torch import nn
+
+from mmpsbn.pruning import ActivationWindow, apply_plan, plan_from_keep_masks, prune_channels
+
+close = dict(rtol=1e-11, atol=1e-11)
+every_net = pytest.mark.parametrize('name', NETS)
+
+
+def pruned_and_masked(name, seed, training):
+    model, batch = build(name, seed)
+    groups = trace(model, batch).groups
+    masks = random_masks(groups, seed)
+    masked = masked_copy(model, groups, masks)
+    plan = plan_from_keep_masks(model, groups, masks)
+    apply_plan(model, plan)
+    return model.train(training), masked.train(training), plan, batch, {n: groups[n].channels - int(m.sum()) for n, m in masks.items()}
+
+
+@every_net
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_pruned_equals_masked_in_outputs_and_gradients(name, training, seed):
+    pruned, masked, plan, batch, removed = pruned_and_masked(name, seed, training)
+    assert sum(removed.values()) > 3 and plan
+    outputs = [model(batch) for model in (pruned, masked)]
+    for ours, theirs in zip(*map(flat, outputs)):
+        torch.testing.assert_close(ours, theirs, **close)
+    for output in outputs:
+        loss_of(output).backward()
+    dense = dict(masked.named_parameters())
+    for key, parameter in pruned.named_parameters():
+        torch.testing.assert_close(parameter.grad, kept_slice(dense[key].grad, plan, key), msg=key, **close)
+    for key, buffer in pruned.named_buffers():
+        torch.testing.assert_close(buffer, kept_slice(masked.get_buffer(key), plan, key), msg=key, **close)
+
+
+@every_net
+def test_the_layers_say_what_they_are_after_surgery(name):
+    pruned, masked, plan, _, removed = pruned_and_masked(name, 0, True)
+    for key, module in pruned.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.shape[:2] == (module.out_channels, module.in_channels)
+            assert f'{module.in_channels}, {module.out_channels}' in repr(module)
+        elif isinstance(module, nn.Linear):
+            assert module.weight.shape == (module.out_features, module.in_features)
+        elif isinstance(module, nn.BatchNorm2d):
+            assert len(module.weight) == len(module.running_mean) == len(module.running_var) == module.num_features
+    for key in plan.kept:
+        assert tuple(pruned.state_dict()[key].shape) == plan.shape_after(key)
+
+
+@every_net
+def test_a_pruned_model_survives_deepcopy_save_and_a_second_prune(name, tmp_path):
+    pruned, _, _, batch, _ = pruned_and_masked(name, 0, False)
+    twin = copy.deepcopy(pruned)
+    torch.save(pruned.state_dict(), tmp_path / 'c.pth')
+    twin.load_state_dict(torch.load(tmp_path / 'c.pth', weights_only=True))
+    assert_same([o.detach() for o in flat(twin(batch))], [o.detach() for o in flat(pruned(batch))])
+    groups = trace(pruned, batch).groups
+    masks = random_masks(groups, 5)
+    masked = masked_copy(pruned, groups, masks)
+    apply_plan(pruned, plan_from_keep_masks(pruned, groups, masks))
+    for ours, theirs in zip(flat(pruned(batch)), flat(masked(batch))):
+        torch.testing.assert_close(ours, theirs, **close)
+
+
+def silence(model, groups, seed=0):
+    """Make random channels of every group zero at its readers. Returns the names of the groups with such channels."""
+    silent = {}
+    with torch.no_grad():
+        for name, mask in random_masks(groups, seed).items():
+            group = groups[name]
+            for member in (*group.writers, *group.norms):
+                layer = model.get_submodule(member.layer)
+                gone = [i for i, c in zip(member.index, member.channel) if not mask[c]]
+                layer.weight[gone] = 0
+                if layer._parameters.get('bias') is not None:
+                    layer._parameters['bias'][gone] = -getattr(layer, 'alpha', 0.0)
+                if hasattr(layer, 'running_mean'):
+                    layer.running_mean[gone] = 0
+            silent[name] = mask
+    return silent
+
+
+@every_net
+def test_channels_seen_dead_are_pruned_without_a_trace_in_the_outputs(name):
+    model, batch = build(name)
+    groups = trace(model, batch).groups
+    silence(model, groups)
+    window = ActivationWindow(model, groups, in_training_only=False)
+    before = [o.detach() for o in flat(model.eval()(batch))]
+    masks = {n: score > 0 for n, score in window.scores().items()}
+    window.close()
+    assert sum(int((~m).sum()) for m in masks.values()) > 3
+    masks = {n: m for n, m in masks.items() if m.any()}
+    result = prune_channels(model, groups, masks, batch=batch, forward_fn=forward, tolerance=1e-12)
+    assert result.channels_removed == {n: int((~m).sum()) for n, m in masks.items() if not m.all()}
+    assert result.relative_error < 1e-12
+    for ours, theirs in zip(flat(model(batch)), before):
+        torch.testing.assert_close(ours, theirs, **close)
+
+
+def test_channels_last_weights_stay_channels_last():
+    model, batch = build('chain')
+    model = model.to(memory_format=torch.channels_last)
+    groups = trace(model, batch).groups
+    apply_plan(model, plan_from_keep_masks(model, groups, random_masks(groups)))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_loss_kept_from_before_does_not_break_the_next_backward():
+    model, batch = build('residual')
+    groups = trace(model, batch).groups
+    loss = loss_of(model(batch))
+    loss.backward()
+    restore = apply_plan(model, plan_from_keep_masks(model, groups, random_masks(groups)))
+    after = loss_of(model(batch))
+    after.backward()
+    restore()
+    loss_of(model(batch)).backward()
+    assert loss.requires_grad and after.requires_grad  # both graphs are alive until here
+
+
+@pytest.mark.parametrize('norm', [dict(affine=False), dict(track_running_stats=False), dict(affine=False, eps=0.1)])
+def test_norms_without_some_of_their_tensors(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, **norm), nn.ReLU(), nn.Conv2d(5, 2, 3)).double()
+    batch = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    groups = trace(model, batch).groups
+    masks = {'0': torch.tensor([1, 0, 1, 0, 1]).bool()}
+    masked = masked_copy(model, groups, masks)
+    restore = apply_plan(model, plan_from_keep_masks(model, groups, masks))
+    assert model[1].num_features == 3
+    torch.testing.assert_close(model(batch), masked(batch), **close)
+    restore()
+    assert model[1].num_features == 5
+
+
+def test_groups_that_are_left_out_or_kept_whole_give_no_plan():
+    model, batch = build('chain')
+    groups = trace(model, batch).groups
+    before = snapshot(model)
+    whole = {n: torch.ones(g.channels, dtype=torch.bool) for n, g in groups.items()}
+    for masks in ({}, whole):
+        result = prune_channels(model, groups, masks, batch=batch, forward_fn=forward, tolerance=0.0)
+        assert not result.plan and result.channels_removed == {} and result.relative_error == 0
+    assert_same(snapshot(model), before)
+    whole['features.4'][1] = False
+    plan = plan_from_keep_masks(model, groups, whole)
+    assert set(plan.kept) == {f'features.{k}' for k in ('4.weight', '5.weight', '5.bias', '5.running_mean', '5.running_var', '7.weight')}
+    assert plan.kept['features.7.weight'] == {1: (0, 2, 3, 4, 5)}
+
+
+@pytest.mark.parametrize('mask', [[True] * 5, [True] * 7, [False] * 6])
+def test_a_mask_that_does_not_fit_is_refused_and_nothing_changes(mask):
+    model, batch = build('chain')
+    groups = trace(model, batch).groups
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=f'features.0: a keep mask needs 6 values and at least one True, got {len(mask)} with {sum(mask)}'):
+        prune_channels(model, groups, {'features.4': torch.arange(6) > 0, 'features.0': torch.tensor(mask)},
+                       batch=batch, forward_fn=forward, tolerance=1e9)
+    assert_same(snapshot(model), before)

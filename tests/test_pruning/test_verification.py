@@ -1,0 +1,178 @@
+"""A wrong graph is caught, named and undone."""
+import dataclasses
+
+import pytest
+import torch
+from nets import assert_same, build, forward, loss_of, snapshot, trace
+from torch import nn
+
+from mmpsbn.pruning import VerificationError, prune_channels
+from mmpsbn.pruning.graph import Member
+from mmpsbn.pruning.verification import evaluating, probe_outputs, relative_error
+from test_golden import silence
+
+
+def trained_with_silent_channels(name='chain'):
+    """(model, batch, optimizer, groups, masks): what the masks remove is dead."""
+    model, batch = build(name)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    loss_of(model(batch)).backward()
+    optimizer.step()
+    groups = dict(trace(model, batch).groups)
+    return model, batch, optimizer, groups, silence(model, groups)
+
+
+def without_reader(group):
+    return dataclasses.replace(group, readers=())
+
+
+def without_norm(group):
+    return dataclasses.replace(group, norms=())
+
+
+def shifted_reader(group):
+    reader = group.readers[0]
+    return dataclasses.replace(group, readers=(Member(reader.layer, reader.index[1:] + reader.index[:1], reader.channel), *group.readers[1:]))
+
+
+def shifted_writer(group):
+    writer = group.writers[0]
+    return dataclasses.replace(group, writers=(Member(writer.layer, writer.index[1:] + writer.index[:1], writer.channel), *group.writers[1:]))
+
+
+def prune(model, batch, optimizer, groups, masks, **kwargs):
+    return prune_channels(model, groups, masks, batch=batch, optimizers=iter([optimizer]),
+                          **{**dict(forward_fn=forward, tolerance=1e-9), **kwargs})
+
+
+@pytest.mark.parametrize('damage', [without_reader, without_norm, shifted_reader, shifted_writer])
+@pytest.mark.parametrize('name, group', [('chain', 'features.4'), ('residual', 'blocks.0.conv1')])
+def test_a_wrong_group_is_named_and_nothing_is_left_of_it(damage, name, group):
+    model, batch, optimizer, groups, masks = trained_with_silent_channels(name)
+    before = snapshot(model, optimizer)
+    right = groups[group]
+    groups[group] = damage(right)
+    with pytest.raises(VerificationError, match=rf"\['{group}'\].*tolerance 1.0e-09.*undone") as caught:
+        prune(model, batch, optimizer, groups, masks)
+    assert caught.value.groups == [group]
+    assert_same(snapshot(model, optimizer), before)
+    groups[group] = right  # the same removal with the right graph passes
+    assert prune(model, batch, optimizer, groups, masks).channels_removed == {n: int((~m).sum()) for n, m in masks.items()}
+
+
+def test_removing_a_channel_that_speaks_is_caught():
+    model, batch, optimizer, groups, masks = trained_with_silent_channels()
+    alive = int(masks['features.4'].nonzero()[0])
+    masks['features.4'][alive] = False
+    before = snapshot(model, optimizer)
+    with pytest.raises(VerificationError) as caught:
+        prune(model, batch, optimizer, groups, masks)
+    assert caught.value.groups == ['features.4']
+    assert_same(snapshot(model, optimizer), before)
+
+
+@pytest.mark.parametrize('error', [AssertionError, ValueError, IndexError, RuntimeError])
+def test_a_forward_pass_that_refuses_the_new_width_counts_as_wrong(error):
+    model, batch, optimizer, groups, masks = trained_with_silent_channels()
+    before = snapshot(model, optimizer)
+
+    def strict_forward(model, batch):
+        if model.features[4].out_channels != 6:
+            raise error('six channels, please')
+        return model(batch)
+
+    with pytest.raises(VerificationError) as caught:
+        prune(model, batch, optimizer, groups, masks, forward_fn=strict_forward)
+    assert caught.value.groups == ['features.4']
+    assert_same(snapshot(model, optimizer), before)
+
+
+def test_an_interrupt_during_the_probe_undoes_the_surgery():
+    model, batch, optimizer, groups, masks = trained_with_silent_channels()
+    before = snapshot(model, optimizer)
+
+    def interrupted(model, batch):
+        if model.features[4].out_channels != 6:
+            raise KeyboardInterrupt
+        return model(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        prune(model, batch, optimizer, groups, masks, forward_fn=interrupted)
+    assert_same(snapshot(model, optimizer), before)
+
+
+def test_all_ranks_act_on_the_agreed_error():
+    model, batch, optimizer, groups, masks = trained_with_silent_channels()
+    before, measured = snapshot(model, optimizer), []
+
+    def another_rank_fails(error):
+        measured.append(error)
+        return 1.0 if len(measured) == 1 else 0.0
+
+    with pytest.raises(VerificationError) as caught:
+        prune(model, batch, optimizer, groups, masks, agree=another_rank_fails)
+    assert caught.value.groups == list(masks)  # wrong only together: all of them
+    assert len(measured) == 1 + len(masks) and max(measured) < 1e-9
+    assert_same(snapshot(model, optimizer), before)
+
+
+def test_training_mode_of_each_module_survives_pruning():
+    model, batch, optimizer, groups, masks = trained_with_silent_channels()
+    model.features[1].eval()
+    modes = [m.training for m in model.modules()]
+    statistics = model.features[5].running_mean.clone()
+    prune(model, batch, optimizer, groups, masks)
+    assert [m.training for m in model.modules()] == modes and not all(modes)
+    assert torch.equal(model.features[5].running_mean, statistics[masks['features.4']])
+
+
+def test_evaluating_sets_flags_without_calling_eval_and_survives_an_error():
+
+    class Backbone(nn.Sequential):
+
+        def train(self, mode=True):
+            raise AssertionError('side effects')
+
+    model = nn.Sequential(Backbone(nn.Dropout()), nn.BatchNorm2d(2).eval())
+    modes = [m.training for m in model.modules()]
+    with pytest.raises(KeyError), evaluating(model):
+        assert not any(m.training for m in model.modules())
+        raise KeyError
+    assert [m.training for m in model.modules()] == modes
+
+
+def test_probe_outputs_flattens_any_nesting_and_needs_a_tensor():
+    tensors = [torch.tensor([float(i)]) for i in range(4)]
+    nested = ([tensors[0], None], dict(a=(tensors[1], 'text'), b=[tensors[2]]), tensors[3])
+    assert probe_outputs(nn.ReLU(), nested, lambda m, x: x) == tensors
+    with pytest.raises(ValueError, match='ReLU: the forward function returned no tensor'):
+        probe_outputs(nn.ReLU(), None, lambda m, x: dict(a='text'))
+
+
+NAN, INF = float('nan'), float('inf')
+
+
+@pytest.mark.parametrize('before, after, error', [
+    ([[1., -4.]], [[1., -4.]], 0),
+    ([[1., -4.]], [[1.5, -4.]], 0.125),
+    ([[100.], [1., 0.]], [[101.], [1., 0.5]], 0.5),
+    ([[0., 0.]], [[0., 0.]], 0),
+    ([[1., 2.]], [[1., 2., 3.]], INF),
+    ([[1.], [2.]], [[1.]], INF),
+    ([[1.]], [[1.], [2.]], INF),
+    ([[1.]], [[NAN]], INF),
+    ([[NAN]], [[NAN]], INF),
+    ([[INF]], [[1.]], INF),
+    ([[1.]], [[INF]], INF),
+    ([[], [2.]], [[], [2.]], 0),  # no detection on the probe
+    ([[], [2.]], [[], [3.]], 0.5),
+])
+def test_relative_error_by_hand(before, after, error):
+    before, after = ([torch.tensor(t, dtype=torch.float64) for t in side] for side in (before, after))
+    assert relative_error(before, after) == pytest.approx(error)
+
+
+def test_relative_error_reads_labels_and_masks():
+    assert relative_error([torch.tensor([4, 2])], [torch.tensor([4, 1])]) == 0.25
+    assert relative_error([torch.tensor([True, False])], [torch.tensor([True, True])]) == 1
+    assert relative_error([torch.tensor([0.0])], [torch.tensor([1e-3])]) > 1

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Set everything up, then train, prune and test a small detector on generated pictures: tools/quickstart.sh [arguments of quickstart.py]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=setup/common.sh
+source tools/setup/common.sh
+
+bash tools/setup_env.sh --extras demo
+"$(ready_python "$PWD")" tools/quickstart.py "$@"

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Set everything up, then lint and test: tools/run_tests.sh [arguments of pytest]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=setup/common.sh
+source tools/setup/common.sh
+
+bash tools/setup_env.sh --extras test
+python=$(ready_python "$PWD")
+"$python" -m ruff check .
+"$python" -m pytest -q "$@"

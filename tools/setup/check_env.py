@@ -1,0 +1,74 @@
+"""What setup_env.sh asks of an environment; run with that environment's Python.
+
+where      version, prefix and site-packages
+broken     distributions that an interrupted install left incomplete
+foreign S  distributions of the other stack than S, which have the same import names
+torch      version, CUDA version or 'none', and this Python's wheel tag
+mmcv OPS   exit code 0 when mmcv's compiled part loads with this torch and has OPS, cpu or cuda
+imports    exit code 0 when all that the project imports can be imported
+"""
+import importlib.metadata
+import importlib.util
+import re
+import sys
+import sysconfig
+from importlib.metadata import distribution, distributions
+
+STACKS = dict(
+    default=('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain'),
+    openmmlab=('mmengine', 'mmengine-lite', 'mmcv', 'mmcv-full', 'mmcv-lite', 'mmdet', 'mmpretrain'))
+
+
+def where():
+    print('.'.join(map(str, sys.version_info[:3])), sys.prefix, sysconfig.get_paths()['purelib'], sep='\n')
+
+
+def broken():
+    for dist in distributions():
+        if not str(getattr(dist, '_path', '')).endswith('.dist-info'):
+            continue
+        files = dist.files  # None where RECORD is missing: pip writes it last
+        missing = files is None or any(not file.locate().exists() for file in files if file.suffix != '.pyc')
+        if missing:
+            print(dist.metadata['Name'] or dist._path.name)
+
+
+def foreign(stack):
+    others = {name for other, names in STACKS.items() if other != stack for name in names}
+    for dist in distributions():
+        name = re.sub(r'[-_.]+', '-', dist.metadata['Name'] or '').lower()
+        if name in others:
+            print(f'{name} {dist.version}')
+
+
+def torch():
+    import torch
+    print(torch.__version__, torch.version.cuda or 'none', f'cp{sys.version_info.major}{sys.version_info.minor}')
+
+
+def mmcv(ops):
+    import torch  # noqa: F401  (its libraries must be there before the extension is loaded)
+    for name in ('onedl-mmcv', 'mmcv'):
+        try:
+            files = distribution(name).files
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        extension = next(file for file in files if file.name.startswith('_ext.'))
+        spec = importlib.util.spec_from_file_location('mmcv._ext', extension.locate())
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if ops == 'cuda' and module.get_compiling_cuda_version() == 'not available':
+            raise SystemExit('mmcv was built without CUDA operations')
+        return
+    raise SystemExit('mmcv is not installed')
+
+
+def imports():
+    for name in ('torch', 'torchvision', 'mmengine', 'mmcv.ops', 'mmdet.apis', 'mmpretrain', 'torch_pruning', 'pycocotools.coco'):
+        importlib.import_module(name)
+    if importlib.util.find_spec('mmpsbn') is None:
+        raise SystemExit('mmpsbn is not installed')
+
+
+if __name__ == '__main__':
+    globals()[sys.argv[1]](*sys.argv[2:])
