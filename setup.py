@@ -1,4 +1,9 @@
-"""Packaging. A wheel carries configs/ and tools/ in mmpsbn/.mim/, where OpenMMLab tools look for them; an editable install links them there."""
+"""Packaging: where OpenMMLab tools look for the configs and tools of an installed package.
+
+MMEngine reads `mmpsbn::dir/file.py` from mmpsbn/.mim/configs (beside a model-index.yml), and
+`from mmpsbn.configs.dir.file import *` from mmpsbn/configs. A wheel carries copies there, an
+editable install links.
+"""
 import os
 import re
 import shutil
@@ -9,18 +14,33 @@ from setuptools.command.build_py import build_py
 from setuptools.command.develop import develop
 
 ROOT = Path(__file__).resolve().parent
-MIM = ('configs', 'tools', 'model-index.yml')
+# place in the package: origin in the repository
+PLACES = {
+    'configs': 'configs',
+    '.mim/configs': 'configs',
+    '.mim/tools': 'tools',
+    '.mim/model-index.yml': 'model-index.yml',
+}
 
 
-def link_mim():
-    """mmpsbn/.mim/<name> -> ../../<name>"""
-    mim = ROOT / 'mmpsbn' / '.mim'
-    mim.mkdir(exist_ok=True)
-    for name in MIM:
-        link = mim / name
+def link_places():
+    for place, origin in PLACES.items():
+        link = ROOT / 'mmpsbn' / place
+        link.parent.mkdir(exist_ok=True)
         if link.is_symlink() or not link.exists():
             link.unlink(missing_ok=True)
-            link.symlink_to(os.path.join('..', '..', name))
+            link.symlink_to(os.path.relpath(ROOT / origin, link.parent))
+
+
+def copy_places(package):
+    for place, origin in PLACES.items():
+        target = package / place
+        target.parent.mkdir(exist_ok=True)
+        if (ROOT / origin).is_file():
+            shutil.copy(ROOT / origin, target)
+            continue
+        shutil.rmtree(target, ignore_errors=True)  # a kept build folder may hold files that are gone
+        shutil.copytree(ROOT / origin, target, ignore=shutil.ignore_patterns('__pycache__'))
 
 
 class BuildPy(build_py):
@@ -28,22 +48,16 @@ class BuildPy(build_py):
     def run(self):
         super().run()
         if getattr(self, 'editable_mode', False):
-            link_mim()
-            return
-        for name in MIM:
-            target = Path(self.build_lib, 'mmpsbn', '.mim', name)
-            shutil.rmtree(target, ignore_errors=True)  # a kept build folder may hold files that are gone
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns('__pycache__'))
-            else:
-                shutil.copy(ROOT / name, target)
+            link_places()
+        else:
+            copy_places(Path(self.build_lib, 'mmpsbn'))
 
 
 class Develop(develop):
 
     def run(self):
         super().run()
-        link_mim()
+        link_places()
 
 
 def requirements(name):

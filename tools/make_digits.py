@@ -7,7 +7,7 @@ from mmpsbn.datasets.digits import write_digits_dataset
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('out_dir', help='folder to make; reused if it already holds this very data set')
-    parser.add_argument('--num-train', type=int, default=1600, help='train images')
+    parser.add_argument('--num-train', type=int, default=2400, help='train images')
     parser.add_argument('--num-val', type=int, default=160, help='val images')
     parser.add_argument('--image-size', type=int, nargs=2, default=(160, 128), metavar=('WIDTH', 'HEIGHT'), help='pixels')
     parser.add_argument('--seed', type=int, default=0)

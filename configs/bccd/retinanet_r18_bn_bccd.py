@@ -9,7 +9,7 @@ norm = dict(type='BN', requires_grad=True)
 model = dict(
     backbone=dict(
         base_channels=32, norm_cfg=norm, norm_eval=False, frozen_stages=-1,
-        init_cfg=None),
+        zero_init_residual=False, init_cfg=None),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, norm_cfg=norm),
     bbox_head=dict(
         type='RetinaSepBNHead', num_ins=5, num_classes=3, in_channels=64,
@@ -49,11 +49,11 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=2e-3),
     clip_grad=dict(max_norm=10))
-train_cfg = dict(max_epochs=40, val_interval=10)
+train_cfg = dict(max_epochs=30, val_interval=10)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=40 * 26),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=30 * 26),
 ]
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=10, max_keep_ckpts=2))
+    logger=dict(interval=10), checkpoint=dict(interval=1, max_keep_ckpts=2))
 randomness = dict(seed=0)

@@ -1,8 +1,12 @@
+# Events every half epoch; the penalty is ten times the default, for a run a hundred times
+# shorter than the paper's.
 _base_ = './retinanet_r18_bn_bccd.py'
 
-demp = dict(
-    type='DemPHook',
-    penalty=dict(peak=1e-2),
-    noise=dict(peak_var=1e-7),
-    prune=dict(interval=130, num_samples=128))
-custom_hooks = [dict(type='SparsityHook', interval=50, gamma_threshold=1e-3), demp]
+custom_hooks = [
+    dict(type='SparsityHook', interval=100, gamma_threshold=1e-3),
+    dict(
+        type='DemPHook',
+        penalty=dict(peak=1e-2),
+        noise=dict(peak_var=1e-6),
+        prune=dict(interval=13, num_samples=64)),
+]

@@ -15,7 +15,8 @@ model = dict(
     bbox_head=dict(
         num_classes=10, in_channels=64, feat_channels=64, stacked_convs=2, norm_cfg=norm,
         anchor_generator=dict(
-            octave_base_scale=2, scales_per_octave=2, ratios=[1.0, 1.7], strides=[8, 16]),
+            octave_base_scale=2.2, scales_per_octave=3, ratios=[1.0, 1.7],
+            strides=[8, 16]),
         bbox_coder=dict(target_stds=[.1, .1, .2, .2]),
         loss_bbox=dict(_delete_=True, type='SmoothL1Loss', beta=0.11, loss_weight=1.0)))
 
@@ -51,12 +52,12 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=1e-2),
     clip_grad=dict(max_norm=10))
-train_cfg = dict(max_epochs=8, val_interval=8)
+train_cfg = dict(max_epochs=5, val_interval=5)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=1600, eta_min_ratio=0.01),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=1500, eta_min_ratio=0.01),
 ]
-default_hooks = dict(checkpoint=dict(interval=4))
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))
 custom_hooks = [
     dict(type='SparsityHook', interval=50, gamma_threshold=1e-3),
     dict(

@@ -26,7 +26,7 @@ def run_quickstart(config_path: str, *, data_root: str, work_dir: str) -> Dict[s
         ``mAP`` of the last validation, ``channels_removed``, ``prune_events`` that removed
         something, and ``macs_left``, ``step_time_left``: pruned over dense.
     """
-    write_digits_dataset(data_root, num_train=1600, num_val=160, image_size=(160, 128),
+    write_digits_dataset(data_root, num_train=2400, num_val=160, image_size=(160, 128),
                          seed=0)
     cfg = Config.fromfile(config_path)
     cfg.work_dir = work_dir

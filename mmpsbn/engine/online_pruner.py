@@ -109,9 +109,9 @@ class OnlinePruner:
 
     def watch(self, runner, data_batch: dict) -> None:
         """Open the window of the next event when its first sample comes."""
-        if self._window is not None:
-            return
         event = self.settings.next_event(runner.iter, runner.max_iters)
+        if self._window is not None or event is None:
+            return
         samples = len(data_batch['inputs']) * runner.world_size
         if runner.iter >= event - -(-self.settings.num_samples // samples):
             model = bare_model(runner)

@@ -1,6 +1,7 @@
 """The settings of DemPHook: their defaults, and what each may be."""
 import math
 from dataclasses import dataclass
+from typing import Optional
 
 from ..functional.penalties import PENALTY_KINDS
 from ..functional.schedules import Schedule
@@ -80,9 +81,9 @@ class PruneSettings:
         _require(self.criterion in CRITERIA,
                  f'prune criterion must be one of {CRITERIA}, got {self.criterion!r}')
 
-    def next_event(self, step: int, total_steps: int) -> int:
-        """Steps done at the first event after ``step`` of ``total_steps`` steps are
-        done; beyond ``total_steps`` if there is none."""
+    def next_event(self, step: int, total_steps: int) -> Optional[int]:
+        """Steps done at the first event after ``step`` of ``total_steps`` steps; None if
+        no event is left."""
         first = max(step + 1, math.ceil(self.begin * total_steps))
         event = -(-first // self.interval) * self.interval
-        return event if event <= self.end * total_steps else total_steps + 1
+        return event if event <= self.end * total_steps else None

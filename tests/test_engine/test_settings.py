@@ -61,3 +61,7 @@ def test_events_happen_every_interval_between_begin_and_end(settings, steps, eve
     prune = PruneSettings(**settings)
     happened = [i + 1 for i in range(steps) if prune.next_event(i, steps) == i + 1]
     assert happened == events
+
+
+def test_after_the_last_event_there_is_none():
+    assert PruneSettings(interval=3, end=0.6).next_event(6, 10) is None

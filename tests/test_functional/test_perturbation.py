@@ -75,9 +75,9 @@ def test_a_channel_held_at_zero_by_relu_is_not_live():
 @pytest.mark.parametrize('variance', [5e-5, 4.0])
 def test_noise_has_mean_0_and_the_stated_variance(variance):
     n = 200_000
-    weight = torch.ones(n, 2, dtype=torch.float64)
+    weight = torch.full((n, 2), 3.0, dtype=torch.float64)
     add_gaussian_noise_(weight, variance=variance, live_mask=None, generator=generator(1))
-    noise = weight - 1
+    noise = weight - 3
     count = noise.numel()
     assert abs(float(noise.mean())) < 5 * (variance / count)**0.5
     assert abs(float(noise.var()) / variance - 1) < 5 * (2 / count)**0.5

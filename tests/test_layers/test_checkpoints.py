@@ -112,15 +112,13 @@ def test_metadata_of_other_weights_does_not_count():  # EMAHook swaps tensors be
     torch.testing.assert_close(target[1][0].bias, model[1][0].bias, rtol=0, atol=2e-7)
 
 
-def test_a_state_dict_is_a_snapshot_and_loading_does_not_change_it():
+def test_a_state_dict_is_a_snapshot_of_beta_too():
     model = net(0)
     state, before = model.state_dict(), betas(model).clone()
-    biases = {key: value.clone() for key, value in state.items() if key.endswith('bias')}
     with torch.no_grad():
         model[0].beta.add_(1)
     model.load_state_dict(state)
     assert torch.equal(betas(model), before)
-    assert all(torch.equal(state[key], value) for key, value in biases.items())
 
 
 def test_metadata_for_another_width_is_ignored_and_a_wrong_width_is_an_error():

@@ -100,7 +100,8 @@ def random_masks(groups, seed=0):
     masks = {}
     for name, group in groups.items():
         mask = torch.rand(group.channels, generator=generator(seed + len(masks))) < 0.6
-        mask[seed % group.channels], mask[(seed + 2) % group.channels] = True, False
+        mask[(seed + 2) % group.channels] = False
+        mask[seed % group.channels] = True
         masks[name] = mask
     return masks
 

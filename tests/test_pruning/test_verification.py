@@ -4,12 +4,12 @@ import dataclasses
 import pytest
 import torch
 from nets import assert_same, build, forward, loss_of, snapshot, trace
+from test_golden import silence
 from torch import nn
 
 from mmpsbn.pruning import VerificationError, prune_channels
 from mmpsbn.pruning.graph import Member
 from mmpsbn.pruning.verification import evaluating, probe_outputs, relative_error
-from test_golden import silence
 
 
 def trained_with_silent_channels(name='chain'):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def copy_of_the_project(folder):
     for name in ('mmpsbn', 'configs', 'tools', 'requirements'):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__', '.mim', 'configs' if name == 'mmpsbn' else ''))
     for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml'):
         shutil.copy(ROOT / name, folder)
     return folder
@@ -28,6 +28,7 @@ def test_wheel_carries_configs_and_tools(tmp_path):
     for folder in ('configs', 'tools'):
         files = {path.relative_to(project).as_posix() for path in (project / folder).rglob('*') if path.is_file() and '__pycache__' not in path.parts}
         assert files and {f'mmpsbn/.mim/{file}' for file in files} <= set(names)
+    assert 'mmpsbn/configs/_base_/psbn.py' in names
     assert 'mmpsbn/.mim/model-index.yml' in names
     assert not any(name.startswith(('configs/', 'tools/', 'tests/')) for name in names)
 
@@ -38,3 +39,4 @@ def test_editable_install_links_them(tmp_path):
     for name in ('configs', 'tools', 'model-index.yml'):
         link = project / 'mmpsbn/.mim' / name
         assert link.is_symlink() and link.resolve() == project / name
+    assert (project / 'mmpsbn/configs').resolve() == project / 'configs'

@@ -97,7 +97,7 @@ class Clone:
         self.log.write_text('')
         base = {key: value for key, value in os.environ.items() if key not in ('PYTHON', 'STACK', 'MMPSBN_ENV', 'PIP_LOG')}
         base.update(PATH=f'{self.bin}:{os.environ["PATH"]}', PIP_LOG=self.log, WHEEL=WHEEL, XDG_CACHE_HOME=self.cache,
-                    MMPSBN_WHEELHOUSE=self.wheels, MMPSBN_MMCV_OPS='cpu')
+                    TMPDIR=self.root.parent, MMPSBN_WHEELHOUSE=self.wheels, MMPSBN_MMCV_OPS='cpu')
         base.update(env)
         return dict(args=['bash', self.root / 'tools/setup_env.sh', *args], env={k: str(v) for k, v in base.items()}, text=True)
 

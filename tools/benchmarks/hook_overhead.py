@@ -9,6 +9,7 @@ Two measurements, from the same steps:
 * own: the seconds inside the hook's callbacks, its optimizer-step hooks and its forward hooks, per iteration, over the time of
   a plain iteration. It is the result. An iteration lasts hundreds of times longer than a hook, so the difference of two training
   loops drowns in what else the machine does; a stopwatch around the hook's own work is disturbed in proportion to that work only.
+  Penalty and noise cost time per parameter, an iteration costs it per image: the share halves where the batch doubles.
 * block: short blocks of iterations of all runners in turn, their ratios taken within a round. It sees what the stopwatch
   cannot (caches that a hook empties), and as much noise as the machine makes.
 
@@ -26,6 +27,7 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
+import timing
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -33,7 +35,6 @@ from mmengine.device import get_device
 from mmengine.registry import LOOPS, init_default_scope
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.structures import InstanceData
-from timing import Stopwatch, describe_machine, device_synchronizer, interleave, print_machine, print_table, ratio, spread, write_json
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -102,8 +103,8 @@ class SteppedLoop(IterBasedTrainLoop):
         self.run_iter(next(self.dataloader_iterator))
 
 
-def build_runner(config, *, hooks, size, batch_size, seed, work_dir, max_iters=10**6, prepare=lambda model: None):
-    """A runner whose training has begun; ``prepare`` changes its model before."""
+def build_runner(config, *, hooks, size, batch_size, seed, work_dir, max_iters=10**6):
+    """A runner whose training has begun, before its first step."""
     cfg = Config.fromfile(config)
     init_default_scope('mmdet')
     cfg.model.backbone.init_cfg = None  # no download
@@ -119,7 +120,6 @@ def build_runner(config, *, hooks, size, batch_size, seed, work_dir, max_iters=1
         default_hooks=dict(checkpoint=None, logger=dict(type='LoggerHook', interval=10**9)),
         custom_hooks=hooks, visualizer=dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')]), randomness=dict(seed=seed))
     logging.getLogger('mmengine').setLevel(logging.ERROR)
-    prepare(runner.model)
     runner.train()
     return runner
 
@@ -140,7 +140,7 @@ class TimedTraining:
     """A runner that trains with one hook, or none, and the seconds the hook took in each step."""
 
     def __init__(self, hook, *, device, **kwargs):
-        self.watch = Stopwatch(device_synchronizer(device))
+        self.watch = timing.Stopwatch(timing.device_synchronizer(device))
         self.laps = []
         watch = self.watch
 
@@ -185,8 +185,8 @@ def own_seconds(laps, interval=1):
     totals = [sum(lap.values()) for lap in laps]
     at, off = totals[interval - 1::interval], [t for i, t in enumerate(totals, 1) if i % interval]
     names = sorted({name for lap in laps for name in lap})
-    return dict(at=spread(at)['median'], off=spread(off)['median'] if off else 0.0,
-                by_part={name: spread([lap.get(name, 0.0) for lap in laps])['median'] for name in names})
+    return dict(at=timing.spread(at)['median'], off=timing.spread(off)['median'] if off else 0.0,
+                by_part={name: timing.spread([lap.get(name, 0.0) for lap in laps])['median'] for name in names})
 
 
 def sparsity_share(report, idle, iteration, interval=SPARSITY_INTERVAL):
@@ -206,7 +206,7 @@ def measure_hooks(args, device, work_dir):
     hooks = trainings(args.block, args.batch_size)
     runs = {name: TimedTraining(hook, device=device, config=args.config, size=args.size, batch_size=args.batch_size, seed=args.seed,
                                 work_dir=Path(work_dir) / str(i)) for i, (name, hook) in enumerate(hooks.items())}
-    synchronize = device_synchronizer(device)
+    synchronize = timing.device_synchronizer(device)
 
     def block(run):
         run.steps(args.block)
@@ -218,8 +218,8 @@ def measure_hooks(args, device, work_dir):
         block(runs[name])  # the first step of a DemP run traces the model
     for run in runs.values():
         run.laps.clear()
-    times = interleave({name: functools.partial(block, run) for name, run in runs.items()}, rounds=args.rounds, warmup=0, seed=args.seed)
-    iteration = spread(times['plain'])['median'] / args.block
+    times = timing.interleave({name: functools.partial(block, run) for name, run in runs.items()}, rounds=args.rounds, warmup=0, seed=args.seed)
+    iteration = timing.spread(times['plain'])['median'] / args.block
     own = {name: own_seconds(run.laps, args.block if name == 'SparsityHook' else 1) for name, run in runs.items() if name != 'plain'}
     sparsity, between, window = (own[name] for name in own)
     demp = demp_shares(between['at'], window['at'], iteration)
@@ -229,14 +229,14 @@ def measure_hooks(args, device, work_dir):
         iteration_ms=1e3 * iteration, batch_size=args.batch_size, size=list(args.size), parameters=count_parameters(runs['plain'].runner.model),
         report_ms=1e3 * sparsity['at'], first_report_ms=1e3 * first_report, statistics_share=demp['statistics'], amortised_share=demp['amortised'],
         rows=[dict(name=name, own_ms=1e3 * own[name]['at'], own_ms_by_part={k: 1e3 * s for k, s in own[name]['by_part'].items()},
-                   share=shares[name], block_ratio=ratio(times, name, 'plain')) for name in shares])
+                   share=shares[name], block_ratio=timing.ratio(times, name, 'plain')) for name in shares])
 
 
 def print_hooks(found, block):
     width, height = found['size']
     print(f'\nhooks: {found["parameters"] / 1e6:.2f} M parameters, {width}x{height}, batch {found["batch_size"]}, '
           f'plain iteration {found["iteration_ms"]:.1f} ms')
-    print_table(['hook', 'own ms', 'share of an iteration', 'block ratio [quartiles]'], [[
+    timing.print_table(['hook', 'own ms', 'share of an iteration', 'block ratio [quartiles]'], [[
         row['name'], f'{row["own_ms"]:.3f}', f'{row["share"]:.3%}', '{median:.3f} [{q1:.3f}, {q3:.3f}]'.format(**row['block_ratio'])]
         for row in found['rows']])
     for row in found['rows'][1:]:
@@ -263,24 +263,26 @@ def kill_channels(model, fraction, seed):
 
 
 def measure_event(args, device, work_dir):
-    """Seconds by stage of the first prune event of a new model, its parameters before and after, and the share of channels left."""
-    watch = Stopwatch(device_synchronizer(device))
+    """Seconds by stage of the first prune event of a new model, and what it did."""
+    watch = timing.Stopwatch(timing.device_synchronizer(device))
     hook = dict(type='DemPHook', prune=dict(interval=1, num_samples=1), **ACTIVE)
     runner = build_runner(args.event_config, hooks=[hook], size=(args.event_side, args.event_side), batch_size=2, seed=args.seed,
-                          work_dir=work_dir, prepare=functools.partial(kill_channels, fraction=args.dead, seed=args.seed))
+                          work_dir=work_dir)
+    kill_channels(runner.model, args.dead, args.seed)
     pruner = next(h for h in runner.hooks if isinstance(h, DemPHook)).pruner
     prune = watch.timed('event', pruner.prune)
 
-    def prune_by_stage(*hook_args):  # the stages only: the model is traced before the first step too
+    def prune_by_stage(*hook_args):  # here only, for the model is traced before the first step too
         with timed_attributes(EVENT_STAGES, watch):
             prune(*hook_args)
 
     pruner.prune = prune_by_stage
-    before = count_parameters(runner.model)
+    facts = dict(params_before=count_parameters(runner.model))
     runner.train_loop.step()
     if not pruner.left['channels'] < 1:
         raise RuntimeError('the planted dead channels were not removed: this is not the event to measure')
-    return watch.lap(), dict(params_before=before, params_after=count_parameters(runner.model), channels_left=pruner.left['channels'])
+    facts.update(params_after=count_parameters(runner.model), channels_left=pruner.left['channels'])
+    return watch.lap(), facts
 
 
 def count_parameters(model):
@@ -288,19 +290,16 @@ def count_parameters(model):
 
 
 def measure_events(args, device, work_dir):
-    laps, facts = [], {}
-    for i in range(args.events):
-        lap, facts = measure_event(args, device, Path(work_dir) / f'event{i}')
-        laps.append(lap)
-    stages = {name: spread([lap.get(name, 0.0) for lap in laps]) for name in ('event', *EVENT_STAGES)}
-    return dict(facts, config=str(args.event_config), events=args.events, seconds=stages)
+    laps, facts = zip(*(measure_event(args, device, Path(work_dir) / f'event{i}') for i in range(args.events)))
+    stages = {name: timing.spread([lap.get(name, 0.0) for lap in laps]) for name in ('event', *EVENT_STAGES)}
+    return dict(facts[0], config=str(args.event_config), events=args.events, seconds=stages)
 
 
 def print_event(found):
     seconds = found['seconds']
     print(f'\nprune event of {found["config"]}: {found["params_before"]:,} -> {found["params_after"]:,} parameters, '
           f'{found["channels_left"]:.1%} of the prunable channels left; {found["events"]} events')
-    print_table(['stage', 'seconds [quartiles]', 'share'], [[
+    timing.print_table(['stage', 'seconds [quartiles]', 'share'], [[
         name, '{median:.3f} [{q1:.3f}, {q3:.3f}]'.format(**spent), f'{spent["median"] / seconds["event"]["median"]:.1%}']
         for name, spent in seconds.items()])
 
@@ -328,22 +327,19 @@ def parse_args(argv):
     parser.add_argument('--event-side', type=int, default=256, help='its image size; an event crops to 256 (default: 256)')
     parser.add_argument('--events', type=int, default=3)
     parser.add_argument('--dead', type=float, default=0.1, help='share of dead channels to plant (default: 0.1)')
-    parser.add_argument('--threads', type=int, help="default: torch's own choice")
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--json', metavar='OUT', help='write the same numbers here')
+    timing.add_arguments(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    timing.set_up(args)
     device = get_device()
-    machine = describe_machine(device=device, seed=args.seed)
-    print_machine(machine)
+    machine = dict(timing.describe_machine(args), device=device)
+    timing.print_machine(machine)
     hooks = event = None
-    warnings.simplefilter('ignore')
-    with tempfile.TemporaryDirectory() as work_dir:
+    with tempfile.TemporaryDirectory() as work_dir, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
         if 'hooks' in args.parts:
             hooks = measure_hooks(args, device, work_dir)
             print_hooks(hooks, args.block)
@@ -351,7 +347,7 @@ def main(argv=None):
             event = measure_events(args, device, work_dir)
             print_event(event)
     print_verdicts(hooks, event)
-    write_json(args.json, dict(machine=machine, targets=TARGETS, hooks=hooks, event=event))
+    timing.write_json(args.json, dict(machine=machine, targets=TARGETS, hooks=hooks, event=event))
 
 
 if __name__ == '__main__':

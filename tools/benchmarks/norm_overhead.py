@@ -9,8 +9,8 @@ import argparse
 import functools
 import weakref
 
+import timing
 import torch
-from timing import describe_machine, device_synchronizer, interleave, print_machine, print_table, ratio, spread, write_json
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -86,31 +86,32 @@ def measure(device, shape, mode, rounds, warmup, seed):
     x, grad = (torch.randn(shape, device=device, generator=generator) for _ in range(2))
     x.requires_grad_()
     layers = {name: kind(shape[1]).to(device).train(mode == 'train') for name, kind in CANDIDATES.items()}
-    synchronize = device_synchronizer(device)
+    synchronize = timing.device_synchronizer(device)
 
     def run(layer):
         for _ in range(PASSES[device]):
             forward_backward(layer, x, grad)
         synchronize()
 
-    times = interleave({name: functools.partial(run, layer) for name, layer in layers.items()}, rounds=rounds, warmup=warmup, seed=seed)
+    times = timing.interleave({name: functools.partial(run, layer) for name, layer in layers.items()}, rounds=rounds, warmup=warmup, seed=seed)
     passes = {name: functools.partial(forward_backward, layer, x, grad) for name, layer in layers.items()}
     return dict(
         device=device, shape='x'.join(map(str, shape)), mode=mode,
-        ms={name: 1e3 * spread(seconds)['median'] / PASSES[device] for name, seconds in times.items()},
-        ratio={name: dict(ratio(times, name, BASELINE), best=min(times[name]) / min(times[BASELINE])) for name in times if name != BASELINE},
+        ms={name: 1e3 * timing.spread(seconds)['median'] / PASSES[device] for name, seconds in times.items()},
+        ratio={name: dict(timing.ratio(times, name, BASELINE), best=min(times[name]) / min(times[BASELINE])) for name in times if name != BASELINE},
         forward_peak_bytes={name: peak_bytes(functools.partial(layer, x), device) for name, layer in layers.items()},
         peak_bytes={name: peak_bytes(function, device) for name, function in passes.items()})
 
 
 def print_rows(rows):
     others = [name for name in CANDIDATES if name != BASELINE]
-    print_table(['device', 'mode', 'shape', *(f'{name} ms' for name in CANDIDATES), *(f'{name}/{BASELINE} [quartiles] best' for name in others)], [[
+    head = ['device', 'mode', 'shape', *(f'{name} ms' for name in CANDIDATES), *(f'{name}/{BASELINE} [quartiles] best' for name in others)]
+    timing.print_table(head, [[
         row['device'], row['mode'], row['shape'], *(f'{row["ms"][name]:.2f}' for name in CANDIDATES),
         *('{median:.3f} [{q1:.3f}, {q3:.3f}] {best:.3f}'.format(**row['ratio'][name]) for name in others)] for row in rows])
     print('\npeak memory, MiB: of the forward pass / of forward and backward')
     memory = [name for name in CANDIDATES if name != 'BN again']
-    print_table(['device', 'mode', 'shape', *memory], [[
+    timing.print_table(['device', 'mode', 'shape', *memory], [[
         row['device'], row['mode'], row['shape'],
         *(f'{row["forward_peak_bytes"][name] / 2**20:.2f} / {row["peak_bytes"][name] / 2**20:.2f}' for name in memory)] for row in rows])
 
@@ -131,7 +132,7 @@ def print_verdicts(rows):
         if verdict(row) != 'ok':
             print(f'{row["device"]}, {row["mode"]}, {row["shape"]}: {verdict(row)}')
     ratios = [row['ratio']['psBN']['median'] for row in rows]
-    print(f'psBN/BN: median over rows {spread(ratios)["median"]:.3f}, worst row {max(ratios):.3f}, target {TARGET}')
+    print(f'psBN/BN: median over rows {timing.spread(ratios)["median"]:.3f}, worst row {max(ratios):.3f}, target {TARGET}')
 
 
 def parse_args(argv):
@@ -140,18 +141,15 @@ def parse_args(argv):
     parser.add_argument('--shapes', nargs='+', metavar='NxCxHxW', help=f'default: {SHAPES}')
     parser.add_argument('--rounds', type=int, help=f'default: {ROUNDS}')
     parser.add_argument('--warmup', type=int, default=3, help='rounds dropped at the start (default: 3)')
-    parser.add_argument('--threads', type=int, help="default: torch's own choice")
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--json', metavar='OUT', help='write the same numbers here')
+    timing.add_arguments(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    machine = describe_machine(seed=args.seed)
-    print_machine(machine)
+    timing.set_up(args)
+    machine = timing.describe_machine(args)
+    timing.print_machine(machine)
     rows = []
     for device in args.devices or (['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']):
         for mode in ('train', 'norm_eval'):
@@ -161,7 +159,7 @@ def main(argv=None):
     print_rows(rows)
     print()
     print_verdicts(rows)
-    write_json(args.json, dict(machine=machine, target=dict(ratio=TARGET), rows=rows))
+    timing.write_json(args.json, dict(machine=machine, target=dict(ratio=TARGET), rows=rows))
 
 
 if __name__ == '__main__':

@@ -5,15 +5,35 @@ import random
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Sequence
 
 import torch
 
-clock = time.perf_counter
+clock = time.perf_counter  # one clock for all; a test puts its own here
 
 
-def interleave(candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, seed: int) -> Dict[str, List[float]]:
+def add_arguments(parser) -> None:
+    """The arguments that every benchmark has."""
+    parser.add_argument('--threads', type=int, help="default: torch's own choice")
+    parser.add_argument('--cpu-time', action='store_true', help='measure processor time, not wall-clock time: for a machine that other jobs share; '
+                        'with --threads 1, since waiting threads count too; not with a GPU')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--json', metavar='OUT', help='write the same numbers here')
+
+
+def set_up(args) -> None:
+    """Threads and clock as the arguments say."""
+    global clock
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    if args.cpu_time:
+        if torch.cuda.is_available():
+            raise SystemExit('--cpu-time does not see what a GPU does: hide it with CUDA_VISIBLE_DEVICES= or leave --cpu-time out')
+        clock = time.process_time
+
+
+def interleave(candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, seed: int) -> dict[str, list[float]]:
     """Seconds of each candidate in each round; ``times[name][r]`` belongs to round r.
 
     A round runs every candidate once, so that what else happens on the machine hits all of them alike and a ratio taken
@@ -34,7 +54,7 @@ def interleave(candidates: Mapping[str, Callable[[], object]], *, rounds: int, w
     return times
 
 
-def spread(values: Sequence[float]) -> Dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
     """Median and quartiles (linear between neighbours)."""
     if len(values) == 1:
         return dict(median=values[0], q1=values[0], q3=values[0])
@@ -42,7 +62,7 @@ def spread(values: Sequence[float]) -> Dict[str, float]:
     return dict(median=median, q1=q1, q3=q3)
 
 
-def ratio(times: Mapping[str, Sequence[float]], name: str, baseline: str) -> Dict[str, float]:
+def ratio(times: Mapping[str, Sequence[float]], name: str, baseline: str) -> dict[str, float]:
     """Spread of the ratios ``name`` / ``baseline`` taken round by round."""
     return spread([a / b for a, b in zip(times[name], times[baseline])])
 
@@ -56,7 +76,7 @@ class Stopwatch:
 
     def __init__(self, synchronize: Callable[[], None] = lambda: None):
         self._synchronize = synchronize
-        self._seconds: Dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float)
 
     def timed(self, name: str, function: Callable) -> Callable:
 
@@ -71,7 +91,7 @@ class Stopwatch:
 
         return wrapper
 
-    def lap(self) -> Dict[str, float]:
+    def lap(self) -> dict[str, float]:
         """Seconds by name since the last lap."""
         lap, self._seconds = dict(self._seconds), defaultdict(float)
         return lap
@@ -81,12 +101,13 @@ def device_synchronizer(device: str) -> Callable[[], None]:
     return torch.cuda.synchronize if device == 'cuda' else lambda: None
 
 
-def describe_machine(**extra) -> Dict[str, object]:
+def describe_machine(args) -> dict[str, object]:
     """What a reader must know to compare numbers."""
-    info = dict(cpu=_cpu_model(), threads=torch.get_num_threads(), torch=torch.__version__, python=platform.python_version())
+    info = dict(cpu=_cpu_model(), threads=torch.get_num_threads(), clock='processor' if args.cpu_time else 'wall', seed=args.seed,
+                torch=torch.__version__, python=platform.python_version())
     if torch.cuda.is_available():
         info['gpu'] = torch.cuda.get_device_name()
-    return dict(info, **extra)
+    return info
 
 
 def _cpu_model() -> str:

@@ -1,0 +1,157 @@
+"""ActivationWindow: what each reader saw of each channel."""
+import json
+import math
+
+import pytest
+import torch
+from mmdet.models import ResNet
+from nets import build, forward, trace
+from torch import nn
+
+from mmpsbn.pruning import ActivationWindow, count_positions, trace_channel_graph
+from mmpsbn.pruning.graph import ChannelGroup, Member
+
+
+def watch(model, groups, in_training_only=False):
+    return ActivationWindow(model, groups, in_training_only=in_training_only)
+
+
+def group(name, channels, *readers):
+    """A group read whole by layers, or by (layer, index, channel)."""
+    every = tuple(range(channels))
+    return {name: ChannelGroup(name, channels, (), (), tuple(
+        Member(r, every, every) if isinstance(r, str) else Member(*r) for r in readers))}
+
+
+def maps(*channels):
+    """A (1, C, 1, n) input from one list per channel."""
+    return torch.tensor(channels, dtype=torch.float32)[None, :, None, :]
+
+
+@pytest.fixture
+def conv():
+    return nn.Sequential(nn.Conv2d(3, 2, 1))
+
+
+def test_maxima_by_hand_over_several_passes(conv):
+    window = watch(conv, group('g', 3, '0'))
+    conv(maps([0, 1, -2], [0, 0, 0], [0.5, 0, 0]))
+    conv(maps([0, 1, 1], [0, 0, 0], [0, -3, 0]))
+    assert window.scores()['g'].tolist() == [2, 0, 3]
+    window.close()
+    conv(maps([9, 9, 9], [9, 9, 9], [9, 9, 9]))
+    assert window.scores()['g'].tolist() == [2, 0, 3]
+    assert not conv[0]._forward_pre_hooks
+
+
+def test_unbatched_inputs_and_empty_batches_are_read_along_the_right_dimension(conv):
+    window = watch(conv, group('g', 3, '0'))
+    conv(maps([1, 2], [0, 0], [3, 4])[0])
+    conv(torch.zeros(0, 3, 5, 5))
+    assert window.scores()['g'].tolist() == [2, 0, 4]
+    linear = nn.Sequential(nn.Linear(3, 2))
+    window = watch(linear, group('g', 3, '0'))
+    for shape in ((3, ), (1, 3), (1, 2, 3), (0, 3)):
+        linear(torch.tensor([0., -1., 2.]).expand(shape) * (len(shape)))
+    assert window.scores()['g'].tolist() == [0, 3, 6]
+
+
+def test_a_layer_called_twice_counts_both_calls(conv):
+    window = watch(conv, group('g', 3, '0'))
+
+    def twice(model, batch):
+        return [model(x) for x in batch]
+
+    twice(conv, [maps([1], [0], [0]), maps([0], [5], [0])])
+    assert window.scores()['g'].tolist() == [1, 5, 0]
+
+
+def test_the_max_over_several_readers_and_places_counts():
+    model = nn.ModuleDict(dict(a=nn.Conv2d(2, 1, 1), b=nn.Linear(6, 1)))
+    # the second reader holds channel 0 in columns 4 and 5 and channel 1 in column 2
+    window = watch(model, group('g', 2, 'a', ('b', (4, 5, 2), (0, 0, 1))))
+    model['a'](maps([1], [0]))
+    model['b'](torch.tensor([[9., 9, -7, 9, 0, 3]]))
+    assert window.scores()['g'].tolist() == [3, 7]
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+@pytest.mark.parametrize('when', [0, 1])
+def test_nan_and_inf_are_shown_and_never_read_as_dead(conv, value, when):
+    window = watch(conv, group('g', 3, '0'))
+    inputs = [maps([1, 2], [0, 0], [0, 0]), maps([1, 2], [0, value], [0, 0])]
+    conv(inputs[when]), conv(inputs[1 - when])
+    score = window.scores()['g']
+    assert score[0] == 2 and score[2] == 0
+    assert score[1] == value or (math.isnan(value) and score[1].isnan())
+
+
+def test_in_training_only_goes_by_the_models_mode(conv):
+    window = watch(conv, group('g', 3, '0'), in_training_only=True)
+    conv.eval()(maps([7], [7], [7]))
+    count_positions(conv.train(), maps([7], [7], [7]), forward)  # a probe in between: eval mode inside
+    conv.train()(maps([1], [2], [0]))
+    conv[0].eval()
+    conv(maps([0], [0], [3]))  # a frozen layer is in eval mode while the model trains
+    assert window.scores()['g'].tolist() == [1, 2, 3]
+    everything = watch(conv, group('g', 3, '0'))
+    conv.eval()(maps([7], [7], [7]))
+    assert everything.scores()['g'].tolist() == [7, 7, 7]
+
+
+def test_frozen_stages_of_mmdets_resnet_are_watched_while_training():
+    model = ResNet(18, frozen_stages=1, base_channels=8, stem_channels=8)
+    model.train()
+    batch = torch.randn(1, 3, 64, 64)
+    groups = {n: g for n, g in trace_channel_graph(model, batch, forward).groups.items() if n.startswith(('conv1', 'layer1'))}
+    window = watch(model, groups, in_training_only=True)
+    model(batch)
+    assert len(groups) >= 3 and all(score.shape == (groups[n].channels, ) for n, score in window.scores().items())
+
+
+def test_a_reader_that_never_ran_is_named(conv):
+    window = watch(conv, group('writer', 3, '0'))
+    with pytest.raises(RuntimeError, match='0, which reads writer, was not reached'):
+        window.scores()
+
+
+def test_state_survives_json_and_the_window_goes_on(conv):
+    window = watch(conv, group('g', 3, '0'))
+    conv(maps([1 / 3], [0], [4]))
+    state = json.loads(json.dumps(window.state()))
+    window.close()
+    resumed = watch(conv, group('g', 3, '0'))
+    resumed.restore(state, torch.device('cpu'))
+    assert torch.equal(resumed.scores()['g'], window.scores()['g'])
+    conv(maps([0], [2], [3]))
+    assert torch.equal(resumed.scores()['g'], torch.tensor([1 / 3, 2, 4]))
+    fresh = watch(conv, group('g', 3, '0'))
+    fresh.restore({}, torch.device('cpu'))
+    assert fresh.state() == {}
+
+
+@pytest.mark.parametrize('name', ['chain', 'residual', 'concat', 'fpn', 'psbn_residual'])
+def test_scores_are_what_the_readers_of_a_real_net_saw(name):
+    model, batch = build(name)
+    groups = trace(model, batch).groups
+    seen = {}
+    for reader in {m.layer for g in groups.values() for m in g.readers}:
+        model.get_submodule(reader).register_forward_pre_hook(
+            lambda module, args, reader=reader: seen.setdefault(reader, []).append(args[0].detach()))
+    window = watch(model, groups)
+    model(batch)
+    for key, score in window.scores().items():
+        for c in range(groups[key].channels):
+            largest = max(float(x.select(1, i).abs().max()) for m in groups[key].readers
+                          for i, channel in zip(m.index, m.channel) if channel == c for x in seen[m.layer])
+            assert float(score[c]) == pytest.approx(largest, rel=1e-6)
+        assert score.dtype == torch.float32
+
+
+def test_watching_changes_nothing_and_keeps_no_graph():
+    model, batch = build('chain')
+    before = model(batch)
+    window = watch(model, trace(model, batch).groups)
+    out = model(batch)
+    assert torch.equal(out, before)
+    assert not any(t.requires_grad for t in window.max_abs.values())

@@ -1,0 +1,173 @@
+"""MACs against torch's own counter; collapsed filters in numbers and in FLOPs."""
+import math
+
+import pytest
+import torch
+from nets import build, forward, random_plan, trace
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from toy import kill_channels
+
+from mmpsbn.layers import psBN2d, psGN
+from mmpsbn.pruning import ActivationWindow, apply_plan, count_positions, measure_sparsity, model_cost, prune_channels, scale_layers
+
+
+def cost_of(model, batch):
+    return model_cost(model, count_positions(model, batch, forward))
+
+
+def torch_macs(model, batch):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(batch)
+    return counter.get_total_flops() // 2
+
+
+class Mixed(nn.Module):
+    """Grouped, strided, dilated and 1d convolutions, a linear layer on a sequence, a layer called three times."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 12, 3, groups=4, dilation=2, padding=2)
+        self.again = nn.Conv2d(12, 12, (1, 3), padding=(0, 1))
+        self.line, self.fc = nn.Conv1d(12, 5, 3), nn.Linear(5, 7)
+
+    def forward(self, x):
+        x = self.b(self.a(x))
+        for _ in range(3):
+            x = F.relu(self.again(x))
+        return self.fc(self.line(x.flatten(2)).transpose(1, 2))
+
+
+@pytest.mark.parametrize('name', ['chain', 'residual', 'concat', 'fpn', 'psbn_chain'])
+def test_macs_are_half_of_torchs_flops_before_and_after_pruning(name):
+    model, batch = build(name)
+    positions = count_positions(model, batch, forward)
+    assert model_cost(model, positions).macs == torch_macs(model, batch)
+    dense = model_cost(model, positions)
+    apply_plan(model, random_plan(model, batch))
+    pruned = model_cost(model, positions)
+    assert pruned.macs == torch_macs(model, batch) < dense.macs
+    assert pruned.params == sum(p.numel() for p in model.parameters()) < dense.params
+    assert count_positions(model, batch, forward) == positions
+
+
+def test_macs_of_other_layers_and_of_repeated_calls():
+    model, batch = Mixed(), torch.randn(2, 3, 12, 12)
+    cost = cost_of(model, batch)
+    assert cost.macs == torch_macs(model, batch)
+    assert cost.macs_of['again'] == 3 * 2 * 5 * 5 * 12 * 12 * 3
+    assert cost.inputs_of == dict(a=3, b=2, again=12, line=12, fc=5)
+    assert cost.params == sum(p.numel() for p in model.parameters())
+
+
+def test_counting_leaves_no_hook_no_mode_and_no_statistics_behind():
+    model, batch = build('chain')
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    count_positions(model, batch, forward)
+    with pytest.raises(RuntimeError):
+        count_positions(model, batch[:, :2], forward)
+    assert all(m.training and not m._forward_hooks for m in model.modules())
+    assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())
+
+
+# ---------------------------------------------------------------- collapsed filters
+def test_counts_by_hand():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1), psBN2d(3), nn.BatchNorm2d(3, affine=False),
+                          psGN(3, 1), nn.InstanceNorm2d(3, affine=True), nn.LayerNorm(3), nn.BatchNorm1d(2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([0, 9e-4, -9e-4, 1e-3]))
+        model[3].weight.copy_(torch.tensor([1, math.nan, 0]))
+        model[5].weight.copy_(torch.tensor([math.inf, 1, -math.inf]))
+        model[6].weight.zero_()
+    report = measure_sparsity(model, threshold=1e-3)
+    assert report.collapsed == {'1': (3, 4), '3': (1, 3), '5': (0, 3), '6': (3, 3), '8': (0, 2)}
+    assert report.not_finite == ['3', '5'] and report.flops_sparsity is None
+    assert report.totals == (7, 15)
+    assert measure_sparsity(model, threshold=10.).totals == (12, 15)
+    assert set(scale_layers(model)) == set(report.collapsed)
+
+
+def test_the_table_has_a_line_a_layer():
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(5))
+    with torch.no_grad():
+        model[1].weight[:2] = 0
+    report = measure_sparsity(model, threshold=1e-3)
+    assert [line.split() for line in report.table().splitlines()] == [
+        ['layer', 'collapsed', 'channels', 'share'], ['0', '0', '4', '0.0%'], ['1', '2', '5', '40.0%']]
+    assert len(report.table(only_collapsed=True).splitlines()) == 2
+
+
+def test_a_model_without_norm_layers_has_an_empty_report():
+    report = measure_sparsity(nn.Linear(2, 2), threshold=1e-3)
+    assert report.totals == (0, 0) and report.collapsed == {} and report.table()
+
+
+def flops_sparsity(model, batch):
+    return measure_sparsity(model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch)).flops_sparsity
+
+
+@pytest.mark.parametrize('name, dead', [
+    ('chain', {'features.1': [0, 3], 'features.5': [1, 2, 5]}),
+    ('chain', {'features.1': [0, 1, 2, 3, 4]}),
+    ('psbn_chain', {'features.1': [4], 'features.5': [0, 2]}),
+    ('residual', {'blocks.0.bn1': [0, 1, 7], 'blocks.1.bn1': [11]}),
+    ('concat', {'left.1': [0], 'right.1': [2, 3], 'norm': [0, 7, 8]}),
+    ('fpn', {'stage1.1': [0, 5], 'stage2.1': [3], 'tower_norms.0': [1, 2, 8], 'tower_norms.1': [2, 8]}),
+])
+def test_flops_sparsity_is_what_removing_the_collapsed_filters_saves(name, dead):
+    model, batch = build(name)
+    with torch.no_grad():
+        for p in model.parameters():  # no collapsed channel by chance
+            p.copy_(torch.where(p.abs() < 0.05, torch.full_like(p, 0.1), p))
+    for layer, channels in dead.items():
+        kill_channels(model.get_submodule(layer), channels)
+    claimed = flops_sparsity(model, batch)
+    dense = torch_macs(model, batch)
+    graph = trace(model, batch)
+    window = ActivationWindow(model, graph.groups, in_training_only=False)
+    model.eval()(batch)
+    collapsed = {}
+    for key, group in graph.groups.items():
+        hits = [set(dead.get(norm, ())) for m in group.writers for norm in graph.norm_of.get(m.layer, ['none'])]
+        collapsed[key] = set.intersection(*hits)
+    masks = {key: torch.tensor([c not in collapsed[key] for c in range(len(score))]) for key, score in window.scores().items()}
+    assert all((score[~masks[key]] == 0).all() for key, score in window.scores().items())
+    window.close()
+    result = prune_channels(model, graph.groups, masks, batch=batch, forward_fn=forward, tolerance=1e-12)
+    assert sum(result.channels_removed.values()) == sum(map(len, collapsed.values())) > 0
+    assert claimed == pytest.approx(1 - torch_macs(model, batch) / dense, abs=1e-12)
+    assert flops_sparsity(model, batch) == 0
+
+
+def test_flops_sparsity_by_hand_on_a_residual_stream():
+    """A stream channel is gone for its readers where all of its writers have collapsed, for a writer where its own norm has."""
+    model, batch = build('residual')
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.where(p.abs() < 0.05, torch.full_like(p, 0.1), p))
+        for layer in (model.norm, model.blocks[0].bn2, model.blocks[1].bn2):
+            layer.weight[2] = 0
+        model.norm.weight[5] = 0
+    macs = cost_of(model, batch).macs_of
+    left = {'stem': 6 / 8, 'blocks.0.conv1': 7 / 8, 'blocks.1.conv1': 7 / 8, 'blocks.0.conv2': 7 / 8, 'blocks.1.conv2': 7 / 8, 'fc': 7 / 8}
+    assert flops_sparsity(model, batch) == pytest.approx(1 - sum(macs[n] * f for n, f in left.items()) / sum(macs.values()))
+
+
+def test_nan_gammas_are_reported_and_count_as_left():
+    model, batch = build('chain')
+    with torch.no_grad():
+        model.features[1].weight.fill_(math.nan)
+        model.features[5].weight.fill_(1)
+    report = measure_sparsity(model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch))
+    assert report.not_finite == ['features.1'] and report.totals == (0, 12) and report.flops_sparsity == 0
+
+
+def test_a_norm_without_gamma_has_nothing_to_collapse():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4),
+                          nn.ReLU(), nn.Conv2d(4, 2, 1))
+    with torch.no_grad():
+        model[4].weight[0] = 0
+    batch = torch.randn(1, 3, 5, 5)
+    macs = [3 * 4, 4 * 4, 4 * 2]
+    assert flops_sparsity(model, batch) == pytest.approx((macs[1] + macs[2]) / 4 / sum(macs))
