@@ -4,6 +4,7 @@ MMEngine reads `mmpsbn::dir/file.py` from mmpsbn/.mim/configs (beside a model-in
 `from mmpsbn.configs.dir.file import *` from mmpsbn/configs. A wheel carries copies there, an
 editable install links.
 """
+
 import os
 import re
 import shutil
@@ -39,12 +40,13 @@ def copy_places(package):
         if (ROOT / origin).is_file():
             shutil.copy(ROOT / origin, target)
             continue
-        shutil.rmtree(target, ignore_errors=True)  # a kept build folder may hold files that are gone
+        shutil.rmtree(
+            target, ignore_errors=True
+        )  # a kept build folder may hold files that are gone
         shutil.copytree(ROOT / origin, target, ignore=shutil.ignore_patterns('__pycache__'))
 
 
 class BuildPy(build_py):
-
     def run(self):
         super().run()
         if getattr(self, 'editable_mode', False):
@@ -54,32 +56,40 @@ class BuildPy(build_py):
 
 
 class Develop(develop):
-
     def run(self):
         super().run()
         link_places()
 
 
 def requirements(name):
-    lines = (line.split('#')[0].strip() for line in (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines())
+    lines = (
+        line.split('#')[0].strip()
+        for line in (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    )
     found = []
     for line in filter(None, lines):
-        found += requirements(line[3:].strip()[:-len('.txt')]) if line.startswith('-r ') else [line]
+        if line.startswith('-r '):
+            found += requirements(line[3:].strip().removesuffix('.txt'))
+        else:
+            found.append(line)
     return found
 
 
 readme = ROOT / 'README.md'
+version = (ROOT / 'mmpsbn' / 'version.py').read_text()
 setup(
     name='mmpsbn',
-    version=re.search(r"__version__ = '(.+?)'", (ROOT / 'mmpsbn' / 'version.py').read_text()).group(1),
-    description='Detection finetuning that neither loses filters by accident nor keeps those it does not need (psBN, DemP) for MMDetection',
+    version=re.search(r"__version__ = '(.+?)'", version).group(1),
+    description='Detection finetuning that neither loses filters by accident nor keeps those it '
+    'does not need (psBN, DemP) for MMDetection',
     long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmpsbn', 'mmpsbn.*']),
-    # Not here: mmdet, mmcv, mmengine, mmpretrain. Two families of distributions provide them under the same import names
-    # (requirements/default.txt and requirements/openmmlab.txt); to require one would break environments with the other.
+    # Not here: mmdet, mmcv, mmengine, mmpretrain. Two families of distributions provide them under
+    # the same import names (requirements/default.txt and requirements/openmmlab.txt); to require
+    # one would break environments with the other.
     install_requires=['torch>=2.1', 'torch-pruning>=1.6.1,<1.7', 'numpy'],
     extras_require={name: requirements(name) for name in ('demo', 'test', 'onnx')},
     cmdclass=dict(build_py=BuildPy, develop=Develop),

@@ -2,6 +2,7 @@
 
 ``import mmpsbn`` registers psBN, SparsityHook and DemPHook with MMEngine.
 """
+
 from .registration import register_all
 from .version import __version__
 

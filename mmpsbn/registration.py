@@ -1,4 +1,5 @@
 """Everything mmpsbn adds to MMEngine's registries, in one place."""
+
 from importlib.util import find_spec
 
 from mmengine.config.utils import MODULE2PACKAGE

@@ -1,4 +1,5 @@
 """What all tests share: one thread, reproducible examples, ``import toy``."""
+
 import sys
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""The floors: a package imports only from floors below it (design, section 1)."""
+"""The floors: a package imports only from floors below it."""
+
 import ast
 import sys
 from pathlib import Path
@@ -14,10 +15,15 @@ FLOORS = {
     'models': ({'functional', 'layers', 'pruning'}, None),
     'datasets': ({'functional', 'layers', 'pruning'}, None),
     'engine': ({'functional', 'layers', 'pruning', 'models', 'datasets', 'version'}, None),
-    'analysis': ({'functional', 'layers', 'pruning', 'models', 'datasets', 'engine', 'version'}, None),
+    'analysis': (
+        {'functional', 'layers', 'pruning', 'models', 'datasets', 'engine', 'version'},
+        None,
+    ),
 }
 # mmpsbn/configs is a link to the configs: data
-FILES = sorted(p for p in ROOT.rglob('*.py') if p.relative_to(ROOT).parts[0] not in ('configs', '.mim'))
+FILES = sorted(
+    p for p in ROOT.rglob('*.py') if p.relative_to(ROOT).parts[0] not in ('configs', '.mim')
+)
 
 
 def imports(source, package):
@@ -27,10 +33,16 @@ def imports(source, package):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = package.split('.')[:len(package.split('.')) - node.level + 1] if node.level else []
+            base = (
+                package.split('.')[: len(package.split('.')) - node.level + 1] if node.level else []
+            )
             module = '.'.join([*base, *([node.module] if node.module else [])])
             # "from .. import layers" imports a package, "from ..layers import x" a name of it
-            names += [f'{module}.{alias.name}' for alias in node.names] if module == 'mmpsbn' else [module]
+            names += (
+                [f'{module}.{alias.name}' for alias in node.names]
+                if module == 'mmpsbn'
+                else [module]
+            )
     return names
 
 
@@ -52,7 +64,11 @@ def violations(source, package, floor):
             target = rest.split('.')[0]
             if target != floor and target not in own:
                 found.append(name)
-        elif top not in sys.stdlib_module_names and third_party is not None and top not in third_party:
+        elif (
+            top not in sys.stdlib_module_names
+            and third_party is not None
+            and top not in third_party
+        ):
             found.append(name)
     return found
 
@@ -62,36 +78,50 @@ def test_every_package_has_a_floor():
     assert {p.name for p in ROOT.glob('*.py')} == {'__init__.py', 'registration.py', 'version.py'}
 
 
-@pytest.mark.parametrize('path', [p for p in FILES if floor_of(p)], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    'path', [p for p in FILES if floor_of(p)], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_a_file_imports_only_from_below(path):
     assert violations(path.read_text(), package_of(path), floor_of(path)) == []
 
 
 def test_torch_pruning_has_one_importer():
-    importers = [str(p.relative_to(ROOT)) for p in FILES
-                 if any(n.split('.')[0] == 'torch_pruning' for n in imports(p.read_text(), package_of(p)))]
+    importers = [
+        str(p.relative_to(ROOT))
+        for p in FILES
+        if any(n.split('.')[0] == 'torch_pruning' for n in imports(p.read_text(), package_of(p)))
+    ]
     assert importers == [str(Path('pruning', 'graph.py'))]
 
 
-@pytest.mark.parametrize('source, package, found', [
-    ('import mmengine', 'mmpsbn.functional', ['mmengine']),
-    ('def f():\n    from mmengine.hooks import Hook', 'mmpsbn.pruning', ['mmengine.hooks']),
-    ('from ..engine import DemPHook', 'mmpsbn.layers', ['mmpsbn.engine']),
-    ('from .. import engine', 'mmpsbn.pruning', ['mmpsbn.engine']),
-    ('import mmpsbn', 'mmpsbn.layers', ['mmpsbn']),
-    ('from mmpsbn.pruning.plan import PrunePlan', 'mmpsbn.layers', ['mmpsbn.pruning.plan']),
-    ('from ...engine.models import x', 'mmpsbn.pruning.sub', ['mmpsbn.engine.models']),
-    ('import torch_pruning as tp', 'mmpsbn.functional', ['torch_pruning']),
-    ('import numpy, math, torch.nn as nn', 'mmpsbn.functional', ['numpy']),
-    ('from ..analysis import plots', 'mmpsbn.engine', ['mmpsbn.analysis']),
-    ('from .schedules import Schedule\nfrom ..functional import noise', 'mmpsbn.functional', []),
-    ('from ..layers import psBN2d\nimport torch_pruning', 'mmpsbn.pruning', []),
-    ('import mmengine\nfrom ..pruning import PrunePlan', 'mmpsbn.engine', []),
-])
+@pytest.mark.parametrize(
+    'source, package, found',
+    [
+        ('import mmengine', 'mmpsbn.functional', ['mmengine']),
+        ('def f():\n    from mmengine.hooks import Hook', 'mmpsbn.pruning', ['mmengine.hooks']),
+        ('from ..engine import DemPHook', 'mmpsbn.layers', ['mmpsbn.engine']),
+        ('from .. import engine', 'mmpsbn.pruning', ['mmpsbn.engine']),
+        ('import mmpsbn', 'mmpsbn.layers', ['mmpsbn']),
+        ('from mmpsbn.pruning.plan import PrunePlan', 'mmpsbn.layers', ['mmpsbn.pruning.plan']),
+        ('from ...engine.models import x', 'mmpsbn.pruning.sub', ['mmpsbn.engine.models']),
+        ('import torch_pruning as tp', 'mmpsbn.functional', ['torch_pruning']),
+        ('import numpy, math, torch.nn as nn', 'mmpsbn.functional', ['numpy']),
+        ('from ..analysis import plots', 'mmpsbn.engine', ['mmpsbn.analysis']),
+        (
+            'from .schedules import Schedule\nfrom ..functional import noise',
+            'mmpsbn.functional',
+            [],
+        ),
+        ('from ..layers import psBN2d\nimport torch_pruning', 'mmpsbn.pruning', []),
+        ('import mmengine\nfrom ..pruning import PrunePlan', 'mmpsbn.engine', []),
+    ],
+)
 def test_the_reader_of_imports_sees_each_form(source, package, found):
     assert violations(source, package, package.split('.')[1]) == found
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nobody_checks_input_with_assert(path):
-    assert not [n.lineno for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Assert)]
+    assert not [
+        n.lineno for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Assert)
+    ]

@@ -1,4 +1,5 @@
 """Every config parses, builds, and takes one training step at a small size."""
+
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,15 @@ import mmpsbn  # noqa: F401
 from mmpsbn.layers import PostShift
 
 ROOT = Path(__file__).parents[1] / 'configs'
-CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob('*.py')
-                 if '_base_' not in p.parts)
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
 
 
 def without_pretrained(node) -> None:
     """Weights are fetched from the network; a test has none."""
     if isinstance(node, dict):
         if isinstance(node.get('init_cfg'), dict) and (
-                node['init_cfg'].get('type') == 'Pretrained'):
+            node['init_cfg'].get('type') == 'Pretrained'
+        ):
             node['init_cfg'] = None
         for child in node.values():
             without_pretrained(child)
@@ -28,14 +29,17 @@ def without_pretrained(node) -> None:
 
 def detection_batch(classes: int) -> dict:
     from mmdet.structures import DetDataSample
+
     torch.manual_seed(0)
     samples = []
     for _ in range(2):
-        sample = DetDataSample(metainfo=dict(
-            img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0)))
+        sample = DetDataSample(
+            metainfo=dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0))
+        )
         sample.gt_instances = InstanceData(
-            bboxes=torch.tensor([[8., 8., 60., 50.], [30., 10., 50., 30.]]),
-            labels=torch.randint(0, classes, (2, )))
+            bboxes=torch.tensor([[8.0, 8.0, 60.0, 50.0], [30.0, 10.0, 50.0, 30.0]]),
+            labels=torch.randint(0, classes, (2,)),
+        )
         samples.append(sample)
     images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in range(2)]
     return dict(inputs=images, data_samples=samples)
@@ -43,6 +47,7 @@ def detection_batch(classes: int) -> dict:
 
 def classification_batch(classes: int) -> dict:
     from mmpretrain.structures import DataSample
+
     torch.manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     samples = [DataSample().set_gt_label(i % classes) for i in range(4)]
@@ -85,15 +90,15 @@ def test_a_config_watches_sparsity_and_its_hooks_build(config):
     hooks = [HOOKS.build(hook) for hook in config.custom_hooks]
     names = [type(hook).__name__ for hook in hooks]
     assert 'SparsityHook' in names
-    assert ('DemPHook' in names) == ('demp' in Path(config.filename).stem
-                                     or 'quickstart' in config.filename)
+    assert ('DemPHook' in names) == (
+        'demp' in Path(config.filename).stem or 'quickstart' in config.filename
+    )
 
 
 def test_the_main_config_is_mmdets_own_but_for_the_norm():
     ours = Config.fromfile(str(ROOT / 'retinanet_psbn.py'))
     theirs = Config.fromfile(str(ROOT / 'retinanet/retinanet_r50_bn_800px.py'))
-    assert ours.model.backbone.pop('norm_cfg') == dict(
-        type='psBN', alpha=0.1, requires_grad=True)
+    assert ours.model.backbone.pop('norm_cfg') == dict(type='psBN', alpha=0.1, requires_grad=True)
     assert theirs.model.backbone.pop('norm_cfg').type == 'BN'
     assert ours.model == theirs.model
     for key in ('train_dataloader', 'val_evaluator', 'param_scheduler', 'optim_wrapper'):
@@ -103,8 +108,10 @@ def test_the_main_config_is_mmdets_own_but_for_the_norm():
 
 @pytest.mark.parametrize('norm', ['bn', 'psbn'])
 def test_the_500_pixel_configs_differ_in_the_image_size_alone(norm):
-    small, large = (Config.fromfile(str(ROOT / f'retinanet/retinanet_r50_{norm}_{size}.py'))
-                    for size in ('500px', '800px'))
+    small, large = (
+        Config.fromfile(str(ROOT / f'retinanet/retinanet_r50_{norm}_{size}.py'))
+        for size in ('500px', '800px')
+    )
     assert small.model == large.model
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         pipelines = [cfg[loader].dataset.pipeline for cfg in (small, large)]

@@ -1,4 +1,5 @@
 """A project outside the clone inherits our configs from the installed package."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -30,15 +31,22 @@ print(mmpsbn.__file__)
 """
 
 
-@pytest.mark.parametrize('config, before, detector', [
-    (WHOLE, 'import mmpsbn', 'RetinaNet'),
-    (BESIDE_ANOTHER_BASE, 'import mmpsbn', 'FasterRCNN'),
-    (PURE_PYTHON, '', 'RetinaNet'),
-])
+@pytest.mark.parametrize(
+    'config, before, detector',
+    [
+        (WHOLE, 'import mmpsbn', 'RetinaNet'),
+        (BESIDE_ANOTHER_BASE, 'import mmpsbn', 'FasterRCNN'),
+        (PURE_PYTHON, '', 'RetinaNet'),
+    ],
+)
 def test_a_downstream_config_inherits_ours(tmp_path, config, before, detector):
     (tmp_path / 'my_config.py').write_text(config)
-    run = subprocess.run([sys.executable, '-c', SHOW.format(before=before)], cwd=tmp_path,
-                         capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, '-c', SHOW.format(before=before)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     inherited, package = run.stdout.strip().splitlines()[-2:]
     assert inherited == (f"{detector} psBN ['SparsityHook', 'DemPHook'] ['mmpsbn']")

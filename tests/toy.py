@@ -1,8 +1,8 @@
 """Small MMEngine models and runners for the tests."""
+
 import itertools
 
 import torch
-import mmpsbn  # noqa: F401  registers psBN and the hooks, also on spawned ranks
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+import mmpsbn  # noqa: F401  registers psBN and the hooks, also on spawned ranks
 
+_BN = dict(type='BN')
 _RUNS = itertools.count()  # MMEngine wants each runner of a process under its own name
 
 
 class ResidualBlock(nn.Module):
-
     def __init__(self, channels: int, inner: int, norm: dict):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, inner, 3, padding=1, bias=False)
@@ -33,13 +34,13 @@ class ResidualBlock(nn.Module):
 class ToyNet(BaseModel):
     """Stem, two residual blocks and a linear classifier for 8x8 images."""
 
-    def __init__(self, norm_cfg=dict(type='BN'), width=8, inner=12,
-                 dtype=torch.float32):
+    def __init__(self, norm_cfg=_BN, width=8, inner=12, dtype=torch.float32):
         super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.norm = build_norm_layer(norm_cfg, width)[1]
-        self.blocks = nn.Sequential(ResidualBlock(width, inner, norm_cfg),
-                                    ResidualBlock(width, inner, norm_cfg))
+        self.blocks = nn.Sequential(
+            ResidualBlock(width, inner, norm_cfg), ResidualBlock(width, inner, norm_cfg)
+        )
         self.fc = nn.Linear(width, 4)
         self.to(dtype)
 
@@ -53,7 +54,6 @@ class ToyNet(BaseModel):
 
 @MODELS.register_module(force=True)
 class ToyPreprocessor(nn.Module):
-
     def forward(self, data, training=False):
         return data
 
@@ -67,7 +67,7 @@ class ToyData(Dataset):
     def __init__(self, length=32, seed=0, dtype=torch.float32):
         generator = torch.Generator().manual_seed(seed)
         self.inputs = torch.randn(length, 3, 8, 8, generator=generator, dtype=dtype)
-        self.labels = torch.randint(0, 4, (length, ), generator=generator)
+        self.labels = torch.randint(0, 4, (length,), generator=generator)
 
     def __len__(self):
         return len(self.labels)
@@ -76,27 +76,43 @@ class ToyData(Dataset):
         return dict(inputs=self.inputs[i], labels=self.labels[i])
 
 
-def toy_runner(work_dir, hooks=(), norm='BN', epochs=4, batch_size=8, model=None,
-               optim_wrapper=None, checkpoint=None, dtype=torch.float32, **kwargs):
+def toy_runner(
+    work_dir,
+    hooks=(),
+    norm='BN',
+    epochs=4,
+    batch_size=8,
+    model=None,
+    optim_wrapper=None,
+    checkpoint=None,
+    dtype=torch.float32,
+    **kwargs,
+):
     """A runner over ToyNet, or ``model``: 4 iterations an epoch, checkpoint each epoch."""
     torch.manual_seed(0)
     return Runner(
         model=model or dict(type='ToyNet', norm_cfg=dict(type=norm), dtype=dtype),
         work_dir=str(work_dir),
-        train_dataloader=dict(batch_size=batch_size, num_workers=0, dataset=ToyData(dtype=dtype),
-                              collate_fn=dict(type='default_collate'),
-                              sampler=dict(type='DefaultSampler', shuffle=True)),
+        train_dataloader=dict(
+            batch_size=batch_size,
+            num_workers=0,
+            dataset=ToyData(dtype=dtype),
+            collate_fn=dict(type='default_collate'),
+            sampler=dict(type='DefaultSampler', shuffle=True),
+        ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=optim_wrapper or dict(optimizer=dict(
-            type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)),
+        optim_wrapper=optim_wrapper
+        or dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)),
         custom_hooks=list(hooks),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1),
-                           checkpoint=dict(type='CheckpointHook', interval=1,
-                                           **checkpoint or {})),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(type='CheckpointHook', interval=1, **checkpoint or {}),
+        ),
         randomness=dict(seed=0),
         log_level='WARNING',
         experiment_name=f'toy{next(_RUNS)}',
-        **kwargs)
+        **kwargs,
+    )
 
 
 def kill_channels(layer, channels) -> None:

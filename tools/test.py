@@ -1,4 +1,5 @@
 """Test a detector (mmdet config) or a classifier (mmpretrain config), pruned or not."""
+
 import argparse
 import os
 
@@ -15,13 +16,23 @@ def parse_args():
     parser.add_argument('--work-dir', help='where the metrics go')
     parser.add_argument('--out', help='also write the predictions to this .pkl file')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='write pictures with predictions into this folder of the run')
+    parser.add_argument(
+        '--show-dir', help='write pictures with predictions into this folder of the run'
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds each window stays')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config, for example test_dataloader.batch_size=4 or key="[a,b]"')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, '
+        'for example test_dataloader.batch_size=4 or key="[a,b]"',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
+    )
     args = parser.parse_args()
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
@@ -30,12 +41,16 @@ def parse_args():
 
 
 def prepare(args):
-    cfg = launch.load_config(args.config, cfg_options=args.cfg_options, work_dir=args.work_dir, launcher=args.launcher)
+    cfg = launch.load_config(
+        args.config, cfg_options=args.cfg_options, work_dir=args.work_dir, launcher=args.launcher
+    )
     launch.test_from(cfg, args.checkpoint)
     if args.show or args.show_dir is not None:
-        launch.show_predictions(cfg, show=args.show, show_dir=args.show_dir, wait_time=args.wait_time)
+        launch.show_predictions(
+            cfg, show=args.show, show_dir=args.show_dir, wait_time=args.wait_time
+        )
     launch.ensure_pruned_checkpoint_hook(cfg)
-    launch.check_data_paths(cfg, splits=('test', ))
+    launch.check_data_paths(cfg, splits=('test',))
     if args.tta:
         launch.use_tta(cfg)
     launch.prepare_cpu_ranks(cfg, args.launcher)

@@ -11,5 +11,6 @@ custom_hooks = [
         penalty=dict(kind='lasso', scope='gamma', peak=1e-3),
         noise=dict(peak_var=5e-5, asymmetric=True),
         schedule=dict(type='one_cycle', warmup=0.1, end=1.0),
-        prune=dict(interval=5000, num_samples=512)),
+        prune=dict(interval=5000, num_samples=512),
+    ),
 ]

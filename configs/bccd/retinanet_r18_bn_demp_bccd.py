@@ -8,5 +8,6 @@ custom_hooks = [
         type='DemPHook',
         penalty=dict(peak=1e-2),
         noise=dict(peak_var=1e-6),
-        prune=dict(interval=13, num_samples=64)),
+        prune=dict(interval=13, num_samples=64),
+    ),
 ]

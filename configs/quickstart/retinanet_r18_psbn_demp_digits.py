@@ -7,18 +7,31 @@ data_hint = 'run tools/make_digits.py data/digits'
 norm = _base_.psbn
 model = dict(
     backbone=dict(
-        base_channels=32, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1),
-        out_indices=(1, 2), frozen_stages=-1, norm_eval=False, zero_init_residual=False,
-        norm_cfg=norm, init_cfg=None),
-    neck=dict(
-        in_channels=[64, 128], out_channels=64, start_level=0, num_outs=2, norm_cfg=norm),
+        base_channels=32,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(1, 2),
+        frozen_stages=-1,
+        norm_eval=False,
+        zero_init_residual=False,
+        norm_cfg=norm,
+        init_cfg=None,
+    ),
+    neck=dict(in_channels=[64, 128], out_channels=64, start_level=0, num_outs=2, norm_cfg=norm),
     bbox_head=dict(
-        num_classes=10, in_channels=64, feat_channels=64, stacked_convs=2, norm_cfg=norm,
+        num_classes=10,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=2,
+        norm_cfg=norm,
         anchor_generator=dict(
-            octave_base_scale=2.2, scales_per_octave=3, ratios=[1.0, 1.7],
-            strides=[8, 16]),
-        bbox_coder=dict(target_stds=[.1, .1, .2, .2]),
-        loss_bbox=dict(_delete_=True, type='SmoothL1Loss', beta=0.11, loss_weight=1.0)))
+            octave_base_scale=2.2, scales_per_octave=3, ratios=[1.0, 1.7], strides=[8, 16]
+        ),
+        bbox_coder=dict(target_stds=[0.1, 0.1, 0.2, 0.2]),
+        loss_bbox=dict(_delete_=True, type='SmoothL1Loss', beta=0.11, loss_weight=1.0),
+    ),
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -32,38 +45,57 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
 ]
 metainfo = dict(classes=tuple('0123456789'))
 train_dataloader = dict(
-    batch_size=8, num_workers=0, persistent_workers=False,
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(
-        data_root=data_root, metainfo=metainfo, ann_file='annotations/train.json',
-        data_prefix=dict(img='train/'), filter_cfg=None, pipeline=train_pipeline))
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/train.json',
+        data_prefix=dict(img='train/'),
+        filter_cfg=None,
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
-    batch_size=8, num_workers=0, persistent_workers=False,
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(
-        data_root=data_root, metainfo=metainfo, ann_file='annotations/val.json',
-        data_prefix=dict(img='val/'), pipeline=test_pipeline))
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/val.json',
+        data_prefix=dict(img='val/'),
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=1e-2),
-    clip_grad=dict(max_norm=10))
-train_cfg = dict(max_epochs=5, val_interval=5)
+    clip_grad=dict(max_norm=10),
+)
+train_cfg = dict(max_epochs=6, val_interval=6)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=1500, eta_min_ratio=0.01),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=1800, eta_min_ratio=0.01),
 ]
 default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))
 custom_hooks = [
     dict(type='SparsityHook', interval=50, gamma_threshold=1e-3),
     dict(
         type='DemPHook',
-        penalty=dict(kind='lasso', scope='gamma', peak=1e-2),
+        penalty=dict(kind='lasso', scope='gamma', peak=3e-2),
         noise=dict(peak_var=1e-6, asymmetric=True),
-        prune=dict(interval=200, end=0.9, num_samples=256)),
+        schedule=dict(type='one_cycle', warmup=0.1, end=0.5),
+        prune=dict(interval=200, end=0.9, num_samples=256),
+    ),
 ]
 randomness = dict(seed=0)

@@ -7,4 +7,5 @@ norm = dict(type='psSyncBN', alpha=0.1, requires_grad=True)
 model = dict(
     backbone=dict(norm_cfg=norm),
     neck=dict(norm_cfg=norm),
-    bbox_head=dict(type='RetinaSepBNHead', num_ins=5, norm_cfg=norm))
+    bbox_head=dict(type='RetinaSepBNHead', num_ins=5, norm_cfg=norm),
+)

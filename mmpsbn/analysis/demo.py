@@ -1,8 +1,8 @@
 """The quickstart: train, prune and look, on the embedded data set."""
+
 import statistics
 import time
 from pathlib import Path
-from typing import Dict, List
 
 import torch
 from mmcv import imread
@@ -17,19 +17,26 @@ from ..datasets import write_digits_dataset
 from .plots import draw_boxes, plot_training_curves, read_scalars
 
 
-def run_quickstart(config_path: str, *, data_root: str, work_dir: str) -> Dict[str, float]:
+def run_quickstart(
+    config_path: str, *, data_root: str, work_dir: str, resume: bool
+) -> dict[str, float]:
     """Generate the digits, train the config on them, and report.
 
+    With ``resume`` an interrupted run in ``work_dir`` goes on from its last checkpoint.
     Writes ``predictions.png`` and ``training.png`` to ``work_dir`` and prints a summary.
 
     Returns:
         ``mAP`` of the last validation, ``channels_removed``, ``prune_events`` that removed
         something, and ``macs_left``, ``step_time_left``: pruned over dense.
     """
-    write_digits_dataset(data_root, num_train=2400, num_val=160, image_size=(160, 128),
-                         seed=0)
+    write_digits_dataset(data_root, num_train=2400, num_val=160, image_size=(160, 128), seed=0)
     cfg = Config.fromfile(config_path)
     cfg.work_dir = work_dir
+    cfg.resume = resume
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = data_root
+    cfg.val_evaluator.ann_file = f'{data_root}/annotations/val.json'
+    cfg.test_evaluator = cfg.val_evaluator
     runner = Runner.from_cfg(cfg)
     started = time.perf_counter()
     runner.train()
@@ -39,30 +46,31 @@ def run_quickstart(config_path: str, *, data_root: str, work_dir: str) -> Dict[s
     out_dir = Path(work_dir)
     plot_training_curves(scalars, out_dir / 'training.png')
     _draw_predictions(runner, out_dir / 'predictions.png')
-    events = [r['demp/channels_removed'] for r in scalars
-              if r.get('demp/channels_removed')]
+    events = [r['demp/channels_removed'] for r in scalars if r.get('demp/channels_removed')]
     times = _step_times(cfg, runner.model, runner.train_dataloader)
     result = dict(
         mAP=[r['coco/bbox_mAP'] for r in scalars if 'coco/bbox_mAP' in r][-1],
         channels_removed=sum(events),
         prune_events=len(events),
         macs_left=[r['demp/macs_left'] for r in scalars if 'demp/macs_left' in r][-1],
-        step_time_left=times['pruned'] / times['dense'])
-    print(f'\nTrained in {minutes:.1f} minutes: COCO mAP {result["mAP"]:.3f} on the val images.\n'
-          f'{len(events)} prune events removed {result["channels_removed"]} channels; '
-          f'{result["macs_left"]:.0%} of the MACs are left.\n'
-          f'A training step takes {times["pruned"]:.3f} s, of the dense model '
-          f'{times["dense"]:.3f} s ({result["step_time_left"]:.0%}; medians, side by side).\n'
-          f'Pictures: {out_dir / "predictions.png"}, {out_dir / "training.png"}')
+        step_time_left=times['pruned'] / times['dense'],
+    )
+    print(
+        f'\nTrained in {minutes:.1f} minutes: COCO mAP {result["mAP"]:.3f} on the val images.\n'
+        f'{len(events)} prune events removed {result["channels_removed"]} channels; '
+        f'{result["macs_left"]:.0%} of the MACs are left.\n'
+        f'A training step takes {times["pruned"]:.3f} s, of the dense model '
+        f'{times["dense"]:.3f} s ({result["step_time_left"]:.0%}; medians, side by side).\n'
+        f'Pictures: {out_dir / "predictions.png"}, {out_dir / "training.png"}'
+    )
     return result
 
 
-def _step_times(cfg: Config, pruned: nn.Module, loader, rounds: int = 9) -> Dict[str, float]:
+def _step_times(cfg: Config, pruned: nn.Module, loader, rounds: int = 9) -> dict[str, float]:
     """Median seconds of a training step, dense and pruned measured in turn."""
-    models = dict(dense=MODELS.build(cfg.model).to(next(pruned.parameters()).device),
-                  pruned=pruned)
+    models = dict(dense=MODELS.build(cfg.model).to(next(pruned.parameters()).device), pruned=pruned)
     batch = next(iter(loader))
-    seconds: Dict[str, List[float]] = {name: [] for name in models}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
     for round_ in range(rounds):
         for name, model in models.items():
             model.train()
@@ -76,12 +84,19 @@ def _step_times(cfg: Config, pruned: nn.Module, loader, rounds: int = 9) -> Dict
 
 def _draw_predictions(runner: Runner, out_path: Path, num_images: int = 12) -> None:
     dataset = runner.val_dataloader.dataset
-    samples = runner.model.eval().test_step(
-        pseudo_collate([dataset[i] for i in range(num_images)]))
+    samples = runner.model.eval().test_step(pseudo_collate([dataset[i] for i in range(num_images)]))
     draw_boxes(
         [imread(sample.img_path, channel_order='rgb') for sample in samples],
-        [dict(bboxes=sample.pred_instances.bboxes.cpu().numpy(),
-              scores=sample.pred_instances.scores.cpu().numpy(),
-              labels=sample.pred_instances.labels.cpu().numpy()) for sample in samples],
+        [
+            dict(
+                bboxes=sample.pred_instances.bboxes.cpu().numpy(),
+                scores=sample.pred_instances.scores.cpu().numpy(),
+                labels=sample.pred_instances.labels.cpu().numpy(),
+            )
+            for sample in samples
+        ],
         [dict(bboxes=sample.gt_instances.bboxes.cpu().numpy()) for sample in samples],
-        dataset.metainfo['classes'], out_path, score_threshold=0.3)
+        dataset.metainfo['classes'],
+        out_path,
+        score_threshold=0.3,
+    )

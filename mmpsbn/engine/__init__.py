@@ -1,4 +1,5 @@
 """Floor 3: MMEngine hooks. A hook decides when; a lower floor does what."""
+
 from .demp_hook import DemPHook
 from .pruned_checkpoint_hook import PrunedCheckpointHook
 from .sparsity_hook import SparsityHook

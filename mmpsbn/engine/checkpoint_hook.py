@@ -1,6 +1,6 @@
 """Checkpoints that a kill or a full disk cannot take away."""
+
 import os
-from typing import List
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio.backends import backends
@@ -31,7 +31,7 @@ class _RemoveLaterBackend(AtomicLocalBackend):
     """Removes files only when told that what replaces them is there."""
 
     def __init__(self):
-        self._pending: List[str] = []
+        self._pending: list[str] = []
 
     def remove(self, filepath) -> None:
         self._pending.append(filepath)

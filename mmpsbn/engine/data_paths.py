@@ -1,4 +1,5 @@
 """Does the data a config names exist? Asked before any model is built."""
+
 import inspect
 import os.path as osp
 
@@ -6,10 +7,11 @@ from mmengine.registry import DATASETS
 
 
 def check_data_paths(cfg, *, splits):
-    """Raise FileNotFoundError for the first data path of `splits` ('train', 'val', 'test') that does not exist.
+    """Raise FileNotFoundError for the first data path of `splits` that does not exist.
 
-    Looks at data_root, ann_file and data_prefix of every data set (inside wrappers and concatenations too) and at the evaluators' ann_file.
-    Passes over what is not a local path and over data sets that download themselves.
+    A split is 'train', 'val' or 'test'. Looks at data_root, ann_file and data_prefix of every data
+    set (inside wrappers and concatenations too) and at the evaluators' ann_file. Passes over what
+    is not a local path and over data sets that download themselves.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
@@ -21,15 +23,16 @@ def check_data_paths(cfg, *, splits):
             for field, path in _dataset_paths(dataset):
                 _check_path(path, f'{key}.{field}', cfg)
         evaluators = cfg.get(f'{split}_evaluator')
-        for i, evaluator in enumerate(evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]):
+        several = isinstance(evaluators, (list, tuple))
+        for i, evaluator in enumerate(evaluators if several else [evaluators]):
             ann_file = evaluator.get('ann_file') if isinstance(evaluator, dict) else None
             if ann_file and not _is_remote(evaluator):
-                index = f'.{i}' if isinstance(evaluators, (list, tuple)) else ''
+                index = f'.{i}' if several else ''
                 _check_path(ann_file, f'{split}_evaluator{index}.ann_file', cfg)
 
 
 def _leaf_datasets(dataset, key):
-    """Yield (config key, dataset config) for every data set below RepeatDataset, ConcatDataset and the like."""
+    """Yield (config key, dataset config) for every data set below RepeatDataset and the like."""
     if not isinstance(dataset, dict):
         return
     if 'dataset' in dataset:
@@ -47,7 +50,7 @@ def _is_remote(cfg):
 
 
 def _downloads_itself(dataset, scope):
-    """Whether the data set class has a `download` switch (mmpretrain's CIFAR and MNIST) and it is on."""
+    """Whether the class has a `download` switch (mmpretrain's CIFAR and MNIST) and it is on."""
     try:
         cls = dataset['type']
         if isinstance(cls, str):
@@ -60,7 +63,10 @@ def _downloads_itself(dataset, scope):
 
 
 def _dataset_paths(dataset):
-    """Yield (field, path) as BaseDataset will join them: the root first, so that the message names what is wrong at the top."""
+    """Yield (field, path) as BaseDataset will join them.
+
+    The root comes first, so that the message names what is wrong at the top.
+    """
     root = dataset.get('data_root') or ''
     if root:
         yield 'data_root', root
@@ -78,6 +84,10 @@ def _check_path(path, key, cfg):
         return
     hint = cfg.get('data_hint')
     if hint is None and 'coco' in path.replace('\\', '/').split('/'):
-        hint = ('get COCO 2017 with `pip install openmim && python -m mim download mmdet --dataset coco2017` '
-                'or from the COCO data set page, or set this key to where you have it')
-    raise FileNotFoundError(f'{path!r} ({key}) does not exist: {hint or "get the data set, then set this key to where it lies"}')
+        hint = (
+            'get COCO 2017 with '
+            '`pip install openmim && python -m mim download mmdet --dataset coco2017` '
+            'or from the COCO data set page, or set this key to where you have it'
+        )
+    hint = hint or 'get the data set, then set this key to where it lies'
+    raise FileNotFoundError(f'{path!r} ({key}) does not exist: {hint}')

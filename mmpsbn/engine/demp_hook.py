@@ -1,5 +1,4 @@
 """DemP (Maxwell's Demon at Work): prune a network while it trains."""
-from typing import List, Optional
 
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
@@ -46,15 +45,21 @@ class DemPHook(Hook):
         TypeError: an unknown key; a wrapper or an optimizer that holds copies of the
             parameters, before the first step.
     """
+
     priority = 'ABOVE_NORMAL'  # before EMAHook copies a checkpoint's weights
 
-    def __init__(self, penalty: Optional[dict] = None, noise: Optional[dict] = None,
-                 schedule: Optional[dict] = None, prune: Optional[dict] = None):
+    def __init__(
+        self,
+        penalty: dict | None = None,
+        noise: dict | None = None,
+        schedule: dict | None = None,
+        prune: dict | None = None,
+    ):
         self.penalty = PenaltySettings(**penalty or {})
         self.noise = NoiseSettings(**noise or {})
         self.schedule: Schedule = ScheduleSettings(**schedule or {})
         self.pruner = OnlinePruner(PruneSettings(**prune or {}))
-        self._noise_seed: Optional[int] = None
+        self._noise_seed: int | None = None
 
     def before_train(self, runner) -> None:
         check_wrapper(runner)
@@ -71,20 +76,22 @@ class DemPHook(Hook):
             self._perturb_steps(runner)
         self.pruner.watch(runner, data_batch)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self.pruner.is_due(runner):
             self.pruner.prune(runner, data_batch)
         strength = self.schedule(runner.iter, runner.max_iters)
-        for name, value in dict(penalty=strength * self.penalty.peak,
-                                noise_var=strength * self.noise.peak_var,
-                                channels_left=self.pruner.left['channels'],
-                                macs_left=self.pruner.left['macs']).items():
+        for name, value in dict(
+            penalty=strength * self.penalty.peak,
+            noise_var=strength * self.noise.peak_var,
+            channels_left=self.pruner.left['channels'],
+            macs_left=self.pruner.left['macs'],
+        ).items():
             runner.message_hub.update_scalar(f'train/demp/{name}', value)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        self.pruner.structure.save(checkpoint, noise_seed=self._noise_seed,
-                                   pruner=self.pruner.state())
+        self.pruner.structure.save(
+            checkpoint, noise_seed=self._noise_seed, pruner=self.pruner.state()
+        )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         saved = self.pruner.structure.load(runner, checkpoint)
@@ -103,7 +110,7 @@ class DemPHook(Hook):
             seed=self._noise_seed,
         ).attach(optimizers_of(runner))
 
-    def _penalised(self, runner) -> List[nn.Parameter]:
+    def _penalised(self, runner) -> list[nn.Parameter]:
         """The trainable parameters the penalty acts on."""
         model = bare_model(runner)
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -113,17 +120,23 @@ class DemPHook(Hook):
                 'DemPHook acts on the scales (gamma) of BatchNorm, InstanceNorm and '
                 f'GroupNorm layers: {type(model).__name__} has {len(scales)} such '
                 'layers, none of them trainable; give it a norm_cfg with '
-                'requires_grad=True')
+                'requires_grad=True'
+            )
         if self.penalty.scope == 'gamma':
             trainable = {n: trainable[n] for n in scales if n in trainable}
         else:
             trainable = {n: p for n, p in trainable.items() if not n.endswith('bias')}
-        held = {p for optimizer in optimizers_of(runner)
-                for group in optimizer.param_groups for p in group['params']}
+        held = {
+            p
+            for optimizer in optimizers_of(runner)
+            for group in optimizer.param_groups
+            for p in group['params']
+        }
         for name, parameter in trainable.items():
             if parameter not in held:
                 raise TypeError(
                     f'{name} is trainable but not in the optimizer: DemPHook needs an '
                     'optimizer on the parameters themselves, without Apex master '
-                    'weights or other copies')
+                    'weights or other copies'
+                )
         return list(trainable.values())

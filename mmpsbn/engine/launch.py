@@ -1,7 +1,9 @@
 """What `tools/train.py` and `tools/test.py` share: from command-line arguments to a runner.
 
-Each function changes the config it is given and nothing else; they serve mmdet and mmpretrain configs alike (told apart by `cfg.default_scope`).
+Each function changes the config it is given and nothing else; they serve mmdet and mmpretrain
+configs alike (told apart by `cfg.default_scope`).
 """
+
 import datetime
 import os
 import os.path as osp
@@ -19,10 +21,28 @@ from mmengine.runner import Runner
 from .data_paths import check_data_paths  # noqa: F401  (part of what the tools call)
 
 PRUNED_CHECKPOINT_HOOKS = ('DemPHook', 'PrunedCheckpointHook')
+DETECTION_TTA_MODEL = dict(
+    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+)
+DETECTION_TTA_PACK = dict(
+    type='PackDetInputs',
+    meta_keys=(
+        'img_id',
+        'img_path',
+        'ori_shape',
+        'img_shape',
+        'scale_factor',
+        'flip',
+        'flip_direction',
+    ),
+)
 
 
 def load_config(path, *, cfg_options, work_dir, launcher):
-    """Read a config; the work dir is the argument's, else the config's own, else `./work_dirs/<config name>`."""
+    """Read a config.
+
+    The work dir is the argument's, else the config's own, else `./work_dirs/<config name>`.
+    """
     if not osp.isfile(path):
         raise FileNotFoundError(f'config {path!r} does not exist')
     cfg = Config.fromfile(path)
@@ -39,7 +59,7 @@ def load_config(path, *, cfg_options, work_dir, launcher):
 
 
 def set_mmpretrain_dataloaders(cfg):
-    """Give every dataloader the defaults that mmpretrain's own tools give; its configs are written for them."""
+    """Give every dataloader the defaults of mmpretrain's own tools: its configs rely on them."""
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
@@ -47,16 +67,22 @@ def set_mmpretrain_dataloaders(cfg):
         loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
         loader.setdefault('pin_memory', torch.cuda.is_available())
         if split != 'test':
-            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)  # torch refuses it without workers
+            # torch refuses it without workers
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
 
 
 def use_amp(cfg):
     """Train with mixed precision and a dynamic loss scale (`--amp`)."""
     if get_device() == 'cpu':
-        raise ValueError('--amp needs a GPU (MMEngine scales the loss on accelerators only); leave it out to train on the CPU')
+        raise ValueError(
+            '--amp needs a GPU (MMEngine scales the loss on accelerators only); '
+            'leave it out to train on the CPU'
+        )
     wrapper = _type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
     if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f"--amp replaces optim_wrapper.type 'OptimWrapper', but this config has {wrapper!r}")
+        raise ValueError(
+            f"--amp replaces optim_wrapper.type 'OptimWrapper', but this config has {wrapper!r}"
+        )
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
@@ -64,13 +90,15 @@ def use_amp(cfg):
 def scale_lr(cfg):
     """Scale the learning rate by actual / base batch size (`--auto-scale-lr`)."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, '
-                         'for example auto_scale_lr = dict(enable=False, base_batch_size=16)')
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, '
+            'for example auto_scale_lr = dict(enable=False, base_batch_size=16)'
+        )
     cfg.auto_scale_lr.enable = True
 
 
 def resume_from(cfg, checkpoint):
-    """Resume from a checkpoint, or from the newest one in the work dir when `checkpoint` is 'auto'."""
+    """Resume from a checkpoint; 'auto' is the newest one in the work dir."""
     cfg.resume = True
     cfg.load_from = None if checkpoint == 'auto' else _existing(checkpoint, 'checkpoint')
 
@@ -84,9 +112,14 @@ def show_predictions(cfg, *, show, show_dir, wait_time):
     """Draw predictions while testing, in a window and/or as files."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise ValueError('--show and --show-dir need a visualization hook in default_hooks, '
-                         "for example visualization=dict(type='DetVisualizationHook')")
-    switch, out_dir = ('enable', 'out_dir') if cfg.get('default_scope') == 'mmpretrain' else ('draw', 'test_out_dir')
+        raise ValueError(
+            '--show and --show-dir need a visualization hook in default_hooks, '
+            "for example visualization=dict(type='DetVisualizationHook')"
+        )
+    if cfg.get('default_scope') == 'mmpretrain':
+        switch, out_dir = 'enable', 'out_dir'
+    else:
+        switch, out_dir = 'draw', 'test_out_dir'
     hook[switch] = True
     if show:
         hook.update(show=True, wait_time=wait_time)
@@ -95,38 +128,45 @@ def show_predictions(cfg, *, show, show_dir, wait_time):
 
 
 def use_tta(cfg):
-    """Test-time augmentation: the config's `tta_model` and `tta_pipeline`, else the image and its mirror image."""
+    """Test-time augmentation.
+
+    By the config's `tta_model` and `tta_pipeline`, else with the image and its mirror image.
+    """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     classify = cfg.get('default_scope') == 'mmpretrain'
     if 'tta_model' not in cfg:
-        cfg.tta_model = dict(type='AverageClsScoreTTA') if classify else dict(
-            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+        cfg.tta_model = dict(type='AverageClsScoreTTA') if classify else DETECTION_TTA_MODEL
     if 'tta_pipeline' not in cfg:
-        pipeline = deepcopy(dataset.pipeline)
-        pack = pipeline[-1] if classify else dict(
-            type='PackDetInputs',
-            meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'))
-        flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
-        cfg.tta_pipeline = [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+        *pipeline, pack = deepcopy(dataset.pipeline)
+        if not classify:
+            pack = dict(DETECTION_TTA_PACK)
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        cfg.tta_pipeline = [*pipeline, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
 
 
 def ensure_pruned_checkpoint_hook(cfg):
-    """Without a hook that replays the plan, a pruned checkpoint would be copied into the dense model for the shapes that fit."""
+    """Add a hook that replays a pruned checkpoint's plan, unless the config has one.
+
+    Without it the checkpoint would be copied into the dense model for the shapes that fit.
+    """
     hooks = list(cfg.get('custom_hooks') or [])
-    names = [_type_name(hook.get('type') if isinstance(hook, dict) else type(hook)) for hook in hooks]
+    names = [
+        _type_name(hook.get('type') if isinstance(hook, dict) else type(hook)) for hook in hooks
+    ]
     if not set(names) & set(PRUNED_CHECKPOINT_HOOKS):
         cfg.custom_hooks = [*hooks, dict(type='PrunedCheckpointHook')]
 
 
 def prepare_cpu_ranks(cfg, launcher):
-    """On a machine without an accelerator, bring up `gloo` and a CPU wrapper before MMEngine reaches for CUDA.
+    """Without an accelerator, bring up `gloo` and a CPU wrapper before MMEngine reaches for CUDA.
 
-    MMEngine's own launcher calls `torch.cuda.set_device` and gives DistributedDataParallel a device id; both fail for CPU ranks.
-    It leaves a process group alone that is already there, and takes `device_ids` from `model_wrapper_cfg`.
+    MMEngine's own launcher calls `torch.cuda.set_device` and gives DistributedDataParallel a device
+    id; both fail for CPU ranks. It leaves a process group alone that is already there, and takes
+    `device_ids` from `model_wrapper_cfg`.
     """
     if launcher == 'none':
         return
@@ -134,25 +174,39 @@ def prepare_cpu_ranks(cfg, launcher):
     if get_device() != 'cpu':
         gpus = torch.cuda.device_count()
         if torch.cuda.is_available() and int(os.environ.get('LOCAL_RANK', 0)) >= gpus:
-            raise ValueError(f'{os.environ.get("LOCAL_WORLD_SIZE", "more")} ranks were asked for on a machine that shows {gpus} GPU(s); '
-                             f'ask for {gpus}, or set CUDA_VISIBLE_DEVICES= for CPU ranks')
+            raise ValueError(
+                f'{os.environ.get("LOCAL_WORLD_SIZE", "more")} ranks were asked for on a machine '
+                f'that shows {gpus} GPU(s); '
+                f'ask for {gpus}, or set CUDA_VISIBLE_DEVICES= for CPU ranks'
+            )
         return
     seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
     torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=seconds))
     wrapper = cfg.get('model_wrapper_cfg') or dict(
-        type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
 
 
 def exit_cleanly_on_sigterm():
-    """Turn SIGTERM (a scheduler's way to stop a job) into SystemExit, so that files are closed and loggers flushed."""
+    """Turn SIGTERM (a scheduler's way to stop a job) into SystemExit.
+
+    So files are closed and loggers flushed.
+    """
     main_process = os.getpid()
 
     def stop(signum, frame):
         if os.getpid() != main_process:  # a forked data loader worker
             os._exit(128 + signum)
         signal.signal(signum, signal.SIG_IGN)
-        print('stopped by SIGTERM; run the same command with --resume to go on from the last checkpoint', file=sys.stderr, flush=True)
+        print(
+            'stopped by SIGTERM; '
+            'run the same command with --resume to go on from the last checkpoint',
+            file=sys.stderr,
+            flush=True,
+        )
         raise SystemExit(128 + signum)
 
     signal.signal(signal.SIGTERM, stop)
@@ -167,6 +221,7 @@ def exit_with(error):
 def build_runner(cfg):
     if cfg.get('default_scope') == 'mmdet':
         from mmdet.utils import setup_cache_size_limit_of_dynamo
+
         setup_cache_size_limit_of_dynamo()
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
@@ -186,7 +241,7 @@ def close_ranks():
 
 
 def _type_name(type_or_name):
-    name = type_or_name if isinstance(type_or_name, str) else getattr(type_or_name, '__name__', str(type_or_name))
+    name = getattr(type_or_name, '__name__', str(type_or_name))  # a str has no __name__
     return name.rpartition('.')[2]
 
 
@@ -201,15 +256,23 @@ def _export_ranks(launcher):
     if launcher == 'slurm':
         source = dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID')
         if 'MASTER_ADDR' not in os.environ and 'SLURM_NODELIST' in os.environ:
-            hosts = subprocess.check_output(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], text=True)
+            hosts = subprocess.check_output(
+                ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], text=True
+            )
             os.environ['MASTER_ADDR'] = hosts.split()[0]
     elif launcher == 'mpi':
-        source = dict(RANK='OMPI_COMM_WORLD_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE', LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK')
+        source = dict(
+            RANK='OMPI_COMM_WORLD_RANK',
+            WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
+            LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK',
+        )
     else:
         source = dict(RANK='RANK', WORLD_SIZE='WORLD_SIZE', LOCAL_RANK='LOCAL_RANK')
     missing = [name for name in source.values() if name not in os.environ]
     if missing:
-        raise ValueError(f'--launcher {launcher} needs {", ".join(missing)} in the environment; '
-                         'start through tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh')
+        raise ValueError(
+            f'--launcher {launcher} needs {", ".join(missing)} in the environment; '
+            'start through tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh'
+        )
     os.environ.update({name: os.environ[origin] for name, origin in source.items()})
     os.environ.setdefault('MASTER_PORT', '29500')

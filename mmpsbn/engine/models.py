@@ -1,7 +1,9 @@
 """The model inside a runner: bare, traceable, with its optimizers and averages."""
+
 import gc
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Iterator, List
+from typing import Any
 
 from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
@@ -35,7 +37,7 @@ def example_inputs(model: nn.Module, data_batch: dict, num_samples: int) -> Tens
     return inputs[..., :_MAX_SIDE, :_MAX_SIDE]
 
 
-def optimizers_of(runner) -> List[Optimizer]:
+def optimizers_of(runner) -> list[Optimizer]:
     """The built optimizers; empty in a run that only tests."""
     wrapper = runner.optim_wrapper
     if isinstance(wrapper, OptimWrapperDict):
@@ -43,19 +45,24 @@ def optimizers_of(runner) -> List[Optimizer]:
     return [wrapper.optimizer] if isinstance(wrapper, OptimWrapper) else []
 
 
-def averaged_models_of(runner) -> List[nn.Module]:
+def averaged_models_of(runner) -> list[nn.Module]:
     """The models that EMA hooks keep; they must have the trained model's structure."""
-    return [hook.ema_model.module for hook in runner.hooks
-            if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')]
+    return [
+        hook.ema_model.module
+        for hook in runner.hooks
+        if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')
+    ]
 
 
 def check_wrapper(runner) -> None:
     """Raises TypeError for wrappers that shard or copy parameters."""
     model = runner.model
     if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
-        raise TypeError(f'DemPHook prunes plain and DDP models, got '
-                        f'{type(model).__name__}, which holds its parameters in '
-                        'another form; train with MMDistributedDataParallel')
+        raise TypeError(
+            f'DemPHook prunes plain and DDP models, got '
+            f'{type(model).__name__}, which holds its parameters in '
+            'another form; train with MMDistributedDataParallel'
+        )
 
 
 @contextmanager

@@ -1,17 +1,33 @@
 """Prune events inside a training run: watch, select, cut, report."""
+
 import time
-from typing import Dict, List, Optional, Set
 
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from ..functional.selection import select_keep_mask
-from ..pruning import (ActivationWindow, ChannelGraph, Cost, PruneResult, VerificationError,
-                       apply_plan, count_positions, model_cost, prune_channels,
-                       trace_channel_graph)
-from .models import (averaged_models_of, bare_model, example_inputs, forward_tensors,
-                     optimizers_of, unwrapped_model)
+from ..pruning import (
+    ActivationWindow,
+    ChannelGraph,
+    Cost,
+    PruneResult,
+    VerificationError,
+    apply_plan,
+    count_positions,
+    model_cost,
+    prune_channels,
+    trace_channel_graph,
+)
+from ..pruning.verification import probe_outputs
+from .models import (
+    averaged_models_of,
+    bare_model,
+    example_inputs,
+    forward_tensors,
+    optimizers_of,
+    unwrapped_model,
+)
 from .pruned_structure import PrunedStructure
 from .settings import PruneSettings
 
@@ -38,15 +54,15 @@ class OnlinePruner:
     def __init__(self, settings: PruneSettings):
         self.settings = settings
         self.structure = PrunedStructure()
-        self.graph: Optional[ChannelGraph] = None
+        self.graph: ChannelGraph | None = None
         # Fractions of the dense model's prunable channels and MACs that are left.
-        self.left: Dict[str, float] = {}
-        self._dense: Dict[str, int] = {}
-        self._positions: Dict[str, int] = {}
+        self.left: dict[str, float] = {}
+        self._dense: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
         self._size = ''
-        self._excluded: Set[str] = set()
-        self._window: Optional[ActivationWindow] = None
-        self._saved_window: Dict[str, list] = {}
+        self._excluded: set[str] = set()
+        self._window: ActivationWindow | None = None
+        self._saved_window: dict[str, list] = {}
 
     # --- state ------------------------------------------------------------------
 
@@ -74,8 +90,9 @@ class OnlinePruner:
         self._trace(model, inputs)
         left_whole = '; '.join(f'{n} ({r})' for n, r in self.graph.skipped.items())
         if not self.graph.groups:
-            raise ValueError(f'{type(model).__name__} has no group of channels that can '
-                             f'be pruned: {left_whole}')
+            raise ValueError(
+                f'{type(model).__name__} has no group of channels that can be pruned: {left_whole}'
+            )
         self._positions = count_positions(model, inputs, forward_tensors)
         self._size = 'x'.join(map(str, inputs.shape[2:]))
         cost = model_cost(model, self._positions)
@@ -84,26 +101,35 @@ class OnlinePruner:
         self._update_left(cost)
         runner.logger.info(
             f'{self._channels()} channels in {len(self.graph.groups)} groups can be '
-            f'pruned; left whole: {left_whole or "none"}')
+            f'pruned; left whole: {left_whole or "none"}'
+        )
 
     def _trace(self, model: nn.Module, inputs: Tensor) -> None:
         self.graph = trace_channel_graph(model, inputs, forward_tensors)
 
     def _update_left(self, cost: Cost) -> None:
-        self.left = dict(channels=self._channels() / self._dense['channels'],
-                         macs=cost.macs / self._dense['macs'])
+        self.left = dict(
+            channels=self._channels() / self._dense['channels'],
+            macs=cost.macs / self._dense['macs'],
+        )
 
     def _channels(self) -> int:
         return sum(group.channels for group in self.graph.groups.values())
 
-    def parameters(self, model: nn.Module) -> List[nn.Parameter]:
+    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """Trainable parameters that write the prunable channels: convolutions and the
         normalisation behind them."""
-        layers = {member.layer: None for group in self.graph.groups.values()
-                  for member in (*group.writers, *group.norms)}
-        return [p for name in layers
-                for p in model.get_submodule(name).parameters(recurse=False)
-                if p.requires_grad]
+        layers = {
+            member.layer: None
+            for group in self.graph.groups.values()
+            for member in (*group.writers, *group.norms)
+        }
+        return [
+            p
+            for name in layers
+            for p in model.get_submodule(name).parameters(recurse=False)
+            if p.requires_grad
+        ]
 
     # --- events -------------------------------------------------------------------
 
@@ -132,8 +158,13 @@ class OnlinePruner:
         before = model_cost(bare_model(runner), self._positions)
         with unwrapped_model(runner) as model:
             probe = example_inputs(model, data_batch, 2)
-            keep_masks = self._select(runner, model, window, probe)
-            result = self._cut(runner, model, keep_masks, probe)
+            now = ActivationWindow(model, window.groups, in_training_only=False)
+            try:
+                outputs = probe_outputs(model, probe, forward_tensors)
+            finally:
+                now.close()
+            keep_masks = self._select(runner, window, now)
+            result = self._cut(runner, model, keep_masks, probe, outputs)
             if result.plan:
                 for averaged in averaged_models_of(runner):
                     apply_plan(averaged, result.plan)
@@ -141,17 +172,16 @@ class OnlinePruner:
                 self._trace(model, probe[:1])
         self._report(runner, before, result, time.perf_counter() - start)
 
-    def _select(self, runner, model: nn.Module, window: ActivationWindow,
-                probe: Tensor) -> Dict[str, Tensor]:
-        now = ActivationWindow(model, window.groups, in_training_only=False)
-        try:
-            count_positions(model, probe, forward_tensors)
-        finally:
-            now.close()
+    def _select(self, runner, window: ActivationWindow, now: ActivationWindow) -> dict[str, Tensor]:
+        """Keep masks from what was seen in the window and with the weights of now."""
         seen, seen_now = window.scores(), now.scores()
         # NaN would not survive a maximum over ranks on every backend; inf does
-        scores = {name: torch.maximum(seen[name], seen_now[name]).nan_to_num(
-            nan=float('inf'), posinf=float('inf')) for name in seen}
+        scores = {
+            name: torch.maximum(seen[name], seen_now[name]).nan_to_num(
+                nan=float('inf'), posinf=float('inf')
+            )
+            for name in seen
+        }
         joined = torch.cat(list(scores.values()))
         all_reduce(joined, op='max')
         joined = joined.cpu().split([len(score) for score in scores.values()])
@@ -159,26 +189,45 @@ class OnlinePruner:
             if not score.isfinite().all():
                 runner.logger.warning(
                     f'{name}: NaN or inf in the activations of '
-                    f'{int((~score.isfinite()).sum())} channels; they count as alive')
+                    f'{int((~score.isfinite()).sum())} channels; they count as alive'
+                )
         return {
-            name: select_keep_mask(score, threshold=0.0, round_to=self.settings.round_to,
-                                   min_channels=self.settings.min_channels)
+            name: select_keep_mask(
+                score,
+                threshold=0.0,
+                round_to=self.settings.round_to,
+                min_channels=self.settings.min_channels,
+            )
             for name, score in zip(scores, joined)
         }
 
-    def _cut(self, runner, model: nn.Module, keep_masks: Dict[str, Tensor],
-             probe: Tensor) -> PruneResult:
+    def _cut(
+        self,
+        runner,
+        model: nn.Module,
+        keep_masks: dict[str, Tensor],
+        probe: Tensor,
+        outputs: list[Tensor],
+    ) -> PruneResult:
         while True:
             try:
                 return prune_channels(
-                    model, self.graph.groups, keep_masks, batch=probe,
-                    forward_fn=forward_tensors, optimizers=optimizers_of(runner),
-                    tolerance=_TOLERANCE, agree=_agree)
+                    model,
+                    self.graph.groups,
+                    keep_masks,
+                    batch=probe,
+                    forward_fn=forward_tensors,
+                    optimizers=optimizers_of(runner),
+                    tolerance=_TOLERANCE,
+                    outputs_before=outputs,
+                    agree=_agree,
+                )
             except VerificationError as error:
                 runner.logger.error(f'{error}; these groups stay whole from now on')
                 self._excluded.update(error.groups)
-                keep_masks = {name: mask for name, mask in keep_masks.items()
-                              if name not in self._excluded}
+                keep_masks = {
+                    name: mask for name, mask in keep_masks.items() if name not in self._excluded
+                }
 
     def _report(self, runner, before: Cost, result: PruneResult, seconds: float) -> None:
         removed = sum(result.channels_removed.values())
@@ -192,7 +241,9 @@ class OnlinePruner:
             f'{seconds:.2f} s'
         ]
         groups = self.graph.groups
-        lines += [f'  {name}: -{n}, {groups[name].channels} left'
-                  for name, n in result.channels_removed.items()]
+        lines += [
+            f'  {name}: -{n}, {groups[name].channels} left'
+            for name, n in result.channels_removed.items()
+        ]
         runner.logger.info('\n'.join(lines))
         runner.visualizer.add_scalar('demp/channels_removed', removed, runner.iter + 1)

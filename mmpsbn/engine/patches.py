@@ -10,6 +10,7 @@
 3. The name ``CheckpointHook`` in the registry means SafeCheckpointHook, which writes
    atomically and removes old checkpoints after the new one is there.
 """
+
 import functools
 
 import mmengine.model.utils

@@ -1,4 +1,5 @@
 """Pruned checkpoints in runs that do not prune."""
+
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -13,6 +14,7 @@ class PrunedCheckpointHook(Hook):
     the same by itself. A checkpoint whose shapes do not fit the model is an error
     where MMEngine prints a line and goes on.
     """
+
     priority = 'ABOVE_NORMAL'  # before EMAHook copies the checkpoint's weights
 
     def __init__(self):

@@ -1,5 +1,4 @@
 """The structure a run has been pruned to, and its way in and out of checkpoints."""
-from typing import Optional
 
 from mmengine.runner import BaseLoop
 
@@ -24,7 +23,7 @@ class PrunedStructure:
         if self.plan or extra:
             checkpoint['meta'][META_KEY] = dict(plan=self.plan.to_dict(), **extra)
 
-    def load(self, runner, checkpoint: dict) -> Optional[dict]:
+    def load(self, runner, checkpoint: dict) -> dict | None:
         """Give the dense-built model the checkpoint's structure, before its weights.
 
         Returns:
@@ -52,7 +51,7 @@ class PrunedStructure:
         starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         model_state = bare_model(runner).state_dict()
         for key, value in checkpoint.get('state_dict', {}).items():
-            name = key[len('module.'):] if key.startswith('module.') else key
+            name = key[len('module.') :] if key.startswith('module.') else key
             if name not in model_state or value.shape == model_state[name].shape:
                 continue
             if starts_training and name not in self.plan.kept:
@@ -61,4 +60,5 @@ class PrunedStructure:
                 f'{name} has shape {tuple(value.shape)} in the checkpoint and '
                 f'{tuple(model_state[name].shape)} in the model: one of them is pruned '
                 'and the other is not, or pruned otherwise; use the config the '
-                'checkpoint was trained with, on a newly built model')
+                'checkpoint was trained with, on a newly built model'
+            )

@@ -1,13 +1,13 @@
 """The settings of DemPHook: their defaults, and what each may be."""
+
 import math
 from dataclasses import dataclass
-from typing import Optional
 
 from ..functional.penalties import PENALTY_KINDS
 from ..functional.schedules import Schedule
 
 SCOPES = ('gamma', 'all')
-CRITERIA = ('dead', )
+CRITERIA = ('dead',)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -19,34 +19,41 @@ def _require(condition: bool, message: str) -> None:
 class PenaltySettings:
     """kind: lasso | l2. scope: gamma (scales of norm layers) | all (all weights but
     the offsets). peak: strength lambda at the schedule's peak, >= 0."""
+
     kind: str = 'lasso'
     scope: str = 'gamma'
     peak: float = 1e-3
 
     def __post_init__(self):
-        _require(self.kind in PENALTY_KINDS,
-                 f'penalty kind must be one of {PENALTY_KINDS}, got {self.kind!r}')
-        _require(self.scope in SCOPES,
-                 f'penalty scope must be one of {SCOPES}, got {self.scope!r}')
-        _require(0 <= self.peak < float('inf'),
-                 f'penalty peak must be >= 0 and finite, got {self.peak}')
+        _require(
+            self.kind in PENALTY_KINDS,
+            f'penalty kind must be one of {PENALTY_KINDS}, got {self.kind!r}',
+        )
+        _require(self.scope in SCOPES, f'penalty scope must be one of {SCOPES}, got {self.scope!r}')
+        _require(
+            0 <= self.peak < float('inf'), f'penalty peak must be >= 0 and finite, got {self.peak}'
+        )
 
 
 @dataclass(frozen=True)
 class NoiseSettings:
     """peak_var: variance at the schedule's peak, per step, >= 0. asymmetric: live
     channels only."""
+
     peak_var: float = 5e-5
     asymmetric: bool = True
 
     def __post_init__(self):
-        _require(0 <= self.peak_var < float('inf'),
-                 f'noise peak_var must be >= 0 and finite, got {self.peak_var}')
+        _require(
+            0 <= self.peak_var < float('inf'),
+            f'noise peak_var must be >= 0 and finite, got {self.peak_var}',
+        )
 
 
 @dataclass(frozen=True)
 class ScheduleSettings(Schedule):
     """The course of penalty and noise over training."""
+
     type: str = 'one_cycle'
     warmup: float = 0.1
     end: float = 1.0
@@ -61,6 +68,7 @@ class PruneSettings:
     ranks) on which a channel must have been dead, >= 1. round_to: widths are kept at
     multiples of this. min_channels: a group is never left with fewer.
     """
+
     interval: int = 5000
     begin: float = 0.0
     end: float = 1.0
@@ -72,16 +80,21 @@ class PruneSettings:
     def __post_init__(self):
         for name in ('interval', 'num_samples', 'round_to', 'min_channels'):
             value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 1,
-                     f'prune {name} must be an int >= 1, got {value!r}')
+            _require(
+                isinstance(value, int) and value >= 1,
+                f'prune {name} must be an int >= 1, got {value!r}',
+            )
         _require(0 <= self.begin <= 1, f'prune begin must be in [0, 1], got {self.begin}')
-        _require(self.begin < self.end <= 1,
-                 f'prune end must be above begin={self.begin} and at most 1, '
-                 f'got {self.end}')
-        _require(self.criterion in CRITERIA,
-                 f'prune criterion must be one of {CRITERIA}, got {self.criterion!r}')
+        _require(
+            self.begin < self.end <= 1,
+            f'prune end must be above begin={self.begin} and at most 1, got {self.end}',
+        )
+        _require(
+            self.criterion in CRITERIA,
+            f'prune criterion must be one of {CRITERIA}, got {self.criterion!r}',
+        )
 
-    def next_event(self, step: int, total_steps: int) -> Optional[int]:
+    def next_event(self, step: int, total_steps: int) -> int | None:
         """Steps done at the first event after ``step`` of ``total_steps`` steps; None if
         no event is left."""
         first = max(step + 1, math.ceil(self.begin * total_steps))

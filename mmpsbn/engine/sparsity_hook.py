@@ -1,12 +1,18 @@
 """Collapsed filters in words and numbers, while training goes on."""
-from typing import Optional
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
-from ..pruning import (ChannelGraph, SparsityReport, count_positions, measure_sparsity,
-                       model_cost, scale_layers, trace_channel_graph)
+from ..pruning import (
+    ChannelGraph,
+    SparsityReport,
+    count_positions,
+    measure_sparsity,
+    model_cost,
+    scale_layers,
+    trace_channel_graph,
+)
 from .beta_decay import warn_if_beta_not_decayed
 from .models import bare_model, example_inputs, forward_tensors
 
@@ -30,34 +36,34 @@ class SparsityHook(Hook):
         ValueError: an argument out of range; a model without a normalisation scale,
             before the first step.
     """
+
     priority = 'LOW'  # after optimizer, EMA and pruning have had their turn
 
     def __init__(self, interval: int = 100, gamma_threshold: float = 1e-3):
         if not isinstance(interval, int) or interval < 1:
             raise ValueError(f'interval must be an int >= 1, got {interval!r}')
         if not 0 < gamma_threshold < float('inf'):
-            raise ValueError(
-                f'gamma_threshold must be > 0 and finite, got {gamma_threshold}')
+            raise ValueError(f'gamma_threshold must be > 0 and finite, got {gamma_threshold}')
         self.interval = interval
         self.gamma_threshold = gamma_threshold
-        self._inputs: Optional[Tensor] = None
+        self._inputs: Tensor | None = None
         self._positions: dict = {}
-        self._graph: Optional[ChannelGraph] = None
+        self._graph: ChannelGraph | None = None
         self._channels = 0
 
     def before_train(self, runner) -> None:
         if not scale_layers(bare_model(runner)):
             raise ValueError(
                 'SparsityHook looks at the scales (gamma) of BatchNorm, InstanceNorm and '
-                f'GroupNorm layers; {type(bare_model(runner)).__name__} has none')
+                f'GroupNorm layers; {type(bare_model(runner)).__name__} has none'
+            )
         warn_if_beta_not_decayed(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if self._inputs is None:
             self._inputs = example_inputs(bare_model(runner), data_batch, 1)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self.every_n_train_iters(runner, self.interval):
             report = self._report(runner, step=runner.iter + 1)
             runner.logger.info(self._summary(report))
@@ -78,8 +84,11 @@ class SparsityHook(Hook):
             self._channels = channels
             self._trace(runner)
         report = measure_sparsity(
-            model, threshold=self.gamma_threshold, graph=self._graph,
-            cost=model_cost(model, self._positions) if self._graph else None)
+            model,
+            threshold=self.gamma_threshold,
+            graph=self._graph,
+            cost=model_cost(model, self._positions) if self._graph else None,
+        )
         for name in report.not_finite:
             runner.logger.warning(f'{name}: gamma is NaN or inf')
         return report
@@ -96,8 +105,10 @@ class SparsityHook(Hook):
     def _report(self, runner, step: int) -> SparsityReport:
         report = self._measure(runner)
         collapsed, channels = report.totals
-        scalars = {'sparsity/collapsed': collapsed,
-                   'sparsity/collapsed_fraction': collapsed / channels}
+        scalars = {
+            'sparsity/collapsed': collapsed,
+            'sparsity/collapsed_fraction': collapsed / channels,
+        }
         if report.flops_sparsity is not None:
             scalars['sparsity/flops_sparsity'] = report.flops_sparsity
         runner.visualizer.add_scalars(scalars, step=step)
@@ -105,8 +116,10 @@ class SparsityHook(Hook):
 
     def _summary(self, report: SparsityReport) -> str:
         collapsed, channels = report.totals
-        text = (f'sparsity: {collapsed} of {channels} filters collapsed '
-                f'(|gamma| < {self.gamma_threshold:g}), {collapsed / channels:.2%}')
+        text = (
+            f'sparsity: {collapsed} of {channels} filters collapsed '
+            f'(|gamma| < {self.gamma_threshold:g}), {collapsed / channels:.2%}'
+        )
         if report.flops_sparsity is not None:
             text += f'; FLOPs sparsity {report.flops_sparsity:.2%}'
         return text

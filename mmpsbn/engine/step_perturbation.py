@@ -1,5 +1,6 @@
 """Penalty and noise at the optimizer step itself."""
-from typing import Callable, Dict, Iterable, List, Optional
+
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,17 @@ class StepPerturbation:
         seed: the same on every rank.
     """
 
-    def __init__(self, *, penalised: List[nn.Parameter], noisy: List[nn.Parameter],
-                 penalty: PenaltySettings, noise: NoiseSettings,
-                 strength: Callable[[], float], step: Callable[[], int], seed: int):
+    def __init__(
+        self,
+        *,
+        penalised: list[nn.Parameter],
+        noisy: list[nn.Parameter],
+        penalty: PenaltySettings,
+        noise: NoiseSettings,
+        strength: Callable[[], float],
+        step: Callable[[], int],
+        seed: int,
+    ):
         self._penalised = penalised if penalty.peak > 0 else []
         self._noisy = noisy if noise.peak_var > 0 else []
         self._penalty = penalty
@@ -39,8 +48,8 @@ class StepPerturbation:
         self._strength = strength
         self._step = step
         self._seed = seed
-        self._live: Dict[nn.Parameter, Optional[Tensor]] = {}
-        self._generators: Dict[torch.device, torch.Generator] = {}
+        self._live: dict[nn.Parameter, Tensor | None] = {}
+        self._generators: dict[torch.device, torch.Generator] = {}
 
     def attach(self, optimizers: Iterable[Optimizer]) -> list:
         """Register on optimizers; returns the handles that take it off again."""
@@ -68,12 +77,14 @@ class StepPerturbation:
         # who is alive is read off the loss gradient, before the penalty joins it
         self._live = {
             p: live_channel_mask(p.grad) if self._noise.asymmetric else None
-            for p in noisy if p.grad is not None
+            for p in noisy
+            if p.grad is not None
         }
         for p in penalised:
             if p.grad is not None:
-                add_penalty_gradient_(p.grad, p, kind=self._penalty.kind,
-                                      strength=strength * self._penalty.peak)
+                add_penalty_gradient_(
+                    p.grad, p, kind=self._penalty.kind, strength=strength * self._penalty.peak
+                )
 
     @torch.no_grad()
     def _after_step(self, noisy, stream: int) -> None:
@@ -87,6 +98,9 @@ class StepPerturbation:
             generator.manual_seed(seeds)
         for p in noisy:
             if p in live:
-                add_gaussian_noise_(p, variance=strength * self._noise.peak_var,
-                                    live_mask=live[p],
-                                    generator=self._generators[p.device])
+                add_gaussian_noise_(
+                    p,
+                    variance=strength * self._noise.peak_var,
+                    live_mask=live[p],
+                    generator=self._generators[p.device],
+                )

@@ -1,12 +1,12 @@
 """Sparsity penalties, as the gradient they add to the loss gradient."""
+
 import torch
 from torch import Tensor
 
 PENALTY_KINDS = ('lasso', 'l2')
 
 
-def add_penalty_gradient_(grad: Tensor, weight: Tensor, *, kind: str,
-                          strength: float) -> None:
+def add_penalty_gradient_(grad: Tensor, weight: Tensor, *, kind: str, strength: float) -> None:
     """Add the gradient of a penalty R(w) to ``grad`` in place.
 
     * ``lasso``: R(w) = strength * sum |w|, gradient strength * sign(w)

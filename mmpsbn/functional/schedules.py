@@ -1,4 +1,5 @@
 """When: the course of a strength over training, as a fraction of its peak."""
+
 import math
 from dataclasses import dataclass
 
@@ -48,19 +49,20 @@ class Schedule:
     Raises:
         ValueError: an unknown type, or fractions out of their range.
     """
+
     type: str
     warmup: float
     end: float
 
     def __post_init__(self):
         if self.type not in SCHEDULES:
-            raise ValueError(f'schedule type must be one of {sorted(SCHEDULES)}, '
-                             f'got {self.type!r}')
+            raise ValueError(f'schedule type must be one of {sorted(SCHEDULES)}, got {self.type!r}')
         if not 0 < self.end <= 1:
             raise ValueError(f'schedule end must be in (0, 1], got {self.end}')
         if not 0 <= self.warmup < self.end:
-            raise ValueError('schedule warmup must be >= 0 and below '
-                             f'end={self.end}, got {self.warmup}')
+            raise ValueError(
+                f'schedule warmup must be >= 0 and below end={self.end}, got {self.warmup}'
+            )
 
     def __call__(self, step: int, total_steps: int) -> float:
         """Fraction of the peak at 0-based ``step`` of ``total_steps``."""

@@ -1,10 +1,12 @@
 """Which channels stay. Keep masks are bool, shape (C,), True = keep."""
+
 import torch
 from torch import Tensor
 
 
-def select_keep_mask(scores: Tensor, *, threshold: float, min_channels: int,
-                     round_to: int) -> Tensor:
+def select_keep_mask(
+    scores: Tensor, *, threshold: float, min_channels: int, round_to: int
+) -> Tensor:
     """Keep every channel that speaks, and a few silent ones where asked for.
 
     A channel is silent if its score is <= ``threshold``; NaN is never silent.
@@ -28,5 +30,5 @@ def select_keep_mask(scores: Tensor, *, threshold: float, min_channels: int,
     if wanted > speaking:
         silent = scores.masked_fill(keep_mask, float('-inf'))
         best = torch.sort(silent, descending=True, stable=True).indices
-        keep_mask[best[:wanted - speaking]] = True
+        keep_mask[best[: wanted - speaking]] = True
     return keep_mask

@@ -1,5 +1,6 @@
 """Channel statistics: what is collapsed, how strongly a channel speaks."""
-from typing import Iterable, Tuple
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def channel_max_abs(x: Tensor, *, channel_dim: int) -> Tensor:
     return torch.maximum(low.abs(), high.abs())
 
 
-def flops_sparsity(layers: Iterable[Tuple[int, float, float]]) -> float:
+def flops_sparsity(layers: Iterable[tuple[int, float, float]]) -> float:
     """1 - MACs left / MACs, in [0, 1] ("sparsity" in the psBN paper).
 
     Args:

@@ -1,5 +1,6 @@
 """BN <-> psBN on a built model. Parameters stay the same objects, so an optimizer
 that holds them goes on working."""
+
 import torch
 from torch import nn
 
@@ -51,8 +52,9 @@ def _swap_layers(model: nn.Module, swap) -> tuple:
     return model, names
 
 
-def convert_to_psbn(model: nn.Module, *, alpha: float = 0.1,
-                    pretrained_bias: str = 'effective') -> nn.Module:
+def convert_to_psbn(
+    model: nn.Module, *, alpha: float = 0.1, pretrained_bias: str = 'effective'
+) -> nn.Module:
     """Turn each affine BN, SyncBN, IN and GN of ``model`` into its psBN form, in place.
 
     Args:
@@ -67,8 +69,9 @@ def convert_to_psbn(model: nn.Module, *, alpha: float = 0.1,
         ValueError: no layer to convert, or an argument out of range.
     """
     if pretrained_bias not in PRETRAINED_BIAS:
-        raise ValueError(f'pretrained_bias must be one of {PRETRAINED_BIAS}, '
-                         f'got {pretrained_bias!r}')
+        raise ValueError(
+            f'pretrained_bias must be one of {PRETRAINED_BIAS}, got {pretrained_bias!r}'
+        )
     shift = -alpha if pretrained_bias == 'effective' else 0.0
 
     def swap(layer):
@@ -80,8 +83,10 @@ def convert_to_psbn(model: nn.Module, *, alpha: float = 0.1,
 
     model, names = _swap_layers(model, swap)
     if not names:
-        raise ValueError('no affine BatchNorm, SyncBatchNorm, InstanceNorm2d or '
-                         f'GroupNorm found in {type(model).__name__}')
+        raise ValueError(
+            'no affine BatchNorm, SyncBatchNorm, InstanceNorm2d or '
+            f'GroupNorm found in {type(model).__name__}'
+        )
     return model
 
 

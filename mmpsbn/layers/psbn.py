@@ -6,8 +6,9 @@ The optimizer owns beta, everybody else sees b. Weight decay pulls beta to 0 and
 so the effective bias b to alpha: a channel that fell below zero before a ReLU is
 pulled out again instead of being squashed to zero.
 """
+
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator, Optional
 
 import torch
 import torch.distributed as dist
@@ -71,24 +72,26 @@ class PostShift:
         alpha: the shift, > 0 and finite. The paper uses 0.1.
         pretrained_bias: how a plain layer's checkpoint is read: ``'effective'``,
             its bias is b and the loaded function is unchanged; ``'beta'``, its
-            bias is beta and alpha comes on top. A psBN checkpoint is always read
-            as what it is.
+            bias is beta and alpha comes on top. A psBN checkpoint is read as what it
+            is, as long as its state dict keeps its metadata: code that renames keys or
+            cuts a prefix (``Pretrained(prefix=...)``) drops it.
 
     Raises:
         ValueError: alpha or pretrained_bias out of range, or ``affine=False``.
     """
 
-    def __init__(self, *args, alpha: float = 0.1,
-                 pretrained_bias: str = 'effective', **kwargs):
+    def __init__(self, *args, alpha: float = 0.1, pretrained_bias: str = 'effective', **kwargs):
         if not 0 < alpha < float('inf'):
             raise ValueError(f'alpha must be > 0 and finite, got {alpha}')
         if pretrained_bias not in PRETRAINED_BIAS:
-            raise ValueError(f'pretrained_bias must be one of {PRETRAINED_BIAS}, '
-                             f'got {pretrained_bias!r}')
+            raise ValueError(
+                f'pretrained_bias must be one of {PRETRAINED_BIAS}, got {pretrained_bias!r}'
+            )
         super().__init__(*args, **kwargs)
         if self.beta is None:
-            raise ValueError(f'{type(self).__name__} shifts a bias and needs '
-                             'affine=True, got affine=False')
+            raise ValueError(
+                f'{type(self).__name__} shifts a bias and needs affine=True, got affine=False'
+            )
         self.alpha = alpha
         self.pretrained_bias = pretrained_bias
         # A hook and not _save_to_state_dict: MMEngine and torch both run these.
@@ -115,17 +118,14 @@ class PostShift:
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.beta)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args,
-                              **kwargs):
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args, **kwargs):
         key = prefix + 'bias'
         if key in state_dict and not _state_dict_holds_beta:
             state_dict = dict(state_dict)  # the caller's dict stays as it is
-            state_dict[key] = self._read_beta(state_dict[key],
-                                              local_metadata.get(_BETA))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args,
-                                      **kwargs)
+            state_dict[key] = self._read_beta(state_dict[key], local_metadata.get(_BETA))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
 
-    def _read_beta(self, stored: Tensor, exact_beta: Optional[Tensor]) -> Tensor:
+    def _read_beta(self, stored: Tensor, exact_beta: Tensor | None) -> Tensor:
         if exact_beta is None:
             return stored if self.pretrained_bias == 'beta' else stored - self.alpha
         beta = stored - self.alpha
@@ -159,11 +159,16 @@ class psBN3d(PostShift, nn.BatchNorm3d, _BatchNorm):
 class psIN(PostShift, nn.InstanceNorm2d, _InstanceNorm):
     """Post-shifted InstanceNorm2d, affine; inputs (N, C, H, W)."""
 
-    def __init__(self, num_features: int, eps: float = 1e-5,
-                 momentum: float = 0.1, affine: bool = True,
-                 track_running_stats: bool = False, **kwargs):
-        super().__init__(num_features, eps, momentum, affine,
-                         track_running_stats, **kwargs)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = False,
+        **kwargs,
+    ):
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **kwargs)
 
 
 class psGN(PostShift, nn.GroupNorm):
@@ -184,6 +189,7 @@ class psSyncBN(PostShift, _BatchNorm):
     no ``nn.SyncBatchNorm``: MMEngine turns those into a plain BatchNorm on every
     run in a single process.
     """
+
     _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def __init__(self, num_features: int, *args, process_group=None, **kwargs):
@@ -196,8 +202,11 @@ class psSyncBN(PostShift, _BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         synchronise = (
-            self.training and dist.is_available() and dist.is_initialized()
-            and dist.get_world_size(self.process_group) > 1)
+            self.training
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size(self.process_group) > 1
+        )
         if not synchronise:
             return super().forward(x)
         if x.is_cuda:
@@ -222,8 +231,9 @@ class psSyncBN(PostShift, _BatchNorm):
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked += 1
-                momentum = (1 / float(self.num_batches_tracked)
-                            if self.momentum is None else self.momentum)
+                momentum = (
+                    1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                )
                 self.running_mean.lerp_(mean, momentum)
                 self.running_var.lerp_(var * n / (n - 1), momentum)
         scale = self.weight * torch.rsqrt(var + self.eps)
@@ -232,9 +242,16 @@ class psSyncBN(PostShift, _BatchNorm):
     @classmethod
     def from_psbn(cls, layer: '_BatchNorm', process_group=None) -> 'psSyncBN':
         """The synchronised form of a psBN layer; it takes over its parameters."""
-        new = cls(layer.num_features, layer.eps, layer.momentum, layer.affine,
-                  layer.track_running_stats, process_group=process_group,
-                  alpha=layer.alpha, pretrained_bias=layer.pretrained_bias)
+        new = cls(
+            layer.num_features,
+            layer.eps,
+            layer.momentum,
+            layer.affine,
+            layer.track_running_stats,
+            process_group=process_group,
+            alpha=layer.alpha,
+            pretrained_bias=layer.pretrained_bias,
+        )
         new._parameters.update(layer._parameters)
         new._buffers.update(layer._buffers)
         return new.train(layer.training)

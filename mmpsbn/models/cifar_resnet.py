@@ -1,4 +1,8 @@
-"""ResNets for CIFAR (He et al. 2015, section 4.2), which mmpretrain lacks: its ``ResNet_CIFAR`` is the ImageNet net with a small stem."""
+"""ResNets for CIFAR (He et al. 2015, section 4.2).
+
+mmpretrain lacks them: its ``ResNet_CIFAR`` is the ImageNet net with a small stem.
+"""
+
 import torch.nn as nn
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
@@ -6,10 +10,19 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
+# Only read (mmengine copies init_cfg), so sharing them between calls is safe.
+_NORM_CFG = dict(type='BN', requires_grad=True)
+_ACT_CFG = dict(type='ReLU', inplace=True)
+_INIT_CFG = [
+    dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
+    dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+]
+
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: every ``stride``-th pixel, and zero channels added evenly on both sides. No parameters, so no state-dict keys.
+    """Option A: every ``stride``-th pixel, and zero channels added evenly on both sides.
 
+    No parameters, so no state-dict keys.
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
@@ -20,7 +33,7 @@ class ZeroPadShortcut(nn.Module):
         self.pad_channels = (missing // 2, missing - missing // 2)  # before, after
 
     def forward(self, x):
-        return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, *self.pad_channels))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.pad_channels))
 
 
 class CIFARBasicBlock(BaseModule):
@@ -31,10 +44,14 @@ class CIFARBasicBlock(BaseModule):
 
     def __init__(self, in_channels, out_channels, stride, shortcut, conv_cfg, norm_cfg, act_cfg):
         super().__init__()
-        self.conv1 = build_conv_layer(conv_cfg, in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = build_conv_layer(
+            conv_cfg, in_channels, out_channels, 3, stride=stride, padding=1, bias=False
+        )
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, out_channels, postfix=1)
         self.add_module(self.norm1_name, norm1)
-        self.conv2 = build_conv_layer(conv_cfg, out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = build_conv_layer(
+            conv_cfg, out_channels, out_channels, 3, padding=1, bias=False
+        )
         self.norm2_name, norm2 = build_norm_layer(norm_cfg, out_channels, postfix=2)
         self.add_module(self.norm2_name, norm2)
         self.act = build_activation_layer(act_cfg)
@@ -45,7 +62,8 @@ class CIFARBasicBlock(BaseModule):
         else:
             self.downsample = nn.Sequential(
                 build_conv_layer(conv_cfg, in_channels, out_channels, 1, stride=stride, bias=False),
-                build_norm_layer(norm_cfg, out_channels)[1])
+                build_norm_layer(norm_cfg, out_channels)[1],
+            )
 
     def forward(self, x):
         out = self.act(getattr(self, self.norm1_name)(self.conv1(x)))
@@ -55,39 +73,57 @@ class CIFARBasicBlock(BaseModule):
 
 @MODELS.register_module()
 class CIFARResNet(BaseModule):
-    """ResNet-(6n + 2) for 32x32 pictures: a 3x3 stem, then 3 stages of n basic blocks with 1x, 2x, 4x ``base_channels`` at stride 1, 2, 4.
+    """ResNet-(6n + 2) for 32x32 pictures.
 
-    (N, 3, H, W) -> a tuple with one map, (N, 4 * base_channels, ceil(ceil(H / 2) / 2), ...): 8x8 for CIFAR.
+    A 3x3 stem, then 3 stages of n basic blocks with 1x, 2x, 4x ``base_channels`` at stride 1, 2, 4.
+    (N, 3, H, W) -> a tuple with one map, (N, 4 * base_channels, ceil(ceil(H / 2) / 2), ...): 8x8
+    for CIFAR.
 
-    With BatchNorm the layers are named as in the checkpoints of akamaster/pytorch_resnet_cifar10 (``conv1, bn1,
-    layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}``); ``shortcut='A'`` computes the same function.
+    With BatchNorm the layers are named as in the checkpoints of akamaster/pytorch_resnet_cifar10
+    (``conv1, bn1, layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}``); ``shortcut='A'`` computes the same
+    function.
 
     Args:
         depth (int): 6n + 2 with n >= 1: 8, 14, 20, 32, 44, 56, 110, ...
-        shortcut (str): 'A' pads missing channels with zeros (the paper's choice for CIFAR, no parameters); 'B' uses conv1x1 + norm.
+        shortcut (str): 'A' pads missing channels with zeros (the paper's choice for CIFAR, no
+            parameters); 'B' uses conv1x1 + norm.
         base_channels (int): channels of the first stage, >= 1.
         conv_cfg (dict, optional): as for mmcv's ``build_conv_layer``.
-        norm_cfg (dict): as for mmcv's ``build_norm_layer``; ``dict(type='psBN', alpha=0.1)`` for post-shifted BN.
+        norm_cfg (dict): as for mmcv's ``build_norm_layer``; ``dict(type='psBN', alpha=0.1)`` for
+            post-shifted BN.
         act_cfg (dict): as for mmcv's ``build_activation_layer``.
         norm_eval (bool): keep BatchNorm layers in eval mode while training.
         init_cfg (dict | list[dict], optional): as for mmengine's ``BaseModule``.
 
     Raises:
-        ValueError: ``depth`` is not 6n + 2, ``shortcut`` is neither 'A' nor 'B', or ``base_channels`` < 1.
+        ValueError: ``depth`` is not 6n + 2, ``shortcut`` is neither 'A' nor 'B', or
+            ``base_channels`` < 1.
 
     Source: He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, section 4.2.
     """
 
-    # The dicts below are only read (mmengine copies init_cfg), so sharing them between calls is safe.
-    def __init__(self, depth=20, shortcut='A', base_channels=16, conv_cfg=None, norm_cfg=dict(type='BN', requires_grad=True),  # noqa: B006
-                 act_cfg=dict(type='ReLU', inplace=True), norm_eval=False,  # noqa: B006
-                 init_cfg=[dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),  # noqa: B006
-                           dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])]):
+    def __init__(
+        self,
+        depth=20,
+        shortcut='A',
+        base_channels=16,
+        conv_cfg=None,
+        norm_cfg=_NORM_CFG,
+        act_cfg=_ACT_CFG,
+        norm_eval=False,
+        init_cfg=_INIT_CFG,
+    ):
         super().__init__(init_cfg)
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
-            raise ValueError(f'depth must be 6n + 2 with an integer n >= 1 (8, 14, 20, 32, 44, 56, 110, ...), got {depth!r}')
+            raise ValueError(
+                'depth must be 6n + 2 with an integer n >= 1 (8, 14, 20, 32, 44, 56, 110, ...), '
+                f'got {depth!r}'
+            )
         if shortcut not in ('A', 'B'):
-            raise ValueError(f"shortcut must be 'A' (zero-padded channels) or 'B' (conv1x1 + norm), got {shortcut!r}")
+            raise ValueError(
+                "shortcut must be 'A' (zero-padded channels) or 'B' (conv1x1 + norm), "
+                f'got {shortcut!r}'
+            )
         if base_channels < 1:
             raise ValueError(f'base_channels must be >= 1, got {base_channels}')
         self.norm_eval = norm_eval
@@ -97,17 +133,21 @@ class CIFARResNet(BaseModule):
         self.act = build_activation_layer(act_cfg)
         in_channels, num_blocks = base_channels, (depth - 2) // 6
         for stage in (1, 2, 3):
-            out_channels = base_channels * 2**(stage - 1)
+            out_channels = base_channels * 2 ** (stage - 1)
             blocks = []
             for index in range(num_blocks):
                 stride = 2 if stage > 1 and index == 0 else 1
-                blocks.append(CIFARBasicBlock(in_channels, out_channels, stride, shortcut, conv_cfg, norm_cfg, act_cfg))
+                blocks.append(
+                    CIFARBasicBlock(
+                        in_channels, out_channels, stride, shortcut, conv_cfg, norm_cfg, act_cfg
+                    )
+                )
                 in_channels = out_channels
             self.add_module(f'layer{stage}', nn.Sequential(*blocks))
 
     def forward(self, x):
         x = self.act(getattr(self, self.norm1_name)(self.conv1(x)))
-        return (self.layer3(self.layer2(self.layer1(x))), )
+        return (self.layer3(self.layer2(self.layer1(x))),)
 
     def train(self, mode=True):
         super().train(mode)

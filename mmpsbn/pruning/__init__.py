@@ -1,4 +1,5 @@
 """Floor 2: structured pruning of any torch module; knows nothing of MMEngine."""
+
 from .activation import ActivationWindow
 from .cost import Cost, count_positions, model_cost
 from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
@@ -9,7 +10,22 @@ from .surgery import apply_plan, is_applied
 from .verification import VerificationError
 
 __all__ = [
-    'ActivationWindow', 'ChannelGraph', 'ChannelGroup', 'Cost', 'PrunePlan',
-    'PruneResult', 'SparsityReport', 'VerificationError', 'apply_plan', 'compose_plans', 'count_positions', 'is_applied',
-    'measure_sparsity', 'model_cost', 'plan_from_keep_masks', 'prune_channels', 'scale_layers', 'trace_channel_graph'
+    'ActivationWindow',
+    'ChannelGraph',
+    'ChannelGroup',
+    'Cost',
+    'PrunePlan',
+    'PruneResult',
+    'SparsityReport',
+    'VerificationError',
+    'apply_plan',
+    'compose_plans',
+    'count_positions',
+    'is_applied',
+    'measure_sparsity',
+    'model_cost',
+    'plan_from_keep_masks',
+    'prune_channels',
+    'scale_layers',
+    'trace_channel_graph',
 ]

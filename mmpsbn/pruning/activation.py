@@ -1,5 +1,6 @@
 """Which channels still speak: the running max of what each reader sees."""
-from typing import Dict, Mapping
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,13 @@ class ActivationWindow:
         in_training_only: leave out passes in eval mode (a validation, say).
     """
 
-    def __init__(self, model: nn.Module, groups: Mapping[str, ChannelGroup], *,
-                 in_training_only: bool):
+    def __init__(
+        self, model: nn.Module, groups: Mapping[str, ChannelGroup], *, in_training_only: bool
+    ):
         self.groups = groups
         self._model = model
         self._in_training_only = in_training_only
-        self.max_abs: Dict[str, Tensor] = {}
+        self.max_abs: dict[str, Tensor] = {}
         readers = {m.layer for group in groups.values() for m in group.readers}
         self._handles = [
             model.get_submodule(name).register_forward_pre_hook(self._watch(name))
@@ -47,7 +49,7 @@ class ActivationWindow:
 
         return update
 
-    def scores(self) -> Dict[str, Tensor]:
+    def scores(self) -> dict[str, Tensor]:
         """max |activation| of each channel of each group, shape (channels,), float32.
 
         NaN where a reader saw NaN.
@@ -61,8 +63,10 @@ class ActivationWindow:
         score = None
         for member in group.readers:
             if member.layer not in self.max_abs:
-                raise RuntimeError(f'{member.layer}, which reads {group.name}, was not '
-                                   'reached by any forward pass of the window')
+                raise RuntimeError(
+                    f'{member.layer}, which reads {group.name}, was not '
+                    'reached by any forward pass of the window'
+                )
             seen = self.max_abs[member.layer]
             index = torch.tensor(member.index, device=seen.device)
             channel = torch.tensor(member.channel, device=seen.device)
@@ -71,14 +75,13 @@ class ActivationWindow:
             score = score.scatter_reduce(0, channel, seen[index], 'amax')
         return score
 
-    def state(self) -> Dict[str, list]:
+    def state(self) -> dict[str, list]:
         """The running max by reader, plain types."""
         return {name: seen.tolist() for name, seen in self.max_abs.items()}
 
     def restore(self, state: Mapping[str, list], device: torch.device) -> None:
         """Go on from what :meth:`state` gave."""
-        self.max_abs = {name: torch.tensor(seen, device=device)
-                        for name, seen in state.items()}
+        self.max_abs = {name: torch.tensor(seen, device=device) for name, seen in state.items()}
 
     def close(self) -> None:
         """Stop watching."""

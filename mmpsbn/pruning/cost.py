@@ -1,6 +1,7 @@
 """What a model costs: parameters and multiply-accumulates."""
+
 from dataclasses import dataclass
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,20 +18,20 @@ class Cost:
         macs_of: layer name -> MACs, summed over all calls of a shared layer.
         inputs_of: layer name -> input channels or features.
     """
+
     params: int
-    macs_of: Dict[str, int]
-    inputs_of: Dict[str, int]
+    macs_of: dict[str, int]
+    inputs_of: dict[str, int]
 
     @property
     def macs(self) -> int:
         return sum(self.macs_of.values())
 
 
-def count_positions(model: nn.Module, batch: Any,
-                    forward_fn: ForwardFn) -> Dict[str, int]:
+def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict[str, int]:
     """Layer name -> how often each of its filters is applied: N * H_out * W_out, summed
     over the calls. Pruning channels does not change it."""
-    positions: Dict[str, int] = {}
+    positions: dict[str, int] = {}
 
     def count(name: str):
 
@@ -54,7 +55,7 @@ def count_positions(model: nn.Module, batch: Any,
     return positions
 
 
-def model_cost(model: nn.Module, positions: Dict[str, int]) -> Cost:
+def model_cost(model: nn.Module, positions: dict[str, int]) -> Cost:
     """The cost of a model as it is now, at the input its positions were counted on.
 
     MACs of a convolution are N * H_out * W_out * C_out * (C_in / groups) * k_h * k_w;
@@ -64,4 +65,5 @@ def model_cost(model: nn.Module, positions: Dict[str, int]) -> Cost:
     return Cost(
         params=sum(p.numel() for p in model.parameters()),
         macs_of={name: n * weights[name].numel() for name, n in positions.items()},
-        inputs_of={name: weight.size(1) for name, weight in weights.items()})
+        inputs_of={name: weight.size(1) for name, weight in weights.items()},
+    )

@@ -5,11 +5,13 @@ alone. The trace runs on a copy of the model: torch_pruning leaves the model in 
 mode, mmdet's backbones freeze their first stages again inside ``eval()``, a frozen
 layer has no autograd node, and psBN's ``beta + alpha`` would be one.
 """
+
 import copy
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 import torch_pruning
@@ -29,19 +31,21 @@ class Member:
     of the group. Writers are indexed by output channel, norms by feature, readers by
     input channel (after a flatten one channel has several).
     """
+
     layer: str
-    index: Tuple[int, ...]
-    channel: Tuple[int, ...]
+    index: tuple[int, ...]
+    channel: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
     """Channels that can only be removed together, named after their first writer."""
+
     name: str
     channels: int
-    writers: Tuple[Member, ...]
-    norms: Tuple[Member, ...]
-    readers: Tuple[Member, ...]
+    writers: tuple[Member, ...]
+    norms: tuple[Member, ...]
+    readers: tuple[Member, ...]
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,10 @@ class ChannelGraph:
         norm_of: conv or linear layer -> the norm layers that read it directly (several
             where the layer is shared between levels that have their own).
     """
-    groups: Dict[str, ChannelGroup]
-    skipped: Dict[str, str]
-    norm_of: Dict[str, Tuple[str, ...]]
+
+    groups: dict[str, ChannelGroup]
+    skipped: dict[str, str]
+    norm_of: dict[str, tuple[str, ...]]
 
 
 def _traceable_copy(model: nn.Module) -> nn.Module:
@@ -74,7 +79,7 @@ def _plain_forward(module: nn.Module, kind: type) -> bool:
     return isinstance(module, kind) and type(module).forward is kind.forward
 
 
-def _refusal(module: nn.Module) -> Optional[str]:
+def _refusal(module: nn.Module) -> str | None:
     """Why a layer cannot lose single channels without changing what is left."""
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         return 'grouped convolution'
@@ -82,8 +87,11 @@ def _refusal(module: nn.Module) -> Optional[str]:
         return 'GroupNorm: its statistics join the channels of a group'
     if isinstance(module, _NormBase) and not module.affine and not module.track_running_stats:
         return f'{type(module).__name__} without a tensor to slice'
-    if (_plain_forward(module, nn.Conv2d) or _plain_forward(module, nn.Linear)
-            or isinstance(module, _NormBase)):
+    if (
+        _plain_forward(module, nn.Conv2d)
+        or _plain_forward(module, nn.Linear)
+        or isinstance(module, _NormBase)
+    ):
         return None
     return f'no rule for {type(module).__name__}'
 
@@ -94,11 +102,10 @@ class _Reader:
     def __init__(self, graph, model: nn.Module):
         self.graph = graph
         self.name_of = {module: name for name, module in model.named_modules()}
-        self.owners = Counter(p for module in model.modules()
-                              for p in module._parameters.values())
+        self.owners = Counter(p for module in model.modules() for p in module._parameters.values())
 
-    def norm_of(self) -> Dict[str, Tuple[str, ...]]:
-        pairs: Dict[str, List[str]] = {}
+    def norm_of(self) -> dict[str, tuple[str, ...]]:
+        pairs: dict[str, list[str]] = {}
         for module, node in self.graph.module2node.items():
             if isinstance(module, (_NormBase, nn.GroupNorm)):
                 for source in node.inputs:
@@ -107,7 +114,7 @@ class _Reader:
                         pairs.setdefault(writer, []).append(self.name_of[module])
         return {writer: tuple(dict.fromkeys(norms)) for writer, norms in pairs.items()}
 
-    def _ownership(self, module: nn.Module) -> Optional[str]:
+    def _ownership(self, module: nn.Module) -> str | None:
         """Why a layer's weight is not its own to slice."""
         weight = getattr(module, 'weight', None)
         if weight is None or self.owners[weight] == 1:
@@ -120,7 +127,7 @@ class _Reader:
         """The group as plain data. ValueError, with the reason, if it must stay whole."""
         root = items[0].dep.target.module
         channels = len(items[0].idxs)
-        members: Dict[str, List[Member]] = {'writers': [], 'norms': [], 'readers': []}
+        members: dict[str, list[Member]] = {'writers': [], 'norms': [], 'readers': []}
         for item in items:
             module = item.dep.target.module
             if module not in self.name_of:
@@ -140,18 +147,18 @@ class _Reader:
             complete = sorted(item.idxs) == list(range(size))
             in_range = max(item.idxs) < size and max(item.root_idxs) < channels
             if not in_range or (side == 'writers' and not complete):
-                raise ValueError(f'{name}: {len(item.idxs)} of its {size} channels '
-                                 'are coupled, not all')
-            members[side].append(
-                Member(name, tuple(item.idxs), tuple(item.root_idxs)))
+                raise ValueError(
+                    f'{name}: {len(item.idxs)} of its {size} channels are coupled, not all'
+                )
+            members[side].append(Member(name, tuple(item.idxs), tuple(item.root_idxs)))
         if not members['readers']:
             raise ValueError('an output of the model: nobody reads it')
-        return ChannelGroup(self.name_of[root], channels,
-                            **{side: tuple(m) for side, m in members.items()})
+        return ChannelGroup(
+            self.name_of[root], channels, **{side: tuple(m) for side, m in members.items()}
+        )
 
 
-def trace_channel_graph(model: nn.Module, batch: Any,
-                        forward_fn: ForwardFn) -> ChannelGraph:
+def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> ChannelGraph:
     """Trace ``forward_fn(model, batch)`` and group the channels that go together.
 
     The model is not touched. A group is left whole, with the reason in ``skipped``,
@@ -173,8 +180,9 @@ def trace_channel_graph(model: nn.Module, batch: Any,
         try:
             graph.build_dependency(traced, batch, forward_fn=forward_fn, verbose=False)
         except Exception as error:
-            raise RuntimeError(f'cannot trace {type(model).__name__} '
-                               f'({type(error).__name__}: {error})') from error
+            raise RuntimeError(
+                f'cannot trace {type(model).__name__} ({type(error).__name__}: {error})'
+            ) from error
         reader = _Reader(graph, traced)
         groups, skipped = {}, {}
         for items in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):

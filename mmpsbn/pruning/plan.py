@@ -1,6 +1,8 @@
 """PrunePlan: which slices of which tensors stay, as plain data."""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,22 +19,24 @@ class PrunePlan:
         shapes: name of a parameter or buffer -> its shape before the plan.
         kept: the same names -> dimension -> kept indices, ascending.
     """
-    shapes: Dict[str, Tuple[int, ...]]
-    kept: Dict[str, Dict[int, Tuple[int, ...]]]
+
+    shapes: dict[str, tuple[int, ...]]
+    kept: dict[str, dict[int, tuple[int, ...]]]
 
     def __bool__(self) -> bool:
         return bool(self.kept)
 
-    def shape_after(self, name: str) -> Tuple[int, ...]:
+    def shape_after(self, name: str) -> tuple[int, ...]:
         kept = self.kept[name]
-        return tuple(len(kept.get(dim, range(size)))
-                     for dim, size in enumerate(self.shapes[name]))
+        return tuple(len(kept.get(dim, range(size))) for dim, size in enumerate(self.shapes[name]))
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Nested dicts and lists of ints and strings; survives JSON."""
         tensors = {
-            name: dict(shape=list(self.shapes[name]),
-                       kept={str(dim): list(index) for dim, index in dims.items()})
+            name: dict(
+                shape=list(self.shapes[name]),
+                kept={str(dim): list(index) for dim, index in dims.items()},
+            )
             for name, dims in self.kept.items()
         }
         return dict(version=_FORMAT_VERSION, tensors=tensors)
@@ -47,15 +51,13 @@ class PrunePlan:
         """
         version = data.get('version') if isinstance(data, Mapping) else None
         if type(version) is not int or version != _FORMAT_VERSION:
-            raise ValueError(f'prune plan version must be {_FORMAT_VERSION}, '
-                             f'got {version!r}')
+            raise ValueError(f'prune plan version must be {_FORMAT_VERSION}, got {version!r}')
         shapes, kept = {}, {}
         for name, entry in _mapping(data, 'tensors', 'prune plan').items():
             where = f'prune plan, {name}'
             shape = entry.get('shape') if isinstance(entry, Mapping) else None
             if not _is_ints(shape) or min(shape) < 0:
-                raise ValueError(f'{where}: shape must be a list of ints >= 0, '
-                                 f'got {shape!r}')
+                raise ValueError(f'{where}: shape must be a list of ints >= 0, got {shape!r}')
             shapes[name], kept[name] = tuple(shape), {}
             for dim, index in _mapping(entry, 'kept', where).items():
                 _check_index(where, shape, dim, index)
@@ -70,21 +72,22 @@ def _mapping(data: Mapping, key: str, where: str) -> Mapping:
 
 
 def _is_ints(values: Any) -> bool:
-    return (isinstance(values, (list, tuple)) and len(values) > 0
-            and all(type(value) is int for value in values))
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) > 0
+        and all(type(value) is int for value in values)
+    )
 
 
-def _check_index(where: str, shape: List[int], dim: Any, index: Any) -> None:
+def _check_index(where: str, shape: list[int], dim: Any, index: Any) -> None:
     where = f'{where}, dimension {dim}'
     if dim not in [str(d) for d in range(len(shape))]:
         raise ValueError(f'{where}: not a dimension of shape {tuple(shape)}')
     size = shape[int(dim)]
     if not _is_ints(index):
         raise ValueError(f'{where}: kept indices must be a non-empty list of ints')
-    if index[0] < 0 or index[-1] >= size or any(
-            a >= b for a, b in zip(index, index[1:])):
-        raise ValueError(f'{where}: kept indices must be ascending, unique and in '
-                         f'[0, {size})')
+    if index[0] < 0 or index[-1] >= size or any(a >= b for a, b in zip(index, index[1:])):
+        raise ValueError(f'{where}: kept indices must be ascending, unique and in [0, {size})')
 
 
 def compose_plans(first: PrunePlan, then: PrunePlan) -> PrunePlan:
@@ -101,7 +104,8 @@ def compose_plans(first: PrunePlan, then: PrunePlan) -> PrunePlan:
         if then.shapes[name] != first.shape_after(name):
             raise ValueError(
                 f'{name}: the second plan starts from shape {then.shapes[name]}, the '
-                f'first leaves {first.shape_after(name)}')
+                f'first leaves {first.shape_after(name)}'
+            )
         merged = dict(kept[name])
         for dim, index in dims.items():
             before = merged.get(dim, range(shapes[name][dim]))
@@ -110,8 +114,9 @@ def compose_plans(first: PrunePlan, then: PrunePlan) -> PrunePlan:
     return PrunePlan(shapes, kept)
 
 
-def plan_from_keep_masks(model: nn.Module, groups: Mapping[str, ChannelGroup],
-                         keep_masks: Mapping[str, Tensor]) -> PrunePlan:
+def plan_from_keep_masks(
+    model: nn.Module, groups: Mapping[str, ChannelGroup], keep_masks: Mapping[str, Tensor]
+) -> PrunePlan:
     """Turn keep masks of channel groups into slices of the model's tensors.
 
     Args:
@@ -122,19 +127,21 @@ def plan_from_keep_masks(model: nn.Module, groups: Mapping[str, ChannelGroup],
     Raises:
         ValueError: a mask of the wrong length or without a single True.
     """
-    removed: Dict[Tuple[str, int], set] = {}
+    removed: dict[tuple[str, int], set] = {}
     for name, keep_mask in keep_masks.items():
         group = groups[name]
         keep = keep_mask.tolist()
         if len(keep) != group.channels or not any(keep):
-            raise ValueError(f'{name}: a keep mask needs {group.channels} values and at '
-                             f'least one True, got {len(keep)} with {sum(keep)} True')
+            raise ValueError(
+                f'{name}: a keep mask needs {group.channels} values and at '
+                f'least one True, got {len(keep)} with {sum(keep)} True'
+            )
         if all(keep):
             continue
         for members, suffixes, dim in (
             (group.writers, ('weight', 'bias'), 0),
             (group.norms, ('weight', 'bias', 'running_mean', 'running_var'), 0),
-            (group.readers, ('weight', ), 1),
+            (group.readers, ('weight',), 1),
         ):
             for member in members:
                 layer = model.get_submodule(member.layer)

@@ -1,6 +1,8 @@
 """One verified pruning step: select, cut, compare, and undo if anything differs."""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,21 +22,23 @@ class PruneResult:
         channels_removed: group name -> number of channels.
         relative_error: of the outputs on the probe batch, after against before.
     """
+
     plan: PrunePlan
-    channels_removed: Dict[str, int]
+    channels_removed: dict[str, int]
     relative_error: float
 
 
 def prune_channels(
-        model: nn.Module,
-        groups: Mapping[str, ChannelGroup],
-        keep_masks: Mapping[str, Tensor],
-        *,
-        batch: Any,
-        forward_fn: ForwardFn,
-        optimizers: Iterable[Optimizer] = (),
-        tolerance: float,
-        agree: Callable[[float], float] = float,
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    keep_masks: Mapping[str, Tensor],
+    *,
+    batch: Any,
+    forward_fn: ForwardFn,
+    optimizers: Iterable[Optimizer] = (),
+    tolerance: float,
+    outputs_before: list[Tensor] | None = None,
+    agree: Callable[[float], float] = float,
 ) -> PruneResult:
     """Remove channels in place and check that the outputs stay what they were.
 
@@ -45,6 +49,7 @@ def prune_channels(
         batch: the probe, passed to ``forward_fn(model, batch)``.
         optimizers: those that hold the model's parameters.
         tolerance: largest relative error of the outputs that passes for rounding.
+        outputs_before: what ``probe_outputs`` gives on the batch, if the caller has it.
         agree: makes an error measured here the one all ranks act on (their maximum).
 
     Raises:
@@ -56,7 +61,7 @@ def prune_channels(
     plan = plan_from_keep_masks(model, groups, keep_masks)
     if not plan:
         return PruneResult(plan, {}, 0.0)
-    before = probe_outputs(model, batch, forward_fn)
+    before = outputs_before or probe_outputs(model, batch, forward_fn)
 
     def error_of(trial: PrunePlan, keep: bool) -> float:
         restore = apply_plan(model, trial, optimizers)
@@ -76,13 +81,14 @@ def prune_channels(
         at_fault = _groups_at_fault(model, groups, keep_masks, error_of, tolerance)
         raise VerificationError(
             f'removing {at_fault} changes the outputs by {error:.1e} relative to their '
-            f'maximum (tolerance {tolerance:.1e}); the surgery was undone', at_fault)
-    removed = {name: int((~keep).sum()) for name, keep in keep_masks.items()
-               if not keep.all()}
+            f'maximum (tolerance {tolerance:.1e}); the surgery was undone',
+            at_fault,
+        )
+    removed = {name: int((~keep).sum()) for name, keep in keep_masks.items() if not keep.all()}
     return PruneResult(plan, removed, error)
 
 
-def _groups_at_fault(model, groups, keep_masks, error_of, tolerance) -> List[str]:
+def _groups_at_fault(model, groups, keep_masks, error_of, tolerance) -> list[str]:
     """Groups whose removal alone is wrong; all of them if only together."""
     trials = {}
     for name, keep_mask in keep_masks.items():

@@ -1,6 +1,6 @@
 """Collapsed filters of a model, by layer and in FLOPs."""
+
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from .cost import Cost
 from .graph import ChannelGraph
 
 
-def scale_layers(model: nn.Module) -> Dict[str, nn.Module]:
+def scale_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Normalisation layers with one scale gamma per channel, by name: BatchNorm and
     InstanceNorm of any kind, GroupNorm."""
     return {
@@ -33,30 +33,33 @@ class SparsityReport:
         flops_sparsity: 1 - MACs left / MACs if every collapsed filter were removed,
             in [0, 1]; None without a channel graph.
     """
-    collapsed: Dict[str, Tuple[int, int]]
-    not_finite: List[str]
-    flops_sparsity: Optional[float]
+
+    collapsed: dict[str, tuple[int, int]]
+    not_finite: list[str]
+    flops_sparsity: float | None
 
     @property
-    def totals(self) -> Tuple[int, int]:
+    def totals(self) -> tuple[int, int]:
         """(collapsed channels, channels) over all layers."""
         counts = self.collapsed.values()
         return sum(c for c, _ in counts), sum(n for _, n in counts)
 
     def table(self, only_collapsed: bool = False) -> str:
         """One line a layer: collapsed, channels, share."""
-        rows = [(name, c, n) for name, (c, n) in self.collapsed.items()
-                if c or not only_collapsed]
+        rows = [(name, c, n) for name, (c, n) in self.collapsed.items() if c or not only_collapsed]
         width = max((len(name) for name, _, _ in rows), default=5)
         lines = [f'{"layer":<{width}}  collapsed  channels   share']
-        lines += [f'{name:<{width}}  {c:>9}  {n:>8}  {c / n:>6.1%}'
-                  for name, c, n in rows]
+        lines += [f'{name:<{width}}  {c:>9}  {n:>8}  {c / n:>6.1%}' for name, c, n in rows]
         return '\n'.join(lines)
 
 
-def measure_sparsity(model: nn.Module, *, threshold: float,
-                     graph: Optional[ChannelGraph] = None,
-                     cost: Optional[Cost] = None) -> SparsityReport:
+def measure_sparsity(
+    model: nn.Module,
+    *,
+    threshold: float,
+    graph: ChannelGraph | None = None,
+    cost: Cost | None = None,
+) -> SparsityReport:
     """Count collapsed filters. The gammas leave the device in one transfer.
 
     In FLOPs a filter counts as removed where its own norm has collapsed, and an input
@@ -76,16 +79,18 @@ def measure_sparsity(model: nn.Module, *, threshold: float,
     return SparsityReport(
         collapsed={n: (int(m.sum()), m.numel()) for n, m in masks.items()},
         not_finite=[n for n, g in gammas.items() if not g.isfinite().all()],
-        flops_sparsity=None if graph is None else flops_sparsity(
-            _layers_left(masks, graph, cost)))
+        flops_sparsity=None if graph is None else flops_sparsity(_layers_left(masks, graph, cost)),
+    )
 
 
-def _layers_left(masks: Dict[str, Tensor], graph: ChannelGraph, cost: Cost):
+def _layers_left(masks: dict[str, Tensor], graph: ChannelGraph, cost: Cost):
     """(MACs, input fraction left, output fraction left) of each layer that has MACs."""
-    out_gone = {writer: torch.stack([masks[norm] for norm in norms]).all(0)
-                for writer, norms in graph.norm_of.items()
-                if all(norm in masks for norm in norms)}  # affine=False has no gamma
-    inputs_gone: Dict[str, int] = {}
+    out_gone = {
+        writer: torch.stack([masks[norm] for norm in norms]).all(0)
+        for writer, norms in graph.norm_of.items()
+        if all(norm in masks for norm in norms)
+    }  # affine=False has no gamma
+    inputs_gone: dict[str, int] = {}
     for group in graph.groups.values():
         gone = torch.ones(group.channels, dtype=torch.bool)
         for writer in group.writers:
@@ -96,10 +101,13 @@ def _layers_left(masks: Dict[str, Tensor], graph: ChannelGraph, cost: Cost):
             channel = torch.tensor(writer.channel)
             gone[channel] &= mask[torch.tensor(writer.index)]
         for reader in group.readers:
-            inputs_gone[reader.layer] = (
-                inputs_gone.get(reader.layer, 0)
-                + int(gone[torch.tensor(reader.channel)].sum()))
+            inputs_gone[reader.layer] = inputs_gone.get(reader.layer, 0) + int(
+                gone[torch.tensor(reader.channel)].sum()
+            )
     for name, macs in cost.macs_of.items():
         outputs_gone = out_gone.get(name)
-        yield (macs, 1 - inputs_gone.get(name, 0) / cost.inputs_of[name],
-               1 - (0 if outputs_gone is None else int(outputs_gone.sum()) / len(outputs_gone)))
+        yield (
+            macs,
+            1 - inputs_gone.get(name, 0) / cost.inputs_of[name],
+            1 - (0 if outputs_gone is None else int(outputs_gone.sum()) / len(outputs_gone)),
+        )

@@ -1,6 +1,7 @@
 """Slice a model in place, on the same Parameter objects, with its optimizers."""
+
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -10,31 +11,40 @@ from torch.optim import Optimizer
 from .plan import PrunePlan
 
 
-def _tensors(model: nn.Module) -> Dict[str, Tensor]:
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def is_applied(model: nn.Module, plan: PrunePlan) -> bool:
     """Whether every tensor of the plan already has the shape the plan leaves."""
     tensors = _tensors(model)
-    return all(name in tensors and tuple(tensors[name].shape) == plan.shape_after(name)
-               for name in plan.kept)
+    return all(
+        name in tensors and tuple(tensors[name].shape) == plan.shape_after(name)
+        for name in plan.kept
+    )
 
 
-def _check_fit(tensors: Dict[str, Tensor], plan: PrunePlan) -> None:
+def _check_fit(tensors: dict[str, Tensor], plan: PrunePlan) -> None:
     for name, shape in plan.shapes.items():
         if name not in tensors:
             raise ValueError(f'the prune plan names {name}, which the model lacks')
         if tuple(tensors[name].shape) != tuple(shape):
-            raise ValueError(f'the prune plan expects {name} of shape {tuple(shape)}, '
-                             f'the model has {tuple(tensors[name].shape)}')
+            raise ValueError(
+                f'the prune plan expects {name} of shape {tuple(shape)}, '
+                f'the model has {tuple(tensors[name].shape)}'
+            )
 
 
-def _slice(tensor: Tensor, dims: Dict[int, Tensor]) -> Tensor:
-    memory_format = torch.channels_last if (
-        tensor.dim() == 4 and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-    ) else torch.contiguous_format
+def _slice(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
+    memory_format = (
+        torch.channels_last
+        if (
+            tensor.dim() == 4
+            and not tensor.is_contiguous()
+            and tensor.is_contiguous(memory_format=torch.channels_last)
+        )
+        else torch.contiguous_format
+    )
     for dim, index in dims.items():
         tensor = tensor.index_select(dim, index)
     return tensor.contiguous(memory_format=memory_format)
@@ -51,10 +61,10 @@ def _sync_sizes(module: nn.Module) -> None:
         module.num_features = tensor.numel()
 
 
-def _swap_data(tensor: Tensor, index: Dict[int, Tensor]) -> Callable[[], None]:
+def _swap_data(tensor: Tensor, index: dict[int, Tensor]) -> Callable[[], None]:
     """Slice a tensor and its gradient in place; returns the way back."""
 
-    def put(data: Tensor, grad: Optional[Tensor]) -> None:
+    def put(data: Tensor, grad: Tensor | None) -> None:
         tensor.grad = None  # a gradient must fit its tensor at all times
         # The gradient accumulator knows the old shape and lives as long as an old loss
         # does; torch drops it where the dtype changes, so pass through another one.
@@ -69,14 +79,18 @@ def _swap_data(tensor: Tensor, index: Dict[int, Tensor]) -> Callable[[], None]:
     return back
 
 
-def _cut(tensor: Tensor, dims: Dict[int, Tuple[int, ...]],
-         optimizers: List[Optimizer]) -> List[Callable[[], None]]:
+def _cut(
+    tensor: Tensor, dims: dict[int, tuple[int, ...]], optimizers: list[Optimizer]
+) -> list[Callable[[], None]]:
     """Slice a tensor, its gradient and its optimizer state; returns the ways back."""
     index = {dim: torch.tensor(kept, device=tensor.device) for dim, kept in dims.items()}
-    sliced = [(optimizer.state[tensor], key, value, _slice(value, index))
-              for optimizer in optimizers if tensor in optimizer.state
-              for key, value in optimizer.state[tensor].items()
-              if isinstance(value, Tensor) and value.shape == tensor.shape]
+    sliced = [
+        (optimizer.state[tensor], key, value, _slice(value, index))
+        for optimizer in optimizers
+        if tensor in optimizer.state
+        for key, value in optimizer.state[tensor].items()
+        if isinstance(value, Tensor) and value.shape == tensor.shape
+    ]
     undo = [_swap_data(tensor, index)]
     for state, key, before, after in sliced:
         state[key] = after
@@ -84,8 +98,9 @@ def _cut(tensor: Tensor, dims: Dict[int, Tuple[int, ...]],
     return undo
 
 
-def apply_plan(model: nn.Module, plan: PrunePlan,
-               optimizers: Iterable[Optimizer] = ()) -> Callable[[], None]:
+def apply_plan(
+    model: nn.Module, plan: PrunePlan, optimizers: Iterable[Optimizer] = ()
+) -> Callable[[], None]:
     """Remove what the plan does not keep, in place.
 
     Parameters stay the same objects, so optimizers, EMA pairs and hooks that hold
@@ -106,7 +121,7 @@ def apply_plan(model: nn.Module, plan: PrunePlan,
     tensors = _tensors(model)
     _check_fit(tensors, plan)
     optimizers = list(optimizers)
-    undo: List[Callable[[], None]] = []
+    undo: list[Callable[[], None]] = []
     touched_layers = {name.rpartition('.')[0] for name in plan.kept}
 
     def sync_sizes() -> None:

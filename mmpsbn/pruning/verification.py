@@ -1,6 +1,8 @@
 """Nothing is believed: outputs before and after surgery are compared."""
+
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Iterator, List
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class VerificationError(RuntimeError):
         groups: names of the channel groups at fault.
     """
 
-    def __init__(self, message: str, groups: List[str]):
+    def __init__(self, message: str, groups: list[str]):
         super().__init__(message)
         self.groups = groups
 
@@ -36,7 +38,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _flatten(output: Any) -> List[Tensor]:
+def _flatten(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, dict):
@@ -46,19 +48,23 @@ def _flatten(output: Any) -> List[Tensor]:
     return []
 
 
-def probe_outputs(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> List[Tensor]:
+def probe_outputs(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[Tensor]:
     """The output tensors of one forward pass in eval mode, full float32 precision."""
     # TF32 kernels round to 10 bits, and another width picks another kernel
-    with torch.no_grad(), evaluating(model), torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, allow_tf32=False):
+    with (
+        torch.no_grad(),
+        evaluating(model),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
+    ):
         outputs = _flatten(forward_fn(model, batch))
     if not outputs:
-        raise ValueError(f'{type(model).__name__}: the forward function returned no '
-                         'tensor to compare')
+        raise ValueError(
+            f'{type(model).__name__}: the forward function returned no tensor to compare'
+        )
     return outputs
 
 
-def relative_error(before: List[Tensor], after: List[Tensor]) -> float:
+def relative_error(before: list[Tensor], after: list[Tensor]) -> float:
     """max |after - before| / max |before| over all output tensors; inf where their
     number or a shape differs or a value is not finite."""
     if len(before) != len(after):

@@ -5,11 +5,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip('sklearn', reason='the digits data set needs scikit-learn (pip install mmpsbn[demo])')
-pytest.importorskip('skimage', reason='the digits data set needs scikit-image (pip install mmpsbn[demo])')
+pytest.importorskip(
+    'sklearn', reason='the digits data set needs scikit-learn (pip install mmpsbn[demo])'
+)
+pytest.importorskip(
+    'skimage', reason='the digits data set needs scikit-image (pip install mmpsbn[demo])'
+)
 
 from mmpsbn.datasets import digits as digits_module  # noqa: E402
-from mmpsbn.datasets.digits import BACKGROUNDS, CLASSES, SETTINGS_FILE, _enlarge_digit, load_split_digits, write_digits_dataset  # noqa: E402
+from mmpsbn.datasets.digits import (  # noqa: E402
+    BACKGROUNDS,
+    CLASSES,
+    SETTINGS_FILE,
+    _enlarge_digit,
+    load_split_digits,
+    write_digits_dataset,
+)
 
 SETTINGS = dict(num_train=30, num_val=12, image_size=(160, 128), seed=0)
 
@@ -24,7 +35,11 @@ def read_annotations(root, split):
 
 
 def all_bytes(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
+    }
 
 
 def test_same_seed_same_bytes_other_seed_other_pictures(dataset, tmp_path):
@@ -32,7 +47,10 @@ def test_same_seed_same_bytes_other_seed_other_pictures(dataset, tmp_path):
     assert all_bytes(again) == all_bytes(dataset)
     other = write_digits_dataset(tmp_path / 'other', **{**SETTINGS, 'seed': 1})
     assert (other / 'train/000000.jpg').read_bytes() != (dataset / 'train/000000.jpg').read_bytes()
-    assert read_annotations(other, 'val')['annotations'] != read_annotations(dataset, 'val')['annotations']
+    assert (
+        read_annotations(other, 'val')['annotations']
+        != read_annotations(dataset, 'val')['annotations']
+    )
 
 
 def test_a_larger_set_begins_with_the_smaller_one(dataset, tmp_path):
@@ -45,6 +63,7 @@ def test_a_larger_set_begins_with_the_smaller_one(dataset, tmp_path):
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_coco_reads_it_and_every_picture_is_there(dataset, split):
     from pycocotools.coco import COCO
+
     coco = COCO(str(dataset / 'annotations' / f'{split}.json'))
     assert len(coco.getImgIds()) == SETTINGS[f'num_{split}']
     assert [category['name'] for category in coco.loadCats(coco.getCatIds())] == list(CLASSES)
@@ -55,10 +74,16 @@ def test_coco_reads_it_and_every_picture_is_there(dataset, split):
         assert 1 <= len(coco.getAnnIds(imgIds=image['id'])) <= 6
     ids = coco.getAnnIds()
     assert len(set(ids)) == len(ids) == len(coco.dataset['annotations']) and min(ids) >= 1
-    # A perfect detector gets a perfect score: the annotations mean what COCO's evaluation reads in them.
+    # A perfect detector gets a perfect score: the annotations mean what COCO's evaluation reads in
+    # them.
     from pycocotools.cocoeval import COCOeval
-    detections = coco.loadRes([dict(image_id=a['image_id'], category_id=a['category_id'], bbox=a['bbox'], score=0.9)
-                               for a in coco.loadAnns(ids)])
+
+    detections = coco.loadRes(
+        [
+            dict(image_id=a['image_id'], category_id=a['category_id'], bbox=a['bbox'], score=0.9)
+            for a in coco.loadAnns(ids)
+        ]
+    )
     evaluation = COCOeval(coco, detections, 'bbox')
     evaluation.evaluate()
     evaluation.accumulate()
@@ -79,14 +104,16 @@ def test_boxes_lie_inside_and_hardly_overlap(dataset, split):
         by_image.setdefault(annotation['image_id'], []).append((x, y, x + w, y + h))
     for boxes in by_image.values():
         for i, a in enumerate(boxes):
-            for b in boxes[i + 1:]:
-                shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+            for b in boxes[i + 1 :]:
+                shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(
+                    0, min(a[3], b[3]) - max(a[1], b[1])
+                )
                 smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
                 assert shared <= 0.1 * smaller
 
 
 def test_boxes_are_tight_on_the_ink(monkeypatch, tmp_path):
-    """One white digit a picture on black: the box must be where the bright pixels are, up to JPEG's blur."""
+    """One white digit on black: the box must be where the bright pixels are, up to JPEG's blur."""
     black = Image.new('RGB', (400, 320))
     monkeypatch.setattr(digits_module, 'load_backgrounds', lambda split: {'black': black})
     monkeypatch.setattr(digits_module, '_DIGITS_PER_IMAGE', (1, 1))
@@ -121,15 +148,24 @@ def test_train_and_val_share_no_digit_and_no_photograph(dataset):
     for split, labels in dict(train=train_labels, val=val_labels).items():
         for annotation in contents[split]['annotations']:
             assert annotation['category_id'] == labels[annotation['digit_index']] + 1
-    backgrounds = {split: {image['background'] for image in content['images']} for split, content in contents.items()}
-    assert backgrounds['train'] and backgrounds['val'] and not backgrounds['train'] & backgrounds['val']
+    backgrounds = {
+        split: {image['background'] for image in content['images']}
+        for split, content in contents.items()
+    }
+    assert (
+        backgrounds['train']
+        and backgrounds['val']
+        and not backgrounds['train'] & backgrounds['val']
+    )
 
 
 def test_a_complete_set_is_reused_and_another_refused(dataset):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob('*')}
     assert write_digits_dataset(dataset, **SETTINGS) == dataset
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob('*')} == before
-    with pytest.raises(ValueError, match=r'num_train 30 \(asked for 31\).*name another folder, or remove this one'):
+    with pytest.raises(
+        ValueError, match=r'num_train 30 \(asked for 31\).*name another folder, or remove this one'
+    ):
         write_digits_dataset(dataset, **{**SETTINGS, 'num_train': 31})
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob('*')} == before
 
@@ -167,7 +203,7 @@ def test_an_interrupted_run_leaves_nothing(monkeypatch, tmp_path):
 
 
 def test_the_folder_appears_complete_or_not_at_all(monkeypatch, tmp_path):
-    """Killed at the last moment before the one rename, nothing stands at the target although everything was written."""
+    """Killed right before the one rename, all is written and yet nothing stands at the target."""
     small = dict(num_train=2, num_val=1, image_size=(64, 64), seed=0)
     seen = {}
 
@@ -178,7 +214,14 @@ def test_the_folder_appears_complete_or_not_at_all(monkeypatch, tmp_path):
     monkeypatch.setattr(os, 'replace', killed)
     with pytest.raises(KeyboardInterrupt):
         write_digits_dataset(tmp_path / 'set', **small)
-    assert seen['files'] == ['000000.jpg', '000000.jpg', '000001.jpg', SETTINGS_FILE, 'train.json', 'val.json']
+    assert seen['files'] == [
+        '000000.jpg',
+        '000000.jpg',
+        '000001.jpg',
+        SETTINGS_FILE,
+        'train.json',
+        'val.json',
+    ]
     assert not list(tmp_path.iterdir())
 
 
@@ -205,22 +248,32 @@ def test_losing_a_race_against_the_same_settings_is_no_error(monkeypatch, tmp_pa
 def test_a_missing_package_or_photograph_is_named(monkeypatch, tmp_path):
     small = dict(num_train=1, num_val=1, image_size=(64, 64), seed=0)
     digits_module.load_backgrounds.cache_clear()
-    monkeypatch.setitem(BACKGROUNDS, 'train', (('skimage', 'data/nowhere.png'), ))
-    with pytest.raises(FileNotFoundError, match='scikit-image should ship data/nowhere.png.*reinstall scikit-image'):
+    monkeypatch.setitem(BACKGROUNDS, 'train', (('skimage', 'data/nowhere.png'),))
+    with pytest.raises(
+        FileNotFoundError, match='scikit-image should ship data/nowhere.png.*reinstall scikit-image'
+    ):
         write_digits_dataset(tmp_path / 'set', **small)
     monkeypatch.setattr(digits_module.importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match='needs scikit-image; install it with: pip install scikit-image'):
+    with pytest.raises(
+        ModuleNotFoundError, match='needs scikit-image; install it with: pip install scikit-image'
+    ):
         write_digits_dataset(tmp_path / 'set', **small)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(num_train=0), 'num_train must be an integer >= 1, got 0'),
-    (dict(num_val=1.5), 'num_val must be an integer >= 1, got 1.5'),
-    (dict(seed=-1), 'seed must be an integer >= 0, got -1'),
-    (dict(image_size=(160, 20)), r'image_size must be \(width, height\).*got \(160, 20\)'),
-    (dict(image_size=(160, 128, 3)), r'image_size must be \(width, height\).*got \(160, 128, 3\)'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(num_train=0), 'num_train must be an integer >= 1, got 0'),
+        (dict(num_val=1.5), 'num_val must be an integer >= 1, got 1.5'),
+        (dict(seed=-1), 'seed must be an integer >= 0, got -1'),
+        (dict(image_size=(160, 20)), r'image_size must be \(width, height\).*got \(160, 20\)'),
+        (
+            dict(image_size=(160, 128, 3)),
+            r'image_size must be \(width, height\).*got \(160, 128, 3\)',
+        ),
+    ],
+)
 def test_bad_arguments(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         write_digits_dataset(tmp_path / 'set', **{**SETTINGS, **change})

@@ -1,4 +1,5 @@
 """Run a function on several gloo ranks of this machine."""
+
 import os
 import socket
 
@@ -9,8 +10,13 @@ import torch.multiprocessing as mp
 
 def _main(rank, world_size, port, function, out_dir, args):
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank),
-                      LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    os.environ.update(
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+    )
     dist.init_process_group('gloo', rank=rank, world_size=world_size)
     try:
         torch.save(function(*args), f'{out_dir}/rank{rank}.pth')
@@ -24,7 +30,7 @@ def run_on_ranks(function, world_size, tmp_path, *args):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    mp.spawn(_main, nprocs=world_size,
-             args=(world_size, port, function, str(tmp_path), args))
-    return [torch.load(f'{tmp_path}/rank{rank}.pth', weights_only=False)
-            for rank in range(world_size)]
+    mp.spawn(_main, nprocs=world_size, args=(world_size, port, function, str(tmp_path), args))
+    return [
+        torch.load(f'{tmp_path}/rank{rank}.pth', weights_only=False) for rank in range(world_size)
+    ]

@@ -1,4 +1,5 @@
 """A failing or killed write leaves the previous checkpoint loadable."""
+
 import errno
 import os
 import signal
@@ -11,8 +12,9 @@ import pytest
 import torch
 from mmengine.fileio import LocalBackend
 from mmengine.runner import find_latest_checkpoint
-from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend
 from toy import toy_runner
+
+from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend
 
 
 def checkpoints(folder):
@@ -47,8 +49,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, max_k
     assert 'epoch_4.pth' in checkpoints(tmp_path)
 
 
-@pytest.mark.parametrize('max_keep, kept', [(1, ['epoch_4.pth']),
-                                            (2, ['epoch_3.pth', 'epoch_4.pth'])])
+@pytest.mark.parametrize(
+    'max_keep, kept', [(1, ['epoch_4.pth']), (2, ['epoch_3.pth', 'epoch_4.pth'])]
+)
 def test_outdated_checkpoints_are_removed(tmp_path, max_keep, kept):
     toy_runner(tmp_path, checkpoint=dict(max_keep_ckpts=max_keep)).train()
     assert checkpoints(tmp_path) == kept
@@ -71,7 +74,7 @@ def test_other_backends_keep_their_own_ways(tmp_path):
     assert type(hook.file_backend) is LocalBackend
 
 
-_WRITE_FOREVER = '''
+_WRITE_FOREVER = """
 import sys
 from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend
 backend, size = AtomicLocalBackend(), 20_000_000
@@ -79,14 +82,15 @@ print("ready", flush=True)
 while True:
     for byte in (b"a", b"b"):
         backend.put(byte * size, sys.argv[1])
-'''
+"""
 
 
 def test_a_killed_process_leaves_a_whole_file(tmp_path):
     path = tmp_path / 'x.pth'
     for pause in (0.05, 0.11, 0.23):
-        process = subprocess.Popen([sys.executable, '-c', _WRITE_FOREVER, str(path)],
-                                   stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, '-c', _WRITE_FOREVER, str(path)], stdout=subprocess.PIPE
+        )
         process.stdout.readline()
         time.sleep(pause)
         process.send_signal(signal.SIGKILL)
@@ -99,8 +103,9 @@ def test_a_killed_process_leaves_a_whole_file(tmp_path):
 def test_a_stopped_run_resumes_from_its_last_checkpoint(tmp_path):
     whole = toy_runner(tmp_path / 'whole')
     whole.train()
-    resumed = toy_runner(tmp_path / 'resumed', resume=True,
-                         load_from=str(tmp_path / 'whole/epoch_2.pth'))
+    resumed = toy_runner(
+        tmp_path / 'resumed', resume=True, load_from=str(tmp_path / 'whole/epoch_2.pth')
+    )
     resumed.train()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name

@@ -5,18 +5,18 @@ import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS, MODELS, OPTIMIZERS
+from torch import nn
+from toy import kill_channels, toy_runner
+
 from mmpsbn.engine import online_pruner
 from mmpsbn.pruning import ChannelGroup
-from toy import kill_channels, toy_runner
-from torch import nn
 
 DEAD = [1, 3, 5]
 QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_var=0.0))
 
 
 def demp(interval=6, num_samples=16, **kwargs):
-    return dict(type='DemPHook', prune=dict(interval=interval, num_samples=num_samples),
-                **kwargs)
+    return dict(type='DemPHook', prune=dict(interval=interval, num_samples=num_samples), **kwargs)
 
 
 def train(work_dir, hooks, dead=DEAD, prepare=None, **kwargs):
@@ -33,20 +33,26 @@ def alive(channels, dead=DEAD):
 
 
 @pytest.mark.parametrize('norm', ['BN', 'psBN'])
-@pytest.mark.parametrize('optimizer', [
-    dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3),
-    dict(type='AdamW', lr=0.01, weight_decay=0.1),
-])
-def test_training_on_after_a_prune_event_equals_training_without_it(
-        tmp_path, norm, optimizer):
-    kwargs = dict(norm=norm, dtype=torch.float64,
-                  optim_wrapper=dict(optimizer=optimizer))
+@pytest.mark.parametrize(
+    'optimizer',
+    [
+        dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3),
+        dict(type='AdamW', lr=0.01, weight_decay=0.1),
+    ],
+)
+def test_training_on_after_a_prune_event_equals_training_without_it(tmp_path, norm, optimizer):
+    kwargs = dict(norm=norm, dtype=torch.float64, optim_wrapper=dict(optimizer=optimizer))
     pruned = train(tmp_path / 'a', [demp(**QUIET)], **kwargs)
     dense = train(tmp_path / 'b', [], **kwargs)
     expected = dense.model.state_dict()
     keep = alive(12)
-    for name in ('blocks.0.conv1.weight', 'blocks.0.bn1.weight', 'blocks.0.bn1.bias',
-                 'blocks.0.bn1.running_mean', 'blocks.0.bn1.running_var'):
+    for name in (
+        'blocks.0.conv1.weight',
+        'blocks.0.bn1.weight',
+        'blocks.0.bn1.bias',
+        'blocks.0.bn1.running_mean',
+        'blocks.0.bn1.running_var',
+    ):
         expected[name] = expected[name][keep]
     expected['blocks.0.conv2.weight'] = expected['blocks.0.conv2.weight'][:, keep]
     for name, value in pruned.model.state_dict().items():
@@ -81,12 +87,18 @@ def test_penalty_and_noise_act_in_a_run(tmp_path):
 def test_a_resumed_run_ends_bit_equal(tmp_path, norm, epoch):
     hooks = [demp(), dict(type='EMAHook', update_buffers=True)]
     whole = train(tmp_path / 'whole', hooks, norm=norm)
-    resumed = toy_runner(tmp_path / 'resumed', copy.deepcopy(hooks), norm=norm,
-                         resume=True, load_from=str(tmp_path / f'whole/epoch_{epoch}.pth'))
+    resumed = toy_runner(
+        tmp_path / 'resumed',
+        copy.deepcopy(hooks),
+        norm=norm,
+        resume=True,
+        load_from=str(tmp_path / f'whole/epoch_{epoch}.pth'),
+    )
     resumed.train()
-    for get in (lambda r: r.model.state_dict(),
-                lambda r: next(h.ema_model.state_dict() for h in r.hooks
-                               if isinstance(h, EMAHook))):
+    for get in (
+        lambda r: r.model.state_dict(),
+        lambda r: next(h.ema_model.state_dict() for h in r.hooks if isinstance(h, EMAHook)),
+    ):
         expected = get(whole)
         for name, value in get(resumed).items():
             assert torch.equal(value, expected[name]), name
@@ -118,8 +130,10 @@ def test_training_on_without_pruning_keeps_the_plan(tmp_path):
     train(tmp_path / 'a', [demp()])
     kwargs = dict(load_from=str(tmp_path / 'a/epoch_4.pth'), epochs=1)
     toy_runner(tmp_path / 'b', [dict(type='PrunedCheckpointHook')], **kwargs).train()
-    a, b = (torch.load(tmp_path / name, weights_only=False)['meta']['mmpsbn']['plan']
-            for name in ('a/epoch_4.pth', 'b/epoch_1.pth'))
+    a, b = (
+        torch.load(tmp_path / name, weights_only=False)['meta']['mmpsbn']['plan']
+        for name in ('a/epoch_4.pth', 'b/epoch_1.pth')
+    )
     assert a == b
 
 
@@ -128,11 +142,15 @@ def test_a_pruned_checkpoint_is_refused_where_the_structure_differs(tmp_path):
     checkpoint = torch.load(tmp_path / 'a/epoch_4.pth', weights_only=False)
     del checkpoint['meta']['mmpsbn']
     torch.save(checkpoint, tmp_path / 'no_plan.pth')
-    runner = toy_runner(tmp_path / 'b', [demp()], resume=True,
-                        load_from=str(tmp_path / 'no_plan.pth'))
+    runner = toy_runner(
+        tmp_path / 'b', [demp()], resume=True, load_from=str(tmp_path / 'no_plan.pth')
+    )
     before = copy.deepcopy(runner.model.state_dict())
-    with pytest.raises(ValueError, match=r'blocks.0.conv1.weight has shape \(9, 8, 3, 3\) '
-                       r'in the checkpoint and \(12, 8, 3, 3\) in the model'):
+    with pytest.raises(
+        ValueError,
+        match=r'blocks.0.conv1.weight has shape \(9, 8, 3, 3\) '
+        r'in the checkpoint and \(12, 8, 3, 3\) in the model',
+    ):
         runner.train()
     for name, value in runner.model.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -141,16 +159,22 @@ def test_a_pruned_checkpoint_is_refused_where_the_structure_differs(tmp_path):
 def test_a_dense_checkpoint_is_refused_by_a_pruned_run(tmp_path):
     runner = train(tmp_path / 'a', [demp()])
     train(tmp_path / 'b', [])
-    with pytest.raises(ValueError, match=r'blocks.0.conv1.weight has shape \(12, 8, 3, 3\) '
-                       r'in the checkpoint and \(9, 8, 3, 3\) in the model'):
+    with pytest.raises(
+        ValueError,
+        match=r'blocks.0.conv1.weight has shape \(12, 8, 3, 3\) '
+        r'in the checkpoint and \(9, 8, 3, 3\) in the model',
+    ):
         runner.load_checkpoint(str(tmp_path / 'b/epoch_4.pth'))
 
 
 def test_a_plan_of_another_model_is_refused(tmp_path):
     train(tmp_path / 'a', [demp()])
     other = toy_runner(tmp_path / 'b', [demp()], model=dict(type='ToyNet', inner=16))
-    with pytest.raises(ValueError, match=r'the prune plan expects blocks.0.\S+ of shape .*'
-                       r'12.* the model has .*16'):
+    with pytest.raises(
+        ValueError,
+        match=r'the prune plan expects blocks.0.\S+ of shape .*'
+        r'12.* the model has .*16',
+    ):
         other.load_checkpoint(str(tmp_path / 'a/epoch_4.pth'))
 
 
@@ -159,8 +183,7 @@ def test_a_finetuning_run_may_start_from_another_head(tmp_path):
     checkpoint = torch.load(tmp_path / 'a/epoch_4.pth', weights_only=False)
     checkpoint['state_dict']['fc.weight'] = torch.zeros(7, 8)
     torch.save(checkpoint, tmp_path / 'head.pth')
-    toy_runner(tmp_path / 'b', [demp()], load_from=str(tmp_path / 'head.pth'),
-               epochs=1).train()
+    toy_runner(tmp_path / 'b', [demp()], load_from=str(tmp_path / 'head.pth'), epochs=1).train()
 
 
 def test_ema_keeps_the_structure_of_the_model(tmp_path):
@@ -177,8 +200,12 @@ def test_what_verification_refuses_stays_and_training_goes_on(tmp_path, monkeypa
         graph = trace(*args)
         group = graph.groups['blocks.0.conv1']
         graph.groups['blocks.0.conv1'] = ChannelGroup(
-            group.name, group.channels, group.writers, group.norms,
-            readers=graph.groups['blocks.1.conv1'].readers)
+            group.name,
+            group.channels,
+            group.writers,
+            group.norms,
+            readers=graph.groups['blocks.1.conv1'].readers,
+        )
         return graph
 
     monkeypatch.setattr(online_pruner, 'trace_channel_graph', wrong_trace)
@@ -207,7 +234,6 @@ def test_nan_activations_are_never_dead(tmp_path):
 
 
 class NoNorm(BaseModel):
-
     def __init__(self):
         super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 6))
@@ -236,16 +262,18 @@ def test_a_model_with_frozen_scales_is_refused(tmp_path):
 
 def test_an_optimizer_on_copies_is_refused(tmp_path):
     class MasterCopies(torch.optim.SGD):
-
         def __init__(self, params, **kwargs):
-            copies = [nn.Parameter(p.detach().clone())
-                      for group in params for p in (group['params'] if isinstance(
-                          group, dict) else [group])]
+            copies = [
+                nn.Parameter(p.detach().clone())
+                for group in params
+                for p in (group['params'] if isinstance(group, dict) else [group])
+            ]
             super().__init__(copies, **kwargs)
 
     OPTIMIZERS.register_module(module=MasterCopies, force=True)
-    runner = toy_runner(tmp_path, [demp()],
-                        optim_wrapper=dict(optimizer=dict(type='MasterCopies', lr=0.1)))
+    runner = toy_runner(
+        tmp_path, [demp()], optim_wrapper=dict(optimizer=dict(type='MasterCopies', lr=0.1))
+    )
     with pytest.raises(TypeError, match='norm.weight is trainable but not in the optimizer'):
         runner.train()
 
@@ -253,7 +281,6 @@ def test_an_optimizer_on_copies_is_refused(tmp_path):
 def test_a_sharding_wrapper_is_refused(tmp_path):
     @MODEL_WRAPPERS.register_module(force=True)
     class Sharded(nn.Module):
-
         def __init__(self, module):
             super().__init__()
             self.module = module

@@ -1,16 +1,27 @@
 """DemPHook on two gloo ranks with different data."""
+
 import torch
 from mmengine.dist import get_rank
 from ranks import run_on_ranks
 from toy import kill_channels, toy_runner
 
-DEMP = dict(type='DemPHook', penalty=dict(peak=0.05), noise=dict(peak_var=1e-5),
-            prune=dict(interval=6, num_samples=16))
+DEMP = dict(
+    type='DemPHook',
+    penalty=dict(peak=0.05),
+    noise=dict(peak_var=1e-5),
+    prune=dict(interval=6, num_samples=16),
+)
 
 
-ON_RANKS = dict(launcher='pytorch', batch_size=4, cfg=dict(
-    model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None,
-                           broadcast_buffers=False)))
+ON_RANKS = dict(
+    launcher='pytorch',
+    batch_size=4,
+    cfg=dict(
+        model_wrapper_cfg=dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+        )
+    ),
+)
 
 
 def bare(runner):

@@ -1,38 +1,47 @@
 import pytest
+from mmengine.registry import HOOKS
 
 import mmpsbn  # noqa: F401
-from mmengine.registry import HOOKS
 from mmpsbn.engine.settings import PruneSettings
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(penalty=dict(kind='ridge')), r"penalty kind must be one of \('lasso', 'l2'\), "
-     "got 'ridge'"),
-    (dict(penalty=dict(scope='beta')), r"penalty scope must be one of .*got 'beta'"),
-    (dict(penalty=dict(peak=-1e-3)), 'penalty peak must be >= 0 and finite, got -0.001'),
-    (dict(penalty=dict(peak=float('nan'))), 'penalty peak .* got nan'),
-    (dict(noise=dict(peak_var=-1)), 'noise peak_var must be >= 0 and finite, got -1'),
-    (dict(schedule=dict(type='sawtooth')), "schedule type must be one of .*'sawtooth'"),
-    (dict(schedule=dict(warmup=0.5, end=0.5)), 'warmup .* below end=0.5, got 0.5'),
-    (dict(prune=dict(interval=0)), 'prune interval must be an int >= 1, got 0'),
-    (dict(prune=dict(interval=2.5)), 'prune interval must be an int >= 1, got 2.5'),
-    (dict(prune=dict(begin=0.5, end=0.5)), 'prune end must be above begin=0.5'),
-    (dict(prune=dict(begin=-0.1)), r'prune begin must be in \[0, 1\], got -0.1'),
-    (dict(prune=dict(criterion='lazy')), r"criterion must be one of \('dead',\)"),
-    (dict(prune=dict(num_samples=0)), 'num_samples must be an int >= 1, got 0'),
-    (dict(prune=dict(round_to=0)), 'round_to must be an int >= 1'),
-    (dict(prune=dict(min_channels=0)), 'min_channels must be an int >= 1'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (
+            dict(penalty=dict(kind='ridge')),
+            r"penalty kind must be one of \('lasso', 'l2'\), "
+            "got 'ridge'",
+        ),
+        (dict(penalty=dict(scope='beta')), r"penalty scope must be one of .*got 'beta'"),
+        (dict(penalty=dict(peak=-1e-3)), 'penalty peak must be >= 0 and finite, got -0.001'),
+        (dict(penalty=dict(peak=float('nan'))), 'penalty peak .* got nan'),
+        (dict(noise=dict(peak_var=-1)), 'noise peak_var must be >= 0 and finite, got -1'),
+        (dict(schedule=dict(type='sawtooth')), "schedule type must be one of .*'sawtooth'"),
+        (dict(schedule=dict(warmup=0.5, end=0.5)), 'warmup .* below end=0.5, got 0.5'),
+        (dict(prune=dict(interval=0)), 'prune interval must be an int >= 1, got 0'),
+        (dict(prune=dict(interval=2.5)), 'prune interval must be an int >= 1, got 2.5'),
+        (dict(prune=dict(begin=0.5, end=0.5)), 'prune end must be above begin=0.5'),
+        (dict(prune=dict(begin=-0.1)), r'prune begin must be in \[0, 1\], got -0.1'),
+        (dict(prune=dict(criterion='lazy')), r"criterion must be one of \('dead',\)"),
+        (dict(prune=dict(num_samples=0)), 'num_samples must be an int >= 1, got 0'),
+        (dict(prune=dict(round_to=0)), 'round_to must be an int >= 1'),
+        (dict(prune=dict(min_channels=0)), 'min_channels must be an int >= 1'),
+    ],
+)
 def test_demp_hook_refuses_a_bad_value_when_it_is_built(kwargs, message):
     with pytest.raises(ValueError, match=message):
         HOOKS.build(dict(type='DemPHook', **kwargs))
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(interval=0), 'interval must be an int >= 1, got 0'),
-    (dict(gamma_threshold=0), 'gamma_threshold must be > 0 and finite, got 0'),
-    (dict(gamma_threshold=-1e-3), 'gamma_threshold must be > 0'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(interval=0), 'interval must be an int >= 1, got 0'),
+        (dict(gamma_threshold=0), 'gamma_threshold must be > 0 and finite, got 0'),
+        (dict(gamma_threshold=-1e-3), 'gamma_threshold must be > 0'),
+    ],
+)
 def test_sparsity_hook_refuses_a_bad_value_when_it_is_built(kwargs, message):
     with pytest.raises(ValueError, match=message):
         HOOKS.build(dict(type='SparsityHook', **kwargs))
@@ -40,23 +49,24 @@ def test_sparsity_hook_refuses_a_bad_value_when_it_is_built(kwargs, message):
 
 def test_settings_left_out_are_the_papers():
     hook = HOOKS.build(dict(type='DemPHook', penalty=dict(peak=0.5)))
-    assert (hook.penalty.kind, hook.penalty.scope, hook.penalty.peak) == (
-        'lasso', 'gamma', 0.5)
+    assert (hook.penalty.kind, hook.penalty.scope, hook.penalty.peak) == ('lasso', 'gamma', 0.5)
     assert hook.noise.peak_var == 5e-5 and hook.noise.asymmetric
-    assert (hook.schedule.type, hook.schedule.warmup, hook.schedule.end) == (
-        'one_cycle', 0.1, 1.0)
+    assert (hook.schedule.type, hook.schedule.warmup, hook.schedule.end) == ('one_cycle', 0.1, 1.0)
     assert hook.pruner.settings.interval == 5000
     assert hook.pruner.settings.num_samples == 512
 
 
-@pytest.mark.parametrize('settings, steps, events', [
-    (dict(interval=3), 10, [3, 6, 9]),
-    (dict(interval=5), 10, [5, 10]),
-    (dict(interval=3, begin=0.4), 10, [6, 9]),
-    (dict(interval=3, begin=0.6), 10, [6, 9]),
-    (dict(interval=3, end=0.6), 10, [3, 6]),
-    (dict(interval=20), 10, []),
-])
+@pytest.mark.parametrize(
+    'settings, steps, events',
+    [
+        (dict(interval=3), 10, [3, 6, 9]),
+        (dict(interval=5), 10, [5, 10]),
+        (dict(interval=3, begin=0.4), 10, [6, 9]),
+        (dict(interval=3, begin=0.6), 10, [6, 9]),
+        (dict(interval=3, end=0.6), 10, [3, 6]),
+        (dict(interval=20), 10, []),
+    ],
+)
 def test_events_happen_every_interval_between_begin_and_end(settings, steps, events):
     prune = PruneSettings(**settings)
     happened = [i + 1 for i in range(steps) if prune.next_event(i, steps) == i + 1]

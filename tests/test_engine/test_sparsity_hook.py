@@ -13,7 +13,7 @@ def collapse(runner, channels=(0, 1, 2)):
     kill_channels(layer, list(channels))
 
 
-def train(work_dir, hooks=(HOOK, ), prepare=collapse, **kwargs):
+def train(work_dir, hooks=(HOOK,), prepare=collapse, **kwargs):
     runner = toy_runner(work_dir, [dict(h) for h in hooks], **kwargs)
     messages = []
 
@@ -74,6 +74,7 @@ def test_a_report_moves_data_off_the_device_once(tmp_path, monkeypatch):
         return to_cpu(tensor)
 
     from mmpsbn.pruning import measure_sparsity
+
     runner, _ = train(tmp_path, epochs=1)
     monkeypatch.setattr(torch.Tensor, 'cpu', counted)
     measure_sparsity(runner.model, threshold=1e-3)
@@ -91,8 +92,12 @@ def test_nan_gamma_is_reported_with_its_layer_and_not_as_collapsed(tmp_path):
 
 
 def test_it_follows_a_model_that_is_pruned(tmp_path):
-    demp = dict(type='DemPHook', penalty=dict(peak=0.0), noise=dict(peak_var=0.0),
-                prune=dict(interval=3, num_samples=8))
+    demp = dict(
+        type='DemPHook',
+        penalty=dict(peak=0.0),
+        noise=dict(peak_var=0.0),
+        prune=dict(interval=3, num_samples=8),
+    )
     runner, messages = train(tmp_path, [HOOK, demp], epochs=2)
     records = scalars(runner)
     assert records[0]['sparsity/collapsed'] == 3
@@ -101,14 +106,18 @@ def test_it_follows_a_model_that_is_pruned(tmp_path):
     assert '0 of 45 filters' in last
 
 
-@pytest.mark.parametrize('norm, decay, warns', [
-    ('psBN', 0.0, True), ('psBN', 1e-3, False), ('BN', 0.0, False)])
-def test_psbn_without_decay_on_beta_is_said_once_with_its_layers(
-        tmp_path, norm, decay, warns):
+@pytest.mark.parametrize(
+    'norm, decay, warns', [('psBN', 0.0, True), ('psBN', 1e-3, False), ('BN', 0.0, False)]
+)
+def test_psbn_without_decay_on_beta_is_said_once_with_its_layers(tmp_path, norm, decay, warns):
     demp = dict(type='DemPHook')
     _, messages = train(
-        tmp_path, [HOOK, demp], norm=norm, epochs=1,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, weight_decay=decay)))
+        tmp_path,
+        [HOOK, demp],
+        norm=norm,
+        epochs=1,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, weight_decay=decay)),
+    )
     said = [m for m in messages if 'no weight decay on beta' in m]
     assert len(said) == warns
     if warns:
@@ -116,9 +125,15 @@ def test_psbn_without_decay_on_beta_is_said_once_with_its_layers(
 
 
 def test_decay_switched_off_for_norms_is_noticed(tmp_path):
-    _, messages = train(tmp_path, norm='psBN', epochs=1, optim_wrapper=dict(
-        optimizer=dict(type='SGD', lr=0.01, weight_decay=0.1),
-        paramwise_cfg=dict(norm_decay_mult=0.0)))
+    _, messages = train(
+        tmp_path,
+        norm='psBN',
+        epochs=1,
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=0.01, weight_decay=0.1),
+            paramwise_cfg=dict(norm_decay_mult=0.0),
+        ),
+    )
     assert any('no weight decay on beta' in m for m in messages)
 
 
@@ -127,7 +142,12 @@ def test_frozen_betas_are_no_reason_to_warn(tmp_path):
         for name in ('norm', 'blocks.0.bn1', 'blocks.0.bn2', 'blocks.1.bn1'):
             runner.model.get_submodule(name).requires_grad_(False)
 
-    _, messages = train(tmp_path, norm='psBN', epochs=1, prepare=freeze, optim_wrapper=dict(
-        optimizer=dict(type='SGD', lr=0.01, weight_decay=0.0)))
+    _, messages = train(
+        tmp_path,
+        norm='psBN',
+        epochs=1,
+        prepare=freeze,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, weight_decay=0.0)),
+    )
     said = next(m for m in messages if 'no weight decay on beta' in m)
     assert said.startswith('1 psBN layers') and 'blocks.1.bn2' in said

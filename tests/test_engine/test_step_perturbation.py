@@ -1,10 +1,12 @@
 """Penalty and noise at the optimizer step, against the formula written out."""
+
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from torch import nn
+
 from mmpsbn.engine.settings import NoiseSettings, PenaltySettings
 from mmpsbn.engine.step_perturbation import StepPerturbation
-from torch import nn
 
 ETA = 0.1
 
@@ -15,14 +17,17 @@ def layer():
     return nn.Linear(3, 4).double()
 
 
-def attach(layer, penalty=None, noise=None, strength=0.5, step=lambda: 0, seed=7,
-           optimizer=None):
+def attach(layer, penalty=None, noise=None, strength=0.5, step=lambda: 0, seed=7, optimizer=None):
     optimizer = optimizer or torch.optim.SGD(layer.parameters(), lr=ETA)
     StepPerturbation(
-        penalised=[layer.weight], noisy=[layer.weight],
+        penalised=[layer.weight],
+        noisy=[layer.weight],
         penalty=PenaltySettings(**{'peak': 0.0, **(penalty or {})}),
         noise=NoiseSettings(**{'peak_var': 0.0, **(noise or {})}),
-        strength=lambda: strength, step=step, seed=seed).attach([optimizer])
+        strength=lambda: strength,
+        step=step,
+        seed=seed,
+    ).attach([optimizer])
     return optimizer
 
 
@@ -37,14 +42,16 @@ def test_penalty_joins_the_gradient(layer, kind, direction):
 
 
 def test_an_adaptive_optimizer_scales_the_penalty(layer):
-    optimizer = attach(layer, penalty=dict(peak=0.3),
-                       optimizer=torch.optim.Adam(layer.parameters(), lr=ETA))
+    optimizer = attach(
+        layer, penalty=dict(peak=0.3), optimizer=torch.optim.Adam(layer.parameters(), lr=ETA)
+    )
     before = layer.weight.detach().clone()
     layer.weight.grad = torch.zeros_like(before)
     optimizer.step()
     # Adam's first step has size lr whatever the gradient's: it is not decoupled
-    torch.testing.assert_close(layer.weight.detach(), before - ETA * torch.sign(before),
-                               rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        layer.weight.detach(), before - ETA * torch.sign(before), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_penalty_is_added_after_clipping(layer):
@@ -64,8 +71,8 @@ def test_noise_has_the_scheduled_variance_and_no_learning_rate():
     optimizer.step()
     noise = layer.weight.detach() - before
     n = noise.numel()
-    assert abs(noise.mean()) < 4 * (0.02 / n)**0.5
-    assert abs(noise.var() / 0.02 - 1) < 4 * (2 / n)**0.5
+    assert abs(noise.mean()) < 4 * (0.02 / n) ** 0.5
+    assert abs(noise.var() / 0.02 - 1) < 4 * (2 / n) ** 0.5
 
 
 def test_noise_spares_channels_without_a_gradient(layer):

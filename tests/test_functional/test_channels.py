@@ -1,4 +1,5 @@
 """Channel statistics and the selection of what stays."""
+
 import math
 
 import pytest
@@ -14,11 +15,29 @@ NAN, INF = math.nan, math.inf
 
 # ---------------------------------------------------------------- statistics
 def test_collapsed_is_strictly_below_the_threshold_and_never_nan():
-    gamma = torch.tensor([0., -5e-4, 1e-3, -2e-3, NAN, INF, -INF], dtype=torch.float64)
-    assert collapsed_mask(gamma, threshold=1e-3).tolist() == [True, True, False, False, False, False, False]
+    gamma = torch.tensor([0.0, -5e-4, 1e-3, -2e-3, NAN, INF, -INF], dtype=torch.float64)
+    assert collapsed_mask(gamma, threshold=1e-3).tolist() == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
-@pytest.mark.parametrize('shape, dim', [((2, 3, 4, 5), 1), ((2, 3, 4, 5), -3), ((7, 3), -1), ((2, 4, 3), -1), ((3, 4, 5), 0), ((3, ), -1)])
+@pytest.mark.parametrize(
+    'shape, dim',
+    [
+        ((2, 3, 4, 5), 1),
+        ((2, 3, 4, 5), -3),
+        ((7, 3), -1),
+        ((2, 4, 3), -1),
+        ((3, 4, 5), 0),
+        ((3,), -1),
+    ],
+)
 @pytest.mark.parametrize('sign', [1, -1])
 def test_channel_max_abs_is_the_max_over_all_other_dimensions(shape, dim, sign):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).abs() * sign
@@ -40,56 +59,75 @@ def test_an_empty_batch_says_nothing():  # a RoI head without proposals
     assert channel_max_abs(torch.zeros(0, 3), channel_dim=-1).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize('layers, sparsity', [
-    ([], 0.0),
-    ([(0, 1.0, 1.0)], 0.0),
-    ([(100, 1.0, 1.0)], 0.0),
-    ([(100, 1.0, 0.75)], 0.25),
-    ([(100, 0.5, 0.5)], 0.75),
-    ([(100, 1.0, 0.5), (300, 0.5, 1.0)], 0.5),
-    ([(100, 0.0, 0.3), (300, 1.0, 1.0)], 0.25),
-    ([(7, 0.0, 0.0)], 1.0),
-])
+@pytest.mark.parametrize(
+    'layers, sparsity',
+    [
+        ([], 0.0),
+        ([(0, 1.0, 1.0)], 0.0),
+        ([(100, 1.0, 1.0)], 0.0),
+        ([(100, 1.0, 0.75)], 0.25),
+        ([(100, 0.5, 0.5)], 0.75),
+        ([(100, 1.0, 0.5), (300, 0.5, 1.0)], 0.5),
+        ([(100, 0.0, 0.3), (300, 1.0, 1.0)], 0.25),
+        ([(7, 0.0, 0.0)], 1.0),
+    ],
+)
 def test_flops_sparsity_by_hand(layers, sparsity):
     assert flops_sparsity(iter(layers)) == pytest.approx(sparsity, abs=1e-12)
 
 
 # ---------------------------------------------------------------- selection
-@pytest.mark.parametrize('scores, threshold, min_channels, round_to, keep', [
-    ([1, 0, 2, 0], 0, 1, 1, '1010'),          # what speaks stays, the rest goes
-    ([1, 2, 3, 4], 0, 1, 1, '1111'),          # nothing to remove
-    ([0, 0, 0], 0, 1, 1, '100'),              # all dead: min_channels, ties keep the lower index
-    ([0, 0, 0], 0, 2, 1, '110'),
-    ([0, 0, 0], 0, 9, 1, '111'),              # min_channels beyond C
-    ([0, 5, 0, 0, 7], 0, 1, 4, '11101'),      # raised to a multiple; ties keep the lower index
-    ([0, 5, 0, 0, 7], 0, 3, 2, '11101'),      # min_channels first, then the multiple
-    ([1, 1, 1, 0, 0], 0, 1, 4, '11110'),
-    ([1, 1, 1, 1, 1, 0], 0, 1, 4, '111111'),  # the multiple exceeds C: all stay
-    ([0, 3, 0], 0, 1, 8, '111'),
-    ([.1, .3, .2, 9], .5, 2, 1, '0101'),      # silent ones return by score
-    ([.3, .1, .3, .3], .5, 2, 1, '1010'),     # ... then by index
-    ([.5, .6], .5, 1, 1, '01'),               # at the threshold is silent
-    ([NAN, 0, NAN, 0], 0, 1, 1, '1010'),      # unknown is never silent
-    ([NAN, 0, 0], 0, 2, 1, '110'),
-    ([INF, 0], 0, 1, 1, '10'),
-    ([1e-40, 0], 0, 1, 1, '10'),              # a denormal speaks
-    ([0], 0, 1, 1, '1'),
-])
+@pytest.mark.parametrize(
+    'scores, threshold, min_channels, round_to, keep',
+    [
+        ([1, 0, 2, 0], 0, 1, 1, '1010'),  # what speaks stays, the rest goes
+        ([1, 2, 3, 4], 0, 1, 1, '1111'),  # nothing to remove
+        ([0, 0, 0], 0, 1, 1, '100'),  # all dead: min_channels, ties keep the lower index
+        ([0, 0, 0], 0, 2, 1, '110'),
+        ([0, 0, 0], 0, 9, 1, '111'),  # min_channels beyond C
+        ([0, 5, 0, 0, 7], 0, 1, 4, '11101'),  # raised to a multiple; ties keep the lower index
+        ([0, 5, 0, 0, 7], 0, 3, 2, '11101'),  # min_channels first, then the multiple
+        ([1, 1, 1, 0, 0], 0, 1, 4, '11110'),
+        ([1, 1, 1, 1, 1, 0], 0, 1, 4, '111111'),  # the multiple exceeds C: all stay
+        ([0, 3, 0], 0, 1, 8, '111'),
+        ([0.1, 0.3, 0.2, 9], 0.5, 2, 1, '0101'),  # silent ones return by score
+        ([0.3, 0.1, 0.3, 0.3], 0.5, 2, 1, '1010'),  # ... then by index
+        ([0.5, 0.6], 0.5, 1, 1, '01'),  # at the threshold is silent
+        ([NAN, 0, NAN, 0], 0, 1, 1, '1010'),  # unknown is never silent
+        ([NAN, 0, 0], 0, 2, 1, '110'),
+        ([INF, 0], 0, 1, 1, '10'),
+        ([1e-40, 0], 0, 1, 1, '10'),  # a denormal speaks
+        ([0], 0, 1, 1, '1'),
+    ],
+)
 def test_scores_to_masks_by_hand(scores, threshold, min_channels, round_to, keep):
-    mask = select_keep_mask(torch.tensor(scores, dtype=torch.float32), threshold=threshold,
-                            min_channels=min_channels, round_to=round_to)
+    mask = select_keep_mask(
+        torch.tensor(scores, dtype=torch.float32),
+        threshold=threshold,
+        min_channels=min_channels,
+        round_to=round_to,
+    )
     assert mask.dtype == torch.bool
     assert ''.join(str(int(k)) for k in mask) == keep
 
 
-values = st.sampled_from([0., 0., 0., 0.1, 0.2, 0.2, 0.5, 1., 3., NAN, INF])
+values = st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.2, 0.2, 0.5, 1.0, 3.0, NAN, INF])
 
 
-@given(st.lists(values, min_size=1, max_size=40), st.sampled_from([0., 0.2, 1.]), st.integers(1, 50), st.integers(1, 16))
-def test_count_follows_the_formula_and_nothing_that_speaks_goes(scores, threshold, min_channels, round_to):
+@given(
+    st.lists(values, min_size=1, max_size=40),
+    st.sampled_from([0.0, 0.2, 1.0]),
+    st.integers(1, 50),
+    st.integers(1, 16),
+)
+def test_count_follows_the_formula_and_nothing_that_speaks_goes(
+    scores, threshold, min_channels, round_to
+):
     scores = torch.tensor(scores)
     before = scores.clone()
-    mask = select_keep_mask(scores, threshold=threshold, min_channels=min_channels, round_to=round_to)
+    mask = select_keep_mask(
+        scores, threshold=threshold, min_channels=min_channels, round_to=round_to
+    )
     assert torch.equal(scores.nan_to_num(-1), before.nan_to_num(-1))
     speaks = ~(scores <= threshold)
     wanted = max(int(speaks.sum()), min_channels)

@@ -1,4 +1,5 @@
 """Penalty gradients and asymmetric noise."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -38,18 +39,18 @@ def test_penalty_adds_the_gradient_of_r(kind, seed, strength, zeros):
 
 def test_lasso_pushes_nothing_at_zero():
     grad = torch.zeros(3)
-    add_penalty_gradient_(grad, torch.tensor([-2., 0., 3.]), kind='lasso', strength=0.5)
+    add_penalty_gradient_(grad, torch.tensor([-2.0, 0.0, 3.0]), kind='lasso', strength=0.5)
     assert grad.tolist() == [-0.5, 0, 0.5]
 
 
 @pytest.mark.parametrize('kind', PENALTY_KINDS)
 def test_penalty_keeps_a_half_precision_gradient(kind):
     grad = torch.zeros(2, dtype=torch.float16)
-    add_penalty_gradient_(grad, torch.tensor([-1., 1.]), kind=kind, strength=0.25)
+    add_penalty_gradient_(grad, torch.tensor([-1.0, 1.0]), kind=kind, strength=0.25)
     assert grad.dtype == torch.float16 and grad.tolist() == [-0.25, 0.25]
 
 
-@pytest.mark.parametrize('shape', [(3, 2, 2, 2), (3, 5), (3, )])
+@pytest.mark.parametrize('shape', [(3, 2, 2, 2), (3, 5), (3,)])
 def test_live_are_the_channels_with_any_gradient(shape):
     grad = torch.zeros(shape)
     grad.flatten()[-1] = 1e-38
@@ -65,7 +66,7 @@ def test_unknown_and_tiny_gradients_count_as_live(value):
 
 def test_a_channel_held_at_zero_by_relu_is_not_live():
     conv = torch.nn.Conv2d(3, 4, 3)
-    torch.nn.init.constant_(conv.bias, -100.)
+    torch.nn.init.constant_(conv.bias, -100.0)
     with torch.no_grad():
         conv.bias[2] = 0.1
     torch.relu(conv(torch.randn(2, 3, 8, 8, generator=generator()))).square().sum().backward()
@@ -79,8 +80,8 @@ def test_noise_has_mean_0_and_the_stated_variance(variance):
     add_gaussian_noise_(weight, variance=variance, live_mask=None, generator=generator(1))
     noise = weight - 3
     count = noise.numel()
-    assert abs(float(noise.mean())) < 5 * (variance / count)**0.5
-    assert abs(float(noise.var()) / variance - 1) < 5 * (2 / count)**0.5
+    assert abs(float(noise.mean())) < 5 * (variance / count) ** 0.5
+    assert abs(float(noise.var()) / variance - 1) < 5 * (2 / count) ** 0.5
     assert abs(float((noise[:, 0] * noise[:, 1]).mean())) / variance < 5 / n**0.5
 
 
@@ -91,8 +92,11 @@ def test_no_variance_means_no_change():
     assert torch.equal(weight, before)
 
 
-@given(mask=st.lists(st.booleans(), min_size=5, max_size=5),
-       shape=st.sampled_from([(5, ), (5, 3), (5, 3, 2, 2)]), seed=st.integers(0, 1000))
+@given(
+    mask=st.lists(st.booleans(), min_size=5, max_size=5),
+    shape=st.sampled_from([(5,), (5, 3), (5, 3, 2, 2)]),
+    seed=st.integers(0, 1000),
+)
 def test_dead_channels_stay_bit_equal_and_noise_ignores_who_else_is_alive(mask, shape, seed):
     weight = torch.randn(shape, generator=generator(seed))
     everyone, some = weight.clone(), weight.clone()
@@ -111,5 +115,7 @@ def test_dead_channels_stay_bit_equal_and_noise_ignores_who_else_is_alive(mask, 
 
 def test_dead_channels_keep_even_nan_and_inf():
     weight = torch.tensor([float('nan'), float('inf'), 1.0])
-    add_gaussian_noise_(weight, variance=1.0, live_mask=torch.tensor([False, False, True]), generator=generator())
+    add_gaussian_noise_(
+        weight, variance=1.0, live_mask=torch.tensor([False, False, True]), generator=generator()
+    )
     assert weight[0].isnan() and weight[1] == float('inf') and weight[2] != 1

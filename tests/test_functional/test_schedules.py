@@ -1,4 +1,5 @@
 """Schedules: fractions of a peak over training."""
+
 import math
 
 import pytest
@@ -22,12 +23,30 @@ def test_the_documented_types_exist():
     assert TYPES == ['constant', 'cosine', 'one_cycle', 'warmup']
 
 
-@pytest.mark.parametrize('kind, course', [
-    ('one_cycle', [0, 0.5, 1, 0.5 * (1 + math.cos(math.pi / 6)), 0.75, 0.5, 0.25, 0.5 * (1 - math.cos(math.pi / 6)), 0, 0, 0]),
-    ('warmup', [0, 0.5, 1, 1, 1, 1, 1, 1, 0, 0, 0]),
-    ('cosine', [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)] + [0, 0, 0]),
-    ('constant', [1] * 8 + [0] * 3),
-])
+@pytest.mark.parametrize(
+    'kind, course',
+    [
+        (
+            'one_cycle',
+            [
+                0,
+                0.5,
+                1,
+                0.5 * (1 + math.cos(math.pi / 6)),
+                0.75,
+                0.5,
+                0.25,
+                0.5 * (1 - math.cos(math.pi / 6)),
+                0,
+                0,
+                0,
+            ],
+        ),
+        ('warmup', [0, 0.5, 1, 1, 1, 1, 1, 1, 0, 0, 0]),
+        ('cosine', [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)] + [0, 0, 0]),
+        ('constant', [1] * 8 + [0] * 3),
+    ],
+)
 def test_course_by_hand(kind, course):
     schedule = Schedule(kind, warmup=0.2, end=0.8)
     assert [schedule(step, 10) for step in range(11)] == pytest.approx(course, abs=1e-12)
@@ -75,17 +94,25 @@ def test_without_warmup_a_one_cycle_starts_at_its_peak():
     assert Schedule('warmup', warmup=0, end=1)(0, 100) == 1
 
 
-@pytest.mark.parametrize('kind, warmup, end, message', [
-    ('onecycle', 0.1, 1.0, r"type must be one of \['constant', 'cosine', 'one_cycle', 'warmup'\], got 'onecycle'"),
-    (None, 0.1, 1.0, 'type must be one of .* got None'),
-    ('cosine', 0.0, 0.0, r'end must be in \(0, 1\], got 0.0'),
-    ('cosine', 0.0, 1.01, r'end must be in \(0, 1\], got 1.01'),
-    ('cosine', 0.0, -1, r'end must be in \(0, 1\], got -1'),
-    ('cosine', 0.0, math.nan, r'end must be in \(0, 1\], got nan'),
-    ('one_cycle', -0.1, 1.0, r'warmup must be >= 0 and below end=1.0, got -0.1'),
-    ('one_cycle', 0.5, 0.5, r'warmup must be >= 0 and below end=0.5, got 0.5'),
-    ('one_cycle', math.nan, 1.0, r'warmup must be >= 0 .* got nan'),
-])
+@pytest.mark.parametrize(
+    'kind, warmup, end, message',
+    [
+        (
+            'onecycle',
+            0.1,
+            1.0,
+            r"type must be one of \['constant', 'cosine', 'one_cycle', 'warmup'\], got 'onecycle'",
+        ),
+        (None, 0.1, 1.0, 'type must be one of .* got None'),
+        ('cosine', 0.0, 0.0, r'end must be in \(0, 1\], got 0.0'),
+        ('cosine', 0.0, 1.01, r'end must be in \(0, 1\], got 1.01'),
+        ('cosine', 0.0, -1, r'end must be in \(0, 1\], got -1'),
+        ('cosine', 0.0, math.nan, r'end must be in \(0, 1\], got nan'),
+        ('one_cycle', -0.1, 1.0, r'warmup must be >= 0 and below end=1.0, got -0.1'),
+        ('one_cycle', 0.5, 0.5, r'warmup must be >= 0 and below end=0.5, got 0.5'),
+        ('one_cycle', math.nan, 1.0, r'warmup must be >= 0 .* got nan'),
+    ],
+)
 def test_bad_arguments_are_refused_by_name_and_value(kind, warmup, end, message):
     with pytest.raises(ValueError, match=message):
         Schedule(kind, warmup, end)

@@ -1,4 +1,5 @@
 """Every psBN-like layer beside its plain form, and their formula written out by hand."""
+
 import torch
 from torch import nn
 
@@ -14,8 +15,11 @@ CASES = {
     'psBN3d': (lambda **kw: psBN3d(C, **kw), lambda: nn.BatchNorm3d(C), (2, C, 3, 2, 2)),
     'psSyncBN': (lambda **kw: psSyncBN(C, **kw), lambda: nn.BatchNorm2d(C), (3, C, 4, 5)),
     'psIN': (lambda **kw: psIN(C, **kw), lambda: nn.InstanceNorm2d(C, affine=True), (3, C, 4, 5)),
-    'psIN-tracked': (lambda **kw: psIN(C, track_running_stats=True, **kw),
-                     lambda: nn.InstanceNorm2d(C, affine=True, track_running_stats=True), (3, C, 4, 5)),
+    'psIN-tracked': (
+        lambda **kw: psIN(C, track_running_stats=True, **kw),
+        lambda: nn.InstanceNorm2d(C, affine=True, track_running_stats=True),
+        (3, C, 4, 5),
+    ),
     'psGN': (lambda **kw: psGN(C, 3, **kw), lambda: nn.GroupNorm(3, C), (2, C, 4, 5)),
 }
 BATCH_NORMS = [name for name in CASES if 'BN' in name]
@@ -56,7 +60,11 @@ def by_hand(layer, x, gamma, b):
         if running is not None and not layer.training:
             mean, var = running.view(shape), layer.running_var.view(shape)
         else:
-            dims = [2, 3] if 'Instance' in type(layer).__name__ or 'IN' in type(layer).__name__ else [0, *range(2, x.dim())]
+            dims = (
+                [2, 3]
+                if 'Instance' in type(layer).__name__ or 'IN' in type(layer).__name__
+                else [0, *range(2, x.dim())]
+            )
             mean, var = x.mean(dims, keepdim=True), x.var(dims, unbiased=False, keepdim=True)
         xhat = (x - mean) / (var + layer.eps).sqrt()
     return gamma.view(shape) * xhat + b.view(shape)

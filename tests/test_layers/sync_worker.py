@@ -1,4 +1,5 @@
 """What each of two gloo ranks runs for test_sync.py."""
+
 import torch
 import torch.distributed as dist
 
@@ -11,7 +12,11 @@ RUNS = {
     'uneven': ([(1, C, 5, 4), (6, C, 3, 3)], dict(alpha=0.4, eps=1e-3), torch.float64),
     'one-empty': ([(0, C, 2, 2), (3, C, 2, 2)], {}, torch.float64),
     'NC': ([(2, C), (1, C)], dict(momentum=None), torch.float64),
-    '3d-untracked': ([(2, C, 2, 3, 2), (1, C, 2, 3, 2)], dict(track_running_stats=False), torch.float64),
+    '3d-untracked': (
+        [(2, C, 2, 3, 2), (1, C, 2, 3, 2)],
+        dict(track_running_stats=False),
+        torch.float64,
+    ),
     'bfloat16': ([(8, C, 40, 40), (8, C, 40, 40)], {}, torch.bfloat16),
     'float32-offset': ([(8, C, 20, 20), (8, C, 20, 20)], {}, torch.float32),
 }
@@ -42,13 +47,20 @@ def forward_backward(layer, x, weights, steps):
         leaf = x.clone().requires_grad_()
         out = layer(leaf)
     (out.sin() * weights).sum().backward()
-    return dict(out=out.detach(), grad=leaf.grad, gamma_grad=layer.weight.grad, beta_grad=layer.beta.grad,
-                buffers=dict(layer.named_buffers()))
+    return dict(
+        out=out.detach(),
+        grad=leaf.grad,
+        gamma_grad=layer.weight.grad,
+        beta_grad=layer.beta.grad,
+        buffers=dict(layer.named_buffers()),
+    )
 
 
 def work(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2
+    )
     results = {}
     for name in RUNS:
         results[name] = forward_backward(layer_of(name), *data_of(name, rank), steps=2)

@@ -1,4 +1,5 @@
 """A psBN checkpoint is a BatchNorm checkpoint, both ways, and exact among psBNs."""
+
 import copy
 
 import pytest
@@ -65,8 +66,16 @@ def test_a_checkpoint_computes_the_same_function_on_the_other_side(case, trainin
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.float64])
-@pytest.mark.parametrize('travel', [lambda m, path: m.state_dict(), lambda m, path: copy.deepcopy(m.state_dict()), through_torch,
-                                    through_mmengine], ids=['dict', 'deepcopy', 'torch.save', 'mmengine'])
+@pytest.mark.parametrize(
+    'travel',
+    [
+        lambda m, path: m.state_dict(),
+        lambda m, path: copy.deepcopy(m.state_dict()),
+        through_torch,
+        through_mmengine,
+    ],
+    ids=['dict', 'deepcopy', 'torch.save', 'mmengine'],
+)
 def test_beta_survives_to_the_last_bit(tmp_path, travel, dtype):
     source, target = net(0, dtype=dtype), net(1, dtype=dtype)
     assert not torch.equal(source[0].bias - 0.1, source[0].beta), 'nothing to lose: no test'
@@ -100,7 +109,8 @@ def test_a_psbn_checkpoint_is_read_as_what_it_is_whatever_is_asked_for(tmp_path,
         assert torch.equal(betas(target), betas(source))
 
 
-def test_metadata_of_other_weights_does_not_count():  # EMAHook swaps tensors between two state dicts
+def test_metadata_of_other_weights_does_not_count():
+    # EMAHook swaps tensors between two state dicts.
     model, average = net(0), net(1)
     a, b = model.state_dict(), average.state_dict()
     for key in a:
@@ -184,7 +194,9 @@ def test_averaged_model_averages_beta(update_buffers):
         average.update_parameters(model)
         for name, p in [*model.named_parameters(), *model.named_buffers()]:
             if p.is_floating_point():
-                expected[name] = p.detach().clone() if step == 0 else 0.75 * expected[name] + 0.25 * p.detach()
+                expected[name] = (
+                    p.detach().clone() if step == 0 else 0.75 * expected[name] + 0.25 * p.detach()
+                )
     layer = average.module[0]
     torch.testing.assert_close(layer.weight, expected['0.weight'], **close)
     torch.testing.assert_close(layer.beta, expected['0.bias'], **close)

@@ -1,4 +1,5 @@
-"""psBN: a BatchNorm to everyone but the optimizer (design, section 2)."""
+"""psBN: a BatchNorm to everyone but the optimizer."""
+
 import copy
 import math
 import pickle
@@ -30,10 +31,12 @@ def test_fresh_layer_has_gamma_1_beta_0_and_b_alpha(case):
     layer = CASES[case][0]()
     assert torch.equal(layer.weight, torch.ones(C))
     assert torch.equal(layer.beta, torch.zeros(C))
-    assert torch.equal(layer.bias, torch.full((C, ), 0.1))
+    assert torch.equal(layer.bias, torch.full((C,), 0.1))
     layer, _, _ = make(case)
     layer.reset_parameters()
-    assert torch.equal(layer.weight, torch.ones(C).double()) and torch.equal(layer.beta, torch.zeros(C).double())
+    assert torch.equal(layer.weight, torch.ones(C).double()) and torch.equal(
+        layer.beta, torch.zeros(C).double()
+    )
     for name, fresh in CASES[case][0]().named_buffers():
         assert torch.equal(layer.get_buffer(name), fresh.to(layer.get_buffer(name)))
 
@@ -94,8 +97,12 @@ def test_no_extra_pass_and_no_extra_saved_activation(case, training):
     found = {}
     for who in (layer, plain):
         saved = []
-        with FeatureMapOps(x.numel()) as ops, torch.autograd.graph.saved_tensors_hooks(
-                lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
+        with (
+            FeatureMapOps(x.numel()) as ops,
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t
+            ),
+        ):
             who.train(training)(x.clone().requires_grad_())
         found[who] = ops.names, sorted(n for n in saved if n > C)
         assert found[who][1] and ops.names
@@ -103,14 +110,20 @@ def test_no_extra_pass_and_no_extra_saved_activation(case, training):
 
 
 @every_layer
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(alpha=0), 'alpha must be > 0 and finite, got 0'),
-    (dict(alpha=-0.1), 'alpha must be > 0 and finite, got -0.1'),
-    (dict(alpha=math.nan), 'alpha must be > 0 and finite, got nan'),
-    (dict(alpha=math.inf), 'alpha must be > 0 and finite, got inf'),
-    (dict(affine=False), 'affine=True, got affine=False'),
-    (dict(pretrained_bias='b'), r"pretrained_bias must be one of \('effective', 'beta'\), got 'b'"),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(alpha=0), 'alpha must be > 0 and finite, got 0'),
+        (dict(alpha=-0.1), 'alpha must be > 0 and finite, got -0.1'),
+        (dict(alpha=math.nan), 'alpha must be > 0 and finite, got nan'),
+        (dict(alpha=math.inf), 'alpha must be > 0 and finite, got inf'),
+        (dict(affine=False), 'affine=True, got affine=False'),
+        (
+            dict(pretrained_bias='b'),
+            r"pretrained_bias must be one of \('effective', 'beta'\), got 'b'",
+        ),
+    ],
+)
 def test_bad_arguments_are_refused_by_name_and_value(case, kwargs, message):
     with pytest.raises(ValueError, match=message):
         CASES[case][0](**kwargs)
@@ -135,7 +148,9 @@ def test_weight_decay_lifts_a_dead_psbn_channel_and_leaves_a_dead_bn_channel(alp
     out.sum().backward()
     shift = eta * decay / (1 - eta * decay) * alpha / layer.weight.detach().abs()
     optimizer.step()
-    torch.testing.assert_close((layer.bias / layer.weight.abs()).detach(), before + shift, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        (layer.bias / layer.weight.abs()).detach(), before + shift, rtol=1e-13, atol=1e-13
+    )
 
 
 @every_layer
@@ -146,7 +161,11 @@ def test_writing_into_the_computed_bias_reaches_nothing(case):
 
 
 @every_layer
-@pytest.mark.parametrize('clone', [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=['deepcopy', 'pickle'])
+@pytest.mark.parametrize(
+    'clone',
+    [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))],
+    ids=['deepcopy', 'pickle'],
+)
 def test_copies_are_independent_and_keep_the_contract(case, clone):
     layer, _, x = make(case, alpha=0.7)
     layer.eval()
@@ -171,11 +190,15 @@ def test_functional_call_and_compile_see_beta():
     layer.eval()
     parameters = {name: p.detach() * 2 for name, p in layer.named_parameters()}
     expected = by_hand(layer, x, parameters['weight'], parameters['bias'] + 0.4)
-    torch.testing.assert_close(torch.func.functional_call(layer, parameters, (x, )), expected, **close)
+    torch.testing.assert_close(
+        torch.func.functional_call(layer, parameters, (x,)), expected, **close
+    )
     compiled = torch.compile(layer, backend='eager', fullgraph=True)
     torch.testing.assert_close(compiled(x), layer(x), **close)
     compiled(x).sum().backward()
-    torch.testing.assert_close(layer.beta.grad, torch.full((C, ), float(x.numel() / C)).double(), **close)
+    torch.testing.assert_close(
+        layer.beta.grad, torch.full((C,), float(x.numel() / C)).double(), **close
+    )
 
 
 def test_repr_shows_alpha():

@@ -1,18 +1,37 @@
 """BN <-> psBN on a built model."""
+
 import pytest
 import torch
 from layer_cases import C, generator, randomise
 from torch import nn
 
-from mmpsbn.layers import PostShift, convert_from_psbn, convert_to_psbn, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
+from mmpsbn.layers import (
+    PostShift,
+    convert_from_psbn,
+    convert_to_psbn,
+    psBN1d,
+    psBN2d,
+    psBN3d,
+    psGN,
+    psIN,
+    psSyncBN,
+)
 
 close = dict(rtol=1e-11, atol=1e-11)
 PAIRS = {
     'BatchNorm1d': (lambda: nn.BatchNorm1d(C, eps=1e-3, momentum=0.3), psBN1d, (4, C)),
     'BatchNorm2d': (lambda: nn.BatchNorm2d(C, momentum=None), psBN2d, (4, C, 3, 3)),
-    'BatchNorm2d-untracked': (lambda: nn.BatchNorm2d(C, track_running_stats=False), psBN2d, (4, C, 3, 3)),
+    'BatchNorm2d-untracked': (
+        lambda: nn.BatchNorm2d(C, track_running_stats=False),
+        psBN2d,
+        (4, C, 3, 3),
+    ),
     'BatchNorm3d': (lambda: nn.BatchNorm3d(C), psBN3d, (4, C, 2, 2, 2)),
-    'InstanceNorm2d': (lambda: nn.InstanceNorm2d(C, affine=True, track_running_stats=True), psIN, (4, C, 3, 3)),
+    'InstanceNorm2d': (
+        lambda: nn.InstanceNorm2d(C, affine=True, track_running_stats=True),
+        psIN,
+        (4, C, 3, 3),
+    ),
     'GroupNorm': (lambda: nn.GroupNorm(2, C, eps=1e-2), psGN, (4, C, 3, 3)),
 }
 
@@ -25,7 +44,9 @@ class Net(nn.Module):
         self.stem = nn.Conv2d(3, C, 1)
         self.shared = nn.BatchNorm2d(C)
         self.alias = self.shared
-        self.rest = nn.ModuleList([nn.Sequential(nn.GroupNorm(2, C), nn.Conv2d(C, C, 1, bias=False)), nn.BatchNorm2d(C)])
+        self.rest = nn.ModuleList(
+            [nn.Sequential(nn.GroupNorm(2, C), nn.Conv2d(C, C, 1, bias=False)), nn.BatchNorm2d(C)]
+        )
 
     def forward(self, x):
         x = self.rest[0](torch.relu(self.shared(self.stem(x))))
@@ -33,7 +54,10 @@ class Net(nn.Module):
 
 
 def settings(layer):
-    return {key: getattr(layer, key, None) for key in ('eps', 'momentum', 'affine', 'track_running_stats', 'num_groups', 'training')}
+    return {
+        key: getattr(layer, key, None)
+        for key in ('eps', 'momentum', 'affine', 'track_running_stats', 'num_groups', 'training')
+    }
 
 
 def run(model, x, training):
@@ -124,13 +148,21 @@ def test_sync_batch_norm_keeps_its_process_group():
 
 
 def test_layers_without_an_own_bias_and_psbn_itself_are_left_alone():
-    model = nn.Sequential(nn.BatchNorm2d(C, affine=False), nn.InstanceNorm2d(C), psBN2d(C, alpha=0.7), nn.BatchNorm2d(C))
+    model = nn.Sequential(
+        nn.BatchNorm2d(C, affine=False),
+        nn.InstanceNorm2d(C),
+        psBN2d(C, alpha=0.7),
+        nn.BatchNorm2d(C),
+    )
     convert_to_psbn(model, alpha=0.1)
     assert [type(m) for m in model] == [nn.BatchNorm2d, nn.InstanceNorm2d, psBN2d, psBN2d]
     assert [m.alpha for m in model[2:]] == [0.7, 0.1]
 
 
-@pytest.mark.parametrize('model', [nn.Linear(2, 2), nn.Sequential(nn.BatchNorm2d(C, affine=False)), nn.Sequential(psBN2d(C))])
+@pytest.mark.parametrize(
+    'model',
+    [nn.Linear(2, 2), nn.Sequential(nn.BatchNorm2d(C, affine=False)), nn.Sequential(psBN2d(C))],
+)
 def test_nothing_to_convert_is_an_error(model):
     with pytest.raises(ValueError, match=f'no affine BatchNorm.* found in {type(model).__name__}'):
         convert_to_psbn(model)
@@ -141,10 +173,14 @@ def test_nothing_to_convert_back_is_an_error():
         convert_from_psbn(nn.Sequential(nn.BatchNorm2d(C)))
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(alpha=-1), 'alpha must be > 0 and finite, got -1'), (dict(alpha=float('nan')), 'alpha .* got nan'),
-    (dict(pretrained_bias='plain'), "pretrained_bias must be one of .* got 'plain'"),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(alpha=-1), 'alpha must be > 0 and finite, got -1'),
+        (dict(alpha=float('nan')), 'alpha .* got nan'),
+        (dict(pretrained_bias='plain'), "pretrained_bias must be one of .* got 'plain'"),
+    ],
+)
 def test_bad_arguments_change_nothing(kwargs, message):
     model = randomise(nn.Sequential(nn.BatchNorm2d(C)))
     before = model[0].bias.detach().clone()

@@ -1,4 +1,5 @@
 """What mmcv, MMEngine, mmdet and torch do with psBN layers."""
+
 import math
 
 import pytest
@@ -18,7 +19,15 @@ import mmpsbn  # noqa: F401
 from mmpsbn.layers import PostShift, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
 
 close = dict(rtol=1e-11, atol=1e-11)
-REGISTERED = dict(psBN=psBN2d, psBN1d=psBN1d, psBN2d=psBN2d, psBN3d=psBN3d, psSyncBN=psSyncBN, psIN=psIN, psGN=psGN)
+REGISTERED = dict(
+    psBN=psBN2d,
+    psBN1d=psBN1d,
+    psBN2d=psBN2d,
+    psBN3d=psBN3d,
+    psSyncBN=psSyncBN,
+    psIN=psIN,
+    psGN=psGN,
+)
 
 
 def config(name, **kwargs):
@@ -26,12 +35,16 @@ def config(name, **kwargs):
 
 
 def resnet(norm='psBN', **kwargs):
-    return ResNet(18, norm_cfg=dict(type=norm, requires_grad=True), base_channels=8, stem_channels=8, **kwargs)
+    return ResNet(
+        18, norm_cfg=dict(type=norm, requires_grad=True), base_channels=8, stem_channels=8, **kwargs
+    )
 
 
 @pytest.mark.parametrize('name', REGISTERED)
 def test_mmcv_builds_each_layer_from_a_config(name):
-    abbreviation, layer = build_norm_layer(config(name, alpha=0.3, requires_grad=False), C, postfix=1)
+    abbreviation, layer = build_norm_layer(
+        config(name, alpha=0.3, requires_grad=False), C, postfix=1
+    )
     assert type(layer) is REGISTERED[name] and layer.alpha == 0.3
     assert abbreviation == {'psIN': 'in1', 'psGN': 'gn1'}.get(name, 'bn1')
     assert layer.weight.numel() == C and not any(p.requires_grad for p in layer.parameters())
@@ -39,10 +52,15 @@ def test_mmcv_builds_each_layer_from_a_config(name):
     assert MODELS.get(name) is REGISTERED[name]
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(alpha=0), 'alpha must be > 0'), (dict(alpha=math.nan), 'alpha must be > 0'), (dict(pretrained_bias=''), 'pretrained_bias'),
-    (dict(affine=False), 'affine=False'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(alpha=0), 'alpha must be > 0'),
+        (dict(alpha=math.nan), 'alpha must be > 0'),
+        (dict(pretrained_bias=''), 'pretrained_bias'),
+        (dict(affine=False), 'affine=False'),
+    ],
+)
 @pytest.mark.parametrize('name', ['psBN', 'psSyncBN', 'psIN', 'psGN'])
 def test_a_bad_config_fails_when_it_is_built(name, kwargs, message):
     with pytest.raises(ValueError, match=message):
@@ -50,7 +68,9 @@ def test_a_bad_config_fails_when_it_is_built(name, kwargs, message):
 
 
 @pytest.mark.parametrize('name', ['psBN', 'psSyncBN'])
-@pytest.mark.parametrize('fuse', [mmcv_fuse_conv_bn, lambda m: fuse_conv_bn_eval(m[0], m[1])], ids=['mmcv', 'torch'])
+@pytest.mark.parametrize(
+    'fuse', [mmcv_fuse_conv_bn, lambda m: fuse_conv_bn_eval(m[0], m[1])], ids=['mmcv', 'torch']
+)
 def test_fused_convolution_computes_the_same(fuse, name):
     layer = randomise(build_norm_layer(config(name, alpha=0.5), C)[1])
     model = nn.Sequential(nn.Conv2d(3, C, 3), layer).double().eval()
@@ -60,7 +80,9 @@ def test_fused_convolution_computes_the_same(fuse, name):
 
 
 def test_mmcv_efficient_conv_bn_eval_computes_the_same_and_trains_beta():
-    block = ConvModule(3, C, 3, norm_cfg=dict(type='psBN', alpha=0.5), efficient_conv_bn_eval=True).double()
+    block = ConvModule(
+        3, C, 3, norm_cfg=dict(type='psBN', alpha=0.5), efficient_conv_bn_eval=True
+    ).double()
     randomise(block.bn)
     block.train()
     block.bn.eval()  # norm_eval: the case mmcv has a fast path for
@@ -75,8 +97,15 @@ def test_mmcv_efficient_conv_bn_eval_computes_the_same_and_trains_beta():
 def test_initialisation_through_the_attribute_leaves_beta_0():
     layer = psBN2d(C)
     constant_init(layer, val=0.5, bias=3)
-    assert torch.equal(layer.beta, torch.zeros(C)) and torch.equal(layer.weight, torch.full((C, ), 0.5))
-    model = resnet(init_cfg=[dict(type='Kaiming', layer='Conv2d'), dict(type='Constant', val=0.5, bias=2, layer=['_BatchNorm'])])
+    assert torch.equal(layer.beta, torch.zeros(C)) and torch.equal(
+        layer.weight, torch.full((C,), 0.5)
+    )
+    model = resnet(
+        init_cfg=[
+            dict(type='Kaiming', layer='Conv2d'),
+            dict(type='Constant', val=0.5, bias=2, layer=['_BatchNorm']),
+        ]
+    )
     model.init_weights()
     for module in model.modules():
         if isinstance(module, PostShift):
@@ -84,11 +113,17 @@ def test_initialisation_through_the_attribute_leaves_beta_0():
             assert torch.equal(module.weight, torch.full_like(module.weight, 0.5))
 
 
-@pytest.mark.parametrize('layer', [psBN1d(C), psBN2d(C), psBN3d(C), psSyncBN(C), psIN(C), psGN(C, 2)])
+@pytest.mark.parametrize(
+    'layer', [psBN1d(C), psBN2d(C), psBN3d(C), psSyncBN(C), psIN(C), psGN(C, 2)]
+)
 def test_init_cfg_finds_the_layer_by_the_name_of_its_kind(layer):
     model = nn.Sequential(layer)
-    initialize(model, dict(type='Constant', val=0.25, layer=['_BatchNorm', '_InstanceNorm', 'GroupNorm']))
-    assert torch.equal(layer.weight, torch.full((C, ), 0.25)) and torch.equal(layer.beta, torch.zeros(C))
+    initialize(
+        model, dict(type='Constant', val=0.25, layer=['_BatchNorm', '_InstanceNorm', 'GroupNorm'])
+    )
+    assert torch.equal(layer.weight, torch.full((C,), 0.25)) and torch.equal(
+        layer.beta, torch.zeros(C)
+    )
 
 
 def test_resnet_has_the_keys_and_the_function_of_its_bn_twin():
@@ -120,9 +155,19 @@ def test_norm_eval_and_frozen_stages_apply_to_psbn():
 @pytest.mark.parametrize('name', ['psBN', 'psSyncBN', 'psIN', 'psGN'])
 def test_norm_decay_mult_reaches_gamma_and_beta(name):
     model = nn.Sequential(nn.Conv2d(3, C, 3), build_norm_layer(config(name), C)[1])
-    wrapper = build_optim_wrapper(model, dict(
-        type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, weight_decay=0.5), paramwise_cfg=dict(norm_decay_mult=0.25)))
-    decay = {id(p): group['weight_decay'] for group in wrapper.optimizer.param_groups for p in group['params']}
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            type='OptimWrapper',
+            optimizer=dict(type='SGD', lr=0.1, weight_decay=0.5),
+            paramwise_cfg=dict(norm_decay_mult=0.25),
+        ),
+    )
+    decay = {
+        id(p): group['weight_decay']
+        for group in wrapper.optimizer.param_groups
+        for p in group['params']
+    }
     assert decay[id(model[0].weight)] == 0.5
     assert decay[id(model[1].weight)] == decay[id(model[1].beta)] == 0.125
 
@@ -134,7 +179,12 @@ def test_mmengine_makes_psbn_synchronised_and_never_plain(case):
     before, beta = model[0].state_dict(), layer.beta
     converted = convert_sync_batchnorm(model, 'torch')
     new = converted[0]
-    assert type(new) is psSyncBN and new.beta is beta and new.alpha == 0.35 and new.pretrained_bias == 'beta'
+    assert (
+        type(new) is psSyncBN
+        and new.beta is beta
+        and new.alpha == 0.35
+        and new.pretrained_bias == 'beta'
+    )
     assert type(converted[1][0]) is nn.SyncBatchNorm and new.training
     for key, value in before.items():
         assert torch.equal(new.state_dict()[key], value)
@@ -142,6 +192,7 @@ def test_mmengine_makes_psbn_synchronised_and_never_plain(case):
     assert not convert_sync_batchnorm(frozen, 'torch')[0].training
     reverted = revert_sync_batchnorm(converted)
     assert reverted[0] is new and type(reverted[1][0]) is not nn.SyncBatchNorm
+    assert convert_sync_batchnorm(reverted, 'torch')[0] is new
     # one process: the synchronised form computes what psBN does
     twin = make(case, alpha=0.35)[0].train()
     torch.testing.assert_close(reverted[0](x), twin(x), **close)
@@ -162,9 +213,11 @@ def test_torchs_own_conversion_is_refused_and_not_silently_wrong():
 
 def test_the_runner_wraps_with_the_patched_conversion(tmp_path):
     from mmengine.runner import runner
+
     assert runner.convert_sync_batchnorm is convert_sync_batchnorm
     assert Runner.wrap_model.__globals__['convert_sync_batchnorm'] is convert_sync_batchnorm
     before = convert_sync_batchnorm
     from mmpsbn.engine.patches import apply_patches
+
     apply_patches()
     assert runner.convert_sync_batchnorm is before  # a second call changes nothing

@@ -23,7 +23,9 @@ def count(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize('depth, published', [(20, 269722), (32, 464154), (56, 853018), (110, 1727962)])
+@pytest.mark.parametrize(
+    'depth, published', [(20, 269722), (32, 464154), (56, 853018), (110, 1727962)]
+)
 def test_parameter_counts_are_the_published_ones(depth, published):
     backbone = CIFARResNet(depth=depth)
     assert count(backbone) + count(torch.nn.Linear(64, 10)) == published
@@ -34,14 +36,19 @@ def test_shapes_widths_and_option_b():
     for shortcut in 'AB':
         maps = CIFARResNet(depth=14, shortcut=shortcut)(images)
         assert isinstance(maps, tuple) and [tuple(m.shape) for m in maps] == [(2, 64, 8, 8)]
-    assert CIFARResNet(depth=8, base_channels=4)(torch.randn(1, 3, 30, 33))[0].shape == (1, 16, 8, 9)
+    assert CIFARResNet(depth=8, base_channels=4)(torch.randn(1, 3, 30, 33))[0].shape == (
+        1,
+        16,
+        8,
+        9,
+    )
     extra = count(CIFARResNet(depth=20, shortcut='B')) - count(CIFARResNet(depth=20))
     assert extra == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64  # two conv1x1 and their norms
     assert 'layer2.0.downsample.0.weight' in CIFARResNet(shortcut='B').state_dict()
 
 
 def test_zero_pad_shortcut_by_hand():
-    x = torch.arange(1., 2 * 9 + 1).reshape(1, 2, 3, 3)
+    x = torch.arange(1.0, 2 * 9 + 1).reshape(1, 2, 3, 3)
     out = ZeroPadShortcut(2, 5, stride=2)(x)
     assert out.shape == (1, 5, 2, 2)
     assert torch.equal(out[:, 1:3], x[:, :, ::2, ::2])  # 3 missing channels: 1 before, 2 after
@@ -64,13 +71,16 @@ def test_one_block_computes_what_the_paper_says():
     torch.testing.assert_close(block(x), F.relu(inner + padded))
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(depth=21), r'depth must be 6n \+ 2 .*got 21'),
-    (dict(depth=2), r'depth must be 6n \+ 2 .*got 2'),
-    (dict(depth=20.), r'depth must be 6n \+ 2 .*got 20.0'),
-    (dict(shortcut='C'), "shortcut must be 'A' .* or 'B' .*got 'C'"),
-    (dict(base_channels=0), 'base_channels must be >= 1, got 0'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(depth=21), r'depth must be 6n \+ 2 .*got 21'),
+        (dict(depth=2), r'depth must be 6n \+ 2 .*got 2'),
+        (dict(depth=20.0), r'depth must be 6n \+ 2 .*got 20.0'),
+        (dict(shortcut='C'), "shortcut must be 'A' .* or 'B' .*got 'C'"),
+        (dict(base_channels=0), 'base_channels must be >= 1, got 0'),
+    ],
+)
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         CIFARResNet(**arguments)
@@ -84,7 +94,7 @@ def test_norm_eval_and_initialisation():
     net = MODELS.build(dict(type='CIFARResNet', depth=20))
     net.init_weights()
     weight = net.layer3[0].conv1.weight  # 32 -> 64 channels, so fan_in and fan_out differ
-    assert weight.std().item() == pytest.approx((2 / (64 * 9))**0.5, rel=0.05)
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
     assert torch.equal(net.layer3[1].bn1.weight, torch.ones(64))
 
 
@@ -95,47 +105,63 @@ def test_norm_layer_comes_from_norm_cfg():
 
 
 def test_psbn_keeps_names_and_survives_initialisation():
-    """The norm init of ``init_cfg`` writes 0 into the bias; psBN's effective bias must be alpha all the same."""
+    """The norm init of ``init_cfg`` writes 0 into the bias; psBN's effective one must be alpha."""
     net = MODELS.build(dict(type='CIFARResNet', depth=8, norm_cfg=dict(type='psBN', alpha=0.25)))
     net.init_weights()
     assert set(net.state_dict()) == set(CIFARResNet(depth=8).state_dict())
     assert type(net.layer2[0].bn1).__name__.startswith('psBN')
-    torch.testing.assert_close(net.layer2[0].bn1.bias.detach(), torch.full((32, ), 0.25))
+    torch.testing.assert_close(net.layer2[0].bn1.bias.detach(), torch.full((32,), 0.25))
 
 
 def to_mmpretrain_keys(state_dict):
     """akamaster's names -> those of an mmpretrain ImageClassifier."""
-    return {('head.fc' + key[len('linear'):] if key.startswith('linear') else f'backbone.{key}'): value for key, value in state_dict.items()}
+    return {
+        ('head.fc' + key[len('linear') :] if key.startswith('linear') else f'backbone.{key}'): value
+        for key, value in state_dict.items()
+    }
 
 
 def test_published_weights_load_and_classify():
-    """Real weights on real pictures: the architecture is the published one, not only one of its size."""
+    """Real weights, real pictures: the architecture is the published one, not just of its size."""
     weights, archive = SHARED / 'cifar10_resnets' / 'resnet20.pth', SHARED / 'cifar10_jpeg.tar.xz'
     for path in (weights, archive):
         if not path.is_file():
             pytest.skip(f'needs ../shared/data/{path.relative_to(SHARED)}')
     import mmpretrain.models  # noqa: F401  (fills the registry)
-    model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=dict(type='CIFARResNet', depth=20),
-                              neck=dict(type='mmpretrain.GlobalAveragePooling'),
-                              head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=64)))
+
+    model = MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(type='CIFARResNet', depth=20),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=64),
+        )
+    )
     state_dict = torch.load(weights, map_location='cpu', weights_only=True)
     state_dict = state_dict.get('state_dict', state_dict)
     state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
     result = model.load_state_dict(to_mmpretrain_keys(state_dict), strict=False)
-    assert not result.unexpected_keys and all('num_batches_tracked' in key for key in result.missing_keys)
+    assert not result.unexpected_keys and all(
+        'num_batches_tracked' in key for key in result.missing_keys
+    )
     pictures, labels = read_cifar_test_pictures(archive, per_class=100)
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    pixels = (pixels - torch.tensor([.485, .456, .406])[:, None, None]) / torch.tensor([.229, .224, .225])[:, None, None]
+    pixels = (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
     with torch.no_grad():
         scores = model.eval()(pixels, mode='tensor')
-        scores = model.head((scores[-1], )) if isinstance(scores, tuple) else scores
+        scores = model.head((scores[-1],)) if isinstance(scores, tuple) else scores
     accuracy = (scores.argmax(1) == labels).float().mean().item()
     assert len(labels) == 1000
     assert 0.75 <= accuracy <= 0.90, f'{accuracy:.3f} of 1,000'
 
 
 def read_cifar_test_pictures(archive, per_class):
-    """The first ``per_class`` test pictures of each class: (N, 32, 32, 3) uint8 and the labels (classes in alphabetical order)."""
+    """The first ``per_class`` test pictures of each class.
+
+    (N, 32, 32, 3) uint8 and the labels (classes in alphabetical order).
+    """
     by_class = {}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -154,8 +180,13 @@ def read_cifar_test_pictures(archive, per_class):
 def test_importing_models_without_mmpretrain_is_fine(monkeypatch):
     """Detection users need not have mmpretrain: the package imports and offers nothing."""
     import mmpsbn.models
+
     real_find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *args: None if name == 'mmpretrain' else real_find_spec(name, *args))
+    monkeypatch.setattr(
+        importlib.util,
+        'find_spec',
+        lambda name, *args: None if name == 'mmpretrain' else real_find_spec(name, *args),
+    )
     source = importlib.util.spec_from_file_location('models_alone', mmpsbn.models.__file__)
     module = importlib.util.module_from_spec(source)
     source.loader.exec_module(module)

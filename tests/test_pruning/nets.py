@@ -1,4 +1,5 @@
 """Nets of the shapes pruning must be right on, in float64, and how to mask and prune them."""
+
 import copy
 
 import torch
@@ -19,7 +20,9 @@ def generator(seed=0):
 
 
 def conv_bn(c_in, c_out, **kwargs):
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False, **kwargs), nn.BatchNorm2d(c_out), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, 3, padding=1, bias=False, **kwargs), nn.BatchNorm2d(c_out), nn.ReLU()
+    )
 
 
 class Chain(nn.Module):
@@ -28,7 +31,13 @@ class Chain(nn.Module):
     def __init__(self, width=6):
         super().__init__()
         self.features = nn.Sequential(
-            *conv_bn(3, width), nn.MaxPool2d(2), *conv_bn(width, width), nn.Conv2d(width, width + 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+            *conv_bn(3, width),
+            nn.MaxPool2d(2),
+            *conv_bn(width, width),
+            nn.Conv2d(width, width + 2, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
         self.classifier = nn.Sequential(nn.Linear((width + 2) * 4, 10), nn.ReLU(), nn.Linear(10, 4))
 
     def forward(self, x):
@@ -51,7 +60,7 @@ class Concat(nn.Module):
 
 
 class FPN(nn.Module):
-    """Two levels, a top-down addition, a head shared between the levels with norms of each level's own."""
+    """Two levels, a top-down addition, and a head that they share, with norms of each one's own."""
 
     def __init__(self):
         super().__init__()
@@ -68,14 +77,21 @@ class FPN(nn.Module):
         c2 = self.stage2(c1)
         p2 = self.lateral2(c2)
         p1 = self.lateral1(c1) + F.interpolate(p2, scale_factor=2)
-        towers = [F.relu(norm(self.tower(F.relu(fpn(p))))) for norm, fpn, p in
-                  zip(self.tower_norms, (self.fpn1, self.fpn2), (p1, p2))]
+        towers = [
+            F.relu(norm(self.tower(F.relu(fpn(p)))))
+            for norm, fpn, p in zip(self.tower_norms, (self.fpn1, self.fpn2), (p1, p2))
+        ]
         return [self.cls(t) for t in towers], dict(reg=[self.reg(t) for t in towers])
 
 
 NETS = dict(
-    chain=Chain, residual=ToyNet, concat=Concat, fpn=FPN,
-    psbn_chain=lambda: convert_to_psbn(Chain(), alpha=0.3), psbn_residual=lambda: ToyNet(norm_cfg=dict(type='psBN')))
+    chain=Chain,
+    residual=ToyNet,
+    concat=Concat,
+    fpn=FPN,
+    psbn_chain=lambda: convert_to_psbn(Chain(), alpha=0.3),
+    psbn_residual=lambda: ToyNet(norm_cfg=dict(type='psBN')),
+)
 
 
 def build(name, seed=0):
@@ -135,23 +151,41 @@ def flat(output):
 
 
 def loss_of(outputs):
-    return sum((o.sin() * torch.linspace(-1, 2, o.numel(), dtype=o.dtype).view_as(o)).sum() for o in flat(outputs))
+    return sum(
+        (o.sin() * torch.linspace(-1, 2, o.numel(), dtype=o.dtype).view_as(o)).sum()
+        for o in flat(outputs)
+    )
 
 
 def snapshot(model, *optimizers):
     """Everything surgery could change, by value."""
-    state = {name: (tensor.detach().clone(), None if tensor.grad is None else tensor.grad.clone())
-             for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    sizes = {name: {k: v for k, v in vars(m).items() if isinstance(v, int)} for name, m in model.named_modules()}
-    slots = [{(i, k): v.clone() if isinstance(v, torch.Tensor) else v
-              for i, p in enumerate(model.parameters()) for k, v in o.state.get(p, {}).items()} for o in optimizers]
+    state = {
+        name: (tensor.detach().clone(), None if tensor.grad is None else tensor.grad.clone())
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+    sizes = {
+        name: {k: v for k, v in vars(m).items() if isinstance(v, int)}
+        for name, m in model.named_modules()
+    }
+    slots = [
+        {
+            (i, k): v.clone() if isinstance(v, torch.Tensor) else v
+            for i, p in enumerate(model.parameters())
+            for k, v in o.state.get(p, {}).items()
+        }
+        for o in optimizers
+    ]
     return state, sizes, slots
 
 
 def assert_same(ours, theirs):
     """Bit equality of two snapshots."""
     if isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype and ours.stride() == theirs.stride() and torch.equal(ours, theirs)
+        assert (
+            ours.dtype == theirs.dtype
+            and ours.stride() == theirs.stride()
+            and torch.equal(ours, theirs)
+        )
     elif isinstance(ours, dict):
         assert ours.keys() == theirs.keys()
         for key in ours:

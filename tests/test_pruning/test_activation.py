@@ -1,4 +1,5 @@
 """ActivationWindow: what each reader saw of each channel."""
+
 import json
 import math
 
@@ -19,8 +20,15 @@ def watch(model, groups, in_training_only=False):
 def group(name, channels, *readers):
     """A group read whole by layers, or by (layer, index, channel)."""
     every = tuple(range(channels))
-    return {name: ChannelGroup(name, channels, (), (), tuple(
-        Member(r, every, every) if isinstance(r, str) else Member(*r) for r in readers))}
+    return {
+        name: ChannelGroup(
+            name,
+            channels,
+            (),
+            (),
+            tuple(Member(r, every, every) if isinstance(r, str) else Member(*r) for r in readers),
+        )
+    }
 
 
 def maps(*channels):
@@ -51,8 +59,8 @@ def test_unbatched_inputs_and_empty_batches_are_read_along_the_right_dimension(c
     assert window.scores()['g'].tolist() == [2, 0, 4]
     linear = nn.Sequential(nn.Linear(3, 2))
     window = watch(linear, group('g', 3, '0'))
-    for shape in ((3, ), (1, 3), (1, 2, 3), (0, 3)):
-        linear(torch.tensor([0., -1., 2.]).expand(shape) * (len(shape)))
+    for shape in ((3,), (1, 3), (1, 2, 3), (0, 3)):
+        linear(torch.tensor([0.0, -1.0, 2.0]).expand(shape) * (len(shape)))
     assert window.scores()['g'].tolist() == [0, 3, 6]
 
 
@@ -71,7 +79,7 @@ def test_the_max_over_several_readers_and_places_counts():
     # the second reader holds channel 0 in columns 4 and 5 and channel 1 in column 2
     window = watch(model, group('g', 2, 'a', ('b', (4, 5, 2), (0, 0, 1))))
     model['a'](maps([1], [0]))
-    model['b'](torch.tensor([[9., 9, -7, 9, 0, 3]]))
+    model['b'](torch.tensor([[9.0, 9, -7, 9, 0, 3]]))
     assert window.scores()['g'].tolist() == [3, 7]
 
 
@@ -89,7 +97,9 @@ def test_nan_and_inf_are_shown_and_never_read_as_dead(conv, value, when):
 def test_in_training_only_goes_by_the_models_mode(conv):
     window = watch(conv, group('g', 3, '0'), in_training_only=True)
     conv.eval()(maps([7], [7], [7]))
-    count_positions(conv.train(), maps([7], [7], [7]), forward)  # a probe in between: eval mode inside
+    count_positions(
+        conv.train(), maps([7], [7], [7]), forward
+    )  # a probe in between: eval mode inside
     conv.train()(maps([1], [2], [0]))
     conv[0].eval()
     conv(maps([0], [0], [3]))  # a frozen layer is in eval mode while the model trains
@@ -103,10 +113,16 @@ def test_frozen_stages_of_mmdets_resnet_are_watched_while_training():
     model = ResNet(18, frozen_stages=1, base_channels=8, stem_channels=8)
     model.train()
     batch = torch.randn(1, 3, 64, 64)
-    groups = {n: g for n, g in trace_channel_graph(model, batch, forward).groups.items() if n.startswith(('conv1', 'layer1'))}
+    groups = {
+        n: g
+        for n, g in trace_channel_graph(model, batch, forward).groups.items()
+        if n.startswith(('conv1', 'layer1'))
+    }
     window = watch(model, groups, in_training_only=True)
     model(batch)
-    assert len(groups) >= 3 and all(score.shape == (groups[n].channels, ) for n, score in window.scores().items())
+    assert len(groups) >= 3 and all(
+        score.shape == (groups[n].channels,) for n, score in window.scores().items()
+    )
 
 
 def test_a_reader_that_never_ran_is_named(conv):
@@ -137,13 +153,19 @@ def test_scores_are_what_the_readers_of_a_real_net_saw(name):
     seen = {}
     for reader in {m.layer for g in groups.values() for m in g.readers}:
         model.get_submodule(reader).register_forward_pre_hook(
-            lambda module, args, reader=reader: seen.setdefault(reader, []).append(args[0].detach()))
+            lambda module, args, reader=reader: seen.setdefault(reader, []).append(args[0].detach())
+        )
     window = watch(model, groups)
     model(batch)
     for key, score in window.scores().items():
         for c in range(groups[key].channels):
-            largest = max(float(x.select(1, i).abs().max()) for m in groups[key].readers
-                          for i, channel in zip(m.index, m.channel) if channel == c for x in seen[m.layer])
+            largest = max(
+                float(x.select(1, i).abs().max())
+                for m in groups[key].readers
+                for i, channel in zip(m.index, m.channel)
+                if channel == c
+                for x in seen[m.layer]
+            )
             assert float(score[c]) == pytest.approx(largest, rel=1e-6)
         assert score.dtype == torch.float32
 

@@ -1,4 +1,5 @@
 """MACs against torch's own counter; collapsed filters in numbers and in FLOPs."""
+
 import math
 
 import pytest
@@ -10,7 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from toy import kill_channels
 
 from mmpsbn.layers import psBN2d, psGN
-from mmpsbn.pruning import ActivationWindow, apply_plan, count_positions, measure_sparsity, model_cost, prune_channels, scale_layers
+from mmpsbn.pruning import (
+    ActivationWindow,
+    apply_plan,
+    count_positions,
+    measure_sparsity,
+    model_cost,
+    prune_channels,
+    scale_layers,
+)
 
 
 def cost_of(model, batch):
@@ -24,11 +33,17 @@ def torch_macs(model, batch):
 
 
 class Mixed(nn.Module):
-    """Grouped, strided, dilated and 1d convolutions, a linear layer on a sequence, a layer called three times."""
+    """Grouped, strided, dilated and 1d convolutions, a linear layer on a sequence.
+
+    One layer is called three times.
+    """
 
     def __init__(self):
         super().__init__()
-        self.a, self.b = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 12, 3, groups=4, dilation=2, padding=2)
+        self.a, self.b = (
+            nn.Conv2d(3, 8, 3, stride=2),
+            nn.Conv2d(8, 12, 3, groups=4, dilation=2, padding=2),
+        )
         self.again = nn.Conv2d(12, 12, (1, 3), padding=(0, 1))
         self.line, self.fc = nn.Conv1d(12, 5, 3), nn.Linear(5, 7)
 
@@ -73,8 +88,17 @@ def test_counting_leaves_no_hook_no_mode_and_no_statistics_behind():
 
 # ---------------------------------------------------------------- collapsed filters
 def test_counts_by_hand():
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1), psBN2d(3), nn.BatchNorm2d(3, affine=False),
-                          psGN(3, 1), nn.InstanceNorm2d(3, affine=True), nn.LayerNorm(3), nn.BatchNorm1d(2))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 3, 1),
+        psBN2d(3),
+        nn.BatchNorm2d(3, affine=False),
+        psGN(3, 1),
+        nn.InstanceNorm2d(3, affine=True),
+        nn.LayerNorm(3),
+        nn.BatchNorm1d(2),
+    )
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([0, 9e-4, -9e-4, 1e-3]))
         model[3].weight.copy_(torch.tensor([1, math.nan, 0]))
@@ -84,7 +108,7 @@ def test_counts_by_hand():
     assert report.collapsed == {'1': (3, 4), '3': (1, 3), '5': (0, 3), '6': (3, 3), '8': (0, 2)}
     assert report.not_finite == ['3', '5'] and report.flops_sparsity is None
     assert report.totals == (7, 15)
-    assert measure_sparsity(model, threshold=10.).totals == (12, 15)
+    assert measure_sparsity(model, threshold=10.0).totals == (12, 15)
     assert set(scale_layers(model)) == set(report.collapsed)
 
 
@@ -94,7 +118,10 @@ def test_the_table_has_a_line_a_layer():
         model[1].weight[:2] = 0
     report = measure_sparsity(model, threshold=1e-3)
     assert [line.split() for line in report.table().splitlines()] == [
-        ['layer', 'collapsed', 'channels', 'share'], ['0', '0', '4', '0.0%'], ['1', '2', '5', '40.0%']]
+        ['layer', 'collapsed', 'channels', 'share'],
+        ['0', '0', '4', '0.0%'],
+        ['1', '2', '5', '40.0%'],
+    ]
     assert len(report.table(only_collapsed=True).splitlines()) == 2
 
 
@@ -104,17 +131,30 @@ def test_a_model_without_norm_layers_has_an_empty_report():
 
 
 def flops_sparsity(model, batch):
-    return measure_sparsity(model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch)).flops_sparsity
+    return measure_sparsity(
+        model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch)
+    ).flops_sparsity
 
 
-@pytest.mark.parametrize('name, dead', [
-    ('chain', {'features.1': [0, 3], 'features.5': [1, 2, 5]}),
-    ('chain', {'features.1': [0, 1, 2, 3, 4]}),
-    ('psbn_chain', {'features.1': [4], 'features.5': [0, 2]}),
-    ('residual', {'blocks.0.bn1': [0, 1, 7], 'blocks.1.bn1': [11]}),
-    ('concat', {'left.1': [0], 'right.1': [2, 3], 'norm': [0, 7, 8]}),
-    ('fpn', {'stage1.1': [0, 5], 'stage2.1': [3], 'tower_norms.0': [1, 2, 8], 'tower_norms.1': [2, 8]}),
-])
+@pytest.mark.parametrize(
+    'name, dead',
+    [
+        ('chain', {'features.1': [0, 3], 'features.5': [1, 2, 5]}),
+        ('chain', {'features.1': [0, 1, 2, 3, 4]}),
+        ('psbn_chain', {'features.1': [4], 'features.5': [0, 2]}),
+        ('residual', {'blocks.0.bn1': [0, 1, 7], 'blocks.1.bn1': [11]}),
+        ('concat', {'left.1': [0], 'right.1': [2, 3], 'norm': [0, 7, 8]}),
+        (
+            'fpn',
+            {
+                'stage1.1': [0, 5],
+                'stage2.1': [3],
+                'tower_norms.0': [1, 2, 8],
+                'tower_norms.1': [2, 8],
+            },
+        ),
+    ],
+)
 def test_flops_sparsity_is_what_removing_the_collapsed_filters_saves(name, dead):
     model, batch = build(name)
     with torch.no_grad():
@@ -129,19 +169,31 @@ def test_flops_sparsity_is_what_removing_the_collapsed_filters_saves(name, dead)
     model.eval()(batch)
     collapsed = {}
     for key, group in graph.groups.items():
-        hits = [set(dead.get(norm, ())) for m in group.writers for norm in graph.norm_of.get(m.layer, ['none'])]
+        hits = [
+            set(dead.get(norm, ()))
+            for m in group.writers
+            for norm in graph.norm_of.get(m.layer, ['none'])
+        ]
         collapsed[key] = set.intersection(*hits)
-    masks = {key: torch.tensor([c not in collapsed[key] for c in range(len(score))]) for key, score in window.scores().items()}
+    masks = {
+        key: torch.tensor([c not in collapsed[key] for c in range(len(score))])
+        for key, score in window.scores().items()
+    }
     assert all((score[~masks[key]] == 0).all() for key, score in window.scores().items())
     window.close()
-    result = prune_channels(model, graph.groups, masks, batch=batch, forward_fn=forward, tolerance=1e-12)
+    result = prune_channels(
+        model, graph.groups, masks, batch=batch, forward_fn=forward, tolerance=1e-12
+    )
     assert sum(result.channels_removed.values()) == sum(map(len, collapsed.values())) > 0
     assert claimed == pytest.approx(1 - torch_macs(model, batch) / dense, abs=1e-12)
     assert flops_sparsity(model, batch) == 0
 
 
 def test_flops_sparsity_by_hand_on_a_residual_stream():
-    """A stream channel is gone for its readers where all of its writers have collapsed, for a writer where its own norm has."""
+    """When a stream channel counts as gone.
+
+    For its readers where all of its writers have collapsed, for a writer where its own norm has.
+    """
     model, batch = build('residual')
     with torch.no_grad():
         for p in model.parameters():
@@ -150,8 +202,17 @@ def test_flops_sparsity_by_hand_on_a_residual_stream():
             layer.weight[2] = 0
         model.norm.weight[5] = 0
     macs = cost_of(model, batch).macs_of
-    left = {'stem': 6 / 8, 'blocks.0.conv1': 7 / 8, 'blocks.1.conv1': 7 / 8, 'blocks.0.conv2': 7 / 8, 'blocks.1.conv2': 7 / 8, 'fc': 7 / 8}
-    assert flops_sparsity(model, batch) == pytest.approx(1 - sum(macs[n] * f for n, f in left.items()) / sum(macs.values()))
+    left = {
+        'stem': 6 / 8,
+        'blocks.0.conv1': 7 / 8,
+        'blocks.1.conv1': 7 / 8,
+        'blocks.0.conv2': 7 / 8,
+        'blocks.1.conv2': 7 / 8,
+        'fc': 7 / 8,
+    }
+    assert flops_sparsity(model, batch) == pytest.approx(
+        1 - sum(macs[n] * f for n, f in left.items()) / sum(macs.values())
+    )
 
 
 def test_nan_gammas_are_reported_and_count_as_left():
@@ -159,13 +220,26 @@ def test_nan_gammas_are_reported_and_count_as_left():
     with torch.no_grad():
         model.features[1].weight.fill_(math.nan)
         model.features[5].weight.fill_(1)
-    report = measure_sparsity(model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch))
-    assert report.not_finite == ['features.1'] and report.totals == (0, 12) and report.flops_sparsity == 0
+    report = measure_sparsity(
+        model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch)
+    )
+    assert (
+        report.not_finite == ['features.1']
+        and report.totals == (0, 12)
+        and report.flops_sparsity == 0
+    )
 
 
 def test_a_norm_without_gamma_has_nothing_to_collapse():
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4),
-                          nn.ReLU(), nn.Conv2d(4, 2, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4, affine=False),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 2, 1),
+    )
     with torch.no_grad():
         model[4].weight[0] = 0
     batch = torch.randn(1, 3, 5, 5)

@@ -1,9 +1,22 @@
 """A pruned model is the masked model: outputs and surviving gradients, float64."""
+
 import copy
 
 import pytest
 import torch
-from nets import NETS, assert_same, build, flat, forward, kept_slice, loss_of, masked_copy, random_masks, snapshot, trace
+from nets import (
+    NETS,
+    assert_same,
+    build,
+    flat,
+    forward,
+    kept_slice,
+    loss_of,
+    masked_copy,
+    random_masks,
+    snapshot,
+    trace,
+)
 from torch import nn
 
 from mmpsbn.pruning import ActivationWindow, apply_plan, plan_from_keep_masks, prune_channels
@@ -19,7 +32,13 @@ def pruned_and_masked(name, seed, training):
     masked = masked_copy(model, groups, masks)
     plan = plan_from_keep_masks(model, groups, masks)
     apply_plan(model, plan)
-    return model.train(training), masked.train(training), plan, batch, {n: groups[n].channels - int(m.sum()) for n, m in masks.items()}
+    return (
+        model.train(training),
+        masked.train(training),
+        plan,
+        batch,
+        {n: groups[n].channels - int(m.sum()) for n, m in masks.items()},
+    )
 
 
 @every_net
@@ -35,9 +54,13 @@ def test_pruned_equals_masked_in_outputs_and_gradients(name, training, seed):
         loss_of(output).backward()
     dense = dict(masked.named_parameters())
     for key, parameter in pruned.named_parameters():
-        torch.testing.assert_close(parameter.grad, kept_slice(dense[key].grad, plan, key), msg=key, **close)
+        torch.testing.assert_close(
+            parameter.grad, kept_slice(dense[key].grad, plan, key), msg=key, **close
+        )
     for key, buffer in pruned.named_buffers():
-        torch.testing.assert_close(buffer, kept_slice(masked.get_buffer(key), plan, key), msg=key, **close)
+        torch.testing.assert_close(
+            buffer, kept_slice(masked.get_buffer(key), plan, key), msg=key, **close
+        )
 
 
 @every_net
@@ -50,7 +73,12 @@ def test_the_layers_say_what_they_are_after_surgery(name):
         elif isinstance(module, nn.Linear):
             assert module.weight.shape == (module.out_features, module.in_features)
         elif isinstance(module, nn.BatchNorm2d):
-            assert len(module.weight) == len(module.running_mean) == len(module.running_var) == module.num_features
+            assert (
+                len(module.weight)
+                == len(module.running_mean)
+                == len(module.running_var)
+                == module.num_features
+            )
     for key in plan.kept:
         assert tuple(pruned.state_dict()[key].shape) == plan.shape_after(key)
 
@@ -71,7 +99,10 @@ def test_a_pruned_model_survives_deepcopy_save_and_a_second_prune(name, tmp_path
 
 
 def silence(model, groups, seed=0):
-    """Make random channels of every group zero at its readers. Returns the names of the groups with such channels."""
+    """Make random channels of every group zero at its readers.
+
+    Returns the names of the groups with such channels.
+    """
     silent = {}
     with torch.no_grad():
         for name, mask in random_masks(groups, seed).items():
@@ -99,6 +130,7 @@ def test_channels_seen_dead_are_pruned_without_a_trace_in_the_outputs(name):
     window.close()
     assert sum(int((~m).sum()) for m in masks.values()) > 3
     masks = {n: m for n, m in masks.items() if m.any()}
+    masks[list(masks)[-1]][:] = True  # one group stays whole
     result = prune_channels(model, groups, masks, batch=batch, forward_fn=forward, tolerance=1e-12)
     assert result.channels_removed == {n: int((~m).sum()) for n, m in masks.items() if not m.all()}
     assert result.relative_error < 1e-12
@@ -129,10 +161,14 @@ def test_a_loss_kept_from_before_does_not_break_the_next_backward():
     assert loss.requires_grad and after.requires_grad  # both graphs are alive until here
 
 
-@pytest.mark.parametrize('norm', [dict(affine=False), dict(track_running_stats=False), dict(affine=False, eps=0.1)])
+@pytest.mark.parametrize(
+    'norm', [dict(affine=False), dict(track_running_stats=False), dict(affine=False, eps=0.1)]
+)
 def test_norms_without_some_of_their_tensors(norm):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, **norm), nn.ReLU(), nn.Conv2d(5, 2, 3)).double()
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, **norm), nn.ReLU(), nn.Conv2d(5, 2, 3)
+    ).double()
     batch = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     groups = trace(model, batch).groups
     masks = {'0': torch.tensor([1, 0, 1, 0, 1]).bool()}
@@ -150,12 +186,17 @@ def test_groups_that_are_left_out_or_kept_whole_give_no_plan():
     before = snapshot(model)
     whole = {n: torch.ones(g.channels, dtype=torch.bool) for n, g in groups.items()}
     for masks in ({}, whole):
-        result = prune_channels(model, groups, masks, batch=batch, forward_fn=forward, tolerance=0.0)
+        result = prune_channels(
+            model, groups, masks, batch=batch, forward_fn=forward, tolerance=0.0
+        )
         assert not result.plan and result.channels_removed == {} and result.relative_error == 0
     assert_same(snapshot(model), before)
     whole['features.4'][1] = False
     plan = plan_from_keep_masks(model, groups, whole)
-    assert set(plan.kept) == {f'features.{k}' for k in ('4.weight', '5.weight', '5.bias', '5.running_mean', '5.running_var', '7.weight')}
+    assert set(plan.kept) == {
+        f'features.{k}'
+        for k in ('4.weight', '5.weight', '5.bias', '5.running_mean', '5.running_var', '7.weight')
+    }
     assert plan.kept['features.7.weight'] == {1: (0, 2, 3, 4, 5)}
 
 
@@ -164,7 +205,17 @@ def test_a_mask_that_does_not_fit_is_refused_and_nothing_changes(mask):
     model, batch = build('chain')
     groups = trace(model, batch).groups
     before = snapshot(model)
-    with pytest.raises(ValueError, match=f'features.0: a keep mask needs 6 values and at least one True, got {len(mask)} with {sum(mask)}'):
-        prune_channels(model, groups, {'features.4': torch.arange(6) > 0, 'features.0': torch.tensor(mask)},
-                       batch=batch, forward_fn=forward, tolerance=1e9)
+    with pytest.raises(
+        ValueError,
+        match='features.0: a keep mask needs 6 values and at least one True, '
+        f'got {len(mask)} with {sum(mask)}',
+    ):
+        prune_channels(
+            model,
+            groups,
+            {'features.4': torch.arange(6) > 0, 'features.0': torch.tensor(mask)},
+            batch=batch,
+            forward_fn=forward,
+            tolerance=1e9,
+        )
     assert_same(snapshot(model), before)

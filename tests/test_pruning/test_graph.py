@@ -1,4 +1,5 @@
 """Which channels go together, which stay whole and why; the model is not touched."""
+
 import copy
 
 import pytest
@@ -18,37 +19,49 @@ def layers(members):
 def test_chain_groups_by_hand():
     graph = trace(*build('chain'))
     assert {n: g.channels for n, g in graph.groups.items()} == {
-        'features.0': 6, 'features.4': 6, 'features.7': 8, 'classifier.0': 10}
+        'features.0': 6,
+        'features.4': 6,
+        'features.7': 8,
+        'classifier.0': 10,
+    }
     assert set(graph.skipped) == {'classifier.2'}
     first, flattened = graph.groups['features.0'], graph.groups['features.7']
     assert layers(first.norms) == {'features.1'} and layers(first.readers) == {'features.4'}
-    reader, = flattened.readers  # channel c is columns 4c .. 4c + 3 behind the flatten
+    (reader,) = flattened.readers  # channel c is columns 4c .. 4c + 3 behind the flatten
     assert reader.layer == 'classifier.0' and not flattened.norms
     assert sorted(zip(reader.index, reader.channel)) == [(i, i // 4) for i in range(32)]
-    assert graph.norm_of == {'features.0': ('features.1', ), 'features.4': ('features.5', )}
+    assert graph.norm_of == {'features.0': ('features.1',), 'features.4': ('features.5',)}
 
 
 def test_residual_stream_is_one_group():
     groups = trace(*build('residual')).groups
-    stream, = [g for g in groups.values() if len(g.writers) > 1]
+    (stream,) = [g for g in groups.values() if len(g.writers) > 1]
     assert layers(stream.writers) == {'stem', 'blocks.0.conv2', 'blocks.1.conv2'}
     assert layers(stream.norms) == {'norm', 'blocks.0.bn2', 'blocks.1.bn2'}
     assert layers(stream.readers) == {'blocks.0.conv1', 'blocks.1.conv1', 'fc'}
-    assert {n: g.channels for n, g in groups.items() if g is not stream} == {'blocks.0.conv1': 12, 'blocks.1.conv1': 12}
+    assert {n: g.channels for n, g in groups.items() if g is not stream} == {
+        'blocks.0.conv1': 12,
+        'blocks.1.conv1': 12,
+    }
 
 
 def test_concat_places_each_branch_in_its_readers():
     groups = trace(*build('concat')).groups
     left, right = groups['left.0'], groups['right.0']
     places = {m.layer: dict(zip(m.channel, m.index)) for m in (*left.readers, *left.norms)}
-    assert places == {'join': {c: c for c in range(5)}, 'norm': {c: c for c in range(5)},
-                      'left.1': {c: c for c in range(5)}, 'out': {c: c + 6 for c in range(5)}}
-    assert {m.layer: dict(zip(m.channel, m.index)) for m in right.readers} == {'join': {c: c + 5 for c in range(7)}}
+    assert places == {
+        'join': {c: c for c in range(5)},
+        'norm': {c: c for c in range(5)},
+        'left.1': {c: c for c in range(5)},
+        'out': {c: c + 6 for c in range(5)},
+    }
+    assert {m.layer: dict(zip(m.channel, m.index)) for m in right.readers} == {
+        'join': {c: c + 5 for c in range(7)}
+    }
 
 
 def test_a_tensor_concatenated_with_itself_has_two_places_per_channel():
     class Twice(nn.Module):
-
         def __init__(self):
             super().__init__()
             self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(8, 2, 1)
@@ -57,15 +70,17 @@ def test_a_tensor_concatenated_with_itself_has_two_places_per_channel():
             x = F.relu(self.a(x))
             return self.b(torch.cat([x, x], 1))
 
-    reader, = trace_channel_graph(Twice(), torch.zeros(1, 3, 4, 4), forward).groups['a'].readers
+    (reader,) = trace_channel_graph(Twice(), torch.zeros(1, 3, 4, 4), forward).groups['a'].readers
     assert sorted(zip(reader.index, reader.channel)) == [(i, i % 4) for i in range(8)]
 
 
 def test_shared_head_couples_the_levels_that_it_reads():
     graph = trace(*build('fpn'))
-    levels, = [g for g in graph.groups.values() if layers(g.writers) == {'fpn1', 'fpn2'}]
+    (levels,) = [g for g in graph.groups.values() if layers(g.writers) == {'fpn1', 'fpn2'}]
     assert layers(levels.readers) == {'tower'} and len(levels.readers) == 1
-    top_down, = [g for g in graph.groups.values() if layers(g.writers) == {'lateral1', 'lateral2'}]
+    (top_down,) = [
+        g for g in graph.groups.values() if layers(g.writers) == {'lateral1', 'lateral2'}
+    ]
     assert layers(top_down.readers) == {'fpn1', 'fpn2'}
     assert layers(graph.groups['tower'].norms) == {'tower_norms.0', 'tower_norms.1'}
     assert layers(graph.groups['tower'].readers) == {'cls', 'reg'}
@@ -93,10 +108,14 @@ class OptionA(nn.Module):
 
 
 class Tied(nn.Module):
-
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.c, self.d = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+        self.a, self.b, self.c, self.d = (
+            nn.Conv2d(3, 4, 1),
+            nn.Conv2d(4, 4, 1),
+            nn.Conv2d(4, 4, 1),
+            nn.Conv2d(4, 2, 1),
+        )
         self.c.weight = self.b.weight
 
     def forward(self, x):
@@ -104,7 +123,6 @@ class Tied(nn.Module):
 
 
 class Scaled(nn.Module):
-
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
@@ -115,7 +133,6 @@ class Scaled(nn.Module):
 
 
 class Standardised(nn.Conv2d):
-
     def forward(self, x):
         return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
 
@@ -130,22 +147,30 @@ def weight_normed():
     return model
 
 
-@pytest.mark.parametrize('build_model, name, reason', [
-    (lambda: between(nn.Conv2d(4, 4, 1, groups=2)), '0', '1: grouped convolution'),
-    (lambda: between(nn.Conv2d(4, 4, 3, groups=4)), '1', '1: grouped convolution'),
-    (lambda: between(nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(8, 4, 1)), '1', '1: grouped convolution'),
-    (lambda: between(nn.GroupNorm(2, 4)), '0', '1: GroupNorm'),
-    (lambda: between(nn.PReLU(4)), '0', '1: no rule for PReLU'),
-    (lambda: between(nn.ConvTranspose2d(4, 4, 2)), '0', '1: no rule for ConvTranspose2d'),
-    (lambda: between(Standardised(4, 4, 1)), '0', '1: no rule for Standardised'),
-    (lambda: between(nn.InstanceNorm2d(4)), '0', '1: InstanceNorm2d without a tensor'),
-    (weight_normed, '0', '0: its weight is computed'),
-    (Tied, 'a', 'b: shares its weight'),
-    (Tied, 'c', 'shares its weight'),
-    (Scaled, 'a', 'bare parameter'),
-    (OptionA, 'stem.0', 'coupled, not all'),
-    (lambda: between(), '2', 'an output of the model'),
-], ids=lambda v: v if isinstance(v, str) else '')
+@pytest.mark.parametrize(
+    'build_model, name, reason',
+    [
+        (lambda: between(nn.Conv2d(4, 4, 1, groups=2)), '0', '1: grouped convolution'),
+        (lambda: between(nn.Conv2d(4, 4, 3, groups=4)), '1', '1: grouped convolution'),
+        (
+            lambda: between(nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(8, 4, 1)),
+            '1',
+            '1: grouped convolution',
+        ),
+        (lambda: between(nn.GroupNorm(2, 4)), '0', '1: GroupNorm'),
+        (lambda: between(nn.PReLU(4)), '0', '1: no rule for PReLU'),
+        (lambda: between(nn.ConvTranspose2d(4, 4, 2)), '0', '1: no rule for ConvTranspose2d'),
+        (lambda: between(Standardised(4, 4, 1)), '0', '1: no rule for Standardised'),
+        (lambda: between(nn.InstanceNorm2d(4)), '0', '1: InstanceNorm2d without a tensor'),
+        (weight_normed, '0', '0: its weight is computed'),
+        (Tied, 'a', 'b: shares its weight'),
+        (Tied, 'c', 'shares its weight'),
+        (Scaled, 'a', 'bare parameter'),
+        (OptionA, 'stem.0', 'coupled, not all'),
+        (lambda: between(), '2', 'an output of the model'),
+    ],
+    ids=lambda v: v if isinstance(v, str) else '',
+)
 def test_left_whole_with_the_reason(build_model, name, reason):
     graph = trace_channel_graph(build_model(), torch.zeros(1, 3, 8, 8), forward)
     assert name not in graph.groups
@@ -153,7 +178,9 @@ def test_left_whole_with_the_reason(build_model, name, reason):
 
 
 def test_option_a_leaves_the_inner_channels_prunable():
-    assert set(trace_channel_graph(OptionA(), torch.zeros(1, 3, 8, 8), forward).groups) == {'inner.0'}
+    assert set(trace_channel_graph(OptionA(), torch.zeros(1, 3, 8, 8), forward).groups) == {
+        'inner.0'
+    }
 
 
 @pytest.mark.parametrize('name', NETS)
@@ -182,7 +209,9 @@ def test_frozen_stages_of_mmdets_resnet_are_in_the_graph(norm):
     frozen = [p.requires_grad for p in model.parameters()]
     modes = [m.training for m in model.modules()]
     graph = trace_channel_graph(model, torch.zeros(1, 3, 64, 64), forward)
-    assert {'conv1', 'layer1.0.conv1', 'layer1.1.conv1', 'layer2.0.conv1', 'layer4.1.conv1'} <= set(graph.groups)
+    assert {'conv1', 'layer1.0.conv1', 'layer1.1.conv1', 'layer2.0.conv1', 'layer4.1.conv1'} <= set(
+        graph.groups
+    )
     assert [p.requires_grad for p in model.parameters()] == frozen and not all(frozen)
     assert [m.training for m in model.modules()] == modes
 

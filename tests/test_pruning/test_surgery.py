@@ -1,7 +1,18 @@
 """Surgery on the same Parameter objects, with the optimizer; and its way back."""
+
 import pytest
 import torch
-from nets import assert_same, build, flat, forward, kept_slice, loss_of, random_plan, snapshot, trace
+from nets import (
+    assert_same,
+    build,
+    flat,
+    forward,
+    kept_slice,
+    loss_of,
+    random_plan,
+    snapshot,
+    trace,
+)
 from torch import nn
 
 from mmpsbn.pruning import PrunePlan, apply_plan, is_applied, plan_from_keep_masks, surgery
@@ -31,7 +42,10 @@ def trained(name, kind, steps=3):
 
 
 def state_of(optimizer, parameter):
-    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in optimizer.state.get(parameter, {}).items()}
+    return {
+        k: v.clone() if isinstance(v, torch.Tensor) else v
+        for k, v in optimizer.state.get(parameter, {}).items()
+    }
 
 
 @every_optimizer
@@ -132,15 +146,31 @@ def test_frozen_parameters_stay_frozen_and_without_gradient():
     assert not model.features[0].weight.requires_grad and model.features[0].weight.grad is None
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda m: m.features.__setitem__(0, nn.Conv2d(3, 7, 3)), r'expects features.0.weight of shape \(6, 3, 3, 3\), the model has \(7, 3, 3, 3\)'),
-    (lambda m: m.features.__delitem__(slice(4, None)), 'names features.4.weight, which the model lacks'),
-    (lambda m: apply_plan(m, random_plan(m, torch.zeros(1, 3, 8, 8).double())), r'expects \S+ of shape'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            lambda m: m.features.__setitem__(0, nn.Conv2d(3, 7, 3)),
+            r'expects features.0.weight of shape \(6, 3, 3, 3\), the model has \(7, 3, 3, 3\)',
+        ),
+        (
+            lambda m: m.features.__delitem__(slice(4, None)),
+            'names features.4.weight, which the model lacks',
+        ),
+        (
+            lambda m: apply_plan(m, random_plan(m, torch.zeros(1, 3, 8, 8).double())),
+            r'expects \S+ of shape',
+        ),
+    ],
+)
 def test_a_plan_for_another_model_is_refused_and_nothing_changes(change, message):
     model, batch = build('chain')
     groups = trace(model, batch).groups
-    plan = plan_from_keep_masks(model, groups, {n: torch.arange(groups[n].channels) > 0 for n in ('features.0', 'features.4')})
+    plan = plan_from_keep_masks(
+        model,
+        groups,
+        {n: torch.arange(groups[n].channels) > 0 for n in ('features.0', 'features.4')},
+    )
     change(model)
     before = snapshot(model)
     assert not is_applied(model, plan)
@@ -170,8 +200,17 @@ def test_an_empty_plan_is_applied_and_changes_nothing():
 
 def test_a_bare_layer_can_be_cut():
     layer = nn.Conv2d(4, 3, 1)
-    apply_plan(layer, PrunePlan(dict(weight=(3, 4, 1, 1), bias=(3, )), dict(weight={0: (0, 2), 1: (1, )}, bias={0: (0, 2)})))
-    assert layer(torch.zeros(1, 1, 2, 2)).shape == (1, 2, 2, 2) and (layer.in_channels, layer.out_channels) == (1, 2)
+    apply_plan(
+        layer,
+        PrunePlan(
+            dict(weight=(3, 4, 1, 1), bias=(3,)),
+            dict(weight={0: (0, 2), 1: (1,)}, bias={0: (0, 2)}),
+        ),
+    )
+    assert layer(torch.zeros(1, 1, 2, 2)).shape == (1, 2, 2, 2) and (
+        layer.in_channels,
+        layer.out_channels,
+    ) == (1, 2)
 
 
 def test_outputs_after_restore_are_the_old_ones():

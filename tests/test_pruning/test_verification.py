@@ -1,4 +1,5 @@
 """A wrong graph is caught, named and undone."""
+
 import dataclasses
 
 import pytest
@@ -32,17 +33,35 @@ def without_norm(group):
 
 def shifted_reader(group):
     reader = group.readers[0]
-    return dataclasses.replace(group, readers=(Member(reader.layer, reader.index[1:] + reader.index[:1], reader.channel), *group.readers[1:]))
+    return dataclasses.replace(
+        group,
+        readers=(
+            Member(reader.layer, reader.index[1:] + reader.index[:1], reader.channel),
+            *group.readers[1:],
+        ),
+    )
 
 
 def shifted_writer(group):
     writer = group.writers[0]
-    return dataclasses.replace(group, writers=(Member(writer.layer, writer.index[1:] + writer.index[:1], writer.channel), *group.writers[1:]))
+    return dataclasses.replace(
+        group,
+        writers=(
+            Member(writer.layer, writer.index[1:] + writer.index[:1], writer.channel),
+            *group.writers[1:],
+        ),
+    )
 
 
 def prune(model, batch, optimizer, groups, masks, **kwargs):
-    return prune_channels(model, groups, masks, batch=batch, optimizers=iter([optimizer]),
-                          **{**dict(forward_fn=forward, tolerance=1e-9), **kwargs})
+    return prune_channels(
+        model,
+        groups,
+        masks,
+        batch=batch,
+        optimizers=iter([optimizer]),
+        **{**dict(forward_fn=forward, tolerance=1e-9), **kwargs},
+    )
 
 
 @pytest.mark.parametrize('damage', [without_reader, without_norm, shifted_reader, shifted_writer])
@@ -52,12 +71,16 @@ def test_a_wrong_group_is_named_and_nothing_is_left_of_it(damage, name, group):
     before = snapshot(model, optimizer)
     right = groups[group]
     groups[group] = damage(right)
-    with pytest.raises(VerificationError, match=rf"\['{group}'\].*tolerance 1.0e-09.*undone") as caught:
+    with pytest.raises(
+        VerificationError, match=rf"\['{group}'\].*tolerance 1.0e-09.*undone"
+    ) as caught:
         prune(model, batch, optimizer, groups, masks)
     assert caught.value.groups == [group]
     assert_same(snapshot(model, optimizer), before)
     groups[group] = right  # the same removal with the right graph passes
-    assert prune(model, batch, optimizer, groups, masks).channels_removed == {n: int((~m).sum()) for n, m in masks.items()}
+    assert prune(model, batch, optimizer, groups, masks).channels_removed == {
+        n: int((~m).sum()) for n, m in masks.items()
+    }
 
 
 def test_removing_a_channel_that_speaks_is_caught():
@@ -129,7 +152,6 @@ def test_training_mode_of_each_module_survives_pruning():
 def test_evaluating_sets_flags_without_calling_eval_and_survives_an_error():
 
     class Backbone(nn.Sequential):
-
         def train(self, mode=True):
             raise AssertionError('side effects')
 
@@ -152,23 +174,29 @@ def test_probe_outputs_flattens_any_nesting_and_needs_a_tensor():
 NAN, INF = float('nan'), float('inf')
 
 
-@pytest.mark.parametrize('before, after, error', [
-    ([[1., -4.]], [[1., -4.]], 0),
-    ([[1., -4.]], [[1.5, -4.]], 0.125),
-    ([[100.], [1., 0.]], [[101.], [1., 0.5]], 0.5),
-    ([[0., 0.]], [[0., 0.]], 0),
-    ([[1., 2.]], [[1., 2., 3.]], INF),
-    ([[1.], [2.]], [[1.]], INF),
-    ([[1.]], [[1.], [2.]], INF),
-    ([[1.]], [[NAN]], INF),
-    ([[NAN]], [[NAN]], INF),
-    ([[INF]], [[1.]], INF),
-    ([[1.]], [[INF]], INF),
-    ([[], [2.]], [[], [2.]], 0),  # no detection on the probe
-    ([[], [2.]], [[], [3.]], 0.5),
-])
+@pytest.mark.parametrize(
+    'before, after, error',
+    [
+        ([[1.0, -4.0]], [[1.0, -4.0]], 0),
+        ([[1.0, -4.0]], [[1.5, -4.0]], 0.125),
+        ([[100.0], [1.0, 0.0]], [[101.0], [1.0, 0.5]], 0.5),
+        ([[1.0], [1.0]], [[1.5], [1.25]], 0.5),
+        ([[0.0, 0.0]], [[0.0, 0.0]], 0),
+        ([[1.0, 2.0]], [[1.0, 2.0, 3.0]], INF),
+        ([[1.0], [2.0]], [[1.0]], INF),
+        ([[1.0]], [[1.0], [2.0]], INF),
+        ([[1.0]], [[NAN]], INF),
+        ([[NAN]], [[NAN]], INF),
+        ([[INF]], [[1.0]], INF),
+        ([[1.0]], [[INF]], INF),
+        ([[], [2.0]], [[], [2.0]], 0),  # no detection on the probe
+        ([[], [2.0]], [[], [3.0]], 0.5),
+    ],
+)
 def test_relative_error_by_hand(before, after, error):
-    before, after = ([torch.tensor(t, dtype=torch.float64) for t in side] for side in (before, after))
+    before, after = (
+        [torch.tensor(t, dtype=torch.float64) for t in side] for side in (before, after)
+    )
     assert relative_error(before, after) == pytest.approx(error)
 
 

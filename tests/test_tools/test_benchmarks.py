@@ -1,4 +1,8 @@
-"""The benchmarks run, and their tables follow from the times they measured: on a clock of the test's own, never a real one."""
+"""The benchmarks run, and their tables follow from the times they measured.
+
+The clock is the test's own, never a real one.
+"""
+
 import importlib
 import json
 from pathlib import Path
@@ -56,8 +60,10 @@ def test_candidates_take_turns_and_warmup_is_dropped(benchmark, use_clock):
         return run
 
     seconds = dict(a=1.0, b=2.0, c=4.0)
-    times = benchmark('timing').interleave({name: candidate(name, s) for name, s in seconds.items()}, rounds=5, warmup=2, seed=0)
-    rounds = [calls[i:i + 3] for i in range(0, len(calls), 3)]
+    times = benchmark('timing').interleave(
+        {name: candidate(name, s) for name, s in seconds.items()}, rounds=5, warmup=2, seed=0
+    )
+    rounds = [calls[i : i + 3] for i in range(0, len(calls), 3)]
     assert len(rounds) == 7 and all(sorted(names) == ['a', 'b', 'c'] for names in rounds)
     for r, names in enumerate(rounds[2:], 2):
         for position, name in enumerate(names, 1):
@@ -81,7 +87,6 @@ def test_a_stopwatch_adds_up_by_name(benchmark, use_clock):
 def layer_of(clock, seconds):
 
     class Layer(nn.BatchNorm2d):
-
         def forward(self, x):
             clock.now += seconds
             return super().forward(x)
@@ -89,23 +94,48 @@ def layer_of(clock, seconds):
     return Layer
 
 
-def test_norm_overhead_reports_the_ratios_it_measured(benchmark, use_clock, monkeypatch, tmp_path, capsys):
+def test_norm_overhead_reports_the_ratios_it_measured(
+    benchmark, use_clock, monkeypatch, tmp_path, capsys
+):
     norm_overhead = benchmark('norm_overhead')
     clock = use_clock(Clock())
     seconds = {'BN': 2.0, 'psBN': 2.5, 'naive': 3.0, 'BN again': 2.0}
-    monkeypatch.setattr(norm_overhead, 'CANDIDATES', {name: layer_of(clock, s) for name, s in seconds.items()})
-    norm_overhead.main(['--devices', 'cpu', '--shapes', '2x4x3x3', '1x8x4x4', '--rounds', '3', '--warmup', '1', '--json', str(tmp_path / 'out.json')])
+    monkeypatch.setattr(
+        norm_overhead, 'CANDIDATES', {name: layer_of(clock, s) for name, s in seconds.items()}
+    )
+    norm_overhead.main(
+        [
+            '--devices',
+            'cpu',
+            '--shapes',
+            '2x4x3x3',
+            '1x8x4x4',
+            '--rounds',
+            '3',
+            '--warmup',
+            '1',
+            '--json',
+            str(tmp_path / 'out.json'),
+        ]
+    )
     report = json.loads((tmp_path / 'out.json').read_text())
     assert report['machine']['torch'] == torch.__version__ and report['machine']['seed'] == 0
     rows = report['rows']
     assert [(row['mode'], row['shape']) for row in rows] == [
-        (mode, shape) for mode in ('train', 'norm_eval') for shape in ('2x4x3x3', '1x8x4x4')]
+        (mode, shape) for mode in ('train', 'norm_eval') for shape in ('2x4x3x3', '1x8x4x4')
+    ]
     for row in rows:
         assert row['ms'] == {name: pytest.approx(1000 * s) for name, s in seconds.items()}
         for name, found in row['ratio'].items():
-            assert found == {key: pytest.approx(seconds[name] / 2) for key in ('median', 'q1', 'q3', 'best')}
+            assert found == {
+                key: pytest.approx(seconds[name] / 2) for key in ('median', 'q1', 'q3', 'best')
+            }
     printed = capsys.readouterr().out
-    assert printed.count('1.250 [1.250, 1.250] 1.250') == printed.count('1.500 [1.500, 1.500] 1.500') == 4
+    assert (
+        printed.count('1.250 [1.250, 1.250] 1.250')
+        == printed.count('1.500 [1.500, 1.500] 1.500')
+        == 4
+    )
     assert printed.count('MISSED: slower') == 4
     assert 'median over rows 1.250, worst row 1.250, target 1.02' in printed
 
@@ -124,36 +154,77 @@ def test_norm_overhead_counts_memory(benchmark):
 def test_shares_of_the_hooks(benchmark):
     hook_overhead = benchmark('hook_overhead')
     laps = [dict(a=1.0), dict(a=1.0, b=9.0), dict(a=2.0), dict(a=1.0, b=11.0)]
-    assert hook_overhead.own_seconds(laps, interval=2) == dict(at=11.0, off=1.5, by_part=dict(a=1.0, b=4.5))
-    assert hook_overhead.sparsity_share(0.5, 0.01, 2.0, interval=100) == pytest.approx((0.5 + 99 * 0.01) / 200)
+    assert hook_overhead.own_seconds(laps, interval=2) == dict(
+        at=11.0, off=1.5, by_part=dict(a=1.0, b=4.5)
+    )
+    assert hook_overhead.sparsity_share(0.5, 0.01, 2.0, interval=100) == pytest.approx(
+        (0.5 + 99 * 0.01) / 200
+    )
     shares = hook_overhead.demp_shares(0.03, 0.08, 1.0)
-    assert shares == dict(between=0.03, window=0.08, statistics=pytest.approx(0.05 * 32 / 5000), amortised=pytest.approx(0.03 + 0.05 * 32 / 5000))
+    assert shares == dict(
+        between=0.03,
+        window=0.08,
+        statistics=pytest.approx(0.05 * 32 / 5000),
+        amortised=pytest.approx(0.03 + 0.05 * 32 / 5000),
+    )
 
 
 def test_hook_overhead_times_each_callback_once(benchmark, use_clock, tmp_path, capsys):
     """A second passes at each reading of the clock, so a timed call takes one."""
     use_clock(Clock(per_reading=1.0))
-    benchmark('hook_overhead').main([
-        '--config', SMALL_MODEL, '--size', '64', '64', '--batch-size', '2', '--rounds', '2', '--block', '2',
-        '--event-config', SMALL_MODEL, '--event-side', '64', '--events', '1', '--json', str(tmp_path / 'out.json')])
+    benchmark('hook_overhead').main(
+        [
+            '--config',
+            SMALL_MODEL,
+            '--size',
+            '64',
+            '64',
+            '--batch-size',
+            '2',
+            '--rounds',
+            '2',
+            '--block',
+            '2',
+            '--event-config',
+            SMALL_MODEL,
+            '--event-side',
+            '64',
+            '--events',
+            '1',
+            '--json',
+            str(tmp_path / 'out.json'),
+        ]
+    )
     report = json.loads((tmp_path / 'out.json').read_text())
     hooks = report['hooks']
     rows = {row['name']: row for row in hooks['rows']}
     assert list(rows) == ['SparsityHook', 'DemPHook between events', 'DemPHook in the window']
-    assert hooks['iteration_ms'] == 500  # nothing is timed in a block of two plain iterations but the block
+    assert (
+        hooks['iteration_ms'] == 500
+    )  # nothing is timed in a block of two plain iterations but the block
     assert hooks['report_ms'] == 2000  # before_train_iter and after_train_iter
     assert rows['SparsityHook']['share'] == (2 + 99 * 2) / (100 * 0.5)
     between = rows['DemPHook between events']
-    assert between['own_ms_by_part'] == dict(before_train_iter=1000, after_train_iter=1000, **{'optimizer step': 2000})
+    assert between['own_ms_by_part'] == dict(
+        before_train_iter=1000, after_train_iter=1000, **{'optimizer step': 2000}
+    )
     assert between['own_ms'] == 4000 and between['share'] == 8
     window = rows['DemPHook in the window']
     readers = window['own_ms_by_part']['forward hooks']
-    assert readers > 10000 and window['own_ms'] == 4000 + readers and window['share'] == window['own_ms'] / 500
-    assert between['block_ratio']['median'] == 1 + 2 * 8  # two readings around each of 4 calls in 2 iterations
+    assert (
+        readers > 10000
+        and window['own_ms'] == 4000 + readers
+        and window['share'] == window['own_ms'] / 500
+    )
+    assert (
+        between['block_ratio']['median'] == 1 + 2 * 8
+    )  # two readings around each of 4 calls in 2 iterations
 
     seconds = report['event']['seconds']
     assert list(seconds) == ['event', *benchmark('hook_overhead').EVENT_STAGES]
-    assert seconds['event']['median'] > sum(s['median'] for name, s in seconds.items() if name[0] != ' ' and name != 'event')
+    assert seconds['event']['median'] > sum(
+        s['median'] for name, s in seconds.items() if name[0] != ' ' and name != 'event'
+    )
     assert all(s['median'] > 0 for s in seconds.values())
     assert report['event']['params_after'] < report['event']['params_before']
 

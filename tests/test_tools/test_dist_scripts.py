@@ -1,4 +1,5 @@
-"""The shell launchers, with a program in Python's (or srun's) place that prints how it was called."""
+"""The shell launchers, with a stub in Python's (or srun's) place that prints how it was called."""
+
 import os
 import subprocess
 from pathlib import Path
@@ -6,20 +7,33 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+READ_BY_THE_SCRIPTS = set(
+    'NNODES NODE_RANK MASTER_ADDR PORT OMP_NUM_THREADS MKL_NUM_THREADS'.split()
+)
 
 
 @pytest.fixture
 def call(tmp_path):
-    """call(script, *args, **env) -> (the command line it ran, its OMP_NUM_THREADS), or the finished process where that failed."""
+    """call(script, *args, **env) -> (the command line it ran, its OMP_NUM_THREADS).
+
+    Where that failed, it returns the finished process.
+    """
     stub = tmp_path / 'srun'
     stub.write_text('#!/bin/bash\necho "$*"\necho "$OMP_NUM_THREADS"\n')
     stub.chmod(0o755)
 
     def run(script, *args, **env):
-        clean = {k: v for k, v in os.environ.items()
-                 if k not in ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
-        clean.update(PYTHON=str(stub), PATH=f'{tmp_path}:{os.environ["PATH"]}', CUDA_VISIBLE_DEVICES='')
-        done = subprocess.run(['bash', TOOLS / script, *args], env={**clean, **env}, capture_output=True, text=True, timeout=20)
+        clean = {k: v for k, v in os.environ.items() if k not in READ_BY_THE_SCRIPTS}
+        clean.update(
+            PYTHON=str(stub), PATH=f'{tmp_path}:{os.environ["PATH"]}', CUDA_VISIBLE_DEVICES=''
+        )
+        done = subprocess.run(
+            ['bash', TOOLS / script, *args],
+            env={**clean, **env},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
         return done.stdout.splitlines() if done.returncode == 0 else done
 
     return run
@@ -27,8 +41,11 @@ def call(tmp_path):
 
 def test_one_machine_takes_a_free_port(call):
     line, _ = call('dist_train.sh', 'a config.py', '2', '--amp', '--cfg-options', 'x="[1, 2]"')
-    assert line == (f'-m torch.distributed.run --nproc-per-node=2 --nnodes=1 --standalone --local-addr=127.0.0.1 '
-                    f'{TOOLS}/train.py a config.py --amp --cfg-options x="[1, 2]" --launcher pytorch')
+    assert line == (
+        '-m torch.distributed.run --nproc-per-node=2 --nnodes=1 --standalone '
+        f'--local-addr=127.0.0.1 {TOOLS}/train.py a config.py --amp '
+        '--cfg-options x="[1, 2]" --launcher pytorch'
+    )
 
 
 def test_a_port_that_is_named_is_used(call):
@@ -38,7 +55,10 @@ def test_a_port_that_is_named_is_used(call):
 
 def test_several_machines(call):
     line, _ = call('dist_train.sh', 'c.py', '8', NNODES='2', NODE_RANK='1', MASTER_ADDR='host0')
-    assert '--nproc-per-node=8 --nnodes=2 --node-rank=1 --master-addr=host0 --master-port=29500' in line
+    assert (
+        '--nproc-per-node=8 --nnodes=2 --node-rank=1 --master-addr=host0 --master-port=29500'
+        in line
+    )
     failed = call('dist_train.sh', 'c.py', '8', NNODES='2')
     assert 'NNODES=2 needs MASTER_ADDR' in failed.stderr
 
@@ -55,21 +75,35 @@ def test_dist_test(call):
     assert line.endswith(f'{TOOLS}/test.py c.py last.pth --out o.pkl --launcher pytorch')
 
 
-@pytest.mark.parametrize('script, args, message', [
-    ('dist_train.sh', ['c.py'], 'usage: '),
-    ('dist_train.sh', ['c.py', 'two'], "must be a positive integer, got 'two'"),
-    ('dist_train.sh', ['c.py', '0'], "must be a positive integer, got '0'"),
-    ('dist_test.sh', ['c.py', '2'], 'usage: '),
-    ('slurm_train.sh', ['partition', 'job', 'c.py'], 'usage: '),
-])
+@pytest.mark.parametrize(
+    'script, args, message',
+    [
+        ('dist_train.sh', ['c.py'], 'usage: '),
+        ('dist_train.sh', ['c.py', 'two'], "must be a positive integer, got 'two'"),
+        ('dist_train.sh', ['c.py', '0'], "must be a positive integer, got '0'"),
+        ('dist_test.sh', ['c.py', '2'], 'usage: '),
+        ('slurm_train.sh', ['partition', 'job', 'c.py'], 'usage: '),
+    ],
+)
 def test_wrong_arguments(call, script, args, message):
     failed = call(script, *args)
     assert failed.stderr.startswith('error: ') and message in failed.stderr
 
 
 def test_slurm(call):
-    line, _ = call('slurm_train.sh', 'gpu', 'job', 'c.py', 'work', '--resume', GPUS='4', SRUN_ARGS='--mem=9G --qos=q')
-    assert line.startswith('-p gpu --job-name=job --ntasks=4 --ntasks-per-node=4 --cpus-per-task=5 --gres=gpu:4 '
-                           '--kill-on-bad-exit=1 --mem=9G --qos=q')
+    line, _ = call(
+        'slurm_train.sh',
+        'gpu',
+        'job',
+        'c.py',
+        'work',
+        '--resume',
+        GPUS='4',
+        SRUN_ARGS='--mem=9G --qos=q',
+    )
+    assert line.startswith(
+        '-p gpu --job-name=job --ntasks=4 --ntasks-per-node=4 --cpus-per-task=5 --gres=gpu:4 '
+        '--kill-on-bad-exit=1 --mem=9G --qos=q'
+    )
     assert line.endswith(f'-u {TOOLS}/train.py c.py --work-dir=work --launcher=slurm --resume')
     assert '--gres' not in call('slurm_train.sh', 'cpu', 'job', 'c.py', 'work', NO_GPU='1')[0]

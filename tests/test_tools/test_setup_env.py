@@ -1,4 +1,8 @@
-"""tools/setup_env.sh against a pip that only pretends (see `fake_pip`), so that no network, no disk space and no minutes are needed."""
+"""tools/setup_env.sh against a pip that only pretends.
+
+With it (see `FAKE_PIP`) no network, no disk space and no minutes are needed.
+"""
+
 import os
 import shutil
 import subprocess
@@ -10,11 +14,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STACK_MODULES = ('torch', 'torchvision', 'mmengine', 'mmdet', 'mmpretrain', 'torch_pruning', 'pycocotools')
-WHEEL = 'onedl_mmcv-2.3.6-cp{0}{1}-cp{0}{1}-linux_{2}.whl'.format(*sys.version_info[:2], os.uname().machine)
+STACK_MODULES = (
+    'torch',
+    'torchvision',
+    'mmengine',
+    'mmdet',
+    'mmpretrain',
+    'torch_pruning',
+    'pycocotools',
+)
+WHEEL = 'onedl_mmcv-2.3.6-cp{0}{1}-cp{0}{1}-linux_{2}.whl'.format(
+    *sys.version_info[:2], os.uname().machine
+)
 
-# A pip that writes down what it was asked, fails where FAKE_PIP says so, and leaves importable stubs with dist-info folders.
-FAKE_PIP = '''
+# A pip that writes down what it was asked, fails where FAKE_PIP says so, and leaves importable
+# stubs with dist-info folders.
+FAKE_PIP = """
 import os, re, sys, time
 from pathlib import Path
 args = sys.argv[1:]
@@ -43,7 +58,8 @@ if args[0] == 'wheel':
 elif args[0] == 'install':
     names = [a for a in args[1:] if not a.startswith('-') and '/' not in a]
     if '-r' in args:
-        names += ['onedl-mmengine', 'onedl-mmdetection', 'onedl-mmpretrain', 'torch-pruning', 'pycocotools', 'extra']
+        names += ['onedl-mmengine', 'onedl-mmdetection', 'onedl-mmpretrain']
+        names += ['torch-pruning', 'pycocotools', 'extra']
     if '-e' in args:
         dist('mmpsbn', 'mmpsbn', {'__init__.py': ''})
         Path(args[args.index('-e') + 1], 'mmpsbn/.mim/configs').mkdir(parents=True, exist_ok=True)
@@ -52,15 +68,19 @@ elif args[0] == 'install':
         module = name.replace('onedl-', '').replace('mmdetection', 'mmdet').replace('-', '_')
         files = {'__init__.py': ''}
         if name == 'torch':
-            files['__init__.py'] = "from types import SimpleNamespace\\n__version__ = '2.11.0'\\nversion = SimpleNamespace(cuda=None)\\n"
+            files['__init__.py'] = (
+                "from types import SimpleNamespace\\n"
+                "__version__ = '2.11.0'\\nversion = SimpleNamespace(cuda=None)\\n"
+            )
         if module == 'mmdet':
             files['apis.py'] = ''
         if module == 'pycocotools':
             files['coco.py'] = ''
         dist(name, module, files)
     for wheel in (a for a in args if a.endswith('.whl')):
-        dist('onedl-mmcv', 'mmcv', {'__init__.py': '', 'ops.py': '', '_ext.py': Path(wheel).read_text()})
-'''
+        files = {'__init__.py': '', 'ops.py': '', '_ext.py': Path(wheel).read_text()}
+        dist('onedl-mmcv', 'mmcv', files)
+"""
 
 
 def script(path, text):
@@ -70,36 +90,59 @@ def script(path, text):
 
 
 class Clone:
-    """A copy of the files setup_env.sh reads, with a Python whose environments have the pretending pip."""
+    """A copy of the files setup_env.sh reads, with a Python whose environments have FAKE_PIP."""
 
     def __init__(self, folder):
         self.root, self.env = folder / 'clone', folder / 'clone/.venv'
-        self.log, self.cache, self.wheels, self.bin = (folder / name for name in ('pip.log', 'cache', 'wheels', 'bin'))
+        self.log, self.cache, self.wheels, self.bin = (
+            folder / name for name in ('pip.log', 'cache', 'wheels', 'bin')
+        )
         for made in (self.root, self.wheels, self.bin):
             made.mkdir()
-        shutil.copytree(ROOT / 'tools', self.root / 'tools', ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(
+            ROOT / 'tools', self.root / 'tools', ignore=shutil.ignore_patterns('__pycache__')
+        )
         shutil.copytree(ROOT / 'requirements', self.root / 'requirements')
         shutil.copy(ROOT / 'setup.py', self.root)
         (folder / 'pip.py').write_text(FAKE_PIP)
-        script(self.bin / 'python3', f'''
+        script(
+            self.bin / 'python3',
+            f'''
             if [[ "$1 $2" == "-m venv" ]]; then
                 "{sys.executable}" -m venv --without-pip "$3" || exit
                 site=$(echo "$3"/lib/python3*/site-packages)
-                mkdir -p "$site/pip" && touch "$site/pip/__init__.py" && cp "{folder}/pip.py" "$site/pip/__main__.py"
+                mkdir -p "$site/pip" && touch "$site/pip/__init__.py" &&
+                    cp "{folder}/pip.py" "$site/pip/__main__.py"
                 exit
             fi
             exec "{sys.executable}" "$@"
-        ''')
+        ''',
+        )
         (self.wheels / WHEEL).touch()
         self.stamp = self.env / 'mmpsbn-setup.stamp'
 
     def command(self, *args, **env):
         self.log.write_text('')
-        base = {key: value for key, value in os.environ.items() if key not in ('PYTHON', 'STACK', 'MMPSBN_ENV', 'PIP_LOG')}
-        base.update(PATH=f'{self.bin}:{os.environ["PATH"]}', PIP_LOG=self.log, WHEEL=WHEEL, XDG_CACHE_HOME=self.cache,
-                    TMPDIR=self.root.parent, MMPSBN_WHEELHOUSE=self.wheels, MMPSBN_MMCV_OPS='cpu')
+        base = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ('PYTHON', 'STACK', 'MMPSBN_ENV', 'PIP_LOG')
+        }
+        base.update(
+            PATH=f'{self.bin}:{os.environ["PATH"]}',
+            PIP_LOG=self.log,
+            WHEEL=WHEEL,
+            XDG_CACHE_HOME=self.cache,
+            TMPDIR=self.root.parent,
+            MMPSBN_WHEELHOUSE=self.wheels,
+            MMPSBN_MMCV_OPS='cpu',
+        )
         base.update(env)
-        return dict(args=['bash', self.root / 'tools/setup_env.sh', *args], env={k: str(v) for k, v in base.items()}, text=True)
+        return dict(
+            args=['bash', self.root / 'tools/setup_env.sh', *args],
+            env={k: str(v) for k, v in base.items()},
+            text=True,
+        )
 
     def setup(self, *args, **env):
         return subprocess.run(**self.command(*args, **env), capture_output=True, timeout=60)
@@ -139,7 +182,10 @@ def test_second_run_is_quick_and_asks_nothing(ready):
 
 def test_extras_are_added_and_kept(ready):
     assert ready.setup('--extras', 'onnx').returncode == 0
-    assert any('requirements/onnx.txt' in call and 'requirements/demo.txt' in call for call in ready.pip_calls())
+    assert any(
+        'requirements/onnx.txt' in call and 'requirements/demo.txt' in call
+        for call in ready.pip_calls()
+    )
     assert ready.setup('--extras', 'demo,onnx').returncode == 0
     assert ready.pip_calls() == []
 
@@ -149,30 +195,51 @@ def test_changed_requirements_and_changed_packages_end_the_stamp(ready):
         file.write('# changed\n')
     assert 'is repaired' in ready.setup().stdout
     assert ready.setup().returncode == 0 and ready.pip_calls() == []
-    shutil.rmtree(next(ready.env.glob('lib/*/site-packages/torch_pruning-*.dist-info')))  # uninstalled or of another version
+    shutil.rmtree(
+        next(ready.env.glob('lib/*/site-packages/torch_pruning-*.dist-info'))
+    )  # uninstalled or of another version
     assert 'is repaired' in ready.setup().stdout
 
 
 def test_half_installed_package_is_never_trusted(ready):
-    next(ready.env.glob('lib/*/site-packages/torch-1.dist-info/RECORD')).unlink()  # pip writes it last
+    next(
+        ready.env.glob('lib/*/site-packages/torch-1.dist-info/RECORD')
+    ).unlink()  # pip writes it last
     ready.stamp.unlink()
     run = ready.setup()
     assert run.returncode == 0 and 'is removed and made anew' in run.stdout
     assert any('torch==' in call for call in ready.pip_calls())
 
 
-@pytest.mark.parametrize('failure, sentence', [
-    ('[Errno 28] No space left on device@torch==', 'the disk was full while installing torch==2.11.0'),
-    ('NewConnectionError: Name or service not known@torch==', 'no package index could be reached while installing torch==2.11.0'),
-    ('something else@-r ', 'installing the rest of requirements/default.txt failed; run this again after reading the end of '),
-])
+@pytest.mark.parametrize(
+    'failure, sentence',
+    [
+        (
+            '[Errno 28] No space left on device@torch==',
+            'the disk was full while installing torch==2.11.0',
+        ),
+        (
+            'NewConnectionError: Name or service not known@torch==',
+            'no package index could be reached while installing torch==2.11.0',
+        ),
+        (
+            'something else@-r ',
+            'installing the rest of requirements/default.txt failed; '
+            'run this again after reading the end of ',
+        ),
+    ],
+)
 def test_failed_pip_is_one_sentence_and_no_stamp(clone, failure, sentence):
     assert refused(clone.setup(FAKE_PIP=failure), sentence)
     assert clone.env.exists() and not clone.stamp.exists()
 
 
 def test_stopped_set_up_stops_pip_and_leaves_no_stamp(clone):
-    run = subprocess.Popen(**clone.command(FAKE_PIP='sleep@torch=='), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        **clone.command(FAKE_PIP='sleep@torch=='),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     pid = clone.log.with_suffix('.pid')
     while not pid.exists() or not pid.read_text():
         assert run.poll() is None
@@ -181,7 +248,9 @@ def test_stopped_set_up_stops_pip_and_leaves_no_stamp(clone):
     assert run.wait(20) == 143
     state = Path('/proc', pid.read_text(), 'stat')
     deadline = time.monotonic() + 10
-    while state.exists() and ' Z ' not in state.read_text():  # a zombie has ended and waits for init
+    while (
+        state.exists() and ' Z ' not in state.read_text()
+    ):  # a zombie has ended and waits for init
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert not clone.stamp.exists()
@@ -198,15 +267,24 @@ def test_no_compiler(clone):
     path.mkdir()
     for folder in ('/usr/bin', '/bin', clone.bin):
         for program in Path(folder).iterdir():
-            if not (path / program.name).exists() and not program.name.startswith(('c++', 'g++', 'gcc', 'clang', 'python')):
+            if not (path / program.name).exists() and not program.name.startswith(
+                ('c++', 'g++', 'gcc', 'clang', 'python')
+            ):
                 (path / program.name).symlink_to(program)
     (path / 'python3').symlink_to(clone.bin / 'python3')
-    assert refused(clone.setup(PATH=path, MMPSBN_WHEELHOUSE=''), "no C++ compiler 'c++' found", 'apt install g++', 'MMPSBN_WHEELHOUSE')
+    assert refused(
+        clone.setup(PATH=path, MMPSBN_WHEELHOUSE=''),
+        "no C++ compiler 'c++' found",
+        'apt install g++',
+        'MMPSBN_WHEELHOUSE',
+    )
     assert not clone.stamp.exists()
 
 
 def test_gpu_without_nvcc(clone):
-    run = clone.setup(MMPSBN_MMCV_OPS='cuda', MMPSBN_WHEELHOUSE='', CUDA_HOME='/nonexistent', CXX='true')
+    run = clone.setup(
+        MMPSBN_MMCV_OPS='cuda', MMPSBN_WHEELHOUSE='', CUDA_HOME='/nonexistent', CXX='true'
+    )
     assert refused(run, 'has a GPU but no nvcc', 'MMPSBN_MMCV_OPS=cpu')
 
 
@@ -215,8 +293,19 @@ def test_mmcv_is_built_once_and_a_wheel_of_another_torch_passed_over(clone):
     run = clone.setup(CXX='true')
     assert run.returncode == 0, run.stderr
     assert 'passed over' in run.stdout
-    assert [call for call in clone.pip_calls() if call.startswith('wheel')][0].count('--no-cache-dir --no-build-isolation') == 1
-    assert len(list(clone.cache.glob(f'mmpsbn/wheels/cp*-torch2.11.0-cudanone-cpu-*-onedl-mmcv==2.3.6/{WHEEL}'))) == 1
+    assert [call for call in clone.pip_calls() if call.startswith('wheel')][0].count(
+        '--no-cache-dir --no-build-isolation'
+    ) == 1
+    assert (
+        len(
+            list(
+                clone.cache.glob(
+                    f'mmpsbn/wheels/cp*-torch2.11.0-cudanone-cpu-*-onedl-mmcv==2.3.6/{WHEEL}'
+                )
+            )
+        )
+        == 1
+    )
     assert not list(clone.cache.glob('mmpsbn/wheels/.build*'))
     shutil.rmtree(clone.env)
     assert clone.setup(CXX='/nonexistent', MMPSBN_WHEELHOUSE='').returncode == 0
@@ -247,5 +336,7 @@ def test_active_environment_of_the_other_stack_is_left_alone(clone):
 
 def test_unknown_arguments(clone):
     assert refused(clone.setup(STACK='mine'), 'STACK must be default or openmmlab', "'mine'")
-    assert refused(clone.setup('--extras', 'demo,all'), "unknown extra 'all'", 'demo, test and onnx')
+    assert refused(
+        clone.setup('--extras', 'demo,all'), "unknown extra 'all'", 'demo, test and onnx'
+    )
     assert refused(clone.setup('--force'), "unknown argument '--force'")

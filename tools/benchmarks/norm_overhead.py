@@ -1,10 +1,13 @@
-"""What psBN costs beside nn.BatchNorm2d and the naive BN(x) + alpha: time and peak memory of one layer.
+"""What psBN costs beside nn.BatchNorm2d and the naive BN(x) + alpha.
 
-Forward and backward, in train mode and with fixed statistics (eval, mmdet's `norm_eval`). Each round runs every candidate once;
-the ratios are taken within rounds and their median is the result. "BN again" is a second BatchNorm2d: how far its ratio is from 1
-is what this machine cannot resolve. "best" is the ratio of the fastest rounds, which other jobs on the machine disturb least.
-Target (design, section 10): psBN / BN <= 1.02 and the same peak memory.
+Time and peak memory of one layer, forward and backward, in train mode and with fixed statistics
+(eval, mmdet's `norm_eval`). Each round runs every candidate once; the ratios are taken within
+rounds and their median is the result. "BN again" is a second BatchNorm2d: how far its ratio is from
+1 is what this machine cannot resolve. "best" is the ratio of the fastest rounds, which other jobs
+on the machine disturb least. Target: psBN / BN <= 1.02 and the same peak
+memory.
 """
+
 import argparse
 import functools
 import weakref
@@ -21,7 +24,15 @@ TARGET = 1.02
 # Of RetinaNet-R50 on 2 images of 800x1333; for a CPU some of them, smaller.
 SHAPES = dict(
     cpu=['2x256x100x168', '2x512x50x84', '2x2048x25x42', '8x64x80x80'],
-    cuda=['2x64x400x667', '2x256x200x334', '2x512x100x167', '2x1024x50x84', '2x2048x25x42', '8x64x80x80'])
+    cuda=[
+        '2x64x400x667',
+        '2x256x200x334',
+        '2x512x100x167',
+        '2x1024x50x84',
+        '2x2048x25x42',
+        '8x64x80x80',
+    ],
+)
 ROUNDS = dict(cpu=40, cuda=100)
 PASSES = dict(cpu=1, cuda=20)  # per timing: a GPU works behind the clock's back
 
@@ -59,7 +70,9 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _storages(tree):
-    return [leaf.untyped_storage() for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
+    return [
+        leaf.untyped_storage() for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)
+    ]
 
 
 def forward_backward(layer, x, grad):
@@ -81,11 +94,13 @@ def peak_bytes(function, device):
 
 
 def measure(device, shape, mode, rounds, warmup, seed):
-    """The row of one shape and mode: medians, ratios to BatchNorm2d and peak memory by candidate."""
+    """The row of one shape and mode, by candidate: medians, ratios to BatchNorm2d, peak memory."""
     generator = torch.Generator(device).manual_seed(seed)
     x, grad = (torch.randn(shape, device=device, generator=generator) for _ in range(2))
     x.requires_grad_()
-    layers = {name: kind(shape[1]).to(device).train(mode == 'train') for name, kind in CANDIDATES.items()}
+    layers = {
+        name: kind(shape[1]).to(device).train(mode == 'train') for name, kind in CANDIDATES.items()
+    }
     synchronize = timing.device_synchronizer(device)
 
     def run(layer):
@@ -93,38 +108,96 @@ def measure(device, shape, mode, rounds, warmup, seed):
             forward_backward(layer, x, grad)
         synchronize()
 
-    times = timing.interleave({name: functools.partial(run, layer) for name, layer in layers.items()}, rounds=rounds, warmup=warmup, seed=seed)
-    passes = {name: functools.partial(forward_backward, layer, x, grad) for name, layer in layers.items()}
+    times = timing.interleave(
+        {name: functools.partial(run, layer) for name, layer in layers.items()},
+        rounds=rounds,
+        warmup=warmup,
+        seed=seed,
+    )
+    passes = {
+        name: functools.partial(forward_backward, layer, x, grad) for name, layer in layers.items()
+    }
     return dict(
-        device=device, shape='x'.join(map(str, shape)), mode=mode,
-        ms={name: 1e3 * timing.spread(seconds)['median'] / PASSES[device] for name, seconds in times.items()},
-        ratio={name: dict(timing.ratio(times, name, BASELINE), best=min(times[name]) / min(times[BASELINE])) for name in times if name != BASELINE},
-        forward_peak_bytes={name: peak_bytes(functools.partial(layer, x), device) for name, layer in layers.items()},
-        peak_bytes={name: peak_bytes(function, device) for name, function in passes.items()})
+        device=device,
+        shape='x'.join(map(str, shape)),
+        mode=mode,
+        ms={
+            name: 1e3 * timing.spread(seconds)['median'] / PASSES[device]
+            for name, seconds in times.items()
+        },
+        ratio={
+            name: dict(
+                timing.ratio(times, name, BASELINE), best=min(times[name]) / min(times[BASELINE])
+            )
+            for name in times
+            if name != BASELINE
+        },
+        forward_peak_bytes={
+            name: peak_bytes(functools.partial(layer, x), device) for name, layer in layers.items()
+        },
+        peak_bytes={name: peak_bytes(function, device) for name, function in passes.items()},
+    )
 
 
 def print_rows(rows):
     others = [name for name in CANDIDATES if name != BASELINE]
-    head = ['device', 'mode', 'shape', *(f'{name} ms' for name in CANDIDATES), *(f'{name}/{BASELINE} [quartiles] best' for name in others)]
-    timing.print_table(head, [[
-        row['device'], row['mode'], row['shape'], *(f'{row["ms"][name]:.2f}' for name in CANDIDATES),
-        *('{median:.3f} [{q1:.3f}, {q3:.3f}] {best:.3f}'.format(**row['ratio'][name]) for name in others)] for row in rows])
+    head = [
+        'device',
+        'mode',
+        'shape',
+        *(f'{name} ms' for name in CANDIDATES),
+        *(f'{name}/{BASELINE} [quartiles] best' for name in others),
+    ]
+    timing.print_table(
+        head,
+        [
+            [
+                row['device'],
+                row['mode'],
+                row['shape'],
+                *(f'{row["ms"][name]:.2f}' for name in CANDIDATES),
+                *(
+                    '{median:.3f} [{q1:.3f}, {q3:.3f}] {best:.3f}'.format(**row['ratio'][name])
+                    for name in others
+                ),
+            ]
+            for row in rows
+        ],
+    )
     print('\npeak memory, MiB: of the forward pass / of forward and backward')
     memory = [name for name in CANDIDATES if name != 'BN again']
-    timing.print_table(['device', 'mode', 'shape', *memory], [[
-        row['device'], row['mode'], row['shape'],
-        *(f'{row["forward_peak_bytes"][name] / 2**20:.2f} / {row["peak_bytes"][name] / 2**20:.2f}' for name in memory)] for row in rows])
+
+    def mebibytes(row, name):
+        return [f'{row[peak][name] / 2**20:.2f}' for peak in ('forward_peak_bytes', 'peak_bytes')]
+
+    timing.print_table(
+        ['device', 'mode', 'shape', *memory],
+        [
+            [
+                row['device'],
+                row['mode'],
+                row['shape'],
+                *(' / '.join(mebibytes(row, name)) for name in memory),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def verdict(row):
     """ok; or which target the row missed; or that this machine cannot tell."""
     # psBN holds a C-vector more, never a feature map
-    if any(row[peak]['psBN'] > 1.001 * row[peak][BASELINE] for peak in ('forward_peak_bytes', 'peak_bytes')):
+    if any(
+        row[peak]['psBN'] > 1.001 * row[peak][BASELINE]
+        for peak in ('forward_peak_bytes', 'peak_bytes')
+    ):
         return 'MISSED: more peak memory'
     found, floor = row['ratio']['psBN'], row['ratio']['BN again']
     if found['median'] <= TARGET:
         return 'ok'
-    return 'not resolved: BN against itself varies as much' if floor['q3'] >= found['median'] else 'MISSED: slower'
+    if floor['q3'] >= found['median']:
+        return 'not resolved: BN against itself varies as much'
+    return 'MISSED: slower'
 
 
 def print_verdicts(rows):
@@ -132,15 +205,27 @@ def print_verdicts(rows):
         if verdict(row) != 'ok':
             print(f'{row["device"]}, {row["mode"]}, {row["shape"]}: {verdict(row)}')
     ratios = [row['ratio']['psBN']['median'] for row in rows]
-    print(f'psBN/BN: median over rows {timing.spread(ratios)["median"]:.3f}, worst row {max(ratios):.3f}, target {TARGET}')
+    print(
+        f'psBN/BN: median over rows {timing.spread(ratios)["median"]:.3f}, '
+        f'worst row {max(ratios):.3f}, target {TARGET}'
+    )
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--devices', nargs='+', choices=['cpu', 'cuda'], help='default: cpu, and cuda where there is one')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--devices',
+        nargs='+',
+        choices=['cpu', 'cuda'],
+        help='default: cpu, and cuda where there is one',
+    )
     parser.add_argument('--shapes', nargs='+', metavar='NxCxHxW', help=f'default: {SHAPES}')
     parser.add_argument('--rounds', type=int, help=f'default: {ROUNDS}')
-    parser.add_argument('--warmup', type=int, default=3, help='rounds dropped at the start (default: 3)')
+    parser.add_argument(
+        '--warmup', type=int, default=3, help='rounds dropped at the start (default: 3)'
+    )
     timing.add_arguments(parser)
     return parser.parse_args(argv)
 
@@ -155,7 +240,11 @@ def main(argv=None):
         for mode in ('train', 'norm_eval'):
             for shape in args.shapes or SHAPES[device]:
                 size = tuple(map(int, shape.split('x')))
-                rows.append(measure(device, size, mode, args.rounds or ROUNDS[device], args.warmup, args.seed))
+                rows.append(
+                    measure(
+                        device, size, mode, args.rounds or ROUNDS[device], args.warmup, args.seed
+                    )
+                )
     print_rows(rows)
     print()
     print_verdicts(rows)

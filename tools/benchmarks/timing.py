@@ -1,4 +1,5 @@
 """How the benchmarks measure: side by side, round by round, in one process."""
+
 import json
 import platform
 import random
@@ -16,8 +17,12 @@ clock = time.perf_counter  # one clock for all; a test puts its own here
 def add_arguments(parser) -> None:
     """The arguments that every benchmark has."""
     parser.add_argument('--threads', type=int, help="default: torch's own choice")
-    parser.add_argument('--cpu-time', action='store_true', help='measure processor time, not wall-clock time: for a machine that other jobs share; '
-                        'with --threads 1, since waiting threads count too; not with a GPU')
+    parser.add_argument(
+        '--cpu-time',
+        action='store_true',
+        help='measure processor time, not wall-clock time: for a machine that other jobs share; '
+        'with --threads 1, since waiting threads count too; not with a GPU',
+    )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--json', metavar='OUT', help='write the same numbers here')
 
@@ -29,16 +34,22 @@ def set_up(args) -> None:
         torch.set_num_threads(args.threads)
     if args.cpu_time:
         if torch.cuda.is_available():
-            raise SystemExit('--cpu-time does not see what a GPU does: hide it with CUDA_VISIBLE_DEVICES= or leave --cpu-time out')
+            raise SystemExit(
+                '--cpu-time does not see what a GPU does: '
+                'hide it with CUDA_VISIBLE_DEVICES= or leave --cpu-time out'
+            )
         clock = time.process_time
 
 
-def interleave(candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, seed: int) -> dict[str, list[float]]:
+def interleave(
+    candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, seed: int
+) -> dict[str, list[float]]:
     """Seconds of each candidate in each round; ``times[name][r]`` belongs to round r.
 
-    A round runs every candidate once, so that what else happens on the machine hits all of them alike and a ratio taken
-    within a round survives it. The order is drawn anew for each round: the memory that one candidate leaves behind is
-    not always the same neighbour's. ``warmup`` rounds come first and are dropped.
+    A round runs every candidate once, so that what else happens on the machine hits all of them
+    alike and a ratio taken within a round survives it. The order is drawn anew for each round: the
+    memory that one candidate leaves behind is not always the same neighbour's. ``warmup`` rounds
+    come first and are dropped.
     """
     order, shuffle = list(candidates), random.Random(seed).shuffle
     times = {name: [] for name in candidates}
@@ -103,8 +114,14 @@ def device_synchronizer(device: str) -> Callable[[], None]:
 
 def describe_machine(args) -> dict[str, object]:
     """What a reader must know to compare numbers."""
-    info = dict(cpu=_cpu_model(), threads=torch.get_num_threads(), clock='processor' if args.cpu_time else 'wall', seed=args.seed,
-                torch=torch.__version__, python=platform.python_version())
+    info = dict(
+        cpu=_cpu_model(),
+        threads=torch.get_num_threads(),
+        clock='processor' if args.cpu_time else 'wall',
+        seed=args.seed,
+        torch=torch.__version__,
+        python=platform.python_version(),
+    )
     if torch.cuda.is_available():
         info['gpu'] = torch.cuda.get_device_name()
     return info
@@ -115,7 +132,10 @@ def _cpu_model() -> str:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
+    return next(
+        (line.split(':')[1].strip() for line in lines if line.startswith('model name')),
+        platform.machine(),
+    )
 
 
 def print_machine(machine: Mapping[str, object]) -> None:
@@ -125,7 +145,12 @@ def print_machine(machine: Mapping[str, object]) -> None:
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     for row in (head, *rows):
-        print('  '.join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))).rstrip())
+        print(
+            '  '.join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths))
+            ).rstrip()
+        )
 
 
 def write_json(path, report) -> None:

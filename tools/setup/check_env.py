@@ -7,6 +7,7 @@ torch      version, CUDA version or 'none', and this Python's wheel tag
 mmcv OPS   exit code 0 when mmcv's compiled part loads with this torch and has OPS, cpu or cuda
 imports    exit code 0 when all that the project imports can be imported
 """
+
 import importlib.metadata
 import importlib.util
 import re
@@ -16,11 +17,25 @@ from importlib.metadata import distribution, distributions
 
 STACKS = dict(
     default=('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain'),
-    openmmlab=('mmengine', 'mmengine-lite', 'mmcv', 'mmcv-full', 'mmcv-lite', 'mmdet', 'mmpretrain'))
+    openmmlab=(
+        'mmengine',
+        'mmengine-lite',
+        'mmcv',
+        'mmcv-full',
+        'mmcv-lite',
+        'mmdet',
+        'mmpretrain',
+    ),
+)
 
 
 def where():
-    print('.'.join(map(str, sys.version_info[:3])), sys.prefix, sysconfig.get_paths()['purelib'], sep='\n')
+    print(
+        '.'.join(map(str, sys.version_info[:3])),
+        sys.prefix,
+        sysconfig.get_paths()['purelib'],
+        sep='\n',
+    )
 
 
 def broken():
@@ -28,7 +43,9 @@ def broken():
         if not str(getattr(dist, '_path', '')).endswith('.dist-info'):
             continue
         files = dist.files  # None where RECORD is missing: pip writes it last
-        missing = files is None or any(not file.locate().exists() for file in files if file.suffix != '.pyc')
+        missing = files is None or any(
+            not file.locate().exists() for file in files if file.suffix != '.pyc'
+        )
         if missing:
             print(dist.metadata['Name'] or dist._path.name)
 
@@ -43,11 +60,17 @@ def foreign(stack):
 
 def torch():
     import torch
-    print(torch.__version__, torch.version.cuda or 'none', f'cp{sys.version_info.major}{sys.version_info.minor}')
+
+    print(
+        torch.__version__,
+        torch.version.cuda or 'none',
+        f'cp{sys.version_info.major}{sys.version_info.minor}',
+    )
 
 
 def mmcv(ops):
     import torch  # noqa: F401  (its libraries must be there before the extension is loaded)
+
     for name in ('onedl-mmcv', 'mmcv'):
         try:
             files = distribution(name).files
@@ -64,7 +87,16 @@ def mmcv(ops):
 
 
 def imports():
-    for name in ('torch', 'torchvision', 'mmengine', 'mmcv.ops', 'mmdet.apis', 'mmpretrain', 'torch_pruning', 'pycocotools.coco'):
+    for name in (
+        'torch',
+        'torchvision',
+        'mmengine',
+        'mmcv.ops',
+        'mmdet.apis',
+        'mmpretrain',
+        'torch_pruning',
+        'pycocotools.coco',
+    ):
         importlib.import_module(name)
     if importlib.util.find_spec('mmpsbn') is None:
         raise SystemExit('mmpsbn is not installed')
