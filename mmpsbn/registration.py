@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS
 
-from . import engine, layers
+from . import engine, layers, registry
 from .engine.patches import apply_patches
 
 
@@ -24,4 +24,4 @@ def register_all() -> None:
     apply_patches()
 
 
-__all__ = ['engine', 'register_all']
+__all__ = ['engine', 'register_all', 'registry']

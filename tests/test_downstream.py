@@ -24,10 +24,15 @@ SHOW = """
 {before}
 from mmengine.config import Config
 cfg = Config.fromfile('my_config.py')
-print(cfg.model.type, cfg.model.backbone.norm_cfg.type,
+print('inherited', cfg.model.type, cfg.model.backbone.norm_cfg.type,
       [hook.type for hook in cfg.custom_hooks], cfg.custom_imports.imports)
 import mmpsbn
-print(mmpsbn.__file__)
+from mmengine.registry import HOOKS, init_default_scope
+from mmdet.registry import MODELS
+init_default_scope('mmdet')
+norm = MODELS.build(dict(type='ResNet', depth=18, norm_cfg=cfg.model.backbone.norm_cfg)).bn1
+print('built', type(norm).__name__, [type(HOOKS.build(hook)).__name__ for hook in cfg.custom_hooks])
+print('package', mmpsbn.__file__)
 """
 
 
@@ -48,6 +53,8 @@ def test_a_downstream_config_inherits_ours(tmp_path, config, before, detector):
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    inherited, package = run.stdout.strip().splitlines()[-2:]
-    assert inherited == (f"{detector} psBN ['SparsityHook', 'DemPHook'] ['mmpsbn']")
-    assert Path(package).parent.name == 'mmpsbn'
+    said = dict(line.split(' ', 1) for line in run.stdout.splitlines() if ' ' in line)
+    assert said['inherited'] == f"{detector} psBN ['SparsityHook', 'DemPHook'] ['mmpsbn']"
+    assert said['built'] == "psBN2d ['SparsityHook', 'DemPHook']"
+    assert Path(said['package']).parent.name == 'mmpsbn'
+    assert 'registry' not in run.stdout  # MMEngine warns there of a scope it does not find

@@ -34,14 +34,14 @@ class ResidualBlock(nn.Module):
 class ToyNet(BaseModel):
     """Stem, two residual blocks and a linear classifier for 8x8 images."""
 
-    def __init__(self, norm_cfg=_BN, width=8, inner=12, dtype=torch.float32):
+    def __init__(self, norm_cfg=_BN, width=8, inner=12, classes=4, dtype=torch.float32):
         super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.norm = build_norm_layer(norm_cfg, width)[1]
         self.blocks = nn.Sequential(
             ResidualBlock(width, inner, norm_cfg), ResidualBlock(width, inner, norm_cfg)
         )
-        self.fc = nn.Linear(width, 4)
+        self.fc = nn.Linear(width, classes)
         self.to(dtype)
 
     def forward(self, inputs, labels=None, mode='tensor'):

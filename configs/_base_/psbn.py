@@ -5,4 +5,4 @@ custom_imports = dict(imports=['mmpsbn'], allow_failed_imports=False)
 
 psbn = dict(type='psBN', alpha=0.1, requires_grad=True)
 
-custom_hooks = [dict(type='SparsityHook', interval=100, gamma_threshold=1e-3)]
+custom_hooks = [dict(type='SparsityHook')]

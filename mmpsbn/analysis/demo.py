@@ -75,11 +75,18 @@ def _step_times(cfg: Config, pruned: nn.Module, loader, rounds: int = 9) -> dict
         for name, model in models.items():
             model.train()
             idle = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
+            _synchronise()
             start = time.perf_counter()
             model.train_step(batch, idle)
+            _synchronise()
             if round_:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _draw_predictions(runner: Runner, out_path: Path, num_images: int = 12) -> None:

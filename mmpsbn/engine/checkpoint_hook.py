@@ -6,6 +6,8 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio.backends import backends
 from mmengine.hooks import CheckpointHook
 
+from .pruned_structure import META_KEY
+
 _ATOMIC = 'mmpsbn_atomic'
 
 
@@ -21,7 +23,7 @@ class AtomicLocalBackend(LocalBackend):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, filepath)
-        except OSError:
+        except BaseException:  # a full disk, but also SIGTERM turned into SystemExit
             if os.path.exists(part):
                 os.remove(part)
             raise
@@ -58,8 +60,32 @@ class SafeCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend=_ATOMIC)
             self.file_backend = _RemoveLaterBackend()
 
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        # Here, for this hook is in every run: MMEngine would load what fits and go on.
+        saved = checkpoint.get('meta', {}).get(META_KEY)
+        if (
+            saved
+            and saved['plan']['tensors']
+            and not any(hasattr(hook, 'loads_pruned_checkpoints') for hook in runner.hooks)
+        ):
+            first = next(iter(saved['plan']['tensors']))
+            raise ValueError(
+                f'the checkpoint is pruned ({first} first) and this run is not: add '
+                "dict(type='PrunedCheckpointHook') to custom_hooks, or use this package's tools"
+            )
+
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
-        super()._save_checkpoint_with_step(runner, step, meta)
+        pointer = os.path.join(runner.work_dir, 'last_checkpoint')
+        before = None
+        if os.path.exists(pointer):
+            with open(pointer, 'rb') as file:
+                before = file.read()
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        except BaseException:
+            if before is not None:  # MMEngine writes it in place
+                AtomicLocalBackend().put(before, pointer)
+            raise
         self._remove_pending()
 
     def _save_best_checkpoint(self, runner, metrics) -> None:

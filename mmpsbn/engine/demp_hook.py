@@ -10,7 +10,8 @@ from ..pruning import scale_layers
 from .beta_decay import warn_if_beta_not_decayed
 from .models import bare_model, check_wrapper, optimizers_of
 from .online_pruner import OnlinePruner
-from .settings import NoiseSettings, PenaltySettings, PruneSettings, ScheduleSettings
+from .pruned_checkpoint_hook import PrunedCheckpointHook
+from .settings import NoiseSettings, PenaltySettings, PruneSettings, ScheduleSettings, build
 from .step_perturbation import StepPerturbation
 
 
@@ -40,12 +41,14 @@ class DemPHook(Hook):
         What is left out keeps its default (settings.py; DemP's own settings).
 
     Raises:
-        ValueError: a value out of range, when it is built; a model without a trainable
-            normalisation scale or without a prunable channel, before the first step.
-        TypeError: an unknown key; a wrapper or an optimizer that holds copies of the
+        ValueError: an unknown key or a value out of range, when it is built; a model without a
+            trainable normalisation scale or a prunable channel, or a run without a prune event,
+            before the first step; a layer that runs in training only, after it.
+        TypeError: a wrapper or an optimizer that holds copies of the
             parameters, before the first step.
     """
 
+    loads_pruned_checkpoints = True
     priority = 'ABOVE_NORMAL'  # before EMAHook copies a checkpoint's weights
 
     def __init__(
@@ -55,11 +58,19 @@ class DemPHook(Hook):
         schedule: dict | None = None,
         prune: dict | None = None,
     ):
-        self.penalty = PenaltySettings(**penalty or {})
-        self.noise = NoiseSettings(**noise or {})
-        self.schedule: Schedule = ScheduleSettings(**schedule or {})
-        self.pruner = OnlinePruner(PruneSettings(**prune or {}))
+        self.penalty = build(PenaltySettings, 'penalty', penalty)
+        self.noise = build(NoiseSettings, 'noise', noise)
+        self.schedule: Schedule = build(ScheduleSettings, 'schedule', schedule)
+        self.pruner = OnlinePruner(build(PruneSettings, 'prune', prune))
         self._noise_seed: int | None = None
+        self._step_hooks: list = []
+
+    def before_run(self, runner) -> None:
+        if any(isinstance(hook, PrunedCheckpointHook) for hook in runner.hooks):
+            raise ValueError(
+                'DemPHook loads and saves pruned checkpoints itself; take '
+                'PrunedCheckpointHook out of custom_hooks'
+            )
 
     def before_train(self, runner) -> None:
         check_wrapper(runner)
@@ -77,16 +88,22 @@ class DemPHook(Hook):
         self.pruner.watch(runner, data_batch)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self.pruner.check_coverage(runner)
         if self.pruner.is_due(runner):
             self.pruner.prune(runner, data_batch)
         strength = self.schedule(runner.iter, runner.max_iters)
         for name, value in dict(
             penalty=strength * self.penalty.peak,
-            noise_var=strength * self.noise.peak_var,
+            noise_std=(strength * self.noise.peak_var) ** 0.5,
             channels_left=self.pruner.left['channels'],
             macs_left=self.pruner.left['macs'],
         ).items():
             runner.message_hub.update_scalar(f'train/demp/{name}', value)
+
+    def after_train(self, runner) -> None:
+        self.pruner.close()
+        for handle in self._step_hooks:
+            handle.remove()
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         self.pruner.structure.save(
@@ -100,7 +117,7 @@ class DemPHook(Hook):
             self.pruner.restore(saved['pruner'])
 
     def _perturb_steps(self, runner) -> None:
-        StepPerturbation(
+        self._step_hooks = StepPerturbation(
             penalised=self._penalised(runner),
             noisy=self.pruner.parameters(bare_model(runner)),
             penalty=self.penalty,

@@ -7,10 +7,12 @@ from typing import Any
 
 from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+
+from ..pruning import ChannelGraph, trace_channel_graph
 
 # Side of the crop that traces and probes run on: large enough for seven levels of
 # stride, small enough for a CPU.
@@ -27,14 +29,48 @@ def forward_tensors(model: nn.Module, inputs: Tensor) -> Any:
 
 
 def example_inputs(model: nn.Module, data_batch: dict, num_samples: int) -> Tensor:
-    """The first samples of a batch as the model sees them, at most 256 pixels a side.
+    """The first samples of a batch as the model sees them.
 
     Returns:
         Shape (num_samples or fewer, C, H, W), normalised, on the model's device.
+
+    Raises:
+        TypeError: the batch or what the preprocessor makes of it is not of OpenMMLab's form.
     """
+    if not isinstance(data_batch, dict) or 'inputs' not in data_batch:
+        raise TypeError(
+            "a batch must be a dict with 'inputs', as OpenMMLab's data sets give it, "
+            f'got {type(data_batch).__name__}'
+        )
     data = dict(inputs=data_batch['inputs'][:num_samples])
     inputs = model.data_preprocessor(data, training=False)['inputs']
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"the model's data_preprocessor must return 'inputs' as one tensor, "
+            f'got {type(inputs).__name__}'
+        )
+    return inputs
+
+
+def crop(inputs: Tensor) -> Tensor:
+    """At most 256 pixels a side: a fully convolutional model needs no more to be traced."""
     return inputs[..., :_MAX_SIDE, :_MAX_SIDE]
+
+
+def trace_at_any_size(model: nn.Module, inputs: Tensor) -> tuple[ChannelGraph, Tensor]:
+    """The channel graph and the inputs it was traced on: cropped, or whole for a model of
+    fixed input size.
+
+    Raises:
+        RuntimeError: the model does not run on the inputs alone.
+    """
+    small = crop(inputs)
+    try:
+        return trace_channel_graph(model, small, forward_tensors), small
+    except RuntimeError:
+        if small.shape == inputs.shape:
+            raise
+    return trace_channel_graph(model, inputs, forward_tensors), inputs
 
 
 def optimizers_of(runner) -> list[Optimizer]:
@@ -55,7 +91,7 @@ def averaged_models_of(runner) -> list[nn.Module]:
 
 
 def check_wrapper(runner) -> None:
-    """Raises TypeError for wrappers that shard or copy parameters."""
+    """Raises TypeError where parameters, steps or calls are not what the hooks see."""
     model = runner.model
     if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
         raise TypeError(
@@ -63,6 +99,20 @@ def check_wrapper(runner) -> None:
             f'{type(model).__name__}, which holds its parameters in '
             'another form; train with MMDistributedDataParallel'
         )
+    if runner.cfg.get('compile'):
+        raise TypeError(
+            'DemPHook watches layers with hooks, which compiled code does not call; '
+            'train without compile'
+        )
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    for wrapper in wrappers:
+        fused = any(group.get('fused') for group in wrapper.optimizer.param_groups)
+        if fused and isinstance(wrapper, AmpOptimWrapper):
+            raise TypeError(
+                'DemPHook acts on unscaled gradients, and under AMP a fused optimizer '
+                'unscales within its step; use fused=False'
+            )
 
 
 @contextmanager

@@ -13,6 +13,7 @@
 
 import functools
 
+import mmengine._strategy.distributed
 import mmengine.model.utils
 import mmengine.runner.runner
 from mmengine.hooks import EMAHook
@@ -50,7 +51,12 @@ def apply_patches() -> None:
     """Apply them once; a second call changes nothing."""
     if mmengine.model.utils.convert_sync_batchnorm is _convert_sync_batchnorm_or_psbn:
         return
-    for package in (mmengine.model.utils, mmengine.model, mmengine.runner.runner):
+    for package in (
+        mmengine.model.utils,
+        mmengine.model,
+        mmengine.runner.runner,
+        mmengine._strategy.distributed,
+    ):
         package.convert_sync_batchnorm = _convert_sync_batchnorm_or_psbn
     BaseAveragedModel.update_parameters = _update_parameters_in_place
     EMAHook.after_train_iter = beta_in_state_dict()(EMAHook.after_train_iter)

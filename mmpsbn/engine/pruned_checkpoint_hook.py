@@ -15,6 +15,7 @@ class PrunedCheckpointHook(Hook):
     where MMEngine prints a line and goes on.
     """
 
+    loads_pruned_checkpoints = True
     priority = 'ABOVE_NORMAL'  # before EMAHook copies the checkpoint's weights
 
     def __init__(self):

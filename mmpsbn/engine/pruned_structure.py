@@ -1,6 +1,7 @@
 """The structure a run has been pruned to, and its way in and out of checkpoints."""
 
 from mmengine.runner import BaseLoop
+from torch import nn
 
 from ..pruning import PrunePlan, apply_plan, compose_plans, is_applied
 from .models import averaged_models_of, bare_model, optimizers_of, unwrapped_model
@@ -36,6 +37,8 @@ class PrunedStructure:
         meta = checkpoint.get('meta', {}).get(META_KEY)
         if meta is not None:
             plan = PrunePlan.from_dict(meta['plan'])
+            if self._starts_training(runner):
+                plan = _with_new_head(plan, bare_model(runner))
             if not is_applied(bare_model(runner), plan):
                 with unwrapped_model(runner) as model:
                     apply_plan(model, plan, optimizers_of(runner))
@@ -45,16 +48,26 @@ class PrunedStructure:
         self._check_shapes(runner, checkpoint)
         return meta
 
+    @staticmethod
+    def _starts_training(runner) -> bool:
+        return isinstance(runner._train_loop, BaseLoop) and not runner._resume
+
     def _check_shapes(self, runner, checkpoint: dict) -> None:
         # MMEngine prints a mismatch and goes on. That is right for a finetuning run
-        # that starts from another head, and for nothing else.
-        starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        # that starts with another head, and for nothing else.
+        starts_training = self._starts_training(runner)
         model_state = bare_model(runner).state_dict()
         for key, value in checkpoint.get('state_dict', {}).items():
             name = key[len('module.') :] if key.startswith('module.') else key
             if name not in model_state or value.shape == model_state[name].shape:
                 continue
-            if starts_training and name not in self.plan.kept:
+            shape, wanted = tuple(value.shape), tuple(model_state[name].shape)
+            pruned_dims = self.plan.kept.get(name, {})
+            if (
+                starts_training
+                and len(shape) == len(wanted)
+                and all(shape[dim] == wanted[dim] for dim in pruned_dims)
+            ):
                 continue
             raise ValueError(
                 f'{name} has shape {tuple(value.shape)} in the checkpoint and '
@@ -62,3 +75,19 @@ class PrunedStructure:
                 'and the other is not, or pruned otherwise; use the config the '
                 'checkpoint was trained with, on a newly built model'
             )
+
+
+def _with_new_head(plan: PrunePlan, model: nn.Module) -> PrunePlan:
+    """The plan for a model whose layers differ in dimensions that the plan leaves whole,
+    as the last layer of a head does for another number of classes."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    shapes = {
+        name: tuple(
+            size if dim in plan.kept[name] else tensors[name].size(dim)
+            for dim, size in enumerate(shape)
+        )
+        if name in tensors and tensors[name].dim() == len(shape)
+        else shape
+        for name, shape in plan.shapes.items()
+    }
+    return PrunePlan(shapes, plan.kept)

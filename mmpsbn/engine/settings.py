@@ -1,8 +1,9 @@
 """The settings of DemPHook: their defaults, and what each may be."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from ..functional.checks import is_count, is_number
 from ..functional.penalties import PENALTY_KINDS
 from ..functional.schedules import Schedule
 
@@ -13,6 +14,16 @@ CRITERIA = ('dead',)
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def build(settings: type, name: str, values: dict | None):
+    """``settings(**values)``, with errors that name the group and what it may hold."""
+    allowed = [field.name for field in fields(settings)]
+    values = {} if values is None else values
+    _require(isinstance(values, dict), f'{name} must be a dict of {allowed}, got {values!r}')
+    unknown = sorted(set(values) - set(allowed) - {'_scope_'})
+    _require(not unknown, f'{name} has no {unknown}; allowed are {allowed}')
+    return settings(**{key: value for key, value in values.items() if key in allowed})
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,8 @@ class PenaltySettings:
         )
         _require(self.scope in SCOPES, f'penalty scope must be one of {SCOPES}, got {self.scope!r}')
         _require(
-            0 <= self.peak < float('inf'), f'penalty peak must be >= 0 and finite, got {self.peak}'
+            is_number(self.peak) and self.peak >= 0,
+            f'penalty peak must be a finite number >= 0, got {self.peak!r}',
         )
 
 
@@ -45,8 +57,12 @@ class NoiseSettings:
 
     def __post_init__(self):
         _require(
-            0 <= self.peak_var < float('inf'),
-            f'noise peak_var must be >= 0 and finite, got {self.peak_var}',
+            is_number(self.peak_var) and self.peak_var >= 0,
+            f'noise peak_var must be a finite number >= 0, got {self.peak_var!r}',
+        )
+        _require(
+            isinstance(self.asymmetric, bool),
+            f'noise asymmetric must be True or False, got {self.asymmetric!r}',
         )
 
 
@@ -81,13 +97,16 @@ class PruneSettings:
         for name in ('interval', 'num_samples', 'round_to', 'min_channels'):
             value = getattr(self, name)
             _require(
-                isinstance(value, int) and value >= 1,
+                is_count(value),
                 f'prune {name} must be an int >= 1, got {value!r}',
             )
-        _require(0 <= self.begin <= 1, f'prune begin must be in [0, 1], got {self.begin}')
         _require(
-            self.begin < self.end <= 1,
-            f'prune end must be above begin={self.begin} and at most 1, got {self.end}',
+            is_number(self.begin) and 0 <= self.begin <= 1,
+            f'prune begin must be in [0, 1], got {self.begin!r}',
+        )
+        _require(
+            is_number(self.end) and self.begin < self.end <= 1,
+            f'prune end must be above begin={self.begin} and at most 1, got {self.end!r}',
         )
         _require(
             self.criterion in CRITERIA,

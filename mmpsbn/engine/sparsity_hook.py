@@ -2,8 +2,8 @@
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch import Tensor
 
+from ..functional.checks import is_count, is_number
 from ..pruning import (
     ChannelGraph,
     SparsityReport,
@@ -11,10 +11,9 @@ from ..pruning import (
     measure_sparsity,
     model_cost,
     scale_layers,
-    trace_channel_graph,
 )
 from .beta_decay import warn_if_beta_not_decayed
-from .models import bare_model, example_inputs, forward_tensors
+from .models import bare_model, example_inputs, forward_tensors, trace_at_any_size
 
 
 @HOOKS.register_module()
@@ -40,13 +39,14 @@ class SparsityHook(Hook):
     priority = 'LOW'  # after optimizer, EMA and pruning have had their turn
 
     def __init__(self, interval: int = 100, gamma_threshold: float = 1e-3):
-        if not isinstance(interval, int) or interval < 1:
+        if not is_count(interval):
             raise ValueError(f'interval must be an int >= 1, got {interval!r}')
-        if not 0 < gamma_threshold < float('inf'):
-            raise ValueError(f'gamma_threshold must be > 0 and finite, got {gamma_threshold}')
+        if not (is_number(gamma_threshold) and gamma_threshold > 0):
+            raise ValueError(f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}')
         self.interval = interval
         self.gamma_threshold = gamma_threshold
-        self._inputs: Tensor | None = None
+        self._batch = None
+        self._reported_step = -1
         self._positions: dict = {}
         self._graph: ChannelGraph | None = None
         self._channels = 0
@@ -60,8 +60,8 @@ class SparsityHook(Hook):
         warn_if_beta_not_decayed(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        if self._inputs is None:
-            self._inputs = example_inputs(bare_model(runner), data_batch, 1)
+        if self._batch is None:
+            self._batch = data_batch
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self.every_n_train_iters(runner, self.interval):
@@ -95,12 +95,15 @@ class SparsityHook(Hook):
 
     def _trace(self, runner) -> None:
         model = bare_model(runner)
+        self._graph = None
+        if self._batch is None:  # no iteration ran
+            return
         try:
-            self._graph = trace_channel_graph(model, self._inputs, forward_tensors)
-            self._positions = count_positions(model, self._inputs, forward_tensors)
-        except RuntimeError as error:
+            inputs = example_inputs(model, self._batch, 1)
+            self._graph, inputs = trace_at_any_size(model, inputs)
+            self._positions = count_positions(model, inputs, forward_tensors)
+        except (RuntimeError, TypeError) as error:  # it watches: a run never ends over it
             runner.logger.warning(f'no FLOPs sparsity in the reports: {error}')
-            self._graph = None
 
     def _report(self, runner, step: int) -> SparsityReport:
         report = self._measure(runner)
@@ -111,7 +114,9 @@ class SparsityHook(Hook):
         }
         if report.flops_sparsity is not None:
             scalars['sparsity/flops_sparsity'] = report.flops_sparsity
-        runner.visualizer.add_scalars(scalars, step=step)
+        if step != self._reported_step:  # an epoch may end where an interval does
+            runner.visualizer.add_scalars(scalars, step=step)
+            self._reported_step = step
         return report
 
     def _summary(self, report: SparsityReport) -> str:

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from .checks import is_number
+
 
 def _one_cycle(progress: float, warmup: float, end: float) -> float:
     if progress < warmup:
@@ -57,9 +59,9 @@ class Schedule:
     def __post_init__(self):
         if self.type not in SCHEDULES:
             raise ValueError(f'schedule type must be one of {sorted(SCHEDULES)}, got {self.type!r}')
-        if not 0 < self.end <= 1:
-            raise ValueError(f'schedule end must be in (0, 1], got {self.end}')
-        if not 0 <= self.warmup < self.end:
+        if not (is_number(self.end) and 0 < self.end <= 1):
+            raise ValueError(f'schedule end must be in (0, 1], got {self.end!r}')
+        if not (is_number(self.warmup) and 0 <= self.warmup < self.end):
             raise ValueError(
                 f'schedule warmup must be >= 0 and below end={self.end}, got {self.warmup}'
             )

@@ -17,6 +17,8 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ..functional.checks import is_number
+
 PRETRAINED_BIAS = ('effective', 'beta')
 
 # Key, in a state dict's metadata, under which a layer's exact beta travels.
@@ -81,8 +83,11 @@ class PostShift:
     """
 
     def __init__(self, *args, alpha: float = 0.1, pretrained_bias: str = 'effective', **kwargs):
-        if not 0 < alpha < float('inf'):
-            raise ValueError(f'alpha must be > 0 and finite, got {alpha}')
+        # A norm_cfg inherited from a config of this package carries where it came from,
+        # and mmcv hands it on.
+        kwargs.pop('_scope_', None)
+        if not (is_number(alpha) and alpha > 0):
+            raise ValueError(f'alpha must be a number > 0 and finite, got {alpha!r}')
         if pretrained_bias not in PRETRAINED_BIAS:
             raise ValueError(
                 f'pretrained_bias must be one of {PRETRAINED_BIAS}, got {pretrained_bias!r}'

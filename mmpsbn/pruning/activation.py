@@ -38,7 +38,11 @@ class ActivationWindow:
 
     def _watch(self, name: str):
 
+        watched = self._model.get_submodule(name)
+
         def update(module, args) -> None:
+            if module is not watched:  # a deep copy of the model keeps the hook
+                return
             # the model's own mode: a frozen layer is in eval mode while it trains
             if self._in_training_only and not self._model.training:
                 return

@@ -71,6 +71,10 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if hasattr(module, 'frozen_stages'):
             module.frozen_stages = -1
+        # activation checkpointing hides what is inside it from the trace
+        if hasattr(module, 'with_cp'):
+            module.with_cp = False
+        module.__dict__.pop('forward', None)
     model.eval()  # mmdet's backbones return None from it
     return model.requires_grad_(True)
 
@@ -173,11 +177,11 @@ def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> 
     Raises:
         RuntimeError: the forward pass failed; the original error is chained.
     """
-    traced = _traceable_copy(model)
     graph = torch_pruning.DependencyGraph()
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # unwrapped parameters are refused below
         try:
+            traced = _traceable_copy(model)
             graph.build_dependency(traced, batch, forward_fn=forward_fn, verbose=False)
         except Exception as error:
             raise RuntimeError(
@@ -191,4 +195,7 @@ def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> 
                 groups[name] = reader.read(items)
             except ValueError as reason:
                 skipped[name] = str(reason)
+        for module, name in reader.name_of.items():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in graph.module2node:
+                skipped[name] = 'not reached by the trace'
     return ChannelGraph(groups, skipped, reader.norm_of())

@@ -80,8 +80,8 @@ def prune_channels(
     if error > tolerance:
         at_fault = _groups_at_fault(model, groups, keep_masks, error_of, tolerance)
         raise VerificationError(
-            f'removing {at_fault} changes the outputs by {error:.1e} relative to their '
-            f'maximum (tolerance {tolerance:.1e}); the surgery was undone',
+            f'removing {at_fault or list(keep_masks)} changes the outputs by {error:.1e} '
+            f'relative to their maximum (tolerance {tolerance:.1e}); the surgery was undone',
             at_fault,
         )
     removed = {name: int((~keep).sum()) for name, keep in keep_masks.items() if not keep.all()}
@@ -89,10 +89,10 @@ def prune_channels(
 
 
 def _groups_at_fault(model, groups, keep_masks, error_of, tolerance) -> list[str]:
-    """Groups whose removal alone is wrong; all of them if only together."""
+    """Groups whose removal alone is wrong; none if they are only so together."""
     trials = {}
     for name, keep_mask in keep_masks.items():
         trial = plan_from_keep_masks(model, groups, {name: keep_mask})
         if trial:
             trials[name] = error_of(trial, keep=False)
-    return [name for name, e in trials.items() if e > tolerance] or list(trials)
+    return [name for name, error in trials.items() if error > tolerance]

@@ -14,7 +14,7 @@ class VerificationError(RuntimeError):
     """Surgery changed what the model computes, and was undone.
 
     Attributes:
-        groups: names of the channel groups at fault.
+        groups: names of the channel groups at fault; empty if only their sum is too large.
     """
 
     def __init__(self, message: str, groups: list[str]):

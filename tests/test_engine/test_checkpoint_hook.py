@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import find_latest_checkpoint
 from toy import toy_runner
 
@@ -109,3 +110,29 @@ def test_a_stopped_run_resumes_from_its_last_checkpoint(tmp_path):
     resumed.train()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_sigterm_turned_into_an_exit_leaves_no_part(tmp_path, monkeypatch):
+    def stop(fd):
+        raise SystemExit(143)
+
+    monkeypatch.setattr(os, 'fsync', stop)
+    with pytest.raises(SystemExit):
+        AtomicLocalBackend().put(b'new', tmp_path / 'x.pth')
+    assert checkpoints(tmp_path) == []
+
+
+def test_the_pointer_to_the_last_checkpoint_survives_a_failing_write(tmp_path, monkeypatch):
+    toy_runner(tmp_path, epochs=2).train()
+    save = CheckpointHook._save_checkpoint_with_step
+
+    def truncate(self, runner, step, meta):
+        if step == 3:
+            open(tmp_path / 'last_checkpoint', 'w').close()
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        save(self, runner, step, meta)
+
+    monkeypatch.setattr(CheckpointHook, '_save_checkpoint_with_step', truncate)
+    with pytest.raises(OSError, match='No space left'):
+        toy_runner(tmp_path, resume=True).train()
+    assert find_latest_checkpoint(str(tmp_path)).endswith('epoch_2.pth')

@@ -8,7 +8,7 @@ from mmengine.registry import MODEL_WRAPPERS, MODELS, OPTIMIZERS
 from torch import nn
 from toy import kill_channels, toy_runner
 
-from mmpsbn.engine import online_pruner
+from mmpsbn.engine import models, online_pruner
 from mmpsbn.pruning import ChannelGroup
 
 DEAD = [1, 3, 5]
@@ -183,7 +183,7 @@ def test_a_finetuning_run_may_start_from_another_head(tmp_path):
     checkpoint = torch.load(tmp_path / 'a/epoch_4.pth', weights_only=False)
     checkpoint['state_dict']['fc.weight'] = torch.zeros(7, 8)
     torch.save(checkpoint, tmp_path / 'head.pth')
-    toy_runner(tmp_path / 'b', [demp()], load_from=str(tmp_path / 'head.pth'), epochs=1).train()
+    toy_runner(tmp_path / 'b', [demp()], load_from=str(tmp_path / 'head.pth'), epochs=2).train()
 
 
 def test_ema_keeps_the_structure_of_the_model(tmp_path):
@@ -208,7 +208,8 @@ def test_what_verification_refuses_stays_and_training_goes_on(tmp_path, monkeypa
         )
         return graph
 
-    monkeypatch.setattr(online_pruner, 'trace_channel_graph', wrong_trace)
+    for module in (models, online_pruner):
+        monkeypatch.setattr(module, 'trace_channel_graph', wrong_trace)
 
     def kill_second(runner):
         kill_channels(runner.model.blocks[1].bn1, [0, 2])

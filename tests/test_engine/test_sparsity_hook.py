@@ -5,6 +5,8 @@ import pytest
 import torch
 from toy import kill_channels, toy_runner
 
+from mmpsbn.engine import SparsityHook
+
 HOOK = dict(type='SparsityHook', interval=2, gamma_threshold=1e-3)
 
 
@@ -110,7 +112,7 @@ def test_it_follows_a_model_that_is_pruned(tmp_path):
     'norm, decay, warns', [('psBN', 0.0, True), ('psBN', 1e-3, False), ('BN', 0.0, False)]
 )
 def test_psbn_without_decay_on_beta_is_said_once_with_its_layers(tmp_path, norm, decay, warns):
-    demp = dict(type='DemPHook')
+    demp = dict(type='DemPHook', prune=dict(interval=2))
     _, messages = train(
         tmp_path,
         [HOOK, demp],
@@ -151,3 +153,17 @@ def test_frozen_betas_are_no_reason_to_warn(tmp_path):
     )
     said = next(m for m in messages if 'no weight decay on beta' in m)
     assert said.startswith('1 psBN layers') and 'blocks.1.bn2' in said
+
+
+def test_it_watches_on_where_it_cannot_trace(tmp_path):
+    runner, messages = train(tmp_path, epochs=1)
+    hook = next(h for h in runner.hooks if isinstance(h, SparsityHook))
+    hook._batch, hook._channels = (1, 2), 0
+    report = hook._measure(runner)
+    assert report.flops_sparsity is None and report.totals == (3, 48)
+    assert any('no FLOPs sparsity in the reports: a batch must be a dict' in m for m in messages)
+
+
+def test_an_epoch_that_ends_with_an_interval_is_reported_once(tmp_path):
+    runner, _ = train(tmp_path, [dict(HOOK, interval=2)], epochs=2)
+    assert [r['step'] for r in scalars(runner)] == [2, 4, 6, 8]
