@@ -3,10 +3,21 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
+from mmengine.registry import DefaultScope
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 settings.register_profile('mmpsbn', deadline=None, max_examples=60, derandomize=True)
 settings.load_profile('mmpsbn')
+
+
+@pytest.fixture(autouse=True)
+def own_default_scope():
+    """A runner or a config sets MMEngine's default scope for the process; not here."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)

@@ -75,7 +75,12 @@ def violations(source, package, floor):
 
 def test_every_package_has_a_floor():
     assert {floor_of(p) for p in FILES if floor_of(p)} == set(FLOORS)
-    assert {p.name for p in ROOT.glob('*.py')} == {'__init__.py', 'registration.py', 'version.py'}
+    assert {p.name for p in ROOT.glob('*.py')} == {
+        '__init__.py',
+        'registration.py',
+        'registry.py',
+        'version.py',
+    }
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class PostShift:
         # and mmcv hands it on.
         kwargs.pop('_scope_', None)
         if not (is_number(alpha) and alpha > 0):
-            raise ValueError(f'alpha must be a number > 0 and finite, got {alpha!r}')
+            raise ValueError(f'alpha must be > 0 and finite, got {alpha!r}')
         if pretrained_bias not in PRETRAINED_BIAS:
             raise ValueError(
                 f'pretrained_bias must be one of {PRETRAINED_BIAS}, got {pretrained_bias!r}'

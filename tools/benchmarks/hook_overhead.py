@@ -45,7 +45,7 @@ from torch.utils.data import Dataset
 
 import mmpsbn.pruning.graph
 import mmpsbn.pruning.prune
-from mmpsbn.engine import DemPHook, SparsityHook, online_pruner
+from mmpsbn.engine import DemPHook, SparsityHook, online_pruner, prune_event
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TARGETS = dict(SparsityHook=0.005, DemPHook=0.03, event_seconds=3.0)
@@ -58,7 +58,7 @@ ACTIVE = dict(penalty=dict(peak=1e-9), noise=dict(peak_var=1e-18), schedule=dict
 
 EVENT_STAGES = {  # in the order of the event; a leading blank: part of the one above
     'probe activations and outputs': (online_pruner, 'probe_outputs'),
-    'cut and verify': (online_pruner, 'prune_channels'),
+    'cut and verify': (prune_event, 'prune_channels'),
     ' plan': (mmpsbn.pruning.prune, 'plan_from_keep_masks'),
     ' probe outputs again': (mmpsbn.pruning.prune, 'probe_outputs'),
     ' surgery': (mmpsbn.pruning.prune, 'apply_plan'),
