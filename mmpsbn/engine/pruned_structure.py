@@ -63,17 +63,14 @@ class PrunedStructure:
                 continue
             shape, wanted = tuple(value.shape), tuple(model_state[name].shape)
             pruned_dims = self.plan.kept.get(name, {})
-            if (
-                starts_training
-                and len(shape) == len(wanted)
-                and all(shape[dim] == wanted[dim] for dim in pruned_dims)
+            if starts_training and all(
+                shape[dim : dim + 1] == wanted[dim : dim + 1] for dim in pruned_dims
             ):
                 continue
             raise ValueError(
-                f'{name} has shape {tuple(value.shape)} in the checkpoint and '
-                f'{tuple(model_state[name].shape)} in the model: one of them is pruned '
-                'and the other is not, or pruned otherwise; use the config the '
-                'checkpoint was trained with, on a newly built model'
+                f'{name} has shape {shape} in the checkpoint and {wanted} in the model: '
+                'one of them is pruned and the other is not, or pruned otherwise; use the config '
+                'the checkpoint was trained with, on a newly built model'
             )
 
 
