@@ -144,11 +144,11 @@ def test_norm_overhead_counts_memory(benchmark):
     norm_overhead = benchmark('norm_overhead')
     row = norm_overhead.measure('cpu', (2, 64, 32, 32), 'train', rounds=1, warmup=0, seed=0)
     feature_map = 2 * 64 * 32 * 32 * 4
-    for name, maps in dict(BN=1, psBN=1, naive=2).items():
-        assert row['forward_peak_bytes'][name] == pytest.approx(maps * feature_map, rel=0.01)
-        assert row['peak_bytes'][name] == pytest.approx(2 * feature_map, rel=0.01)
-    psbn_more = row['peak_bytes']['psBN'] - row['peak_bytes']['BN']
-    assert 0 <= psbn_more <= 2 * 64 * 4
+    forward, both = row['forward_peak_bytes'], row['peak_bytes']
+    assert forward['BN'] >= feature_map and both['BN'] >= 2 * feature_map
+    assert forward['naive'] - forward['BN'] == pytest.approx(feature_map, rel=0.01)
+    for peak in (forward, both):
+        assert 0 <= peak['psBN'] - peak['BN'] <= 2 * 64 * 4
 
 
 def test_shares_of_the_hooks(benchmark):
