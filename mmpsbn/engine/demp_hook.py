@@ -63,6 +63,7 @@ class DemPHook(Hook):
         self.schedule: Schedule = build(ScheduleSettings, 'schedule', schedule)
         self.pruner = OnlinePruner(build(PruneSettings, 'prune', prune))
         self._noise_seed: int | None = None
+        self._perturbation: StepPerturbation | None = None
         self._step_hooks: list = []
 
     def before_run(self, runner) -> None:
@@ -90,6 +91,12 @@ class DemPHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.pruner.check_coverage(runner)
         if self.pruner.is_due(runner):
+            if self._perturbation.steps == 0:
+                raise RuntimeError(
+                    'no step hook of the optimizer has run, so penalty and noise did not act: '
+                    'torch 2.1 switches these hooks off for the process once torch.compile '
+                    'was used in it; train in a process without it'
+                )
             self.pruner.prune(runner, data_batch)
         strength = self.schedule(runner.iter, runner.max_iters)
         for name, value in dict(
@@ -117,7 +124,7 @@ class DemPHook(Hook):
             self.pruner.restore(saved['pruner'])
 
     def _perturb_steps(self, runner) -> None:
-        self._step_hooks = StepPerturbation(
+        self._perturbation = StepPerturbation(
             penalised=self._penalised(runner),
             noisy=self.pruner.parameters(bare_model(runner)),
             penalty=self.penalty,
@@ -125,7 +132,8 @@ class DemPHook(Hook):
             strength=lambda: self.schedule(runner.iter, runner.max_iters),
             step=lambda: runner.iter,
             seed=self._noise_seed,
-        ).attach(optimizers_of(runner))
+        )
+        self._step_hooks = self._perturbation.attach(optimizers_of(runner))
 
     def _penalised(self, runner) -> list[nn.Parameter]:
         """The trainable parameters the penalty acts on."""

@@ -14,6 +14,7 @@ from toy import ToyNet, kill_channels, toy_runner
 from mmpsbn.engine import models
 from mmpsbn.engine.demp_hook import DemPHook
 from mmpsbn.engine.models import check_wrapper, forward_tensors, trace_at_any_size
+from mmpsbn.engine.step_perturbation import StepPerturbation
 from mmpsbn.pruning import ActivationWindow, trace_channel_graph
 
 QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_var=0.0))
@@ -182,6 +183,15 @@ def test_a_finished_run_leaves_no_hook_behind(tmp_path):
     optimizer = runner.optim_wrapper.optimizer
     assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
     assert not [m for m in runner.model.modules() if m._forward_pre_hooks]
+
+
+def test_step_hooks_that_do_not_run_are_noticed_before_anything_is_pruned(tmp_path, monkeypatch):
+    monkeypatch.setattr(StepPerturbation, 'attach', lambda self, optimizers: [])
+    runner = toy_runner(tmp_path, [DEMP])
+    kill_channels(runner.model.blocks[0].bn1, [1, 3])
+    with pytest.raises(RuntimeError, match='no step hook of the optimizer has run'):
+        runner.train()
+    assert inner_widths(runner.model) == [12, 12]
 
 
 def test_the_event_says_on_how_many_samples_a_channel_was_dead(tmp_path):
