@@ -61,7 +61,8 @@ class LiveBytes(TorchDispatchMode):
         for storage in _storages(out):
             if storage._cdata not in known:  # neither in place nor a view
                 self._add(storage.nbytes())
-                weakref.finalize(storage, self._add, -storage.nbytes())
+                freed = weakref.finalize(storage, self._add, -storage.nbytes())
+                freed.atexit = False  # torch 2.1 crashes on what is left then
         return out
 
     def _add(self, size):
