@@ -206,6 +206,7 @@ class OnlinePruner:
         """Remove the channels that were dead in the window and still are."""
         start = time.perf_counter()
         window, self._window = self._window, None
+        samples, self._samples = self._samples, 0
         window.close()
         before = model_cost(bare_model(runner), self._positions)
         with unwrapped_model(runner) as model:
@@ -236,8 +237,7 @@ class OnlinePruner:
                     apply_plan(averaged, result.plan)
                 self.structure.extend(result.plan)
                 self.graph = trace_channel_graph(model, probe[:1], forward_tensors)
-        self._report(runner, before, result, time.perf_counter() - start)
-        self._samples = 0
+        self._report(runner, before, result, samples, time.perf_counter() - start)
 
     @staticmethod
     def _probe(models: list[nn.Module], window: ActivationWindow, probe: Tensor):
@@ -252,14 +252,16 @@ class OnlinePruner:
             windows.append(now)
         return outputs[0], windows
 
-    def _report(self, runner, before: Cost, result: PruneResult, seconds: float) -> None:
+    def _report(
+        self, runner, before: Cost, result: PruneResult, samples: int, seconds: float
+    ) -> None:
         removed = sum(result.channels_removed.values())
         after = model_cost(bare_model(runner), self._positions)
         self._update_left(after)
         size = 'x'.join(map(str, self._probe_size))
         lines = [
             f'prune event at iteration {runner.iter + 1}: {removed} channels removed that were '
-            f'dead on {self._samples} samples, {self.left["channels"]:.1%} left; '
+            f'dead on {samples} samples, {self.left["channels"]:.1%} left; '
             f'params {before.params:,} -> {after.params:,}; '
             f'MACs at {size} {before.macs / 1e6:,.1f} M -> {after.macs / 1e6:,.1f} M '
             f'({self.left["macs"]:.1%} left); outputs within {result.relative_error:.1e}; '

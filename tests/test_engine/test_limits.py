@@ -106,6 +106,7 @@ def test_nan_outputs_skip_the_event_and_blame_nobody(tmp_path):
     runner.train()
     assert inner_widths(runner.model) == [12, 12]
     assert pruner_of(runner).state()['excluded'] == []
+    assert pruner_of(runner).state()['samples'] == 0  # none carries over
     assert sum('NaN or inf before pruning' in m for m in messages) == 2
 
 
