@@ -11,7 +11,7 @@ from ..pruning import (
     ActivationWindow,
     ChannelGraph,
     Cost,
-    PruneResult,
+    Removal,
     apply_plan,
     count_positions,
     model_cost,
@@ -252,9 +252,7 @@ class OnlinePruner:
             windows.append(now)
         return outputs[0], windows
 
-    def _report(
-        self, runner, before: Cost, result: PruneResult, samples: int, seconds: float
-    ) -> None:
+    def _report(self, runner, before: Cost, result: Removal, samples: int, seconds: float) -> None:
         removed = sum(result.channels_removed.values())
         after = model_cost(bare_model(runner), self._positions)
         self._update_left(after)

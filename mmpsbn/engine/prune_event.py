@@ -13,7 +13,7 @@ from ..pruning import (
     ActivationWindow,
     ChannelGroup,
     PrunePlan,
-    PruneResult,
+    Removal,
     VerificationError,
     prune_channels,
 )
@@ -74,7 +74,7 @@ def cut(
     outputs: list[Tensor],
     optimizers: list[Optimizer],
     logger: MMLogger,
-) -> tuple[PruneResult, set[str]]:
+) -> tuple[Removal, set[str]]:
     """Prune, verified, and without the groups that fail verification.
 
     Returns:
@@ -98,6 +98,6 @@ def cut(
         except VerificationError as error:
             if not error.groups:
                 logger.error(f'{error}; nothing is removed at this event')
-                return PruneResult(PrunePlan({}, {}), {}, 0.0), at_fault
+                return Removal(PrunePlan({}, {}), {}, 0.0, 0.0), at_fault
             logger.error(f'{error}; these groups stay whole from now on')
             at_fault.update(error.groups)

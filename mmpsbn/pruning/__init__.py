@@ -1,10 +1,11 @@
 """Floor 2: structured pruning of any torch module; knows nothing of MMEngine."""
 
 from .activation import ActivationWindow
+from .api import PruneResult, prune_dead_channels
 from .cost import Cost, count_positions, model_cost
 from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
-from .prune import PruneResult, prune_channels
+from .prune import Removal, prune_channels
 from .sparsity import SparsityReport, measure_sparsity, scale_layers
 from .surgery import apply_plan, is_applied
 from .verification import VerificationError
@@ -16,6 +17,7 @@ __all__ = [
     'Cost',
     'PrunePlan',
     'PruneResult',
+    'Removal',
     'SparsityReport',
     'VerificationError',
     'apply_plan',
@@ -26,6 +28,7 @@ __all__ = [
     'model_cost',
     'plan_from_keep_masks',
     'prune_channels',
+    'prune_dead_channels',
     'scale_layers',
     'trace_channel_graph',
 ]

@@ -10,21 +10,23 @@ from torch.optim import Optimizer
 from .graph import ChannelGroup, ForwardFn
 from .plan import PrunePlan, plan_from_keep_masks
 from .surgery import apply_plan
-from .verification import VerificationError, probe_outputs, relative_error
+from .verification import VerificationError, output_errors, probe_outputs
 
 
 @dataclass(frozen=True)
-class PruneResult:
-    """What a verified pruning step did.
+class Removal:
+    """What a verified removal did.
 
     Attributes:
         plan: the slices that were kept; empty if nothing was removed.
         channels_removed: group name -> number of channels.
-        relative_error: of the outputs on the probe batch, after against before.
+        max_abs_error, relative_error: of the outputs on the probe batch, after against
+            before, as it is and over the largest |output| of its tensor.
     """
 
     plan: PrunePlan
     channels_removed: dict[str, int]
+    max_abs_error: float
     relative_error: float
 
 
@@ -39,7 +41,7 @@ def prune_channels(
     tolerance: float,
     outputs_before: list[Tensor] | None = None,
     agree: Callable[[float], float] = float,
-) -> PruneResult:
+) -> Removal:
     """Remove channels in place and check that the outputs stay what they were.
 
     Args:
@@ -60,32 +62,32 @@ def prune_channels(
     optimizers = list(optimizers)
     plan = plan_from_keep_masks(model, groups, keep_masks)
     if not plan:
-        return PruneResult(plan, {}, 0.0)
+        return Removal(plan, {}, 0.0, 0.0)
     before = outputs_before or probe_outputs(model, batch, forward_fn)
 
-    def error_of(trial: PrunePlan, keep: bool) -> float:
+    def error_of(trial: PrunePlan, keep: bool) -> tuple[float, float]:
         restore = apply_plan(model, trial, optimizers)
-        error = float('inf')
+        errors = float('inf'), float('inf')
         try:
-            error = relative_error(before, probe_outputs(model, batch, forward_fn))
+            errors = output_errors(before, probe_outputs(model, batch, forward_fn))
         except Exception:  # the shapes no longer fit each other: as wrong as can be
             pass
         finally:
-            error = agree(error)
-            if not keep or error > tolerance:
+            errors = errors[0], agree(errors[1])
+            if not keep or errors[1] > tolerance:
                 restore()
-        return error
+        return errors
 
-    error = error_of(plan, keep=True)
-    if error > tolerance:
+    absolute, relative = error_of(plan, keep=True)
+    if relative > tolerance:
         at_fault = _groups_at_fault(model, groups, keep_masks, error_of, tolerance)
         raise VerificationError(
-            f'removing {at_fault or list(keep_masks)} changes the outputs by {error:.1e} '
+            f'removing {at_fault or list(keep_masks)} changes the outputs by {relative:.1e} '
             f'relative to their maximum (tolerance {tolerance:.1e}); the surgery was undone',
             at_fault,
         )
     removed = {name: int((~keep).sum()) for name, keep in keep_masks.items() if not keep.all()}
-    return PruneResult(plan, removed, error)
+    return Removal(plan, removed, absolute, relative)
 
 
 def _groups_at_fault(model, groups, keep_masks, error_of, tolerance) -> list[str]:
@@ -94,5 +96,5 @@ def _groups_at_fault(model, groups, keep_masks, error_of, tolerance) -> list[str
     for name, keep_mask in keep_masks.items():
         trial = plan_from_keep_masks(model, groups, {name: keep_mask})
         if trial:
-            trials[name] = error_of(trial, keep=False)
+            _, trials[name] = error_of(trial, keep=False)
     return [name for name, error in trials.items() if error > tolerance]

@@ -64,20 +64,23 @@ def probe_outputs(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[T
     return outputs
 
 
-def relative_error(before: list[Tensor], after: list[Tensor]) -> float:
-    """max |after - before| / max |before| over all output tensors; inf where their
-    number or a shape differs or a value is not finite."""
-    if len(before) != len(after):
-        return float('inf')
-    worst = 0.0
+def output_errors(before: list[Tensor], after: list[Tensor]) -> tuple[float, float]:
+    """The largest error over all output tensors, absolute and relative.
+
+    Returns:
+        max |after - before| and max (|after - before| / max |before| of the tensor); both
+        inf where the number of tensors or a shape differs or a value is not finite.
+    """
+    if [x.shape for x in before] != [y.shape for y in after]:
+        return float('inf'), float('inf')
+    worst = [0.0, 0.0]
     for x, y in zip(before, after):
-        if x.shape != y.shape:
-            return float('inf')
         if not x.numel():
             continue
         if not x.is_floating_point():  # labels, masks
             x, y = x.double(), y.double()
+        error = (y - x).abs().max()
         scale = x.abs().max().clamp_min(torch.finfo(x.dtype).tiny)
-        error = float((y - x).abs().max() / scale)
-        worst = max(worst, error if error == error else float('inf'))
-    return worst
+        for i, value in enumerate((float(error), float(error / scale))):
+            worst[i] = max(worst[i], value if value == value else float('inf'))
+    return worst[0], worst[1]

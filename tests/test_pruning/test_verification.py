@@ -10,7 +10,7 @@ from torch import nn
 
 from mmpsbn.pruning import VerificationError, prune_channels
 from mmpsbn.pruning.graph import Member
-from mmpsbn.pruning.verification import evaluating, probe_outputs, relative_error
+from mmpsbn.pruning.verification import evaluating, output_errors, probe_outputs
 
 
 def trained_with_silent_channels(name='chain'):
@@ -193,14 +193,22 @@ NAN, INF = float('nan'), float('inf')
         ([[], [2.0]], [[], [3.0]], 0.5),
     ],
 )
-def test_relative_error_by_hand(before, after, error):
+def test_output_errors_by_hand(before, after, error):
     before, after = (
         [torch.tensor(t, dtype=torch.float64) for t in side] for side in (before, after)
     )
-    assert relative_error(before, after) == pytest.approx(error)
+    absolute, relative = output_errors(before, after)
+    assert relative == pytest.approx(error)
+    assert absolute == (
+        error
+        if error in (0, INF)
+        else pytest.approx(
+            max(float((y - x).abs().max()) for x, y in zip(before, after) if x.numel())
+        )
+    )
 
 
-def test_relative_error_reads_labels_and_masks():
-    assert relative_error([torch.tensor([4, 2])], [torch.tensor([4, 1])]) == 0.25
-    assert relative_error([torch.tensor([True, False])], [torch.tensor([True, True])]) == 1
-    assert relative_error([torch.tensor([0.0])], [torch.tensor([1e-3])]) > 1
+def test_output_errors_reads_labels_and_masks():
+    assert output_errors([torch.tensor([4, 2])], [torch.tensor([4, 1])]) == (1, 0.25)
+    assert output_errors([torch.tensor([True, False])], [torch.tensor([True, True])]) == (1, 1)
+    assert output_errors([torch.tensor([0.0])], [torch.tensor([1e-3])])[1] > 1
