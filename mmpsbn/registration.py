@@ -6,11 +6,13 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS
 
 from . import engine, layers, registry
+from .engine.mmcv_rules import register_mmcv_rules
 from .engine.patches import apply_patches
 
 
 def register_all() -> None:
-    """Register layers and, where mmpretrain is installed, models; apply the patches.
+    """Register layers, the tracer's rules for mmcv and, where mmpretrain is installed, models;
+    apply the patches.
 
     The hooks register themselves when ``engine`` is imported.
     """
@@ -22,6 +24,7 @@ def register_all() -> None:
     # lets configs say _base_ = 'mmpsbn::retinanet/...'
     MODULE2PACKAGE['mmpsbn'] = 'mmpsbn'
     apply_patches()
+    register_mmcv_rules()
 
 
 __all__ = ['engine', 'register_all', 'registry']
