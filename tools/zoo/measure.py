@@ -1,9 +1,9 @@
 """Plant dead channels in one family's model, prune it, and compare."""
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -134,6 +134,7 @@ def _gone(plan: PrunePlan, channels: dict[str, list[int]]) -> int:
 
 
 def count_reasons(skipped: dict[str, str]) -> dict[str, int]:
-    """Reasons without the names of layers in front, the most frequent first."""
-    reasons = Counter(reason.rpartition(': ')[2] for reason in skipped.values())
+    """Reasons without the layers and numbers in front, the most frequent first."""
+    in_front = r'^(\d+ of \d+ channels: )?([\w.]+: )?'
+    reasons = Counter(re.sub(in_front, '', reason) for reason in skipped.values())
     return dict(reasons.most_common())

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 _NORMS = (_NormBase, nn.GroupNorm)
 _ADDITIONS = {'add', 'add_', '__add__', '__radd__', '__iadd__'}
 _RELUS = {'relu', 'relu_', 'relu6'}
+_ZERO_AT_ZERO = _RELUS | {'leaky_relu', 'silu', 'gelu', 'hardswish', 'hardtanh', 'elu', 'dropout'}
 _MIXED = '*'  # a source beside others: concatenated, gated
 
 
@@ -28,7 +29,8 @@ class Census:
         widths: layer that can be planted (a BatchNorm or GroupNorm, or a convolution or
             linear layer without one) -> its channels.
         rectified: those of which only the ReLU is seen.
-        inner: those that are seen by plain layers only, through one ReLU at most.
+        inner: those that only plain layers see, through at most one activation that maps 0
+            to 0.
         streams: layers whose outputs are added to each other and to nothing else.
     """
 
@@ -59,7 +61,7 @@ class _Watch(TorchFunctionMode):
         self.sources: dict[int, frozenset[str]] = {}
         self.functions: dict[int, list[str]] = defaultdict(list)
         self.readers: dict[int, list[nn.Module]] = defaultdict(list)
-        self.rectified: dict[int, Tensor] = {}
+        self.activated: dict[int, tuple[str, Tensor]] = {}  # by what function, to what
         self.sums: list[list[tuple[frozenset[str], torch.Size]]] = []
         self.layers_open = 0
         self._alive: list[Tensor] = []  # an id is a tensor's own as long as it lives
@@ -82,8 +84,8 @@ class _Watch(TorchFunctionMode):
         name = getattr(func, '__name__', '')
         for x in inputs:
             self.functions[id(x)].append(name)
-        if name in _RELUS:
-            self.rectified[id(inputs[0])] = output
+        if name in _ZERO_AT_ZERO:
+            self.activated[id(inputs[0])] = name, output
         sources = frozenset().union(*before)
         if name in _ADDITIONS:
             terms = [(s, x.shape) for x, s in zip(inputs, before) if x.dim() > 1]
@@ -113,7 +115,7 @@ def take_census(model: nn.Module, forward: Callable[[nn.Module], object]) -> Cen
     outputs_of: dict[str, list[Tensor]] = defaultdict(list)
     norms_of: dict[str, set[str]] = defaultdict(set)  # source -> norms that read it
     writers_of: dict[str, set[str]] = defaultdict(set)  # norm -> sources
-    read: set[str] = set()
+    sources_of: dict[nn.Module, set[str]] = defaultdict(set)
     layers = {
         name: module
         for name, module in model.named_modules()
@@ -129,7 +131,7 @@ def take_census(model: nn.Module, forward: Callable[[nn.Module], object]) -> Cen
                 for source in sources:
                     norms_of[source].add(name)
             else:
-                read.update(sources)
+                sources_of[module] |= sources or {_MIXED}
             watch.layers_open += 1
 
         return note
@@ -151,16 +153,24 @@ def take_census(model: nn.Module, forward: Callable[[nn.Module], object]) -> Cen
         for handle in handles:
             handle.remove()
 
-    def seen_by(tensor: Tensor) -> tuple[list[str], list[nn.Module]]:
-        """Functions and layers that take a tensor, or its ReLU if that is all."""
-        functions, readers = watch.functions[id(tensor)], watch.readers[id(tensor)]
-        rectified = watch.rectified.get(id(tensor))
-        if rectified is None or len(functions) > 1:
-            return functions, readers
-        if rectified is tensor:
-            return [], readers
-        return watch.functions[id(rectified)], readers + watch.readers[id(rectified)]
+    def activation(tensor: Tensor) -> tuple[str, Tensor] | None:
+        """The activation of a tensor and its result, if nothing else takes the tensor."""
+        name, result = watch.activated.get(id(tensor), ('', None))
+        alone = len(watch.functions[id(tensor)]) == 1
+        if name and alone and (result is tensor or not watch.readers[id(tensor)]):
+            return name, result
+        return None
 
+    def plainly_read(tensor: Tensor) -> bool:
+        """Whether only plain layers see it, or its activation, and they see nothing else."""
+        name, result = activation(tensor) or ('', tensor)
+        functions = watch.functions[id(result)]
+        if name and result is tensor:
+            functions = functions[1:]
+        readers = watch.readers[id(result)]
+        return not functions and all(is_plain(r) and len(sources_of[r]) == 1 for r in readers)
+
+    read = set().union(*sources_of.values())
     widths = {
         name: _width(layers[name])
         for name in outputs_of
@@ -170,12 +180,7 @@ def take_census(model: nn.Module, forward: Callable[[nn.Module], object]) -> Cen
     rectified = {
         name
         for name in widths
-        if all(
-            id(t) in watch.rectified
-            and len(watch.functions[id(t)]) == 1
-            and (watch.rectified[id(t)] is t or not watch.readers[id(t)])
-            for t in outputs_of[name]
-        )
+        if all((activation(t) or ('',))[0] in _RELUS for t in outputs_of[name])
     }
     uses = Counter(p for m in model.modules() for p in m._parameters.values())
 
@@ -198,8 +203,7 @@ def take_census(model: nn.Module, forward: Callable[[nn.Module], object]) -> Cen
             writers = [name]
         if not all(w in layers and is_plain(layers[w]) for w in writers):
             return False
-        seen = [seen_by(t) for t in outputs_of[name]]
-        return all(not functions and all(map(is_plain, readers)) for functions, readers in seen)
+        return all(plainly_read(t) for t in outputs_of[name])
 
     inner = {name for name in widths if name not in shown and is_inner(name)}
     return Census(widths, rectified, inner, _streams(watch.sums, widths, set(shown)))
