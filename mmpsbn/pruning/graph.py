@@ -189,8 +189,9 @@ class _GraphBuilder:
                 reasons.setdefault((name, dim), reason)
         skipped = {}
         for layer, module in self.model.named_modules():
-            # convolutions and linear layers of any kind
-            if not (hasattr(module, 'out_channels') or hasattr(module, 'out_features')):
+            # convolutions and linear layers of any kind, not blocks that hold one
+            sized = hasattr(module, 'out_channels') or hasattr(module, 'out_features')
+            if not sized or not hasattr(module, 'weight'):
                 continue
             name = self.names.get(module._parameters.get('weight'))
             place = name, int(getattr(module, 'transposed', False))
