@@ -62,7 +62,7 @@ class Net(nn.Module):
 
 def census_of(model, shape=(1, 3, 4, 4)):
     images = torch.randn(shape)
-    return part('planting').take_census(model.eval(), lambda model: model(images))
+    return part('census').take_census(model.eval(), lambda model: model(images))
 
 
 def test_census_of_a_net():

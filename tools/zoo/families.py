@@ -129,7 +129,8 @@ def _trained_part(cfg: dict) -> dict:
     """What is trained to detect: the detector of a tracker or of a semi-supervised pair, the
     student without its teacher, the image side of a model that reads text (which needs the
     package transformers)."""
-    cfg = cfg.get('detector', cfg)
+    if 'type' in cfg.get('detector', {}):
+        cfg = cfg['detector']
     if 'language_model' in cfg:
         return dict(type='TwoStageDetector', backbone=cfg['backbone'], neck=cfg['neck'])
     if any('teacher' in key for key in cfg):

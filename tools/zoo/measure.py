@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mmpsbn.pruning import PrunePlan, VerificationError, prune_dead_channels
 
+from .census import take_census, tensors_in
 from .families import ROOTS, build_model, calibrate_, config_of
 from .forwards import find_forward
-from .planting import plant_dead_channels_, take_census, tensors_in
+from .planting import plant_dead_channels_
 
 TOLERANCE = 1e-9
 # (height, width), the first one a model runs at is taken: small ones first, then what fixed

@@ -20,9 +20,9 @@ _HEADER = """\
 
 {passing} of {total} families pass: {by_package}.
 
-One config of every family in the zoo of mmdet, and of every backbone family in that of mmpretrain.
-The model gets random weights, in float64. About a quarter of the channels of a third of its layers
-are killed at random (a scale of 0 with a bias of 0 or below, or a filter of zeros), in some residual
+One config of every family in mmdet's zoo, and of every backbone family in mmpretrain's. The model
+gets random weights, in float64. About a quarter of the channels of a third of its layers are
+killed at random (a scale of 0 with a bias of 0 or below, or a filter of zeros), in some residual
 streams at every writer. `prune_dead_channels` has to find and remove them. A family passes if
 planted channels were removed and every output stays within {tolerance:.0e} of its maximum.
 
