@@ -1,5 +1,6 @@
 """Run a function on several gloo ranks of this machine."""
 
+import multiprocessing
 import os
 import socket
 
@@ -30,7 +31,13 @@ def run_on_ranks(function, world_size, tmp_path, *args):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    mp.spawn(_main, nprocs=world_size, args=(world_size, port, function, str(tmp_path), args))
+    multiprocessing.set_forkserver_preload(['toy'])  # imports once, not once a rank
+    mp.start_processes(
+        _main,
+        nprocs=world_size,
+        args=(world_size, port, function, str(tmp_path), args),
+        start_method='forkserver',
+    )
     return [
         torch.load(f'{tmp_path}/rank{rank}.pth', weights_only=False) for rank in range(world_size)
     ]
