@@ -24,7 +24,8 @@ OPTIMIZERS = {
     'adamw': lambda p: optim.AdamW(p, lr=0.01, weight_decay=0.1),
     'adamw-amsgrad': lambda p: optim.AdamW(p, lr=0.01, amsgrad=True),
     'rmsprop': lambda p: optim.RMSprop(p, lr=0.01),
-    'rmsprop-centered': lambda p: optim.RMSprop(p, lr=0.01, centered=True, momentum=0.9),
+    # its variance is a difference of squares: eps above the rounding
+    'rmsprop-centered': lambda p: optim.RMSprop(p, lr=0.01, centered=True, momentum=0.9, eps=1e-5),
     'adagrad': lambda p: optim.Adagrad(p, lr=0.01, initial_accumulator_value=0.1),
     'adadelta': lambda p: optim.Adadelta(p, lr=1.0),
     'nadam': lambda p: optim.NAdam(p, lr=0.01),
