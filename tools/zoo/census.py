@@ -29,6 +29,8 @@ class Census:
     Attributes:
         widths: layer that can be planted (a BatchNorm or GroupNorm, or a convolution or
             linear layer without one) -> its channels.
+        unit_sizes: the same -> how many neighbouring channels can only go together, as
+            GroupNorm and grouped convolutions have it.
         rectified: those of which only the ReLU is seen.
         inner: those that only plain layers see, through at most one activation that maps 0
             to 0.
@@ -37,6 +39,7 @@ class Census:
     """
 
     widths: dict[str, int]
+    unit_sizes: dict[str, int]
     rectified: set[str]
     inner: set[str]
     streams: list[tuple[str, ...]]
@@ -53,11 +56,13 @@ def take_census(model: nn.Module, forward: Callable[[nn.Module], object]) -> Cen
         and not watch.norms_of[name]
         and not isinstance(watch.layers[name], nn.LayerNorm)
     }
+    not_alone = {name for name in widths if watch.writer_of(name) is None}
     return Census(
         widths,
+        {name: watch.unit_size(name) for name in widths},
         {name for name in widths if watch.is_rectified(name)},
         {name for name in widths if name not in outputs and watch.is_inner(name)},
-        _streams(watch.sums, widths, outputs | watch.seen_by_others()),
+        _streams(watch.sums, widths, outputs | not_alone | watch.seen_by_others()),
     )
 
 
@@ -204,21 +209,37 @@ class _Watch(TorchFunctionMode):
     def is_rectified(self, name: str) -> bool:
         return all((self._activation(t) or ('',))[0] in _RELUS for t in self.outputs_of[name])
 
+    def writer_of(self, name: str) -> str | None:
+        """The layer that makes a layer's channels: itself, or the one that a norm reads and
+        nobody else does."""
+        if not isinstance(self.layers[name], _NORMS):
+            return name
+        writers = self.writers_of[name]
+        if len(writers) != 1 or not writers <= self.layers.keys():
+            return None
+        (writer,) = writers
+        others = [f for t in self.outputs_of[writer] for f in self._functions[id(t)]]
+        if others or self.norms_of[writer] != {name} or writer in self.read:
+            return None
+        return writer
+
     def is_inner(self, name: str) -> bool:
-        writers = [name]
-        if isinstance(self.layers[name], _NORMS):
-            writers = list(self.writers_of[name])
-            if len(writers) != 1 or writers[0] not in self.layers:
-                return False
-            writer = writers[0]
-            others = [f for t in self.outputs_of[writer] for f in self._functions[id(t)]]
-            if others or self.norms_of[writer] != {name} or writer in self.read:
-                return False
-        if isinstance(self.layers[name], nn.GroupNorm) or not self._is_plain(
-            self.layers[writers[0]]
-        ):
-            return False
-        return all(self._is_plainly_read(t) for t in self.outputs_of[name])
+        writer = self.writer_of(name)
+        return (
+            writer is not None
+            and self._is_plain(self.layers[writer])
+            and not isinstance(self.layers[name], nn.GroupNorm)
+            and all(self._is_plainly_read(t) for t in self.outputs_of[name])
+        )
+
+    def unit_size(self, name: str) -> int:
+        """How many neighbouring channels can only go together."""
+        layer, writer = self.layers[name], self.writer_of(name)
+        size = 1
+        if isinstance(layer, nn.GroupNorm):
+            size = layer.num_channels // layer.num_groups
+        groups = getattr(self.layers.get(writer), 'groups', 1)
+        return max(size, _width(layer) // groups) if groups > 1 else size
 
     def _is_plainly_read(self, tensor: Tensor) -> bool:
         """Whether only plain layers see it, or its activation, and they see nothing else."""

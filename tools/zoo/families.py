@@ -102,7 +102,7 @@ def build_model(config: Path, seed: int) -> nn.Module:
     package = next(name for name, root in ROOTS.items() if root in config.parents)
     _REGISTER[package]()
     torch.manual_seed(seed)
-    model = MODELS.build(_trained_part(_offline(Config.fromfile(config).model)))
+    model = MODELS.build(_trained_part(_offline(Config.fromfile(config, lazy_import=False).model)))
     model.init_weights()
     model = revert_sync_batchnorm(model).double().eval()
     _randomize_constants_(model)

@@ -174,8 +174,8 @@ def find_forward(
         RuntimeError: nothing runs; with the last error.
     """
     obstacle = ''
-    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-    channels = 1 if first.in_channels == 1 else 3
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = 1 if first is not None and first.in_channels == 1 else 3
     for what, part in candidates(model):
 
         def forward(model, images, part=part):

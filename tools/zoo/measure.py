@@ -89,6 +89,9 @@ def _measure(row: Row, seed: int) -> None:
     row.certain = sum(map(len, planted.certain.values()))
     with torch.no_grad():
         before = tensors_in(forward(model, images))
+        others = tensors_in(forward(model, images.flip(0, -1) + 1))
+    if relative_error(before, others) < 1e-3:
+        raise RuntimeError('degenerate: the outputs do not depend on the images')
     try:
         result = prune_dead_channels(
             model, [images], criterion='dead', forward_fn=forward, tolerance=TOLERANCE
@@ -105,8 +108,16 @@ def _measure(row: Row, seed: int) -> None:
     row.reasons = count_reasons(result.skipped)
     if row.error > TOLERANCE:
         row.status = 'WRONG'
+    elif row.removed:
+        row.status = 'pass'
     else:
-        row.status = 'pass' if row.removed else 'nothing removed'
+        row.status = f'nothing removed: {_main_reason(row.reasons)}'
+
+
+def _main_reason(reasons: dict[str, int]) -> str:
+    """The first that is not about the model's outputs."""
+    inner = [reason for reason in reasons if not reason.startswith('an output')]
+    return inner[0] if inner else 'what was planted can only go together with live channels'
 
 
 def relative_error(before: list[Tensor], after: list[Tensor]) -> float:

@@ -28,8 +28,8 @@ def plant_dead_channels_(model: nn.Module, census: Census, seed: int) -> Planted
     streams (at least one of each).
 
     A normalised channel dies through a scale of 0 and a bias of 0, or below 0 where only its
-    ReLU is seen; a channel without a norm through its weight and bias. GroupNorm loses
-    whole groups, as its channels share their statistics.
+    ReLU is seen; a channel without a norm through its weight and bias. What can only go
+    together dies together: the channels of a group of GroupNorm or of a grouped convolution.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -39,25 +39,23 @@ def plant_dead_channels_(model: nn.Module, census: Census, seed: int) -> Planted
         limit = max(share, float(chance.min()))
         return torch.nonzero(chance <= limit).flatten().tolist()[: max(1, number - 1)]
 
-    def draw_channels(width: int, per_group: int) -> set[int]:
-        groups = draw(1 / 4, width // per_group)
-        return {g * per_group + k for g in groups for k in range(per_group)}
-
-    def group_size(name: str) -> int:
-        layer = model.get_submodule(name)
-        return layer.num_channels // layer.num_groups if isinstance(layer, nn.GroupNorm) else 1
+    def draw_channels(*layers: str) -> set[int]:
+        """Of the units of channels that layers of one width have, a quarter."""
+        size = max(census.unit_sizes[name] for name in layers)
+        units = census.widths[layers[0]] // size
+        chosen = draw(1 / 4, units) if units > 1 else []
+        return {unit * size + k for unit in chosen for k in range(size)}
 
     dead: dict[str, set[int]] = defaultdict(set)
     certain: dict[str, set[int]] = defaultdict(set)
-    names = sorted(name for name, width in census.widths.items() if width > 1)
+    names = sorted(census.widths)
     for i in draw(1 / 3, len(names)):
-        channels = draw_channels(census.widths[names[i]], group_size(names[i]))
+        channels = draw_channels(names[i])
         dead[names[i]] |= channels
         if names[i] in census.inner:
             certain[names[i]] |= channels
     for i in draw(1 / 3, len(census.streams)) if census.streams else ():
-        per_group = max(map(group_size, census.streams[i]))
-        channels = draw_channels(census.widths[census.streams[i][0]], per_group)
+        channels = draw_channels(*census.streams[i])
         for name in census.streams[i]:
             dead[name] |= channels
             certain[name] |= channels
