@@ -38,13 +38,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _flatten(output: Any) -> list[Tensor]:
+def flatten_tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, dict):
         output = list(output.values())
     if isinstance(output, (list, tuple)):
-        return [tensor for item in output for tensor in _flatten(item)]
+        return [tensor for item in output for tensor in flatten_tensors(item)]
     return []
 
 
@@ -56,7 +56,7 @@ def probe_outputs(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[T
         evaluating(model),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
     ):
-        outputs = _flatten(forward_fn(model, batch))
+        outputs = flatten_tensors(forward_fn(model, batch))
     if not outputs:
         raise ValueError(
             f'{type(model).__name__}: the forward function returned no tensor to compare'
