@@ -102,7 +102,7 @@ def export_model(
     suffixes = ('.py', '.pth', '.onnx') if onnx else ('.py', '.pth')
     if not force:
         refuse_to_overwrite(*(osp.join(out_dir, name + suffix) for suffix in suffixes))
-    inputs = _random_images(input_size or test_input_size(cfg))
+    inputs = _random_images(input_size or pipeline_size(cfg))
     loaded = load_model(cfg, checkpoint_path)
     model = loaded.model
     graph, probe = trace_at_any_size(model, inputs)
@@ -157,7 +157,7 @@ def _random_images(size: tuple[int, int]) -> Tensor:
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
-def test_input_size(cfg: Config) -> tuple[int, int]:
+def pipeline_size(cfg: Config) -> tuple[int, int]:
     """Height and width that the test pipeline gives an image, padded as the
     data_preprocessor does.
 

@@ -116,6 +116,10 @@ def prune_checkpoint(
         RuntimeError: the model cannot be traced, or failed verification.
     """
     _check_settings(criterion, target_flops)
+    if cfg.get('train_dataloader') is None:
+        raise ValueError(
+            f'{cfg.filename} has no train_dataloader, and pruning looks at training data'
+        )
     path = osp.join(out_dir, f'{file_name(checkpoint_path)}_{criterion}.pth')
     if not force:
         refuse_to_overwrite(path)

@@ -172,7 +172,7 @@ def keep_masks_for_budget(
         raise ValueError(
             f'{target_flops:.2%} of the dense MACs cannot be reached: {highest:.2%} are left now, '
             f'and {lowest:.2%} with every prunable channel gone but {min_channels} a group (widths '
-            f'in multiples of {round_to}); ask for something between them'
+            f'in multiples of {round_to}); ask for something between them, or a smaller round_to'
         )
     enough, too_many = 0, total  # flops_left(enough) >= target_flops >= flops_left(too_many)
     while too_many - enough > 1:
