@@ -4,11 +4,12 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS
 
 from . import engine, layers, models, registry
+from .engine.mmcv_rules import register_mmcv_rules
 from .engine.patches import apply_patches
 
 
 def register_all() -> None:
-    """Register the layers; apply the patches.
+    """Register layers and the tracer's rules for mmcv; apply the patches.
 
     Hooks and models register themselves when ``engine`` and ``models`` are imported.
     """
@@ -18,6 +19,7 @@ def register_all() -> None:
     # lets configs say _base_ = 'mmpsbn::retinanet/...'
     MODULE2PACKAGE['mmpsbn'] = 'mmpsbn'
     apply_patches()
+    register_mmcv_rules()
 
 
 __all__ = ['engine', 'models', 'register_all', 'registry']

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / 'mmpsbn'
 FLOORS = {
     'functional': (set(), {'torch'}),
     'layers': ({'functional'}, {'torch'}),
-    'pruning': ({'functional', 'layers'}, {'torch', 'torch_pruning'}),
+    'pruning': ({'functional', 'layers'}, {'torch'}),
     'models': ({'functional', 'layers', 'pruning'}, None),
     'datasets': ({'functional', 'layers', 'pruning'}, None),
     'engine': ({'functional', 'layers', 'pruning', 'models', 'datasets', 'version'}, None),
@@ -90,15 +90,6 @@ def test_a_file_imports_only_from_below(path):
     assert violations(path.read_text(), package_of(path), floor_of(path)) == []
 
 
-def test_torch_pruning_has_one_importer():
-    importers = [
-        str(p.relative_to(ROOT))
-        for p in FILES
-        if any(n.split('.')[0] == 'torch_pruning' for n in imports(p.read_text(), package_of(p)))
-    ]
-    assert importers == [str(Path('pruning', 'graph.py'))]
-
-
 @pytest.mark.parametrize(
     'source, package, found',
     [
@@ -117,7 +108,7 @@ def test_torch_pruning_has_one_importer():
             'mmpsbn.functional',
             [],
         ),
-        ('from ..layers import psBN2d\nimport torch_pruning', 'mmpsbn.pruning', []),
+        ('from ..layers import psBN2d\nimport torch', 'mmpsbn.pruning', []),
         ('import mmengine\nfrom ..pruning import PrunePlan', 'mmpsbn.engine', []),
     ],
 )

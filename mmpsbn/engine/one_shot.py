@@ -25,7 +25,7 @@ from ..pruning import (
     prune_dead_channels,
     rank_channels,
 )
-from ..pruning.verification import evaluating
+from ..pruning.forward import evaluating
 from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite, save_weights
 from .models import example_inputs, forward_tensors, trace_at_any_size
 from .pruned_structure import META_KEY

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..pruning.verification import evaluating, flatten_tensors, output_errors
+from ..pruning.forward import evaluating, tensors_in
+from ..pruning.verification import output_errors
 from .models import forward_tensors
 
 _OPSET = 17
@@ -22,7 +23,7 @@ class _RawOutputs(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(flatten_tensors(forward_tensors(self.model, inputs)))
+        return tuple(tensors_in(forward_tensors(self.model, inputs)))
 
 
 def check_onnx_installed() -> None:
@@ -88,7 +89,7 @@ def output_names(model: nn.Module, outputs: Any) -> list[str]:
         roots = list(inspect.signature(head.loss_by_feat).parameters)[: len(outputs)]
     names = []
     for root, output in zip(roots, outputs):
-        tensors = flatten_tensors(output)
+        tensors = list(tensors_in(output))
         several = not isinstance(output, Tensor)
         names += [f'{root}_{i}' if several else root for i in range(len(tensors))]
     return names

@@ -8,13 +8,13 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..functional.selection import select_keep_mask
 from ..pruning import (
     ActivationWindow,
     ChannelGroup,
     PrunePlan,
     Removal,
     VerificationError,
+    keep_speaking,
     prune_channels,
 )
 from .models import forward_tensors
@@ -55,9 +55,9 @@ def select_keep_masks(
                 f'{name}: NaN or inf in the activations of {unknown} channels; they count as alive'
             )
     return {
-        name: select_keep_mask(
+        name: keep_speaking(
+            windows[0].groups[name],
             score,
-            threshold=0.0,
             min_channels=settings.min_channels,
             round_to=settings.round_to,
         )

@@ -1,6 +1,6 @@
 """Floor 2: structured pruning of any torch module; knows nothing of MMEngine."""
 
-from .activation import ActivationWindow
+from .activation import ActivationWindow, keep_speaking
 from .api import PruneResult, prune_dead_channels
 from .cost import Cost, count_positions, model_cost
 from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
@@ -27,6 +27,7 @@ __all__ = [
     'count_positions',
     'is_applied',
     'keep_masks_for_budget',
+    'keep_speaking',
     'masked_outputs',
     'measure_sparsity',
     'model_cost',

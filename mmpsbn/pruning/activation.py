@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..functional.selection import select_keep_mask
 from ..functional.statistics import channel_max_abs
 from .graph import ChannelGroup
 
@@ -46,7 +47,8 @@ class ActivationWindow:
             # the model's own mode: a frozen layer is in eval mode while it trains
             if self._in_training_only and not self._model.training:
                 return
-            channel_dim = -3 if isinstance(module, nn.Conv2d) else -1
+            # a convolution's weight has two dimensions of channels, its input one
+            channel_dim = -max(module.weight.dim() - 1, 1)
             seen = channel_max_abs(args[0], channel_dim=channel_dim).float()
             before = self.max_abs.get(name)
             self.max_abs[name] = seen if before is None else torch.maximum(before, seen)
@@ -92,3 +94,22 @@ class ActivationWindow:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def keep_speaking(
+    group: ChannelGroup, scores: Tensor, *, min_channels: int, round_to: int
+) -> Tensor:
+    """The keep mask that removes a group's dead channels, shape (channels,), bool, CPU.
+
+    Args:
+        scores: max |activation| of each channel, shape (channels,), from a window.
+        min_channels, round_to: every layer that writes the group keeps that many channels
+            and a multiple of that, where it has enough.
+    """
+    return select_keep_mask(
+        scores.cpu(),
+        threshold=0.0,
+        min_channels=min_channels,
+        round_to=round_to,
+        widths=[(torch.tensor(m.channel), m.size) for m in group.writers],
+    )

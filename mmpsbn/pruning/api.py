@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
-from ..functional.selection import select_keep_mask
-from .activation import ActivationWindow
+from .activation import ActivationWindow, keep_speaking
 from .cost import count_positions, model_cost
-from .graph import ChannelGroup, ForwardFn, trace_channel_graph
+from .forward import ForwardFn, call_with, evaluating
+from .graph import ChannelGroup, trace_channel_graph
 from .prune import Removal, prune_channels
-from .verification import evaluating
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,6 @@ class PruneResult(Removal):
     macs_before: int
     macs_after: int
     skipped: dict[str, str]
-
-
-def call_with(model: nn.Module, batch: Any) -> Any:
-    """``model(batch)``; a tuple is passed as arguments, a dict as keyword arguments."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple) else model(batch)
 
 
 def prune_dead_channels(
@@ -83,12 +75,12 @@ def prune_dead_channels(
     graph = trace_channel_graph(model, probe, forward_fn)
     positions = count_positions(model, probe, forward_fn)
     if criterion == 'dead':
-        keep_masks = _speaking(model, graph.groups, itertools.chain([probe], batches), forward_fn)
+        scores = _max_abs(model, graph.groups, itertools.chain([probe], batches), forward_fn)
         keep_masks = {
-            name: select_keep_mask(
-                score, threshold=0.0, min_channels=min_channels, round_to=round_to
-            ).cpu()
-            for name, score in keep_masks.items()
+            name: keep_speaking(
+                graph.groups[name], score, min_channels=min_channels, round_to=round_to
+            )
+            for name, score in scores.items()
         }
     else:
         keep_masks = criterion
@@ -113,7 +105,7 @@ def prune_dead_channels(
     )
 
 
-def _speaking(
+def _max_abs(
     model: nn.Module, groups: Mapping[str, ChannelGroup], batches, forward_fn: ForwardFn
 ) -> dict[str, Tensor]:
     """max |activation| of each channel of each group over the batches, in eval mode."""

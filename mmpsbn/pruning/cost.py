@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .graph import ForwardFn
-from .verification import evaluating
+from .forward import ForwardFn, evaluating
 
 
 @dataclass(frozen=True)

@@ -1,51 +1,59 @@
-"""What belongs together: channel groups from an autograd trace.
+"""What belongs together: channel groups, read from a trace of the model."""
 
-The only importer of ``torch_pruning``, whose DependencyGraph is used for the graph
-alone. The trace runs on a copy of the model: torch_pruning leaves the model in eval
-mode, mmdet's backbones freeze their first stages again inside ``eval()``, a frozen
-layer has no autograd node, and psBN's ``beta + alpha`` would be one.
-"""
-
-import copy
-import warnings
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch_pruning
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from ..layers import PostShift, convert_from_psbn
-
-ForwardFn = Callable[[nn.Module, Any], Any]
+from .forward import ForwardFn, evaluating, frozen_rng
+from .labels import LabelTable
+from .tracing import ChannelTrace
 
 
 @dataclass(frozen=True)
 class Member:
     """The part of a layer that a group's channels occupy.
 
-    ``index[k]`` is the position in the layer that belongs to channel ``channel[k]``
-    of the group. Writers are indexed by output channel, norms by feature, readers by
-    input channel (after a flatten one channel has several).
+    ``index[k]`` is the position in the layer that belongs to channel ``channel[k]`` of the
+    group. Writers are indexed by output channel, norms by feature, readers by input channel
+    (after a flatten one channel has several positions).
+
+    Attributes:
+        layer: name; '' for the model itself.
+        slices: (tensor of the layer, dimension) that the positions index.
+        size: positions of the layer, those outside the group included.
     """
 
     layer: str
     index: tuple[int, ...]
     channel: tuple[int, ...]
+    slices: tuple[tuple[str, int], ...]
+    size: int
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that can only be removed together, named after their first writer."""
+    """Channels that share layers, named after their first writer.
+
+    A channel of the group is the smallest unit that can be removed: usually one output
+    channel of each writer, and all channels of a group of a grouped convolution.
+
+    Attributes:
+        writers: convolutions and linear layers that produce the channels.
+        norms: layers that treat each channel by itself: normalisation, grouped convolution,
+            any parameter that is multiplied or added.
+        readers: convolutions and linear layers that sum over the channels.
+    """
 
     name: str
     channels: int
     writers: tuple[Member, ...]
     norms: tuple[Member, ...]
     readers: tuple[Member, ...]
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return (*self.writers, *self.norms, *self.readers)
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class ChannelGraph:
 
     Attributes:
         groups: by name.
-        skipped: name of the first writer -> reason it is left whole.
+        skipped: conv or linear layer -> why its output channels, or how many of them, are
+            left whole.
         norm_of: conv or linear layer -> the norm layers that read it directly (several
             where the layer is shared between levels that have their own).
     """
@@ -64,138 +73,142 @@ class ChannelGraph:
     norm_of: dict[str, tuple[str, ...]]
 
 
-def _traceable_copy(model: nn.Module) -> nn.Module:
-    model = copy.deepcopy(model)
-    if any(isinstance(m, PostShift) for m in model.modules()):
-        model = convert_from_psbn(model)
-    for module in model.modules():
-        if hasattr(module, 'frozen_stages'):
-            module.frozen_stages = -1
-        # activation checkpointing hides what is inside it from the trace
-        if hasattr(module, 'with_cp'):
-            module.with_cp = False
-        module.__dict__.pop('forward', None)
-    model.eval()  # mmdet's backbones return None from it
-    return model.requires_grad_(True)
-
-
-def _plain_forward(module: nn.Module, kind: type) -> bool:
-    return isinstance(module, kind) and type(module).forward is kind.forward
-
-
-def _refusal(module: nn.Module) -> str | None:
-    """Why a layer cannot lose single channels without changing what is left."""
-    if isinstance(module, nn.Conv2d) and module.groups > 1:
-        return 'grouped convolution'
-    if isinstance(module, nn.GroupNorm):
-        return 'GroupNorm: its statistics join the channels of a group'
-    if isinstance(module, _NormBase) and not module.affine and not module.track_running_stats:
-        return f'{type(module).__name__} without a tensor to slice'
-    if (
-        _plain_forward(module, nn.Conv2d)
-        or _plain_forward(module, nn.Linear)
-        or isinstance(module, _NormBase)
-    ):
-        return None
-    return f'no rule for {type(module).__name__}'
-
-
-class _Reader:
-    """Reads torch_pruning's graph of the traced copy into plain data."""
-
-    def __init__(self, graph, model: nn.Module):
-        self.graph = graph
-        self.name_of = {module: name for name, module in model.named_modules()}
-        self.owners = Counter(p for module in model.modules() for p in module._parameters.values())
-
-    def norm_of(self) -> dict[str, tuple[str, ...]]:
-        pairs: dict[str, list[str]] = {}
-        for module, node in self.graph.module2node.items():
-            if isinstance(module, (_NormBase, nn.GroupNorm)):
-                for source in node.inputs:
-                    writer = self.name_of.get(source.module)
-                    if writer is not None:
-                        pairs.setdefault(writer, []).append(self.name_of[module])
-        return {writer: tuple(dict.fromkeys(norms)) for writer, norms in pairs.items()}
-
-    def _ownership(self, module: nn.Module) -> str | None:
-        """Why a layer's weight is not its own to slice."""
-        weight = getattr(module, 'weight', None)
-        if weight is None or self.owners[weight] == 1:
-            return None
-        if self.owners[weight] > 1:
-            return 'shares its weight with another layer'
-        return 'its weight is computed (weight norm, a parametrization)'
-
-    def read(self, items) -> ChannelGroup:
-        """The group as plain data. ValueError, with the reason, if it must stay whole."""
-        root = items[0].dep.target.module
-        channels = len(items[0].idxs)
-        members: dict[str, list[Member]] = {'writers': [], 'norms': [], 'readers': []}
-        for item in items:
-            module = item.dep.target.module
-            if module not in self.name_of:
-                if isinstance(module, nn.Parameter):
-                    raise ValueError('reads a bare parameter')
-                continue  # element-wise, concat, split, reshape: no weights
-            name = self.name_of[module]
-            reason = _refusal(module) or self._ownership(module)
-            if reason:
-                raise ValueError(f'{name}: {reason}')
-            if isinstance(module, _NormBase):
-                side, size = 'norms', module.num_features
-            elif self.graph.is_out_channel_pruning_fn(item.dep.handler):
-                side, size = 'writers', module.weight.size(0)
-            else:
-                side, size = 'readers', module.weight.size(1)
-            complete = sorted(item.idxs) == list(range(size))
-            in_range = max(item.idxs) < size and max(item.root_idxs) < channels
-            if not in_range or (side == 'writers' and not complete):
-                raise ValueError(
-                    f'{name}: {len(item.idxs)} of its {size} channels are coupled, not all'
-                )
-            members[side].append(Member(name, tuple(item.idxs), tuple(item.root_idxs)))
-        if not members['readers']:
-            raise ValueError('an output of the model: nobody reads it')
-        return ChannelGroup(
-            self.name_of[root], channels, **{side: tuple(m) for side, m in members.items()}
-        )
-
-
 def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> ChannelGraph:
-    """Trace ``forward_fn(model, batch)`` and group the channels that go together.
+    """Trace ``forward_fn(model, batch)`` in eval mode and group the channels that go together.
 
-    The model is not touched. A group is left whole, with the reason in ``skipped``,
-    if it holds a layer without a rule (grouped convolutions, GroupNorm, unknown
-    modules), is an output of the model, or if the trace couples only part of a
-    writer's channels (as the zero-padded shortcuts of CIFAR ResNets do).
+    The model is not changed. A channel is left whole, with the reason in ``skipped``, if an
+    operation it goes through has no rule, if it is an output of the model, or if it meets
+    a tensor of fixed size (the zero-padded shortcuts of CIFAR ResNets, say).
 
     Args:
         batch: what ``forward_fn`` takes; one small sample is enough.
-        forward_fn: returns tensors, in any nesting, with a gradient.
+        forward_fn: returns tensors, in lists, tuples and dicts of any nesting.
 
     Raises:
         RuntimeError: the forward pass failed; the original error is chained.
     """
-    graph = torch_pruning.DependencyGraph()
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # unwrapped parameters are refused below
-        try:
-            traced = _traceable_copy(model)
-            graph.build_dependency(traced, batch, forward_fn=forward_fn, verbose=False)
-        except Exception as error:
-            raise RuntimeError(
-                f'cannot trace {type(model).__name__} ({type(error).__name__}: {error})'
-            ) from error
-        reader = _Reader(graph, traced)
-        groups, skipped = {}, {}
-        for items in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
-            name = reader.name_of[items[0].dep.target.module]
-            try:
-                groups[name] = reader.read(items)
-            except ValueError as reason:
-                skipped[name] = str(reason)
-        for module, name in reader.name_of.items():
-            if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in graph.module2node:
-                skipped[name] = 'not reached by the trace'
-    return ChannelGraph(groups, skipped, reader.norm_of())
+    trace = ChannelTrace(model)
+    try:
+        with evaluating(model), frozen_rng(model):
+            trace.run(lambda: forward_fn(model, batch))
+    except Exception as error:
+        raise RuntimeError(
+            f'cannot trace {type(model).__name__} ({type(error).__name__}: {error})'
+        ) from error
+    return _GraphBuilder(model, trace).build()
+
+
+class _GraphBuilder:
+    """Turns joined labels into groups of channels."""
+
+    def __init__(self, model: nn.Module, trace: ChannelTrace):
+        self.model = model
+        self.trace = trace
+        self.find = trace.labels.find
+        self.reasons = trace.labels.reasons()
+        self.order = {name: k for k, (name, _) in enumerate(model.named_modules())}
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        self.names = {tensor: name for name, tensor in tensors}
+        self.sizes = {(n, d): size for n, t in tensors for d, size in enumerate(t.shape[:2])}
+        self.read = {trace.source[labels[0]][:2] for labels in trace.readers.values()}
+
+    def build(self) -> ChannelGraph:
+        groups = [self._group(units) for units in self._units_that_share_layers()]
+        groups.sort(key=lambda group: self.order[group.name])
+        norm_of = {writer: tuple(norms) for writer, norms in self.trace.norm_of.items()}
+        return ChannelGraph({g.name: g for g in groups}, self._skipped(groups), norm_of)
+
+    def _units(self) -> list[list[tuple[str, int, int]]]:
+        """The places of what can be removed together, where somebody writes and reads it."""
+        units: dict[int, list[int]] = {}
+        for label in self.trace.source:
+            root = self.find(label)
+            if root not in self.reasons:
+                units.setdefault(root, []).append(label)
+        placed = []
+        for labels in units.values():
+            places = [self.trace.source[label] for label in labels]
+            dims = {place[:2] for place in places}
+            if dims & self.read and dims & self.trace.writes:
+                written = (p for p in places if p[:2] in self.trace.writes)
+                placed.append((min((self.order[_layer(n)], k) for n, _, k in written), places))
+        return [places for _, places in sorted(placed, key=lambda unit: unit[0])]
+
+    def _units_that_share_layers(self) -> list[list[list[tuple[str, int, int]]]]:
+        """Units of one group: the same layers write them, which must not be left without."""
+        units = self._units()
+        table = LabelTable()
+        ids = table.new(len(units))
+        holder: dict[tuple[str, int], int] = {}
+        for unit, places in zip(ids, units):
+            for name, dim, _ in places:
+                if (name, dim) in self.trace.writes:
+                    table.join_all((holder.setdefault((name, dim), unit), unit), '')
+        groups: dict[int, list] = {}
+        for unit, places in zip(ids, units):
+            groups.setdefault(table.find(unit), []).append(places)
+        return list(groups.values())
+
+    def _group(self, units: list[list[tuple[str, int, int]]]) -> ChannelGroup:
+        held: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for channel, places in enumerate(units):
+            for name, dim, position in places:
+                held.setdefault((name, dim), []).append((position, channel))
+        slices: dict[tuple, list[tuple[str, int]]] = {}
+        for (name, dim), pairs in held.items():
+            side = (
+                'writers'
+                if (name, dim) in self.trace.writes
+                else 'readers'
+                if (name, dim) in self.read
+                else 'norms'
+            )
+            index, channel = zip(*sorted(pairs))
+            key = side, _layer(name), index, channel, self.sizes[name, dim]
+            slices.setdefault(key, []).append((name.rpartition('.')[2], dim))
+        members: dict[str, list[Member]] = {'writers': [], 'norms': [], 'readers': []}
+        for (side, layer, index, channel, size), tensors in slices.items():
+            members[side].append(Member(layer, index, channel, tuple(tensors), size))
+        sides = {
+            side: tuple(sorted(found, key=lambda member: self.order[member.layer]))
+            for side, found in members.items()
+        }
+        return ChannelGroup(sides['writers'][0].layer, len(units), **sides)
+
+    def _skipped(self, groups: list[ChannelGroup]) -> dict[str, str]:
+        held: dict[tuple[str, int], int] = {}
+        for group in groups:
+            for member in group.members:
+                for suffix, dim in member.slices:
+                    place = f'{member.layer}.{suffix}'.lstrip('.'), dim
+                    held[place] = held.get(place, 0) + len(member.index)
+        reasons: dict[tuple[str, int], str] = {}
+        for label, (name, dim, _) in self.trace.source.items():
+            reason = self.reasons.get(self.find(label))
+            if reason:
+                reasons.setdefault((name, dim), reason)
+        skipped = {}
+        for layer, module in self.model.named_modules():
+            # convolutions and linear layers of any kind, not blocks that hold one
+            sized = hasattr(module, 'out_channels') or hasattr(module, 'out_features')
+            if not sized or not hasattr(module, 'weight'):
+                continue
+            name = self.names.get(module._parameters.get('weight'))
+            place = name, int(getattr(module, 'transposed', False))
+            size = self.sizes.get(place, 0)
+            whole = size - held.get(place, 0)
+            if layer not in self.trace.called:
+                reason = 'not reached by the trace'
+            elif name is None:
+                reason = 'its weight is computed'
+            else:
+                reason = reasons.get(place, 'nobody reads it')
+            if name is None or whole == size > 1:
+                skipped[layer] = reason
+            elif whole and size > 1:
+                skipped[layer] = f'{whole} of {size} channels: {reason}'
+        return skipped
+
+
+def _layer(tensor: str) -> str:
+    return tensor.rpartition('.')[0]

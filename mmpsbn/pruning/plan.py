@@ -138,18 +138,13 @@ def plan_from_keep_masks(
             )
         if all(keep):
             continue
-        for members, suffixes, dim in (
-            (group.writers, ('weight', 'bias'), 0),
-            (group.norms, ('weight', 'bias', 'running_mean', 'running_var'), 0),
-            (group.readers, ('weight',), 1),
-        ):
-            for member in members:
-                layer = model.get_submodule(member.layer)
-                gone = {i for i, c in zip(member.index, member.channel) if not keep[c]}
-                for suffix in suffixes:
-                    if getattr(layer, suffix, None) is not None:
-                        key = (f'{member.layer}.{suffix}', dim)
-                        removed.setdefault(key, set()).update(gone)
+        for member in group.members:
+            gone = {i for i, c in zip(member.index, member.channel) if not keep[c]}
+            if len(gone) == member.size:
+                raise ValueError(f'{name}: the keep mask leaves {member.layer} without channels')
+            for suffix, dim in member.slices:
+                tensor = f'{member.layer}.{suffix}'.lstrip('.')
+                removed.setdefault((tensor, dim), set()).update(gone)
     tensors = dict(model.named_parameters())
     tensors.update(model.named_buffers())
     shapes, kept = {}, {}

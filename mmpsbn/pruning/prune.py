@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .graph import ChannelGroup, ForwardFn
+from .forward import ForwardFn
+from .graph import ChannelGroup
 from .plan import PrunePlan, plan_from_keep_masks
 from .surgery import apply_plan
 from .verification import VerificationError, output_errors, probe_outputs

@@ -2,7 +2,7 @@
 
 A score is shape (channels,), float64, on the CPU, higher = kept. A channel counts as
 much as the strongest of the layers that write it, for it goes from all of them.
-NaN ranks highest: what is unknown is never taken for unimportant.
+A NaN weight scores infinity: what is unknown is never taken for unimportant.
 """
 
 import math
@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from ..functional.selection import select_keep_mask
-from .graph import ChannelGroup, ForwardFn, Member
+from .activation import keep_speaking
+from .forward import ForwardFn
+from .graph import ChannelGroup, Member
 from .plan import plan_from_keep_masks
 from .verification import probe_outputs
 
@@ -41,40 +43,42 @@ def rank_channels(
 
 
 def bn_scale_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
-    """|gamma| of the group's norm layers (network slimming, 1708.06519).
+    """|gamma| of the norm layers that a channel goes through (network slimming, 1708.06519).
 
-    A group without a norm has no gamma. Its score is its l1 score, which is 1 on average,
-    times the mean |gamma| of all other groups: its average filter counts as much as an
-    average normalised channel.
+    A channel without a norm has no gamma. Its score is its l1 score, which is 1 on average,
+    times the median |gamma| of the other channels: the average filter counts as much as
+    the typical normalised channel.
 
     Raises:
-        ValueError: no group has a norm layer with a scale.
+        ValueError: no channel goes through a norm layer with a scale.
     """
-    scores = {}
+    gammas = {}
     for name, group in groups.items():
-        gammas = [
-            (member, model.get_submodule(member.layer).weight.detach().abs())
-            for member in group.norms
-            if model.get_submodule(member.layer).weight is not None
-        ]
-        if gammas:
-            scores[name] = _strongest(group, gammas)
-    if not scores:
+        layers = [(member, model.get_submodule(member.layer)) for member in group.norms]
+        gammas[name] = _strongest(
+            group,
+            [
+                (member, layer.weight.detach().abs())
+                for member, layer in layers
+                if isinstance(layer, (_NormBase, nn.GroupNorm)) and layer.weight is not None
+            ],
+        )
+    joined = torch.cat(list(gammas.values()))
+    if joined.isnan().all():
         raise ValueError(
             f'bn_scale ranks by the scales of normalisation layers, and no prunable channel of '
             f'{type(model).__name__} has one; rank by l1'
         )
-    typical = torch.cat(list(scores.values())).mean()
-    without = {name: group for name, group in groups.items() if name not in scores}
-    scores |= {name: score * typical for name, score in l1_scores(model, without).items()}
-    return {name: scores[name] for name in groups}
+    typical = joined.nanmedian()
+    l1 = l1_scores(model, groups)
+    return {name: gamma.where(~gamma.isnan(), l1[name] * typical) for name, gamma in gammas.items()}
 
 
 def l1_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
     """sum |w| of a channel's filter over the mean of its layer's filters (1608.08710)."""
     scores = {}
     for name, group in groups.items():
-        norms = [(m, _filter_norms(model.get_submodule(m.layer))) for m in group.writers]
+        norms = [(member, _filter_norms(model, member)) for member in group.writers]
         tiny = torch.finfo(torch.float64).tiny  # an all-zero layer scores 0, not NaN
         scores[name] = _strongest(group, [(m, x / x.mean().clamp_min(tiny)) for m, x in norms])
     return scores
@@ -101,21 +105,23 @@ def uniform_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict
     return scores
 
 
-def _filter_norms(layer: nn.Module) -> Tensor:
-    """sum |w| of each filter, shape (C_out,), float64."""
-    weight = layer.weight.detach().double()
-    if isinstance(layer, nn.modules.conv._ConvTransposeNd):  # (C_in, C_out / groups, ...)
-        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-    return weight.abs().flatten(1).sum(1).cpu()
+def _filter_norms(model: nn.Module, writer: Member) -> Tensor:
+    """sum |w| of each of a layer's filters, shape (size,), float64."""
+    name, dim = next((name, dim) for name, dim in writer.slices if name != 'bias')
+    weight = getattr(model.get_submodule(writer.layer), name).detach().double()
+    return weight.abs().movedim(dim, 0).flatten(1).sum(1).cpu()
 
 
 def _strongest(group: ChannelGroup, values: Iterable[tuple[Member, Tensor]]) -> Tensor:
-    """The largest value of each channel over all members; values are by layer position."""
-    score = torch.zeros(group.channels, dtype=torch.float64)
+    """The largest value (>= 0) of each channel over all members, whose values are by layer
+    position; NaN where no member has the channel."""
+    score = torch.full((group.channels,), -1.0, dtype=torch.float64)
     for member, value in values:
         index, channel = torch.tensor(member.index), torch.tensor(member.channel)
-        score = score.scatter_reduce(0, channel, value.double().cpu()[index], 'amax')
-    return score
+        # a NaN weight is no small one
+        value = value.double().cpu()[index].nan_to_num(nan=math.inf)
+        score = score.scatter_reduce(0, channel, value, 'amax')
+    return score.where(score >= 0, math.nan)
 
 
 def keep_masks_for_budget(
@@ -153,8 +159,8 @@ def keep_masks_for_budget(
 
     def masks(removed: int) -> dict[str, Tensor]:
         return {
-            name: select_keep_mask(
-                rank, threshold=removed, min_channels=min_channels, round_to=round_to
+            name: keep_speaking(
+                groups[name], rank - removed, min_channels=min_channels, round_to=round_to
             )
             for name, rank in ranks.items()
         }
@@ -186,7 +192,7 @@ def keep_masks_for_budget(
 
 def _global_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Scores as ranks 1 (lowest) .. N over all groups, all different."""
-    joined = torch.cat(list(scores.values())).nan_to_num(nan=math.inf, posinf=math.inf)
+    joined = torch.cat(list(scores.values()))
     order = torch.sort(joined, descending=True, stable=True).indices
     ranks = torch.empty_like(joined)
     ranks[order] = torch.arange(len(order), 0, -1, dtype=joined.dtype)
@@ -221,7 +227,8 @@ def _inputs_masked(model: nn.Module, gone: Mapping[str, list[int]]):
     def mask(index: list[int]):
 
         def hook(module, args):
-            channel_dim = -1 if isinstance(module, nn.Linear) else 1
+            # a convolution's weight has two dimensions of channels, its input one
+            channel_dim = -max(module.weight.dim() - 1, 1)
             index_on = torch.tensor(index, device=args[0].device, dtype=torch.long)
             return args[0].index_fill(channel_dim, index_on, 0), *args[1:]
 

@@ -51,14 +51,25 @@ def _slice(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
 
 
 def _sync_sizes(module: nn.Module) -> None:
-    """Make a layer's size attributes say what its weight says."""
-    if isinstance(module, nn.Conv2d):
-        module.out_channels, module.in_channels = module.weight.shape[:2]
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
+    """Make a layer's size attributes say what its tensors say."""
+    weight = getattr(module, 'weight', None)
+    if hasattr(module, 'out_channels') and hasattr(module, 'groups'):  # any convolution
+        sizes = tuple(weight.shape[:2])
+        if getattr(module, 'transposed', False):
+            sizes = sizes[::-1]
+        if module.groups > 1:  # whole groups go
+            module.groups = module.groups * sizes[0] // module.out_channels
+        module.out_channels, module.in_channels = sizes[0], sizes[1] * module.groups
+    elif hasattr(module, 'out_features') and weight is not None:
+        module.out_features, module.in_features = weight.shape
     elif isinstance(module, _NormBase):
-        tensor = module.running_mean if module.weight is None else module.weight
+        tensor = module.running_mean if weight is None else weight
         module.num_features = tensor.numel()
+    elif isinstance(module, nn.GroupNorm) and weight is not None:
+        module.num_groups = module.num_groups * weight.numel() // module.num_channels
+        module.num_channels = weight.numel()
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = weight.numel()
 
 
 def _swap_data(tensor: Tensor, index: dict[int, Tensor]) -> Callable[[], None]:

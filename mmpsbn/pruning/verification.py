@@ -1,13 +1,11 @@
 """Nothing is believed: outputs before and after surgery are compared."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .graph import ForwardFn
+from .forward import ForwardFn, evaluating, frozen_rng, tensors_in
 
 
 class VerificationError(RuntimeError):
@@ -22,41 +20,17 @@ class VerificationError(RuntimeError):
         self.groups = groups
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode within, and each module's own mode again afterwards.
-
-    The flags are set directly: ``eval()`` has side effects in mmdet's backbones.
-    """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        for module in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def flatten_tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        return [tensor for item in output for tensor in flatten_tensors(item)]
-    return []
-
-
 def probe_outputs(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[Tensor]:
-    """The output tensors of one forward pass in eval mode, full float32 precision."""
+    """The output tensors of one forward pass in eval mode, in full float32 precision and from
+    one seed."""
     # TF32 kernels round to 10 bits, and another width picks another kernel
     with (
         torch.no_grad(),
         evaluating(model),
+        frozen_rng(model),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
     ):
-        outputs = flatten_tensors(forward_fn(model, batch))
+        outputs = list(tensors_in(forward_fn(model, batch)))
     if not outputs:
         raise ValueError(
             f'{type(model).__name__}: the forward function returned no tensor to compare'

@@ -84,11 +84,53 @@ class FPN(nn.Module):
         return [self.cls(t) for t in towers], dict(reg=[self.reg(t) for t in towers])
 
 
+class Mobile(nn.Module):
+    """Depthwise convolutions with a multiplier, squeeze and excitation, a layer scale, PReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv_bn(3, 6)
+        self.depthwise = conv_bn(6, 12, groups=6)
+        self.squeeze, self.excite = nn.Linear(12, 5), nn.Linear(5, 12)
+        self.project, self.act = nn.Conv2d(12, 6, 1, bias=False), nn.PReLU(6)
+        self.scale = nn.Parameter(torch.ones(6, 1, 1))
+        self.out = nn.Linear(6 * 64, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.depthwise(x)
+        gate = self.excite(F.relu(self.squeeze(y.mean((2, 3))))).sigmoid()
+        x = x + self.scale * self.act(self.project(y * gate[:, :, None, None]))
+        return self.out(x.permute(0, 2, 3, 1).reshape(len(x), -1))
+
+
+class Shuffle(nn.Module):
+    """Chunks, a channel shuffle, grouped and transposed convolutions, GroupNorm, unfold."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv_bn(3, 16)
+        self.branch = conv_bn(8, 8)
+        self.grouped = conv_bn(16, 8, groups=8)
+        self.up, self.norm = nn.ConvTranspose2d(8, 12, 2, stride=2), nn.GroupNorm(6, 12)
+        self.out = nn.Linear(12 * 4, 5)
+
+    def forward(self, x):
+        kept, x = self.stem(x).chunk(2, dim=1)
+        x = torch.cat([kept, self.branch(x)], 1)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        x = F.silu(self.norm(self.up(self.grouped(x))))
+        return self.out(F.unfold(x, 2, stride=2).transpose(1, 2))
+
+
 NETS = dict(
     chain=Chain,
     residual=ToyNet,
     concat=Concat,
     fpn=FPN,
+    mobile=Mobile,
+    shuffle=Shuffle,
     psbn_chain=lambda: convert_to_psbn(Chain(), alpha=0.3),
     psbn_residual=lambda: ToyNet(norm_cfg=dict(type='psBN')),
 )
@@ -129,7 +171,8 @@ def masked_copy(model, groups, masks):
         for name, mask in masks.items():
             for reader in groups[name].readers:
                 gone = [i for i, c in zip(reader.index, reader.channel) if not mask[c]]
-                model.get_submodule(reader.layer).weight[:, gone] = 0
+                (dim,) = (dim for _, dim in reader.slices)
+                model.get_submodule(reader.layer).weight.transpose(0, dim)[gone] = 0
     return model
 
 

@@ -9,8 +9,8 @@ from test_golden import silence
 from torch import nn
 
 from mmpsbn.pruning import VerificationError, prune_channels
-from mmpsbn.pruning.graph import Member
-from mmpsbn.pruning.verification import evaluating, output_errors, probe_outputs
+from mmpsbn.pruning.forward import evaluating
+from mmpsbn.pruning.verification import output_errors, probe_outputs
 
 
 def trained_with_silent_channels(name='chain'):
@@ -36,7 +36,7 @@ def shifted_reader(group):
     return dataclasses.replace(
         group,
         readers=(
-            Member(reader.layer, reader.index[1:] + reader.index[:1], reader.channel),
+            dataclasses.replace(reader, index=reader.index[1:] + reader.index[:1]),
             *group.readers[1:],
         ),
     )
@@ -47,7 +47,7 @@ def shifted_writer(group):
     return dataclasses.replace(
         group,
         writers=(
-            Member(writer.layer, writer.index[1:] + writer.index[:1], writer.channel),
+            dataclasses.replace(writer, index=writer.index[1:] + writer.index[:1]),
             *group.writers[1:],
         ),
     )

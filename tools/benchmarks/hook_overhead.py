@@ -63,8 +63,8 @@ EVENT_STAGES = {  # in the order of the event; a leading blank: part of the one 
     ' probe outputs again': (mmpsbn.pruning.prune, 'probe_outputs'),
     ' surgery': (mmpsbn.pruning.prune, 'apply_plan'),
     'trace the pruned model': (online_pruner, 'trace_channel_graph'),
-    ' copy it': (mmpsbn.pruning.graph, '_traceable_copy'),
-    ' build the graph': (mmpsbn.pruning.graph.torch_pruning.DependencyGraph, 'build_dependency'),
+    ' run it': (mmpsbn.pruning.graph.ChannelTrace, 'run'),
+    ' build the graph': (mmpsbn.pruning.graph._GraphBuilder, 'build'),
     'count parameters and MACs': (online_pruner, 'model_cost'),
 }
 

@@ -1,0 +1,24 @@
+"""What mmcv's compiled operations do to channels, for the tracer, which cannot see them."""
+
+from mmcv import ops
+from torch import nn
+
+from ..pruning.tracing import ChannelTrace, register_module_rule
+
+
+def register_mmcv_rules() -> None:
+    """Deformable convolutions and RoI pooling."""
+    for kind in (ops.DeformConv2d, ops.ModulatedDeformConv2d):
+        register_module_rule(kind, _deformable_convolution)
+    for kind in (ops.RoIAlign, ops.RoIPool):
+        register_module_rule(kind, _each_channel)
+
+
+def _deformable_convolution(trace: ChannelTrace, module: nn.Module, args: tuple, output) -> None:
+    if module.deform_groups > 1:  # which channels share offsets goes by their number
+        trace.pin(args[0], f'{module.deform_groups} groups of offsets')
+    trace.convolve(args[0], module.weight, getattr(module, 'bias', None), output, groups=module.groups)
+
+
+def _each_channel(trace: ChannelTrace, module: nn.Module, args: tuple, output) -> None:
+    trace.put(output, {dim: v for dim, v in trace.axes(args[0]).items() if dim == 1})

@@ -1,0 +1,54 @@
+"""A model's forward pass, whatever the model takes and returns, leaving no trace in it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ForwardFn = Callable[[nn.Module, Any], Any]
+
+
+def call_with(model: nn.Module, batch: Any) -> Any:
+    """``model(batch)``; a tuple is passed as arguments, a dict as keyword arguments."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple) else model(batch)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in lists, tuples and dicts of any nesting."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode within, and each module's own mode again afterwards.
+
+    The flags are set directly: ``eval()`` has side effects in mmdet's backbones.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def frozen_rng(model: nn.Module, seed: int = 0) -> Iterator[None]:
+    """Random numbers from a seed within, and as if none had been drawn afterwards."""
+    devices = {p.device for p in model.parameters() if p.device.type == 'cuda'}
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

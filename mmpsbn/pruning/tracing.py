@@ -1,0 +1,369 @@
+"""How channels run through a model: labels carried along by every operation.
+
+Each slice of a parameter along one of its first two dimensions has a label, and a tensor
+carries, for each of its dimensions, the labels of the slices its positions come from. A
+convolution joins the labels of its input channels with those of its weight's input
+dimension and puts the labels of the weight's output dimension on its output; an addition
+joins what it adds; a concatenation, a reshape or a channel shuffle moves labels. An
+operation without a rule pins the labels of all it reads: what is not understood is left
+whole.
+
+Operations are seen below autograd, as PyTorch's dispatcher runs them, so it does not
+matter how a model is written, which parameters are frozen or whether activations are
+checkpointed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .forward import tensors_in
+from .labels import FIXED, LabelTable, Vector
+from .op_rules import FACTORIES, RULES, join_pointwise
+
+# dimension -> label of each position; a dimension of size 1 never carries labels
+Axes = dict[int, Vector]
+ModuleRule = Callable[['ChannelTrace', nn.Module, tuple, Any], None]
+
+_MODULE_RULES: dict[type, ModuleRule] = {}
+
+
+def register_module_rule(module_type: type, rule: ModuleRule) -> None:
+    """Tell the tracer what a module does that computes out of PyTorch's sight.
+
+    Args:
+        module_type: matched with ``isinstance``.
+        rule: ``rule(trace, module, args, output)``, called after each forward pass in place
+            of the operations that the module runs itself; its children's are seen.
+            :meth:`ChannelTrace.convolve` and :meth:`ChannelTrace.put` say what most need.
+    """
+    _MODULE_RULES[module_type] = rule
+
+
+def _rule_of(module: nn.Module) -> ModuleRule | None:
+    for module_type, rule in _MODULE_RULES.items():
+        if isinstance(module, module_type):
+            return rule
+    return None
+
+
+def _memory_of(tensor: Tensor) -> list[Tensor]:
+    """The tensor, and the one it is a view of."""
+    return [tensor] if tensor._base is None else [tensor, tensor._base]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation as it ran. ``args``: by the names of its schema."""
+
+    name: str
+    args: dict[str, Any]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A module whose forward pass is running."""
+
+    name: str
+    module: nn.Module
+    args: tuple
+    rule: ModuleRule | None
+
+
+class _EqualChunks(TorchFunctionMode):
+    """Notices ``chunk``: the dispatcher sees it as a split into fixed sizes, but it divides
+    whatever width it gets."""
+
+    active = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.active = func in (torch.chunk, Tensor.chunk)
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.active = False
+
+
+class ChannelTrace(TorchDispatchMode):
+    """Carries labels through forward passes of a model.
+
+    Attributes:
+        labels: the table of all labels.
+        source: label -> (parameter or buffer, dimension, position).
+        writes: (parameter or buffer, dimension) that make channels.
+        readers: layer -> labels of its weight's input dimension, by position.
+        norm_of: conv or linear layer -> the norm layers that read it directly.
+        called: layers that ran.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.labels = LabelTable()
+        self.source: dict[int, tuple[str, int, int]] = {}
+        self.writes: set[tuple[str, int]] = set()
+        self.readers: dict[str, Vector] = {}
+        self.norm_of: dict[str, dict[str, None]] = {}
+        self.called: set[str] = set()
+        self._model = model
+        self._static = WeakTensorKeyDictionary()  # axes of parameters and buffers
+        self._axes = WeakTensorKeyDictionary()  # axes of what is computed
+        self._writer = WeakTensorKeyDictionary()  # output of a conv or linear layer -> its name
+        # fresh memory -> what a kernel out of sight may have read to fill it
+        self._blank = WeakTensorKeyDictionary()
+        self._stack: list[_Frame] = []
+        self._chunks = _EqualChunks()
+        self._label_tensors()
+
+    def _label_tensors(self) -> None:
+        owners: dict[Tensor, int] = {}
+        for module in self._model.modules():
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                owners[tensor] = owners.get(tensor, 0) + 1
+        for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()]:
+            axes = {}
+            for dim, size in enumerate(tensor.shape[:2]):
+                if size > 1:
+                    axes[dim] = self.labels.new(size)
+                    for position, label in enumerate(axes[dim]):
+                        self.source[label] = name, dim, position
+                    if owners[tensor] > 1:
+                        self.labels.pin(axes[dim], f'{name}: shared with another layer')
+            self._static[tensor] = axes
+
+    # --- running ------------------------------------------------------------------
+
+    def run(self, forward: Callable[[], Any]) -> None:
+        """Trace one call without gradients. What it returns is pinned."""
+        handles = []
+        for name, module in self._model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._entering(name)))
+            handles.append(module.register_forward_hook(self._leaving))
+        try:
+            with torch.no_grad(), self._chunks, self:
+                output = forward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        for tensor in tensors_in(output):
+            self.pin(tensor, 'an output of the model: nobody reads it')
+
+    def _entering(self, name: str) -> Callable:
+        def enter(module, args) -> None:
+            self.called.add(name)
+            self._stack.append(_Frame(name, module, args, _rule_of(module)))
+
+        return enter
+
+    def _leaving(self, module, args, output) -> None:
+        rule = self._stack[-1].rule
+        if rule is not None:
+            for tensor in tensors_in(output):
+                self._blank.pop(tensor, None)
+            rule(self, module, args, output)
+        self._stack.pop()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if not (self._stack and self._stack[-1].rule):
+            self._carry(func, args, kwargs, output)
+        return output
+
+    def _carry(self, func, args: tuple, kwargs: dict, output: Any) -> None:
+        schema = func._schema
+        name = schema.name.rpartition('::')[2]
+        mutates = any(a.alias_info and a.alias_info.is_write for a in schema.arguments)
+        is_view = not mutates and any(r.alias_info for r in schema.returns)
+        if mutates:
+            name = name.removesuffix('_')
+        inputs = list(tensors_in((args, kwargs)))
+        op = Op(
+            name,
+            {a.name: value for a, value in zip(schema.arguments, args)} | kwargs,
+            inputs,
+            list(tensors_in(output)),
+        )
+        if not is_view:
+            self._check_filled(inputs[mutates:])
+        if mutates and inputs:
+            for memory in _memory_of(inputs[0]):
+                self._blank.pop(memory, None)
+        if name in FACTORIES and not mutates:
+            seen = {vector for axes in self._axes.values() for vector in axes.values()}
+            for tensor in op.outputs:
+                self._blank[tensor] = name, seen
+            if not name.endswith('_like'):
+                return
+        if not any(self.axes(t) for t in inputs):
+            return
+        rule = RULES.get(name)
+        if rule is None and torch.Tag.pointwise in func.tags:
+            rule = join_pointwise
+        if rule is None or 'out' in kwargs:
+            for tensor in inputs:
+                self.pin(tensor, f'no rule for {name}')
+            return
+        known = set(self.axes(inputs[0]))
+        rule(self, op)
+        if mutates and inputs[0]._base is not None:
+            for dim, vector in self.axes(inputs[0]).items():
+                if dim not in known:  # the tensor it is a part of does not know
+                    self.pin_labels(vector, f'{name} writes into part of a tensor')
+
+    def _check_filled(self, tensors: list[Tensor]) -> None:
+        """Fresh memory that holds something no operation has put there was filled by a
+        kernel out of sight, which may have read anything that was alive."""
+        for tensor in tensors:
+            for memory in _memory_of(tensor):
+                name, seen = self._blank.pop(memory, (None, ()))
+                if name and ('empty' in name or (memory != memory.flatten()[:1]).any()):
+                    for vector in seen:
+                        self.pin_labels(vector, 'an operation out of sight of PyTorch')
+
+    # --- what rules use -------------------------------------------------------------
+
+    def axes(self, tensor: Tensor) -> Axes:
+        """The labels that a tensor carries."""
+        axes = self._static.get(tensor)
+        return self._axes.get(tensor, {}) if axes is None else axes
+
+    def put(self, tensor: Tensor, axes: Axes) -> None:
+        """Say which labels a computed tensor carries."""
+        self._axes[tensor] = {d: v for d, v in axes.items() if tensor.shape[d] > 1 and any(v)}
+
+    def where(self) -> str:
+        """The layer that is running."""
+        return self._stack[-1].name if self._stack else ''
+
+    def pin_labels(self, labels: Vector, reason: str) -> None:
+        """Leave these whole, with the reason and the layer that is running."""
+        where = self.where()
+        self.labels.pin(labels, f'{where}: {reason}' if where else reason)
+
+    def pin(self, tensor: Tensor, reason: str, dims: list[int] | None = None) -> None:
+        """Leave whole what a tensor carries, along some dimensions or all."""
+        for dim, vector in self.axes(tensor).items():
+            if dims is None or dim in dims:
+                self.pin_labels(vector, reason)
+
+    def join(self, ours: Vector | None, theirs: Vector | None, reason: str) -> Vector | None:
+        """Join two dimensions of one size; one without labels pins the other."""
+        if ours is None or theirs is None:
+            self.pin_labels(ours or theirs or (), reason)
+        else:
+            where = self.where()
+            self.labels.join(ours, theirs, f'{where}: {reason}' if where else reason)
+        return ours or theirs
+
+    @property
+    def chunking(self) -> bool:
+        """Whether the operation is part of a ``chunk``."""
+        return self._chunks.active
+
+    def contract(self, inputs: Tensor, dim: int, weight: Tensor, weight_dim: int) -> None:
+        """Channels are read: a sum over ``inputs``' dimension and ``weight``'s."""
+        ours, theirs = self.axes(inputs).get(dim), self.axes(weight).get(weight_dim)
+        self.join(ours, theirs, 'reads a fixed number of channels')
+        if ours is None or theirs is None:
+            return
+        frame = self._stack[-1] if self._stack else None
+        if (
+            frame is not None
+            and FIXED not in theirs
+            and {self.source[label][0] for label in theirs} == {f'{frame.name}.weight'.lstrip('.')}
+            and frame.args
+            and isinstance(frame.args[0], Tensor)
+            and ours in self.axes(frame.args[0]).values()
+        ):
+            self.readers[frame.name] = theirs
+        else:  # whether the channels are dead could not be watched
+            self.pin_labels(ours, 'a product that is not a layer of its own')
+
+    def convolve(
+        self,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        output: Tensor,
+        *,
+        dim: int = 1,
+        in_dim: int = 1,
+        out_dim: int = 0,
+        groups: int = 1,
+    ) -> None:
+        """A convolution or linear layer.
+
+        Args:
+            dim: of the channels in ``inputs`` and ``output``.
+            in_dim, out_dim: of the channels in ``weight``.
+            groups: of a grouped convolution. A group's channels go all together, those it
+                reads and those it writes; for a depthwise one that is each channel.
+        """
+        made = self.axes(weight).get(out_dim)
+        if groups == 1:
+            self.contract(inputs, dim, weight, in_dim)
+            self._note_writer(made)
+        else:
+            self.pin(weight, 'grouped convolution', dims=[in_dim])
+            if out_dim != 0:
+                self.pin_labels(made or (), 'grouped transposed convolution')
+                self.pin(inputs, 'grouped transposed convolution', dims=[dim])
+                made = None
+            else:
+                self.join_blocks(self.axes(inputs).get(dim), made, groups, 'grouped convolution')
+        if bias is not None:
+            shift = self.axes(bias).get(0)
+            self.join(made, shift, 'its bias has a fixed size')
+            if groups == 1:
+                self._note_writer(shift)
+        rest = {d: v for d, v in self.axes(inputs).items() if d != dim}
+        if output.dim() > 2:  # rows of a matrix product stay rows
+            self.pin(inputs, 'a convolution over channels', dims=list(rest))
+            rest = {}
+        self.put(output, rest | ({} if made is None else {dim: made}))
+        self._writer[output] = self.where()
+
+    def _note_writer(self, made: Vector | None) -> None:
+        self.writes.update(self.source[label][:2] for label in made or () if label != FIXED)
+
+    def join_blocks(
+        self, ours: Vector | None, theirs: Vector | None, blocks: int, reason: str
+    ) -> None:
+        """Join two vectors block by block: what is in a block goes together."""
+        if ours is None or theirs is None:
+            self.pin_labels(ours or theirs or (), f'{reason} of channels that are fixed')
+            return
+        a, b = len(ours) // blocks, len(theirs) // blocks
+        for k in range(blocks):
+            block = ours[k * a : (k + 1) * a] + theirs[k * b : (k + 1) * b]
+            self.labels.join_all(block, f'{self.where()}: {reason}')
+
+    def normalise(self, inputs: Tensor, dim: int, vectors: list[Tensor | None]) -> None:
+        """Each channel has its own scale, offset and statistics."""
+        for tensor in vectors:
+            if tensor is not None:
+                self.join(
+                    self.axes(inputs).get(dim),
+                    self.axes(tensor).get(0),
+                    'normalises fixed channels',
+                )
+        self.note_norm(inputs)
+
+    def note_norm(self, inputs: Tensor) -> None:
+        """Remember that the layer that is running normalises another one's output."""
+        writer = self._writer.get(inputs)
+        if writer is not None:
+            self.norm_of.setdefault(writer, {})[self.where()] = None
+
+    def same_writer(self, output: Tensor, inputs: Tensor) -> None:
+        """A reshaped output of a layer still is that layer's."""
+        if inputs in self._writer:
+            self._writer[output] = self._writer[inputs]
