@@ -1,11 +1,10 @@
-"""Networks that mmpretrain lacks.
-
-Importing this package registers them where mmpretrain is installed; elsewhere it does nothing.
-"""
+"""Networks that OpenMMLab lacks. Importing this package registers them."""
 
 from importlib.util import find_spec
 
-__all__ = []
+from .pruned import build_pruned_model, check_state_dict, fuse_norms
+
+__all__ = ['build_pruned_model', 'check_state_dict', 'fuse_norms']
 
 # Detection users need not have mmpretrain. A broken mmpretrain still raises: hiding that would end
 # in "CIFARResNet is not in the registry".

@@ -8,11 +8,13 @@ from .folding import fold_constants
 from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
 from .prune import Removal, prune_channels
+from .ranking import RANKING_CRITERIA, keep_masks_for_budget, masked_outputs, rank_channels
 from .sparsity import SparsityReport, measure_sparsity, scale_layers
 from .surgery import apply_plan, is_applied
 from .verification import VerificationError
 
 __all__ = [
+    'RANKING_CRITERIA',
     'ActivationWindow',
     'ChannelGraph',
     'ChannelGroup',
@@ -30,11 +32,14 @@ __all__ = [
     'foldable_channels',
     'is_applied',
     'keep_mask_of',
+    'keep_masks_for_budget',
+    'masked_outputs',
     'measure_sparsity',
     'model_cost',
     'plan_from_keep_masks',
     'prune_channels',
     'prune_dead_channels',
+    'rank_channels',
     'scale_layers',
     'trace_channel_graph',
 ]

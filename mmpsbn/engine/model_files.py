@@ -1,0 +1,83 @@
+"""A model out of a config and a checkpoint, pruned or not, and back into files."""
+
+import io
+import os.path as osp
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from torch import nn
+
+from ..models import check_state_dict
+from ..pruning import PrunePlan, apply_plan, is_applied
+from .checkpoint_hook import AtomicLocalBackend
+from .pruned_structure import META_KEY
+
+
+@dataclass
+class LoadedModel:
+    """A model with the weights of a checkpoint.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        plan: what the checkpoint had pruned; the model has that structure.
+        dataset_meta: class names and the like, as the checkpoint has them; may be None.
+    """
+
+    model: nn.Module
+    plan: PrunePlan
+    dataset_meta: dict | None
+
+
+def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
+    """Build the config's model and load a checkpoint, after replaying its prune plan.
+
+    Raises:
+        ValueError: plan, weights and model do not fit; names the first tensor.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model_cfg = deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:  # mmpretrain's configs have it beside the model
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    checkpoint = CheckpointLoader.load_checkpoint(checkpoint_path, map_location='cpu')
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    meta = checkpoint.get('meta', {})
+    saved = meta.get(META_KEY)
+    plan = PrunePlan.from_dict(saved['plan']) if saved else PrunePlan({}, {})
+    if not is_applied(model, plan):
+        apply_plan(model, plan)
+    check_state_dict(model, {key.removeprefix('module.'): x for key, x in state_dict.items()})
+    _load_checkpoint_to_model(model, checkpoint)
+    return LoadedModel(model.eval(), plan, meta.get('dataset_meta'))
+
+
+def file_name(path: str) -> str:
+    """``dir/name.ext`` -> ``name``."""
+    return osp.splitext(osp.basename(path))[0]
+
+
+def refuse_to_overwrite(*paths: str) -> None:
+    """Raises FileExistsError for the first path that exists."""
+    for path in paths:
+        if osp.exists(path):
+            raise FileExistsError(
+                f'{path!r} exists; give another --out, or --force to overwrite it'
+            )
+
+
+def save_weights(model: nn.Module, path: str, **meta) -> None:
+    """Write a checkpoint of weights and plain ``meta`` that loads with ``weights_only``.
+
+    Entries of ``meta`` that are None are left out. The file is at all times the old one
+    or the new one, whole.
+    """
+    buffer = io.BytesIO()
+    meta = {key: value for key, value in meta.items() if value is not None}
+    torch.save(dict(meta=meta, state_dict=model.cpu().state_dict()), buffer)
+    AtomicLocalBackend().put(buffer.getvalue(), path)

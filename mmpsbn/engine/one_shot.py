@@ -1,0 +1,268 @@
+"""Prune a trained checkpoint once, and write it as a checkpoint again."""
+
+import itertools
+import math
+import os.path as osp
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..pruning import (
+    RANKING_CRITERIA,
+    ChannelGraph,
+    PrunePlan,
+    compose_plans,
+    count_positions,
+    keep_masks_for_budget,
+    masked_outputs,
+    model_cost,
+    prune_channels,
+    prune_dead_channels,
+    rank_channels,
+)
+from ..pruning.forward import evaluating
+from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite, save_weights
+from .models import example_inputs, forward_tensors, trace_at_any_size
+from .pruned_structure import META_KEY
+
+LOSSLESS_CRITERIA = ('dead', 'collapsed')
+# Largest relative change of float32 outputs that passes for another order of summation.
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class OneShotResult:
+    """What was pruned, and where the checkpoint is.
+
+    Attributes:
+        checkpoint: path of the file written.
+        params, macs: before and after; MACs of one image of ``input_size``.
+        dense_macs: of the config's model, on the same image.
+        channels: group -> before and after.
+        skipped: layer -> why its channels were left whole.
+        relative_error: of the outputs, against a model in which no reader sees the
+            channels that went.
+        recalibrated: batches on which the BatchNorm statistics were estimated anew.
+    """
+
+    checkpoint: str
+    input_size: tuple[int, int]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    dense_macs: int
+    channels: dict[str, tuple[int, int]]
+    skipped: dict[str, str]
+    relative_error: float
+    recalibrated: int
+
+    def table(self) -> str:
+        """Channels by group, then totals, one line each."""
+        height, width = self.input_size
+        total = tuple(map(sum, zip(*self.channels.values())))
+        rows = [
+            *self.channels.items(),
+            ('all prunable channels', total),
+            ('parameters', self.params),
+            (f'MACs at {height}x{width}', self.macs),
+        ]
+        column = max(len(name) for name, _ in rows)
+        return '\n'.join(
+            [f'{"channels of":<{column}} {"before":>15} {"after":>15}    left']
+            + [
+                f'{name:<{column}} {before:>15,} {after:>15,} {after / before:>7.1%}'
+                for name, (before, after) in rows
+            ]
+        )
+
+
+def prune_checkpoint(
+    cfg: Config,
+    checkpoint_path: str,
+    *,
+    out_dir: str,
+    criterion: str,
+    target_flops: float | None,
+    recalibrate: int,
+    num_samples: int,
+    round_to: int,
+    seed: int,
+    device: str,
+    force: bool,
+) -> OneShotResult:
+    """Prune a checkpoint by a criterion and write ``out_dir/<name>_<criterion>.pth``.
+
+    ``'dead'`` and ``'collapsed'`` remove what does nothing and keep the function;
+    the ranking criteria remove the lowest-ranked live channels too, down to a budget.
+    A checkpoint that is pruned already is pruned further.
+
+    Args:
+        target_flops: MACs to be left as a fraction of the config's dense model, for the
+            ranking criteria; None for the others.
+        recalibrate: batches of training data on which the BatchNorm statistics are
+            estimated anew after pruning; 0 leaves them.
+        num_samples: training samples on which a dead channel must be silent.
+        round_to: widths are kept at multiples of this.
+        seed: of the data's order and of criterion ``'random'``.
+
+    Raises:
+        ValueError: bad settings, a checkpoint that does not fit the config, a budget out
+            of reach, or nothing to prune.
+        FileExistsError: there is such a file, and not ``force``.
+        RuntimeError: the model cannot be traced, or failed verification.
+    """
+    _check_settings(criterion, target_flops)
+    if cfg.get('train_dataloader') is None:
+        raise ValueError(
+            f'{cfg.filename} has no train_dataloader, and pruning looks at training data'
+        )
+    path = osp.join(out_dir, f'{file_name(checkpoint_path)}_{criterion}.pth')
+    if not force:
+        refuse_to_overwrite(path)
+    loaded = load_model(cfg, checkpoint_path)
+    model = loaded.model.to(device)
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=seed)
+    first = example_inputs(model, next(iter(loader), None), 1)
+    graph, probe = trace_at_any_size(model, first)
+    if not graph.groups:
+        whole = '; '.join(f'{name} ({reason})' for name, reason in graph.skipped.items())
+        raise ValueError(f'{type(model).__name__} has no channels that can be pruned: {whole}')
+    positions = count_positions(model, probe, forward_tensors)
+    dense_macs = _dense_macs(model, loaded.plan, positions)
+    before = model_cost(model, positions)
+
+    if criterion in LOSSLESS_CRITERIA:
+        removal = prune_dead_channels(
+            model,
+            itertools.chain([probe], _images(model, loader, num_samples)),
+            criterion=criterion,
+            forward_fn=forward_tensors,
+            tolerance=_TOLERANCE,
+            round_to=round_to,
+        )
+    else:
+        keep_masks = keep_masks_for_budget(
+            model,
+            graph.groups,
+            rank_channels(model, graph.groups, criterion=criterion, seed=seed),
+            positions,
+            target_flops=target_flops,
+            dense_macs=dense_macs,
+            min_channels=1,
+            round_to=round_to,
+        )
+        removal = prune_channels(
+            model,
+            graph.groups,
+            keep_masks,
+            batch=probe,
+            forward_fn=forward_tensors,
+            tolerance=_TOLERANCE,
+            outputs_before=masked_outputs(model, graph.groups, keep_masks, probe, forward_tensors),
+        )
+    if recalibrate:
+        recalibrate_batch_norms(model, itertools.islice(_batches(model, loader), recalibrate))
+    _save(loaded, removal.plan, path, cfg)
+    after = model_cost(model, positions)
+    return OneShotResult(
+        checkpoint=path,
+        input_size=tuple(probe.shape[2:]),
+        params=(before.params, after.params),
+        macs=(before.macs, after.macs),
+        dense_macs=dense_macs,
+        channels=_channels(graph, removal.channels_removed),
+        skipped=graph.skipped,
+        relative_error=removal.relative_error,
+        recalibrated=recalibrate,
+    )
+
+
+def _check_settings(criterion: str, target_flops: float | None) -> None:
+    if criterion in RANKING_CRITERIA:
+        if target_flops is None:
+            raise ValueError(f'criterion {criterion!r} needs a budget: give --target-flops')
+        if not 0 < target_flops < 1:
+            raise ValueError(f'--target-flops must be in (0, 1), got {target_flops}')
+    elif criterion not in LOSSLESS_CRITERIA:
+        raise ValueError(
+            f'criterion must be one of {LOSSLESS_CRITERIA + RANKING_CRITERIA}, got {criterion!r}'
+        )
+    elif target_flops is not None:
+        raise ValueError(
+            f'criterion {criterion!r} removes what does nothing, however much that is; '
+            f'--target-flops goes with {", ".join(RANKING_CRITERIA)}'
+        )
+
+
+def _dense_macs(model: nn.Module, plan: PrunePlan, positions: Mapping[str, int]) -> int:
+    """MACs of the model before its plan."""
+    return sum(
+        n * math.prod(plan.shapes.get(f'{name}.weight', model.get_submodule(name).weight.shape))
+        for name, n in positions.items()
+    )
+
+
+def _batches(model: nn.Module, loader) -> Iterator[Tensor]:
+    """Batches of training images as the model sees them, epoch after epoch."""
+    while True:
+        for data_batch in loader:
+            yield example_inputs(model, data_batch, len(data_batch['inputs']))
+
+
+def _images(model: nn.Module, loader, num_samples: int) -> Iterator[Tensor]:
+    """Batches that make up ``num_samples`` training images, or one epoch if that is less."""
+    for data_batch in loader:
+        images = example_inputs(model, data_batch, num_samples)
+        num_samples -= len(images)
+        yield images
+        if num_samples <= 0:
+            return
+
+
+def recalibrate_batch_norms(model: nn.Module, batches: Iterator[Tensor]) -> None:
+    """Estimate the running statistics anew: the plain mean over the batches (and over
+    the calls of a layer that runs several times).
+
+    Everything else stays in eval mode. Frozen BatchNorms are estimated too: pruning has
+    changed what they read.
+    """
+    norms = {
+        module: module.momentum
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    }
+    if not norms:
+        raise ValueError(
+            f'{type(model).__name__} has no BatchNorm statistics to estimate; '
+            'leave out --recalibrate'
+        )
+    with torch.no_grad(), evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the cumulative mean
+            norm.training = True
+        for batch in batches:
+            forward_tensors(model, batch)
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
+
+
+def _channels(graph: ChannelGraph, removed: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    return {
+        name: (group.channels, group.channels - removed.get(name, 0))
+        for name, group in graph.groups.items()
+    }
+
+
+def _save(loaded: LoadedModel, plan: PrunePlan, path: str, cfg: Config) -> None:
+    save_weights(
+        loaded.model,
+        path,
+        cfg=cfg.pretty_text,
+        dataset_meta=loaded.dataset_meta,
+        **{META_KEY: dict(plan=compose_plans(loaded.plan, plan).to_dict())},
+    )

@@ -1,0 +1,249 @@
+"""Which live channels matter least: scores, and keep masks for a budget.
+
+A score is shape (channels,), float64, on the CPU, higher = kept. A channel counts as
+much as the strongest of the layers that write it, for it goes from all of them.
+A NaN weight scores infinity: what is unknown is never taken for unimportant.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .criteria import keep_mask_of
+from .forward import ForwardFn
+from .graph import ChannelGroup, Member
+from .plan import plan_from_keep_masks
+from .verification import probe_outputs
+
+RANKING_CRITERIA = ('bn_scale', 'l1', 'random', 'uniform')
+
+
+def rank_channels(
+    model: nn.Module, groups: Mapping[str, ChannelGroup], *, criterion: str, seed: int
+) -> dict[str, Tensor]:
+    """The scores of a criterion, by group; ``seed`` is for ``'random'`` alone.
+
+    Raises:
+        ValueError: an unknown criterion; ``'bn_scale'`` without a norm layer.
+    """
+    if criterion == 'bn_scale':
+        return bn_scale_scores(model, groups)
+    if criterion == 'l1':
+        return l1_scores(model, groups)
+    if criterion == 'random':
+        return random_scores(groups, seed=seed)
+    if criterion == 'uniform':
+        return uniform_scores(model, groups)
+    raise ValueError(f'criterion must be one of {RANKING_CRITERIA}, got {criterion!r}')
+
+
+def bn_scale_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
+    """|gamma| of the norm layers that a channel goes through (network slimming, 1708.06519).
+
+    A channel without a norm has no gamma. Its score is its l1 score, which is 1 on average,
+    times the median |gamma| of the other channels: the average filter counts as much as
+    the typical normalised channel.
+
+    Raises:
+        ValueError: no channel goes through a norm layer with a scale.
+    """
+    gammas = {}
+    for name, group in groups.items():
+        layers = [(member, model.get_submodule(member.layer)) for member in group.norms]
+        gammas[name] = _strongest(
+            group,
+            [
+                (member, layer.weight.detach().abs())
+                for member, layer in layers
+                if isinstance(layer, (_NormBase, nn.GroupNorm)) and layer.weight is not None
+            ],
+        )
+    joined = torch.cat(list(gammas.values()))
+    if joined.isnan().all():
+        raise ValueError(
+            f'bn_scale ranks by the scales of normalisation layers, and no prunable channel of '
+            f'{type(model).__name__} has one; rank by l1'
+        )
+    typical = joined.nanmedian()
+    l1 = l1_scores(model, groups)
+    return {name: gamma.where(~gamma.isnan(), l1[name] * typical) for name, gamma in gammas.items()}
+
+
+def l1_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
+    """sum |w| of a channel's filter over the mean of its layer's filters (1608.08710)."""
+    scores = {}
+    for name, group in groups.items():
+        norms = [(member, _filter_norms(model, member)) for member in group.writers]
+        tiny = torch.finfo(torch.float64).tiny  # an all-zero layer scores 0, not NaN
+        scores[name] = _strongest(group, [(m, x / x.mean().clamp_min(tiny)) for m, x in norms])
+    return scores
+
+
+def random_scores(groups: Mapping[str, ChannelGroup], *, seed: int) -> dict[str, Tensor]:
+    """U[0, 1), the same for the same seed and groups."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(group.channels, generator=generator, dtype=torch.float64)
+        for name, group in groups.items()
+    }
+
+
+def uniform_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
+    """1 - rank / C, rank 0 being the largest l1 of the group's C channels: below any
+    threshold lies the same fraction of each group (psBN paper, "uniform ablation")."""
+    scores = {}
+    for name, l1 in l1_scores(model, groups).items():
+        order = torch.sort(l1, descending=True, stable=True).indices
+        score = torch.empty_like(l1)
+        score[order] = 1 - torch.arange(len(l1), dtype=l1.dtype) / len(l1)
+        scores[name] = score
+    return scores
+
+
+def _filter_norms(model: nn.Module, writer: Member) -> Tensor:
+    """sum |w| of each of a layer's filters, shape (size,), float64."""
+    name, dim = next((name, dim) for name, dim in writer.slices if name != 'bias')
+    weight = getattr(model.get_submodule(writer.layer), name).detach().double()
+    return weight.abs().movedim(dim, 0).flatten(1).sum(1).cpu()
+
+
+def _strongest(group: ChannelGroup, values: Iterable[tuple[Member, Tensor]]) -> Tensor:
+    """The largest value (>= 0) of each channel over all members, whose values are by layer
+    position; NaN where no member has the channel."""
+    score = torch.full((group.channels,), -1.0, dtype=torch.float64)
+    for member, value in values:
+        index, channel = torch.tensor(member.index), torch.tensor(member.channel)
+        # a NaN weight is no small one
+        value = value.double().cpu()[index].nan_to_num(nan=math.inf)
+        score = score.scatter_reduce(0, channel, value, 'amax')
+    return score.where(score >= 0, math.nan)
+
+
+def keep_masks_for_budget(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    scores: Mapping[str, Tensor],
+    positions: Mapping[str, int],
+    *,
+    target_flops: float,
+    dense_macs: int,
+    min_channels: int,
+    round_to: int,
+) -> dict[str, Tensor]:
+    """Keep masks that leave as near as possible to ``target_flops`` of ``dense_macs``.
+
+    One threshold for all groups: the n lowest scores of the whole model go, except those
+    that stay for ``min_channels`` or to fill a multiple of ``round_to``; the n whose MACs
+    come nearest is found by bisection. Ties go channel by channel, the later group and
+    the higher index first. The model is not touched.
+
+    Args:
+        scores: group name -> shape (channels,), higher = kept.
+        positions: what ``count_positions`` gave.
+        target_flops: fraction of ``dense_macs`` to be left, in (0, 1).
+        dense_macs: MACs of the model at these positions, before it was ever pruned.
+
+    Raises:
+        ValueError: out of range, or out of reach; says what is the nearest reachable.
+    """
+    if not 0 < target_flops < 1:
+        raise ValueError(f'target_flops must be in (0, 1), got {target_flops}')
+    total = sum(group.channels for group in groups.values())
+    ranks = _global_ranks(scores)
+    weights = {name: model.get_submodule(name).weight.shape for name in positions}
+
+    def masks(removed: int) -> dict[str, Tensor]:
+        return {
+            name: keep_mask_of(
+                groups[name],
+                rank,
+                rank <= removed,
+                min_channels=min_channels,
+                round_to=round_to,
+            )
+            for name, rank in ranks.items()
+        }
+
+    def flops_left(removed: int) -> float:
+        plan = plan_from_keep_masks(model, groups, masks(removed))
+        shapes = {
+            name: plan.shape_after(f'{name}.weight') if f'{name}.weight' in plan.kept else shape
+            for name, shape in weights.items()
+        }
+        return sum(n * math.prod(shapes[name]) for name, n in positions.items()) / dense_macs
+
+    lowest, highest = flops_left(total), flops_left(0)
+    if not lowest <= target_flops <= highest:
+        raise ValueError(
+            f'{target_flops:.2%} of the dense MACs cannot be reached: {highest:.2%} are left now, '
+            f'and {lowest:.2%} with every prunable channel gone but {min_channels} a group (widths '
+            f'in multiples of {round_to}); ask for something between them, or a smaller round_to'
+        )
+    enough, too_many = 0, total  # flops_left(enough) >= target_flops >= flops_left(too_many)
+    while too_many - enough > 1:
+        middle = (enough + too_many) // 2
+        if flops_left(middle) >= target_flops:
+            enough = middle
+        else:
+            too_many = middle
+    return masks(min((enough, too_many), key=lambda n: abs(flops_left(n) - target_flops)))
+
+
+def _global_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scores as ranks 1 (lowest) .. N over all groups, all different."""
+    joined = torch.cat(list(scores.values()))
+    order = torch.sort(joined, descending=True, stable=True).indices
+    ranks = torch.empty_like(joined)
+    ranks[order] = torch.arange(len(order), 0, -1, dtype=joined.dtype)
+    return dict(zip(scores, ranks.split([len(score) for score in scores.values()])))
+
+
+def masked_outputs(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    keep_masks: Mapping[str, Tensor],
+    batch: Any,
+    forward_fn: ForwardFn,
+) -> list[Tensor]:
+    """What the model gives if its readers see 0 of the channels that are not kept.
+
+    That is what it must still give once these channels are removed: passed to
+    ``prune_channels`` as ``outputs_before``, it verifies the removal of live channels.
+    """
+    gone: dict[str, list[int]] = {}
+    for name, keep_mask in keep_masks.items():
+        for reader in groups[name].readers:
+            keep = keep_mask.tolist()
+            gone.setdefault(reader.layer, []).extend(
+                i for i, c in zip(reader.index, reader.channel) if not keep[c]
+            )
+    with _inputs_masked(model, gone):
+        return probe_outputs(model, batch, forward_fn)
+
+
+@contextmanager
+def _inputs_masked(model: nn.Module, gone: Mapping[str, list[int]]):
+    def mask(index: list[int]):
+
+        def hook(module, args):
+            # a convolution's weight has two dimensions of channels, its input one
+            channel_dim = -max(module.weight.dim() - 1, 1)
+            index_on = torch.tensor(index, device=args[0].device, dtype=torch.long)
+            return args[0].index_fill(channel_dim, index_on, 0), *args[1:]
+
+        return hook
+
+    handles = [
+        model.get_submodule(layer).register_forward_pre_hook(mask(index))
+        for layer, index in gone.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

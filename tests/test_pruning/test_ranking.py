@@ -1,0 +1,260 @@
+"""Scores, hand-made; budgets, against every reachable width; removal, against masking."""
+
+import copy
+
+import pytest
+import torch
+from nets import NETS, assert_same, build, flat, forward, masked_copy, snapshot, trace
+from torch import nn
+
+from mmpsbn.pruning import (
+    RANKING_CRITERIA,
+    VerificationError,
+    apply_plan,
+    count_positions,
+    keep_masks_for_budget,
+    masked_outputs,
+    model_cost,
+    plan_from_keep_masks,
+    prune_channels,
+    rank_channels,
+)
+from mmpsbn.pruning.ranking import uniform_scores
+
+every_net = pytest.mark.parametrize('name', NETS)
+
+
+def vector(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.fixture
+def chain():
+    """conv (4 channels) - BN - ReLU - conv (2 channels, no norm) - conv."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 2, 1, bias=False),
+        nn.Conv2d(2, 1, 1, bias=False),
+    ).double()
+    with torch.no_grad():
+        model[0].weight.copy_(vector(1, -2, 4, 1).view(4, 1, 1, 1))
+        model[1].weight.copy_(vector(0.5, -0.1, 0.3, 0.1))
+        model[3].weight.copy_(vector(1, 1, -1, 0, 0, 1, 0, 0).view(2, 4, 1, 1))
+    return model, trace(model, torch.randn(1, 1, 2, 2, dtype=torch.float64)).groups
+
+
+def test_bn_scale_is_the_absolute_gamma_and_l1_times_their_median_without_a_norm(chain):
+    scores = rank_channels(*chain, criterion='bn_scale', seed=0)
+    torch.testing.assert_close(scores['0'], vector(0.5, 0.1, 0.3, 0.1))
+    torch.testing.assert_close(scores['3'], vector(1.5, 0.5) * 0.1)
+
+
+def test_l1_is_the_filter_norm_over_its_layer_mean(chain):
+    scores = rank_channels(*chain, criterion='l1', seed=0)
+    torch.testing.assert_close(scores['0'], vector(0.5, 1, 2, 0.5))
+    torch.testing.assert_close(scores['3'], vector(1.5, 0.5))
+
+
+def test_an_empty_filter_scores_0_and_an_unknown_one_highest(chain):
+    model, groups = chain
+    with torch.no_grad():
+        model[3].weight.zero_()
+        model[1].weight[1] = float('nan')
+    assert rank_channels(model, groups, criterion='l1', seed=0)['3'].tolist() == [0, 0]
+    scores = dict(a=vector(1, float('nan'), 3))
+    assert keep_masks_of(scores, removed=2) == dict(a=[False, True, False])
+
+
+def keep_masks_of(scores, removed):
+    from mmpsbn.pruning.ranking import _global_ranks
+
+    return {name: (rank > removed).tolist() for name, rank in _global_ranks(scores).items()}
+
+
+def test_ties_go_from_the_later_group_and_the_higher_index_first():
+    scores = dict(a=vector(1, 1), b=vector(1, 0))
+    assert keep_masks_of(scores, removed=1) == dict(a=[True, True], b=[True, False])
+    assert keep_masks_of(scores, removed=2) == dict(a=[True, True], b=[False, False])
+    assert keep_masks_of(scores, removed=3) == dict(a=[True, False], b=[False, False])
+
+
+@pytest.mark.parametrize('criterion', ['bn_scale', 'l1'])
+def test_a_residual_channel_counts_as_much_as_its_strongest_writer(criterion):
+    model, batch = build('residual')
+    groups = trace(model, batch).groups
+    stream = next(n for n, g in groups.items() if 'stem' in [m.layer for m in g.writers])
+    before = rank_channels(model, groups, criterion=criterion, seed=0)[stream]
+    writer = model.blocks[1].bn2 if criterion == 'bn_scale' else model.blocks[1].conv2
+    with torch.no_grad():
+        writer.weight[3] = 100.0
+    after = rank_channels(model, groups, criterion=criterion, seed=0)[stream]
+    assert after.argmax() == 3 and after[3] > before.max()
+
+
+def test_random_is_the_seeds_alone(chain):
+    first, again, other = (
+        rank_channels(*chain, criterion='random', seed=seed)['0'] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_uniform_has_the_same_fraction_of_each_group_below_any_threshold():
+    model, batch = build('fpn')
+    groups = trace(model, batch).groups
+    for threshold in (0.2, 0.5, 0.8):
+        for score in uniform_scores(model, groups).values():
+            assert abs(float((score <= threshold).double().mean()) - threshold) <= 1 / len(score)
+
+
+def test_uniform_takes_the_smallest_filters_first(chain):
+    score = rank_channels(*chain, criterion='uniform', seed=0)['0']
+    assert score.argsort(descending=True).tolist()[:2] == [2, 1] and score[3] < score[0]
+
+
+def test_a_transposed_convolution_has_its_filters_in_another_dimension():
+    model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(vector(1, 2, 3, 0).view(1, 4, 1, 1).expand(3, 4, 2, 2))
+    groups = trace(model, torch.randn(1, 3, 4, 4, dtype=torch.float64)).groups
+    scores = rank_channels(model, groups, criterion='l1', seed=0)['0']
+    torch.testing.assert_close(scores, vector(1, 2, 3, 0) / 1.5)
+
+
+def budget_case(name='fpn', criterion='l1'):
+    model, batch = build(name)
+    groups = trace(model, batch).groups
+    positions = count_positions(model, batch[:1], forward)
+    scores = rank_channels(model, groups, criterion=criterion, seed=0)
+    return model, batch, groups, positions, scores
+
+
+def macs_after(model, groups, positions, masks):
+    pruned = copy.deepcopy(model)
+    apply_plan(pruned, plan_from_keep_masks(model, groups, masks))
+    return model_cost(pruned, positions).macs
+
+
+@pytest.mark.parametrize('criterion', RANKING_CRITERIA)
+@pytest.mark.parametrize('target', [0.2, 0.5, 0.83])
+def test_the_budget_comes_as_near_as_any_number_of_channels(criterion, target):
+    model, _, groups, positions, scores = budget_case(criterion=criterion)
+    dense = model_cost(model, positions).macs
+    before = snapshot(model)
+    masks = keep_masks_for_budget(
+        model,
+        groups,
+        scores,
+        positions,
+        target_flops=target,
+        dense_macs=dense,
+        min_channels=1,
+        round_to=1,
+    )
+    assert_same(snapshot(model), before)
+    order = torch.cat(list(scores.values())).sort(descending=True, stable=True).values
+    reachable = []
+    for threshold in [*order.unique().tolist(), -1.0]:
+        keep = {name: score > threshold for name, score in scores.items()}
+        for mask, score in zip(keep.values(), scores.values()):
+            mask[score.argmax()] = True
+        reachable.append(macs_after(model, groups, positions, keep) / dense)
+    ours = macs_after(model, groups, positions, masks) / dense
+    assert abs(ours - target) <= min(abs(macs - target) for macs in reachable) + 1e-12
+
+
+def test_widths_are_multiples_and_never_below_the_minimum():
+    model, _, groups, positions, scores = budget_case()
+    masks = keep_masks_for_budget(
+        model,
+        groups,
+        scores,
+        positions,
+        target_flops=0.45,
+        dense_macs=model_cost(model, positions).macs,
+        min_channels=3,
+        round_to=2,
+    )
+    for name, mask in masks.items():
+        kept = int(mask.sum())
+        assert kept >= 3 and (kept % 2 == 0 or kept == groups[name].channels)
+
+
+@pytest.mark.parametrize(
+    'target, message',
+    [
+        (1.2, r'target_flops must be in \(0, 1\), got 1.2'),
+        (
+            0.01,
+            r'1.00% of the dense MACs cannot be reached: 80.00% are left now, and \d+.\d+% with',
+        ),
+        (0.9, '90.00% of the dense MACs cannot be reached: 80.00% are left now'),
+    ],
+)
+def test_a_budget_out_of_reach_says_what_is_in_reach(target, message):
+    model, _, groups, positions, scores = budget_case()
+    with pytest.raises(ValueError, match=message):
+        keep_masks_for_budget(
+            model,
+            groups,
+            scores,
+            positions,
+            target_flops=target,
+            dense_macs=round(model_cost(model, positions).macs / 0.8),
+            min_channels=2,
+            round_to=1,
+        )
+
+
+def test_unknown_criteria_and_models_without_norms_are_refused(chain):
+    with pytest.raises(ValueError, match="one of .*'uniform'.*got 'l3'"):
+        rank_channels(*chain, criterion='l3', seed=0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
+    groups = trace(model, torch.randn(1, 3, 2, 2, dtype=torch.float64)).groups
+    with pytest.raises(ValueError, match='Sequential has one; rank by l1'):
+        rank_channels(model, groups, criterion='bn_scale', seed=0)
+
+
+@every_net
+def test_live_channels_are_removed_as_if_masked_where_they_are_read(name):
+    model, batch, groups, positions, scores = budget_case(name)
+    dense = model_cost(model, positions).macs
+    settings = dict(target_flops=0.5, dense_macs=dense, min_channels=1, round_to=1)
+    masks = keep_masks_for_budget(model, groups, scores, positions, **settings)
+    masked = masked_copy(model, groups, masks).eval()
+    expected = masked_outputs(model, groups, masks, batch, forward)
+    for ours, theirs in zip(expected, flat(masked(batch))):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    removal = prune_channels(
+        model,
+        groups,
+        masks,
+        batch=batch,
+        forward_fn=forward,
+        tolerance=1e-11,
+        outputs_before=expected,
+    )
+    assert sum(removal.channels_removed.values()) > 3
+    assert model_cost(model, positions).macs < 0.6 * dense
+
+
+def test_a_removal_that_is_not_the_masking_is_undone():
+    model, batch, groups, positions, scores = budget_case('residual')
+    settings = dict(target_flops=0.5, min_channels=1, round_to=1)
+    dense = model_cost(model, positions).macs
+    masks = keep_masks_for_budget(model, groups, scores, positions, dense_macs=dense, **settings)
+    expected = masked_outputs(model, groups, masks, batch, forward)
+    other = {name: mask.flip(0) for name, mask in masks.items()}
+    before = snapshot(model)
+    with pytest.raises(VerificationError):
+        prune_channels(
+            model,
+            groups,
+            other,
+            batch=batch,
+            forward_fn=forward,
+            tolerance=1e-9,
+            outputs_before=expected,
+        )
+    assert_same(snapshot(model), before)

@@ -1,0 +1,97 @@
+"""A RetinaNet of a few thousand parameters on a few digits, and the tools run on it."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+import mmpsbn  # noqa: F401
+from mmpsbn.datasets import write_digits_dataset
+from mmpsbn.engine.model_files import save_weights
+from mmpsbn.engine.models import forward_tensors, trace_at_any_size
+from mmpsbn.pruning import PrunePlan, apply_plan, plan_from_keep_masks
+from mmpsbn.pruning.verification import probe_outputs
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+_base_ = {base!r}
+model = dict(
+    backbone=dict(base_channels=8),
+    neck=dict(in_channels=[16, 32], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16),
+    test_cfg=dict(score_thr=0.0, max_per_img=20),
+)
+train_dataloader = dict(batch_size=4, dataset=dict(data_root={data!r}))
+val_dataloader = dict(dataset=dict(data_root={data!r}))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file={data!r} + 'annotations/val.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1, val_interval=2)
+custom_hooks = [dict(type='SparsityHook')]
+"""
+
+
+def write_small_detector(folder):
+    """Write data, ``small.py`` and ``dense.pth`` into a folder; weights are random, and so
+    are the statistics of its norms, so that nothing is 0 or 1 by chance."""
+    data = f'{folder}/digits/'
+    write_digits_dataset(data, num_train=8, num_val=4, image_size=(160, 128), seed=0)
+    base = str(ROOT / 'configs/quickstart/retinanet_r18_psbn_demp_digits.py')
+    (folder / 'small.py').write_text(CONFIG.format(base=base, data=data))
+    cfg = Config.fromfile(str(folder / 'small.py'))
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name.endswith(('running_mean', 'bias')):
+                tensor.normal_(std=0.1)
+            elif name.endswith('running_var') or tensor.dim() == 1 and tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
+    save_weights(
+        model,
+        str(folder / 'dense.pth'),
+        dataset_meta=dict(classes=tuple('0123456789'), palette=[(0, 0, 255)] * 10),
+    )
+    return cfg
+
+
+def run_tool(name, *arguments):
+    """Run ``tools/<name>.py`` in this process."""
+    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / f'tools/{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    before = sys.argv
+    sys.argv = [f'{name}.py', *map(str, arguments)]
+    try:
+        spec.loader.exec_module(module)
+        module.main()
+    finally:
+        sys.argv = before
+
+
+def outputs(model, images):
+    """Raw outputs as one vector."""
+    return torch.cat([x.flatten() for x in probe_outputs(model, images, forward_tensors)])
+
+
+def assert_near(ours, theirs, tolerance=1e-5):
+    """Equal to rounding, relative to the largest value."""
+    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+def images(count=2, height=128, width=160):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, height, width, generator=generator)
+
+
+def prune_some(model, images) -> PrunePlan:
+    """Remove every third channel; returns the plan that did."""
+    groups = trace_at_any_size(model, images)[0].groups
+    masks = {name: torch.arange(group.channels) % 3 > 0 for name, group in groups.items()}
+    plan = plan_from_keep_masks(model, groups, masks)
+    apply_plan(model, plan)
+    return plan

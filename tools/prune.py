@@ -1,0 +1,103 @@
+"""Prune a trained checkpoint in one shot. The result is a checkpoint for the same config."""
+
+import argparse
+
+from mmengine.config import DictAction
+from mmengine.device import get_device
+
+import mmpsbn  # noqa: F401  (registers layers and hooks before the config is read)
+from mmpsbn.engine import launch
+from mmpsbn.engine.one_shot import LOSSLESS_CRITERIA, prune_checkpoint
+from mmpsbn.pruning import RANKING_CRITERIA
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('checkpoint', help='path or URL of the checkpoint, pruned or not')
+    parser.add_argument(
+        '--criterion',
+        required=True,
+        choices=LOSSLESS_CRITERIA + RANKING_CRITERIA,
+        help='dead and collapsed remove what does nothing, the others the least important',
+    )
+    parser.add_argument(
+        '--target-flops',
+        type=float,
+        metavar='F',
+        help="fraction of the dense model's MACs to be left, for all but dead and collapsed",
+    )
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the checkpoint')
+    parser.add_argument(
+        '--recalibrate',
+        type=int,
+        default=0,
+        metavar='N',
+        help='estimate the BatchNorm statistics anew on N batches of training data',
+    )
+    parser.add_argument(
+        '--num-samples',
+        type=int,
+        default=512,
+        metavar='N',
+        help='training images on which a dead channel must be silent',
+    )
+    parser.add_argument('--round-to', type=int, default=8, help='widths are multiples of this')
+    parser.add_argument('--seed', type=int, default=0, help="of the data's order and of random")
+    parser.add_argument('--device', default=get_device())
+    parser.add_argument('--force', action='store_true', help='overwrite an existing checkpoint')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, for example train_dataloader.batch_size=4',
+    )
+    args = parser.parse_args()
+    for name, least in (('recalibrate', 0), ('num_samples', 1), ('round_to', 1)):
+        if getattr(args, name) < least:
+            option = '--' + name.replace('_', '-')
+            parser.error(f'{option} must be >= {least}, got {getattr(args, name)}')
+    return args
+
+
+def main():
+    args = parse_args()
+    try:
+        cfg = launch.load_config(
+            args.config, cfg_options=args.cfg_options, work_dir=None, launcher='none'
+        )
+        launch.test_from(cfg, args.checkpoint)
+        launch.check_data_paths(cfg, splits=('train',))
+        result = prune_checkpoint(
+            cfg,
+            args.checkpoint,
+            out_dir=args.out,
+            criterion=args.criterion,
+            target_flops=args.target_flops,
+            recalibrate=args.recalibrate,
+            num_samples=args.num_samples,
+            round_to=args.round_to,
+            seed=args.seed,
+            device=args.device,
+            force=args.force,
+        )
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
+        launch.exit_with(error)
+    for layer, reason in result.skipped.items():
+        print(f'left whole: {layer} ({reason})')
+    print(result.table())
+    print(
+        f'{result.macs[1] / result.dense_macs:.1%} of the dense MACs are left; the outputs are '
+        f'those with the removed channels masked, within {result.relative_error:.1e}.\n'
+        f'Wrote {result.checkpoint}. Next:\n'
+        f'  python tools/test.py {args.config} {result.checkpoint}\n'
+        f'  python tools/train.py {args.config} --cfg-options load_from={result.checkpoint}\n'
+        f'  python tools/export.py {args.config} {result.checkpoint} --out {args.out}'
+    )
+
+
+if __name__ == '__main__':
+    main()
