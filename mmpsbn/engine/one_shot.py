@@ -33,6 +33,8 @@ from .pruned_structure import META_KEY
 LOSSLESS_CRITERIA = ('dead', 'collapsed')
 # Largest relative change of float32 outputs that passes for another order of summation.
 _TOLERANCE = 1e-5
+# How far from its target a budget may end, as a fraction of it.
+_BUDGET_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -145,16 +147,17 @@ def prune_checkpoint(
             round_to=round_to,
         )
     else:
-        keep_masks = keep_masks_for_budget(
+        keep_masks, macs = keep_masks_for_budget(
             model,
             graph.groups,
             rank_channels(model, graph.groups, criterion=criterion, seed=seed),
             positions,
-            target_flops=target_flops,
-            dense_macs=dense_macs,
+            measure='macs',
+            target=target_flops * dense_macs,
             min_channels=1,
             round_to=round_to,
         )
+        _check_reached(target_flops, macs / dense_macs, before.macs / dense_macs, round_to)
         removal = prune_channels(
             model,
             graph.groups,
@@ -195,6 +198,15 @@ def _check_settings(criterion: str, target_flops: float | None) -> None:
         raise ValueError(
             f'criterion {criterion!r} removes what does nothing, however much that is; '
             f'--target-flops goes with {", ".join(RANKING_CRITERIA)}'
+        )
+
+
+def _check_reached(target: float, reached: float, now: float, round_to: int) -> None:
+    if abs(reached / target - 1) > _BUDGET_TOLERANCE:
+        raise ValueError(
+            f'{target:.2%} of the dense MACs cannot be reached: {now:.2%} are left now, and the '
+            f'nearest is {reached:.2%} (widths in multiples of {round_to}, at least one channel a '
+            'layer); ask for that, or for a smaller round_to'
         )
 
 
