@@ -86,9 +86,11 @@ def toy_runner(
     optim_wrapper=None,
     checkpoint=None,
     dtype=torch.float32,
+    iters=None,
     **kwargs,
 ):
-    """A runner over ToyNet, or ``model``: 4 iterations an epoch, checkpoint each epoch."""
+    """A runner over ToyNet, or ``model``: 4 iterations an epoch, checkpoint each epoch. With
+    ``iters`` instead of epochs, a checkpoint every 5 iterations."""
     torch.manual_seed(0)
     return Runner(
         model=model or dict(type='ToyNet', norm_cfg=dict(type=norm), dtype=dtype),
@@ -98,15 +100,22 @@ def toy_runner(
             num_workers=0,
             dataset=ToyData(dtype=dtype),
             collate_fn=dict(type='default_collate'),
-            sampler=dict(type='DefaultSampler', shuffle=True),
+            sampler=dict(type='InfiniteSampler' if iters else 'DefaultSampler', shuffle=True),
         ),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        train_cfg=dict(by_epoch=False, max_iters=iters)
+        if iters
+        else dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=optim_wrapper
         or dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)),
         custom_hooks=list(hooks),
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
-            checkpoint=dict(type='CheckpointHook', interval=1, **checkpoint or {}),
+            checkpoint=dict(
+                type='CheckpointHook',
+                interval=5 if iters else 1,
+                by_epoch=not iters,
+                **checkpoint or {},
+            ),
         ),
         randomness=dict(seed=0),
         log_level='WARNING',

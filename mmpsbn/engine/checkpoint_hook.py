@@ -2,9 +2,11 @@
 
 import os
 
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio.backends import backends
 from mmengine.hooks import CheckpointHook
+from mmengine.runner import set_random_seed
 
 from .pruned_structure import META_KEY
 
@@ -44,12 +46,31 @@ class _RemoveLaterBackend(AtomicLocalBackend):
             super().remove(filepath)
 
 
-class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook, except that a checkpoint is written beside its place
-    and renamed, and an outdated one is removed after the new one is there.
+class _PointerInLogDir:
+    """A runner for MMEngine's CheckpointHook, which empties the pointer to the last checkpoint
+    and then writes it: in the run's log folder, where nobody reads it in between."""
 
-    MMEngine removes first and writes in place, so a process killed at that moment can
-    leave none. Only local files are treated so; other backends keep their own ways.
+    def __init__(self, runner):
+        self._runner = runner
+        self.work_dir = runner.log_dir
+
+    def __getattr__(self, name):
+        return getattr(self._runner, name)
+
+
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's CheckpointHook, except that a process killed at any moment leaves a run that
+    resumes as if it had not been.
+
+    A checkpoint, and the pointer to the last one, are written beside their place and
+    renamed; an outdated checkpoint is removed after the new one is there. MMEngine removes
+    first and writes in place. Only local files are treated so; other backends keep their
+    own ways.
+
+    The random state (dropout, augmentation) is set from the seed and the iteration at every
+    point a run can resume from: where an epoch begins, or behind each checkpoint with
+    ``by_epoch=False``. There, a batch loaded in the main process (``num_workers=0``) is
+    augmented before that.
     """
 
     def before_train(self, runner) -> None:
@@ -59,6 +80,14 @@ class SafeCheckpointHook(CheckpointHook):
                 register_backend(_ATOMIC, AtomicLocalBackend)
             self.backend_args = dict(backend=_ATOMIC)
             self.file_backend = _RemoveLaterBackend()
+
+    def before_train_epoch(self, runner) -> None:
+        if self.by_epoch:
+            _seed_from_iteration(runner)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        if not self.by_epoch and self.interval > 0 and runner.iter % self.interval == 0:
+            _seed_from_iteration(runner)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         # Here, for this hook is in every run: MMEngine would load what fits and go on.
@@ -75,17 +104,10 @@ class SafeCheckpointHook(CheckpointHook):
             )
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
-        pointer = os.path.join(runner.work_dir, 'last_checkpoint')
-        before = None
-        if os.path.exists(pointer):
-            with open(pointer, 'rb') as file:
-                before = file.read()
-        try:
-            super()._save_checkpoint_with_step(runner, step, meta)
-        except BaseException:
-            if before is not None:  # MMEngine writes it in place
-                AtomicLocalBackend().put(before, pointer)
-            raise
+        super()._save_checkpoint_with_step(_PointerInLogDir(runner), step, meta)
+        if is_main_process():
+            name = 'last_checkpoint'
+            os.replace(os.path.join(runner.log_dir, name), os.path.join(runner.work_dir, name))
         self._remove_pending()
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
@@ -95,3 +117,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _remove_pending(self) -> None:
         if isinstance(self.file_backend, _RemoveLaterBackend):
             self.file_backend.remove_pending()
+
+
+def _seed_from_iteration(runner) -> None:
+    """As a function of the iteration alone, and differently on each rank where the seed is."""
+    set_random_seed((runner.seed + runner.iter * runner.world_size) % 2**32)

@@ -17,7 +17,9 @@ def register_mmcv_rules() -> None:
 def _deformable_convolution(trace: ChannelTrace, module: nn.Module, args: tuple, output) -> None:
     if module.deform_groups > 1:  # which channels share offsets goes by their number
         trace.pin(args[0], f'{module.deform_groups} groups of offsets')
-    trace.convolve(args[0], module.weight, getattr(module, 'bias', None), output, groups=module.groups)
+    trace.convolve(
+        args[0], module.weight, getattr(module, 'bias', None), output, groups=module.groups
+    )
 
 
 def _each_channel(trace: ChannelTrace, module: nn.Module, args: tuple, output) -> None:

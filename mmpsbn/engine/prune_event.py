@@ -14,7 +14,7 @@ from ..pruning import (
     PrunePlan,
     Removal,
     VerificationError,
-    keep_speaking,
+    keep_mask_of,
     prune_channels,
 )
 from .models import forward_tensors
@@ -55,9 +55,10 @@ def select_keep_masks(
                 f'{name}: NaN or inf in the activations of {unknown} channels; they count as alive'
             )
     return {
-        name: keep_speaking(
+        name: keep_mask_of(
             windows[0].groups[name],
             score,
+            score <= 0,
             min_channels=settings.min_channels,
             round_to=settings.round_to,
         )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 
@@ -14,18 +13,17 @@ def collapsed_mask(gamma: Tensor, *, threshold: float) -> Tensor:
     return gamma.abs() < threshold
 
 
-def channel_max_abs(x: Tensor, *, channel_dim: int) -> Tensor:
-    """max |x| over everything but the channels, shape (C,); NaN propagates, and of
-    nothing (an empty batch) the maximum is 0."""
+def channel_range(x: Tensor, *, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """min and max of x over everything but the channels, shapes (C,); NaN propagates, and
+    of nothing (an empty batch) both are 0."""
     x = x.detach()
     dims = [d for d in range(x.dim()) if d != channel_dim % x.dim()]
     if not dims:  # amin([]) would reduce over all dimensions
-        return x.abs()
+        return x, x
     if not x.numel():
-        return x.new_zeros(x.size(channel_dim))
-    # max(|min|, |max|) reads x once and allocates nothing of its size
-    low, high = x.amin(dims), x.amax(dims)
-    return torch.maximum(low.abs(), high.abs())
+        nothing = x.new_zeros(x.size(channel_dim))
+        return nothing, nothing
+    return x.amin(dims), x.amax(dims)
 
 
 def flops_sparsity(layers: Iterable[tuple[int, float, float]]) -> float:

@@ -1,8 +1,10 @@
 """Floor 2: structured pruning of any torch module; knows nothing of MMEngine."""
 
-from .activation import ActivationWindow, keep_speaking
+from .activation import ActivationWindow
 from .api import PruneResult, prune_dead_channels
 from .cost import Cost, count_positions, model_cost
+from .criteria import collapsed_channels, foldable_channels, keep_mask_of
+from .folding import fold_constants
 from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
 from .prune import Removal, prune_channels
@@ -23,11 +25,14 @@ __all__ = [
     'SparsityReport',
     'VerificationError',
     'apply_plan',
+    'collapsed_channels',
     'compose_plans',
     'count_positions',
+    'fold_constants',
+    'foldable_channels',
     'is_applied',
+    'keep_mask_of',
     'keep_masks_for_budget',
-    'keep_speaking',
     'masked_outputs',
     'measure_sparsity',
     'model_cost',

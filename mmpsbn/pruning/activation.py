@@ -5,23 +5,26 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..functional.selection import select_keep_mask
-from ..functional.statistics import channel_max_abs
+from ..functional.statistics import channel_range
 from .graph import ChannelGroup
 
 
 class ActivationWindow:
-    """Running max |input| per channel of the layers that read a group's channels.
+    """Running min and max per channel of what the layers that read a group's channels see.
 
     A channel is dead if every reader only ever saw 0 of it: then it can go without
     changing anything, whatever lies between writer and readers (ReLU, an addition,
-    pooling). Reads the forward passes that happen anyway; the values stay on the
-    device until asked for.
+    pooling). It is constant if every reader only ever saw one value. Reads the forward
+    passes that happen anyway; the values stay on the device until asked for.
 
     Args:
         model: holds the readers; pruning it ends the window.
         groups: the channel groups to watch.
         in_training_only: leave out passes in eval mode (a validation, say).
+
+    Attributes:
+        ranges: reader -> (min, max) of its input at each position, shapes (P,), float32 or
+            the input's dtype where that is wider.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class ActivationWindow:
         self.groups = groups
         self._model = model
         self._in_training_only = in_training_only
-        self.max_abs: dict[str, Tensor] = {}
+        self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
         readers = {m.layer for group in groups.values() for m in group.readers}
         self._handles = [
             model.get_submodule(name).register_forward_pre_hook(self._watch(name))
@@ -49,67 +52,72 @@ class ActivationWindow:
                 return
             # a convolution's weight has two dimensions of channels, its input one
             channel_dim = -max(module.weight.dim() - 1, 1)
-            seen = channel_max_abs(args[0], channel_dim=channel_dim).float()
-            before = self.max_abs.get(name)
-            self.max_abs[name] = seen if before is None else torch.maximum(before, seen)
+            low, high = channel_range(args[0], channel_dim=channel_dim)
+            if low.dtype in (torch.float16, torch.bfloat16):
+                low, high = low.float(), high.float()
+            if name in self.ranges:
+                before = self.ranges[name]
+                low, high = torch.minimum(before[0], low), torch.maximum(before[1], high)
+            self.ranges[name] = low, high
 
         return update
 
     def scores(self) -> dict[str, Tensor]:
-        """max |activation| of each channel of each group, shape (channels,), float32.
+        """max |activation| of each channel of each group, shape (channels,).
 
         NaN where a reader saw NaN.
 
         Raises:
             RuntimeError: a reader never ran; names it.
         """
-        return {name: self._score(group) for name, group in self.groups.items()}
+        return self._over_readers(lambda low, high: torch.maximum(low.abs(), high.abs()))
 
-    def _score(self, group: ChannelGroup) -> Tensor:
-        score = None
+    def spreads(self) -> dict[str, Tensor]:
+        """The largest (max - min) / max |activation| over the readers of each channel of each
+        group, shape (channels,): 0 where it is constant, dead included; at most 2."""
+
+        def spread(low: Tensor, high: Tensor) -> Tensor:
+            scale = torch.maximum(low.abs(), high.abs())
+            return torch.where(scale > 0, (high - low) / scale, scale)
+
+        return self._over_readers(spread)
+
+    def values(self) -> dict[str, Tensor]:
+        """The middle of the range at each position of each reader, shape (P,)."""
+        return {name: (low + high) / 2 for name, (low, high) in self.ranges.items()}
+
+    def _over_readers(self, measure) -> dict[str, Tensor]:
+        return {name: self._largest(group, measure) for name, group in self.groups.items()}
+
+    def _largest(self, group: ChannelGroup, measure) -> Tensor:
+        largest = None
         for member in group.readers:
-            if member.layer not in self.max_abs:
+            if member.layer not in self.ranges:
                 raise RuntimeError(
                     f'{member.layer}, which reads {group.name}, was not '
                     'reached by any forward pass of the window'
                 )
-            seen = self.max_abs[member.layer]
+            seen = measure(*self.ranges[member.layer])
             index = torch.tensor(member.index, device=seen.device)
             channel = torch.tensor(member.channel, device=seen.device)
-            if score is None:
-                score = seen.new_zeros(group.channels)
-            score = score.scatter_reduce(0, channel, seen[index], 'amax')
-        return score
+            if largest is None:
+                largest = seen.new_zeros(group.channels)
+            largest = largest.scatter_reduce(0, channel, seen[index], 'amax')
+        return largest
 
     def state(self) -> dict[str, list]:
-        """The running max by reader, plain types."""
-        return {name: seen.tolist() for name, seen in self.max_abs.items()}
+        """The ranges by reader, plain types."""
+        return {name: [x.tolist() for x in pair] for name, pair in self.ranges.items()}
 
     def restore(self, state: Mapping[str, list], device: torch.device) -> None:
         """Go on from what :meth:`state` gave."""
-        self.max_abs = {name: torch.tensor(seen, device=device) for name, seen in state.items()}
+        self.ranges = {
+            name: tuple(torch.tensor(x, dtype=torch.float64, device=device) for x in pair)
+            for name, pair in state.items()
+        }
 
     def close(self) -> None:
         """Stop watching."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
-
-
-def keep_speaking(
-    group: ChannelGroup, scores: Tensor, *, min_channels: int, round_to: int
-) -> Tensor:
-    """The keep mask that removes a group's dead channels, shape (channels,), bool, CPU.
-
-    Args:
-        scores: max |activation| of each channel, shape (channels,), from a window.
-        min_channels, round_to: every layer that writes the group keeps that many channels
-            and a multiple of that, where it has enough.
-    """
-    return select_keep_mask(
-        scores.cpu(),
-        threshold=0.0,
-        min_channels=min_channels,
-        round_to=round_to,
-        widths=[(torch.tensor(m.channel), m.size) for m in group.writers],
-    )

@@ -10,11 +10,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
-from .activation import ActivationWindow, keep_speaking
+from .activation import ActivationWindow
 from .cost import count_positions, model_cost
-from .forward import ForwardFn, call_with, evaluating
-from .graph import ChannelGroup, trace_channel_graph
+from .criteria import CRITERIA, collapsed_channels, foldable_channels, keep_mask_of
+from .forward import ForwardFn, call_with, observing, tensors_in
+from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
 from .prune import Removal, prune_channels
+from .verification import probe_outputs
+
+# (max - min) / max |activation| up to which a channel counts as constant: interpolation of a
+# constant in float32
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,9 @@ def prune_dead_channels(
     forward_fn: ForwardFn | None = None,
     tolerance: float = 1e-5,
     *,
+    eps: float = 0.0,
+    gamma_threshold: float = 1e-3,
+    fold_padding: bool = False,
     round_to: int = 1,
     min_channels: int = 1,
 ) -> PruneResult:
@@ -51,12 +60,18 @@ def prune_dead_channels(
         model: any module, not wrapped in DDP.
         batches: example inputs on the model's device; the first one is also the probe on
             which outputs are compared.
-        criterion: ``'dead'`` (0 on all batches wherever it is read), or keep masks: layer
-            name -> bool, shape (C,), True = keep.
+        criterion: ``'dead'``: 0 on all batches wherever it is read. ``'collapsed'``: these,
+            and channels that are constant or whose |gamma| is below ``gamma_threshold`` in
+            every norm; their constant goes into the bias of what reads them. Or keep masks:
+            conv or linear layer -> bool, shape (C_out,), True = keep.
         optimizers: those that hold the model's parameters.
         forward_fn: ``forward_fn(model, batch)`` returns tensors in any nesting; by
             default ``model(batch)``, a tuple being arguments and a dict keyword arguments.
         tolerance: largest relative error of the outputs that passes for rounding.
+        eps: |a| up to which a channel counts as 0, for activations without an exact zero.
+        gamma_threshold: > 0, for ``'collapsed'``. The smaller gamma, the smaller the error.
+        fold_padding: fold constants also into layers that pad with zeros, where it is exact
+            only away from the border; raise ``tolerance`` with it.
         round_to: widths stay multiples of this where enough dead channels are left to do so.
         min_channels: a group is never left with fewer.
 
@@ -66,24 +81,43 @@ def prune_dead_channels(
     """
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         raise TypeError(f'{type(model).__name__} holds the old shapes; pass model.module')
+    if isinstance(criterion, str) and criterion not in CRITERIA:
+        raise ValueError(f'criterion must be one of {CRITERIA} or keep masks, got {criterion!r}')
     forward_fn = forward_fn or call_with
     batches = iter(batches)
     try:
         probe = next(batches)
     except StopIteration:
         raise ValueError('batches is empty; give at least one example input') from None
+    _check_device(model, probe)
     graph = trace_channel_graph(model, probe, forward_fn)
+    outputs = probe_outputs(model, probe, forward_fn)
     positions = count_positions(model, probe, forward_fn)
-    if criterion == 'dead':
-        scores = _max_abs(model, graph.groups, itertools.chain([probe], batches), forward_fn)
-        keep_masks = {
-            name: keep_speaking(
-                graph.groups[name], score, min_channels=min_channels, round_to=round_to
+    constants = None
+    if isinstance(criterion, str):
+        batches = itertools.chain([probe], batches)
+        window = _watch(model, graph.groups, batches, forward_fn)
+        scores, spreads = window.scores(), window.spreads()
+        keep_masks = {}
+        for name, group in graph.groups.items():
+            removable = (scores[name] <= eps).cpu()
+            if criterion == 'collapsed':
+                constant = (spreads[name] <= _ROUNDING).cpu()
+                constant |= collapsed_channels(model, group, threshold=gamma_threshold)
+                removable |= constant & foldable_channels(
+                    model, group, graph.norm_of, fold_padding=fold_padding
+                )
+            keep_masks[name] = keep_mask_of(
+                group,
+                scores[name].cpu(),
+                removable,
+                min_channels=min_channels,
+                round_to=round_to,
             )
-            for name, score in scores.items()
-        }
+        if criterion == 'collapsed':
+            constants = window.values()
     else:
-        keep_masks = criterion
+        keep_masks = group_masks(graph, criterion)
     before = model_cost(model, positions)
     removal = prune_channels(
         model,
@@ -93,6 +127,9 @@ def prune_dead_channels(
         forward_fn=forward_fn,
         optimizers=optimizers,
         tolerance=tolerance,
+        constants=constants,
+        norm_of=graph.norm_of,
+        outputs_before=outputs,
     )
     after = model_cost(model, positions)
     return PruneResult(
@@ -105,15 +142,72 @@ def prune_dead_channels(
     )
 
 
-def _max_abs(
+def _check_device(model: nn.Module, batch: Any) -> None:
+    devices = {tensor.device for tensor in model.parameters()}
+    for tensor in tensors_in(batch):
+        if devices and tensor.device not in devices:
+            raise ValueError(
+                f'a batch is on {tensor.device} and {type(model).__name__} on '
+                f'{", ".join(map(str, devices))}; move the batch to the model'
+            )
+
+
+def _watch(
     model: nn.Module, groups: Mapping[str, ChannelGroup], batches, forward_fn: ForwardFn
-) -> dict[str, Tensor]:
-    """max |activation| of each channel of each group over the batches, in eval mode."""
+) -> ActivationWindow:
+    """What the readers see over the batches, in eval mode."""
     window = ActivationWindow(model, groups, in_training_only=False)
     try:
-        with torch.no_grad(), evaluating(model):
+        with observing(model):
             for batch in batches:
                 forward_fn(model, batch)
-        return window.scores()
     finally:
         window.close()
+    return window
+
+
+def group_masks(graph: ChannelGraph, layer_masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keep masks of groups from keep masks of layers.
+
+    A channel that several layers write goes only if every mask given for one of them says so.
+
+    Args:
+        layer_masks: conv or linear layer -> bool, shape (C_out,), True = keep.
+
+    Raises:
+        ValueError: a mask of the wrong length, type or layer, one that is all False, or
+            one that removes what cannot be removed alone; names the layer.
+    """
+    writers = {m.layer: (g, m) for g in graph.groups.values() for m in g.writers}
+    masks: dict[str, Tensor] = {}
+    for layer, keep in layer_masks.items():
+        if layer not in writers:
+            known = graph.skipped.get(layer)
+            raise ValueError(
+                f'keep mask of {layer}: '
+                + (known or f'no such layer; prunable are {list(writers)}')
+            )
+        group, member = writers[layer]
+        if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != (member.size,):
+            raise ValueError(
+                f'keep mask of {layer}: must be a bool tensor of shape ({member.size},), True = '
+                f'keep, got {getattr(keep, "dtype", type(keep).__name__)} of shape '
+                f'{tuple(getattr(keep, "shape", ()))}'
+            )
+        if not keep.any():
+            raise ValueError(f'keep mask of {layer}: all False; a layer needs one channel')
+        removed = set((~keep).nonzero().flatten().tolist())
+        by_channel: dict[int, set[int]] = {}
+        for position, channel in zip(member.index, member.channel):
+            by_channel.setdefault(channel, set()).add(position)
+        gone = {channel for channel, at in by_channel.items() if at <= removed}
+        alone = removed - {p for channel in gone for p in by_channel[channel]}
+        if alone:
+            raise ValueError(
+                f'keep mask of {layer}: channels {sorted(alone)} cannot be removed '
+                f'({graph.skipped.get(layer, "only together with others of their group")})'
+            )
+        mask = torch.ones(group.channels, dtype=torch.bool)
+        mask[sorted(gone)] = False
+        masks[group.name] = masks.get(group.name, torch.zeros_like(mask)) | mask
+    return masks

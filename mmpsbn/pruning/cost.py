@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from .forward import ForwardFn, evaluating
+from .forward import ForwardFn, observing
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
     ]
     try:
-        with torch.no_grad(), evaluating(model):
+        with observing(model):
             forward_fn(model, batch)
     finally:
         for handle in handles:

@@ -52,3 +52,11 @@ def frozen_rng(model: nn.Module, seed: int = 0) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def observing(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients and random numbers of its own: a forward pass within leaves no
+    trace."""
+    with torch.no_grad(), evaluating(model), frozen_rng(model):
+        yield

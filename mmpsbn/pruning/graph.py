@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from .forward import ForwardFn, evaluating, frozen_rng
+from .forward import ForwardFn, observing
 from .labels import LabelTable
 from .tracing import ChannelTrace
 
@@ -89,7 +89,7 @@ def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> 
     """
     trace = ChannelTrace(model)
     try:
-        with evaluating(model), frozen_rng(model):
+        with observing(model):
             trace.run(lambda: forward_fn(model, batch))
     except Exception as error:
         raise RuntimeError(

@@ -37,7 +37,9 @@ def _rule(*names: str) -> Callable:
 
 @_rule('clone', '_to_copy', 'copy', 'detach', 'alias', 'lift_fresh', 'contiguous', 'fill', 'zero')
 @_rule('zeros_like', 'ones_like', 'full_like', 'empty_like', 'masked_fill', 'threshold')
-@_rule('relu', 'leaky_relu', 'rrelu', '_prelu_kernel', 'elu', 'celu', 'selu', 'gelu', 'silu', 'mish')
+@_rule(
+    'relu', 'leaky_relu', 'rrelu', '_prelu_kernel', 'elu', 'celu', 'selu', 'gelu', 'silu', 'mish'
+)
 @_rule('hardtanh', 'hardsigmoid', 'hardswish', 'softplus', 'softshrink', 'hardshrink', 'addcmul')
 def join_pointwise(trace, op) -> None:
     """Inputs that are broadcast together have the same channels."""

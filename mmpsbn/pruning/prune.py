@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .folding import fold_constants
 from .forward import ForwardFn
 from .graph import ChannelGroup
 from .plan import PrunePlan, plan_from_keep_masks
@@ -40,6 +41,8 @@ def prune_channels(
     forward_fn: ForwardFn,
     optimizers: Iterable[Optimizer] = (),
     tolerance: float,
+    constants: Mapping[str, Tensor] | None = None,
+    norm_of: Mapping[str, tuple[str, ...]] | None = None,
     outputs_before: list[Tensor] | None = None,
     agree: Callable[[float], float] = float,
 ) -> Removal:
@@ -52,6 +55,9 @@ def prune_channels(
         batch: the probe, passed to ``forward_fn(model, batch)``.
         optimizers: those that hold the model's parameters.
         tolerance: largest relative error of the outputs that passes for rounding.
+        constants: reader -> the value to fold at each position of its input (see
+            ``fold_constants``); None where all that goes is 0.
+        norm_of: of the graph; needed with ``constants``.
         outputs_before: what ``probe_outputs`` gives on the batch, if the caller has it.
         agree: makes an error measured here the one all ranks act on (their maximum).
 
@@ -66,8 +72,21 @@ def prune_channels(
         return Removal(plan, {}, 0.0, 0.0)
     before = outputs_before or probe_outputs(model, batch, forward_fn)
 
-    def error_of(trial: PrunePlan, keep: bool) -> tuple[float, float]:
-        restore = apply_plan(model, trial, optimizers)
+    def cut(masks: Mapping[str, Tensor], trial: PrunePlan) -> Callable[[], None]:
+        unfold = None
+        if constants is not None:
+            unfold = fold_constants(model, groups, masks, constants, norm_of)
+        uncut = apply_plan(model, trial, optimizers)
+
+        def restore() -> None:
+            uncut()
+            if unfold is not None:
+                unfold()
+
+        return restore
+
+    def error_of(masks: Mapping[str, Tensor], trial: PrunePlan, keep: bool) -> tuple[float, float]:
+        restore = cut(masks, trial)
         errors = float('inf'), float('inf')
         try:
             errors = output_errors(before, probe_outputs(model, batch, forward_fn))
@@ -79,7 +98,7 @@ def prune_channels(
                 restore()
         return errors
 
-    absolute, relative = error_of(plan, keep=True)
+    absolute, relative = error_of(keep_masks, plan, keep=True)
     if relative > tolerance:
         at_fault = _groups_at_fault(model, groups, keep_masks, error_of, tolerance)
         raise VerificationError(
@@ -97,5 +116,5 @@ def _groups_at_fault(model, groups, keep_masks, error_of, tolerance) -> list[str
     for name, keep_mask in keep_masks.items():
         trial = plan_from_keep_masks(model, groups, {name: keep_mask})
         if trial:
-            _, trials[name] = error_of(trial, keep=False)
+            _, trials[name] = error_of({name: keep_mask}, trial, keep=False)
     return [name for name, error in trials.items() if error > tolerance]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .activation import keep_speaking
+from .criteria import keep_mask_of
 from .forward import ForwardFn
 from .graph import ChannelGroup, Member
 from .plan import plan_from_keep_masks
@@ -159,8 +159,12 @@ def keep_masks_for_budget(
 
     def masks(removed: int) -> dict[str, Tensor]:
         return {
-            name: keep_speaking(
-                groups[name], rank - removed, min_channels=min_channels, round_to=round_to
+            name: keep_mask_of(
+                groups[name],
+                rank,
+                rank <= removed,
+                min_channels=min_channels,
+                round_to=round_to,
             )
             for name, rank in ranks.items()
         }

@@ -141,13 +141,13 @@ class ChannelTrace(TorchDispatchMode):
     # --- running ------------------------------------------------------------------
 
     def run(self, forward: Callable[[], Any]) -> None:
-        """Trace one call without gradients. What it returns is pinned."""
+        """Trace one call, made without gradients. What it returns is pinned."""
         handles = []
         for name, module in self._model.named_modules():
             handles.append(module.register_forward_pre_hook(self._entering(name)))
             handles.append(module.register_forward_hook(self._leaving))
         try:
-            with torch.no_grad(), self._chunks, self:
+            with self._chunks, self:
                 output = forward()
         finally:
             for handle in handles:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .forward import ForwardFn, evaluating, frozen_rng, tensors_in
+from .forward import ForwardFn, observing, tensors_in
 
 
 class VerificationError(RuntimeError):
@@ -25,9 +25,7 @@ def probe_outputs(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[T
     one seed."""
     # TF32 kernels round to 10 bits, and another width picks another kernel
     with (
-        torch.no_grad(),
-        evaluating(model),
-        frozen_rng(model),
+        observing(model),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
     ):
         outputs = list(tensors_in(forward_fn(model, batch)))

@@ -1,11 +1,19 @@
-"""Run a function on several gloo ranks of this machine."""
+"""Other processes for the tests: several gloo ranks of this machine."""
 
+import multiprocessing
 import os
 import socket
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+
+def fork_context():
+    """Where processes start that have imported already what a run needs."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['toy', 'torchvision', 'matplotlib.pyplot'])
+    return context
 
 
 def _main(rank, world_size, port, function, out_dir, args):
@@ -30,7 +38,13 @@ def run_on_ranks(function, world_size, tmp_path, *args):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    mp.spawn(_main, nprocs=world_size, args=(world_size, port, function, str(tmp_path), args))
+    fork_context()
+    mp.start_processes(
+        _main,
+        nprocs=world_size,
+        args=(world_size, port, function, str(tmp_path), args),
+        start_method='forkserver',
+    )
     return [
         torch.load(f'{tmp_path}/rank{rank}.pth', weights_only=False) for rank in range(world_size)
     ]

@@ -2,18 +2,20 @@
 
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import checkpoint_hook
 from mmengine.runner import find_latest_checkpoint
-from toy import toy_runner
+from toy import ToyNet, toy_runner
 
 from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend
 
@@ -122,17 +124,60 @@ def test_sigterm_turned_into_an_exit_leaves_no_part(tmp_path, monkeypatch):
     assert checkpoints(tmp_path) == []
 
 
-def test_the_pointer_to_the_last_checkpoint_survives_a_failing_write(tmp_path, monkeypatch):
+def test_the_pointer_to_the_last_checkpoint_is_replaced_whole(tmp_path, monkeypatch):
     toy_runner(tmp_path, epochs=2).train()
-    save = CheckpointHook._save_checkpoint_with_step
+    pointer = tmp_path / 'last_checkpoint'
 
-    def truncate(self, runner, step, meta):
-        if step == 3:
-            open(tmp_path / 'last_checkpoint', 'w').close()
-            raise OSError(errno.ENOSPC, 'No space left on device')
-        save(self, runner, step, meta)
+    def open_and_fail(path, mode):
+        """MMEngine opens the pointer, which empties it, and the disk is full."""
+        open(path, mode).close()
+        raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr(CheckpointHook, '_save_checkpoint_with_step', truncate)
+    monkeypatch.setattr(checkpoint_hook, 'open', open_and_fail, raising=False)
     with pytest.raises(OSError, match='No space left'):
         toy_runner(tmp_path, resume=True).train()
-    assert find_latest_checkpoint(str(tmp_path)).endswith('epoch_2.pth')
+    assert pointer.read_text().endswith('epoch_2.pth')
+    monkeypatch.undo()
+    runner = toy_runner(tmp_path, resume=True)
+    runner.train()
+    assert pointer.read_text().endswith('epoch_4.pth')
+    assert not os.path.exists(os.path.join(runner.log_dir, 'last_checkpoint'))
+
+
+class RandomNet(ToyNet):
+    """Adds random numbers of all three generators to its inputs in training."""
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        if self.training:
+            inputs = inputs + torch.rand(1) + random.random() + float(np.random.rand())
+        return super().forward(inputs, labels, mode)
+
+
+@pytest.mark.parametrize(
+    'length, checkpoint', [(dict(epochs=4), 'epoch_2'), (dict(iters=16), 'iter_10')]
+)
+def test_a_resumed_run_goes_on_with_the_random_numbers_of_the_first(tmp_path, length, checkpoint):
+    whole = toy_runner(tmp_path / 'whole', model=RandomNet(), **length)
+    whole.train()
+    resumed = toy_runner(
+        tmp_path / 'resumed',
+        model=RandomNet(),
+        resume=True,
+        load_from=str(tmp_path / f'whole/{checkpoint}.pth'),
+        **length,
+    )
+    resumed.train()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_random_numbers_do_not_repeat_from_epoch_to_epoch(tmp_path):
+    drawn = []
+
+    class DrawNet(ToyNet):
+        def forward(self, inputs, labels=None, mode='tensor'):
+            drawn.append(float(torch.rand(1)))
+            return super().forward(inputs, labels, mode)
+
+    toy_runner(tmp_path, model=DrawNet(), epochs=3).train()
+    assert len(set(drawn)) == len(drawn) == 12

@@ -32,33 +32,6 @@ def alive(channels, dead=DEAD):
     return [c for c in range(channels) if c not in dead]
 
 
-@pytest.mark.parametrize('norm', ['BN', 'psBN'])
-@pytest.mark.parametrize(
-    'optimizer',
-    [
-        dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3),
-        dict(type='AdamW', lr=0.01, weight_decay=0.1),
-    ],
-)
-def test_training_on_after_a_prune_event_equals_training_without_it(tmp_path, norm, optimizer):
-    kwargs = dict(norm=norm, dtype=torch.float64, optim_wrapper=dict(optimizer=optimizer))
-    pruned = train(tmp_path / 'a', [demp(**QUIET)], **kwargs)
-    dense = train(tmp_path / 'b', [], **kwargs)
-    expected = dense.model.state_dict()
-    keep = alive(12)
-    for name in (
-        'blocks.0.conv1.weight',
-        'blocks.0.bn1.weight',
-        'blocks.0.bn1.bias',
-        'blocks.0.bn1.running_mean',
-        'blocks.0.bn1.running_var',
-    ):
-        expected[name] = expected[name][keep]
-    expected['blocks.0.conv2.weight'] = expected['blocks.0.conv2.weight'][:, keep]
-    for name, value in pruned.model.state_dict().items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12, msg=name)
-
-
 def test_every_parameter_left_is_in_the_optimizer_with_state_of_its_shape(tmp_path):
     runner = train(tmp_path, [demp()])
     optimizer = runner.optim_wrapper.optimizer

@@ -210,7 +210,7 @@ def test_a_trace_does_not_write_into_an_open_window():
     graph = trace_channel_graph(model, torch.randn(1, 3, 8, 8), forward_tensors)
     window = ActivationWindow(model, graph.groups, in_training_only=True)
     trace_channel_graph(model, torch.randn(1, 3, 8, 8), forward_tensors)
-    assert window.max_abs == {}
+    assert window.ranges == {}
 
 
 def test_activation_checkpointing_hides_nothing_from_the_trace():

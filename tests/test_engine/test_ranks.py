@@ -1,9 +1,16 @@
-"""DemPHook on two gloo ranks with different data."""
+"""DemPHook on gloo ranks with different data."""
 
+import copy
+
+import pytest
 import torch
 from mmengine.dist import get_rank
+from mmengine.registry import MODELS
 from ranks import run_on_ranks
-from toy import kill_channels, toy_runner
+from torch import nn
+from toy import ToyNet, kill_channels, toy_runner
+
+from mmpsbn.engine.models import averaged_models_of, bare_model
 
 DEMP = dict(
     type='DemPHook',
@@ -24,35 +31,59 @@ ON_RANKS = dict(
 )
 
 
-def bare(runner):
-    return getattr(runner.model, 'module', runner.model)
+@MODELS.register_module(force=True)
+class IdleLayerNet(ToyNet):
+    """Has a layer that never runs, for find_unused_parameters."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.idle = nn.Linear(3, 3).double()
 
 
 def train(work_dir, norm, **kwargs):
-    runner = toy_runner(work_dir, [dict(DEMP)], norm=norm, dtype=torch.float64, **kwargs)
+    """Model, averaged model and momenta at the end, by name."""
+    model = dict(type='IdleLayerNet', norm_cfg=dict(type=norm), dtype=torch.float64)
+    hooks = [dict(DEMP), dict(type='EMAHook')]
+    runner = toy_runner(work_dir, hooks, model=model, dtype=torch.float64, **kwargs)
     runner.train_dataloader.sampler.shuffle = False
-    kill_channels(bare(runner).blocks[0].bn1, [1, 3, 5])
+    kill_channels(bare_model(runner).blocks[0].bn1, [1, 3, 5])
     runner.train()
-    return bare(runner).state_dict()
+    model, optimizer = bare_model(runner), runner.optim_wrapper.optimizer
+    average = averaged_models_of(runner)[0]
+    return dict(
+        model.state_dict(),
+        **{f'ema {name}': value for name, value in average.state_dict().items()},
+        **{
+            f'momentum {name}': optimizer.state[p]['momentum_buffer']
+            for name, p in model.named_parameters()
+            if p in optimizer.state
+        },
+    )
 
 
-def train_rank(work_dir):
-    return train(f'{work_dir}/ranks', 'psSyncBN', **ON_RANKS)
+def train_rank(work_dir, batch_size):
+    on_ranks = copy.deepcopy(ON_RANKS)
+    on_ranks['cfg']['model_wrapper_cfg']['find_unused_parameters'] = True
+    return train(f'{work_dir}/ranks', 'psSyncBN', **dict(on_ranks, batch_size=batch_size))
 
 
-def test_two_ranks_equal_one_process_with_the_joined_batch(tmp_path):
-    first, second = run_on_ranks(train_rank, 2, tmp_path, str(tmp_path))
+@pytest.mark.parametrize('ranks', [2, 4])
+def test_ranks_equal_one_process_with_the_joined_batch(tmp_path, ranks):
+    first, *others = run_on_ranks(train_rank, ranks, tmp_path, str(tmp_path), 8 // ranks)
     alone = train(tmp_path / 'alone', 'psBN', batch_size=8)
-    assert first['blocks.0.conv1.weight'].shape[0] == 9
+    assert first.keys() == alone.keys()
+    for prefix in ('', 'ema ', 'momentum '):
+        assert first[f'{prefix}blocks.0.conv1.weight'].shape[0] == 9
     for name, value in first.items():
-        assert torch.equal(value, second[name]), name
+        for other in others:
+            assert torch.equal(value, other[name]), name
         torch.testing.assert_close(value, alone[name], rtol=1e-8, atol=1e-10, msg=name)
 
 
 def train_dead_on_one_rank(work_dir):
     quiet = dict(DEMP, penalty=dict(peak=0.0), noise=dict(peak_var=0.0))
     runner = toy_runner(f'{work_dir}/r', [quiet], epochs=2, **ON_RANKS)
-    layer = bare(runner).blocks[0].bn1
+    layer = bare_model(runner).blocks[0].bn1
     kill_channels(layer, [1, 3])
 
     def revive(module, args, output):
@@ -62,7 +93,7 @@ def train_dead_on_one_rank(work_dir):
     if get_rank() == 1:
         layer.register_forward_hook(revive)
     runner.train()
-    return bare(runner).blocks[0].conv1.weight.shape[0]
+    return bare_model(runner).blocks[0].conv1.weight.shape[0]
 
 
 def test_a_channel_goes_only_where_it_is_dead_on_every_rank(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpsbn.functional.selection import select_keep_mask
-from mmpsbn.functional.statistics import channel_max_abs, collapsed_mask, flops_sparsity
+from mmpsbn.functional.statistics import channel_range, collapsed_mask, flops_sparsity
 
 NAN, INF = math.nan, math.inf
 
@@ -39,24 +39,26 @@ def test_collapsed_is_strictly_below_the_threshold_and_never_nan():
     ],
 )
 @pytest.mark.parametrize('sign', [1, -1])
-def test_channel_max_abs_is_the_max_over_all_other_dimensions(shape, dim, sign):
+def test_channel_range_is_min_and_max_over_all_other_dimensions(shape, dim, sign):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).abs() * sign
     x.requires_grad_()
-    expected = x.detach().abs().movedim(dim, 0).reshape(3, -1).max(dim=1).values
-    result = channel_max_abs(x, channel_dim=dim)
-    assert torch.equal(result, expected) and not result.requires_grad
+    by_channel = x.detach().movedim(dim, 0).reshape(3, -1)
+    low, high = channel_range(x, channel_dim=dim)
+    assert torch.equal(low, by_channel.min(dim=1).values) and not low.requires_grad
+    assert torch.equal(high, by_channel.max(dim=1).values) and not high.requires_grad
 
 
-def test_channel_max_abs_shows_nan_and_inf():
+def test_channel_range_shows_nan_and_inf():
     x = torch.zeros(2, 4, 2, 2)
     x[1, 0, 0, 1], x[0, 1, 1, 1], x[0, 2, 0, 0] = NAN, -INF, -3.0
-    result = channel_max_abs(x, channel_dim=1)
-    assert result[0].isnan() and result[1:].tolist() == [INF, 3, 0]
+    low, high = channel_range(x, channel_dim=1)
+    assert low[0].isnan() and low[1:].tolist() == [-INF, -3, 0]
+    assert high[0].isnan() and high[1:].tolist() == [0, 0, 0]
 
 
 def test_an_empty_batch_says_nothing():  # a RoI head without proposals
-    assert channel_max_abs(torch.zeros(0, 3, 7, 7), channel_dim=1).tolist() == [0, 0, 0]
-    assert channel_max_abs(torch.zeros(0, 3), channel_dim=-1).tolist() == [0, 0, 0]
+    for empty, dim in ((torch.zeros(0, 3, 7, 7), 1), (torch.zeros(0, 3), -1)):
+        assert [x.tolist() for x in channel_range(empty, channel_dim=dim)] == [[0, 0, 0]] * 2
 
 
 @pytest.mark.parametrize(

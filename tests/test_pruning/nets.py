@@ -176,12 +176,6 @@ def masked_copy(model, groups, masks):
     return model
 
 
-def kept_slice(tensor, plan, name):
-    for dim, index in plan.kept.get(name, {}).items():
-        tensor = tensor.index_select(dim, torch.tensor(index))
-    return tensor
-
-
 def random_plan(model, batch, seed=0):
     groups = trace(model, batch).groups
     return plan_from_keep_masks(model, groups, random_masks(groups, seed))

@@ -10,7 +10,6 @@ from nets import (
     build,
     flat,
     forward,
-    kept_slice,
     loss_of,
     masked_copy,
     random_masks,
@@ -18,6 +17,7 @@ from nets import (
     trace,
 )
 from torch import nn
+from twin import kept_slice
 
 from mmpsbn.pruning import ActivationWindow, apply_plan, plan_from_keep_masks, prune_channels
 

@@ -7,13 +7,13 @@ from nets import (
     build,
     flat,
     forward,
-    kept_slice,
     loss_of,
     random_plan,
     snapshot,
     trace,
 )
 from torch import nn
+from twin import kept_slice
 
 from mmpsbn.pruning import PrunePlan, apply_plan, is_applied, plan_from_keep_masks, surgery
 

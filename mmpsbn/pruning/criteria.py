@@ -1,0 +1,74 @@
+"""Which channels of a group may go without a loss."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..functional.selection import select_keep_mask
+from ..functional.statistics import collapsed_mask
+from .folding import why_not_foldable
+from .graph import ChannelGroup
+from .sparsity import scale_layers
+
+CRITERIA = ('dead', 'collapsed')
+
+
+def collapsed_channels(model: nn.Module, group: ChannelGroup, *, threshold: float) -> Tensor:
+    """Channels whose scales are all below the threshold, |gamma| < threshold in every norm of
+    the group; shape (channels,), bool. A channel without a norm is not collapsed."""
+    scales = scale_layers(model)
+    small = torch.ones(group.channels, dtype=torch.bool)
+    scaled = torch.zeros(group.channels, dtype=torch.bool)
+    for member in group.norms:
+        if member.layer in scales:
+            channel = torch.tensor(member.channel)
+            gamma = scales[member.layer].weight.detach().cpu()[torch.tensor(member.index)]
+            scaled[channel] = True
+            small[channel[~collapsed_mask(gamma, threshold=threshold)]] = False
+    return small & scaled
+
+
+def foldable_channels(
+    model: nn.Module,
+    group: ChannelGroup,
+    norm_of: Mapping[str, tuple[str, ...]],
+    *,
+    fold_padding: bool,
+) -> Tensor:
+    """Channels whose constant every reader can take into a bias; shape (channels,), bool."""
+    foldable = torch.ones(group.channels, dtype=torch.bool)
+    for reader in group.readers:
+        if why_not_foldable(model, reader.layer, norm_of, padded=fold_padding):
+            foldable[torch.tensor(reader.channel)] = False
+    return foldable
+
+
+def keep_mask_of(
+    group: ChannelGroup,
+    scores: Tensor,
+    removable: Tensor,
+    *,
+    min_channels: int,
+    round_to: int,
+) -> Tensor:
+    """The keep mask that removes what is removable, shape (channels,), bool.
+
+    Args:
+        scores: max |activation| of each channel; of the removable ones those with the
+            highest score stay where the next two ask for it.
+        removable: shape (channels,), bool.
+        min_channels, round_to: every layer that writes the group keeps that many channels
+            and a multiple of that, where it has enough.
+    """
+    # silent (<= 0) for the selection is what may go, in the order of the scores
+    rank = torch.where(
+        removable, scores - scores[removable].max() if removable.any() else scores, 1
+    )
+    return select_keep_mask(
+        rank,
+        threshold=0.0,
+        min_channels=min_channels,
+        round_to=round_to,
+        widths=[(torch.tensor(member.channel), member.size) for member in group.writers],
+    )

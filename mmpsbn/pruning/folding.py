@@ -1,0 +1,103 @@
+"""A channel that always has the same value is a bias of the layer that reads it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from .graph import ChannelGroup, Member
+
+
+def why_not_foldable(
+    model: nn.Module, reader: str, norm_of: Mapping[str, tuple[str, ...]], *, padded: bool
+) -> str | None:
+    """Why a constant that a layer reads cannot become its bias; None if it can.
+
+    Args:
+        padded: accept zero padding, where this is exact only away from the border.
+    """
+    layer = model.get_submodule(reader)
+    padding = getattr(layer, 'padding', 0)
+    has_padding = padding == 'same' or any(padding if isinstance(padding, tuple) else (padding,))
+    if has_padding and max(layer.kernel_size) > 1 and not padded:
+        return f'{reader} pads with zeros'
+    if getattr(layer, 'transposed', False):
+        return f'{reader} is a transposed convolution'
+    if _own_bias(layer) is not None:
+        return None
+    norms = [model.get_submodule(name) for name in norm_of.get(reader, ())]
+    if not norms or not all(_takes_shift(norm) for norm in norms):
+        return f'{reader} has no bias, and no norm with a running mean follows it'
+    return None
+
+
+def _own_bias(layer: nn.Module) -> Tensor | None:
+    return layer._parameters.get('bias')
+
+
+def _takes_shift(norm: nn.Module) -> bool:
+    return isinstance(norm, _NormBase) and (
+        norm.running_mean is not None or isinstance(norm, _InstanceNorm)
+    )
+
+
+def fold_constants(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    keep_masks: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    norm_of: Mapping[str, tuple[str, ...]],
+) -> Callable[[], None]:
+    """Give the readers of the channels that are to go what these contribute.
+
+    A reader with weight W that sees the constant a_c in channel c has sum_c W_c a_c added
+    to its bias, or taken from the running mean of the norm that follows it. (In training
+    mode that norm subtracts any constant by itself.)
+
+    Args:
+        groups, keep_masks: what is about to be removed.
+        values: reader -> the constant at each position of its input dimension, shape (P,).
+        norm_of: of the model's graph.
+
+    Returns:
+        A function that puts everything back, bit for bit.
+    """
+    undo: list[Callable[[], None]] = []
+    for name, keep_mask in keep_masks.items():
+        for reader in groups[name].readers:
+            shift = _contribution(model, reader, keep_mask, values[reader.layer])
+            if not shift.any():
+                continue
+            bias = _own_bias(model.get_submodule(reader.layer))
+            if bias is not None:
+                undo.append(_add(bias.data, shift))
+                continue
+            for norm in norm_of.get(reader.layer, ()):
+                mean = model.get_submodule(norm).running_mean
+                if mean is not None:  # an instance norm takes any shift away
+                    undo.append(_add(mean, -shift))
+
+    def restore() -> None:
+        for step in reversed(undo):
+            step()
+
+    return restore
+
+
+def _contribution(model: nn.Module, reader: Member, keep_mask: Tensor, values: Tensor) -> Tensor:
+    """What the channels that go add to each output of a reader, shape (C_out,), float64."""
+    weight = model.get_submodule(reader.layer).weight.detach().double()
+    keep = keep_mask.tolist()
+    gone = [i for i, c in zip(reader.index, reader.channel) if not keep[c]]
+    index = torch.tensor(gone, dtype=torch.long, device=weight.device)
+    taps = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
+    return taps[:, index] @ values.to(weight)[index]
+
+
+def _add(tensor: Tensor, shift: Tensor) -> Callable[[], None]:
+    undo = partial(tensor.copy_, tensor.clone())
+    tensor += shift.to(tensor)
+    return undo

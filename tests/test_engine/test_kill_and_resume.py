@@ -1,0 +1,227 @@
+"""Runs that are killed anywhere and resumed end bit-equal to the run that never was.
+
+A run dies by SIGKILL at a random line of the code that trains, prunes or saves, after a random
+number of bytes of a checkpoint, or at a random time.
+"""
+
+import os
+import random
+import resource
+import signal
+import sys
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, MODELS
+from ranks import fork_context
+from toy import ToyNet, kill_channels, toy_runner
+
+from mmpsbn.engine.models import averaged_models_of
+from mmpsbn.engine.pruned_structure import META_KEY
+
+ITERATIONS = 24
+# Ends of the source files in whose lines a run is killed.
+CODE = dict(
+    train=('runner/loops.py', 'optimizer_wrapper.py', 'ema_hook.py', 'step_perturbation.py'),
+    prune=('online_pruner.py', 'prune_event.py', 'pruning/prune.py', 'pruning/surgery.py'),
+    save=('checkpoint_hook.py', 'runner/checkpoint.py', 'local_backend.py', 'pruned_structure.py'),
+)
+
+
+@MODELS.register_module(force=True)
+class DropoutNet(ToyNet):
+    """Training depends on torch's random state."""
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        if self.training:
+            inputs = torch.nn.functional.dropout(inputs, 0.2)
+        return super().forward(inputs, labels, mode)
+
+
+@HOOKS.register_module(force=True)
+class KillChannels(Hook):
+    """Some channels die before each prune event."""
+
+    priority = 'HIGH'
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        block = runner.model.blocks[runner.iter // 6 % 2]
+        if runner.iter % 6 == 3:
+            kill_channels(block.bn1, [0, 2])
+            with torch.no_grad():
+                block.bn1._parameters['bias'][[0, 2]] = -10.0
+
+
+@HOOKS.register_module(force=True)
+class LimitFiles(Hook):
+    """From an iteration on, the process dies where a file grows beyond a size."""
+
+    def __init__(self, iteration, size):
+        self.iteration, self.size = iteration, size
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
+
+
+class LineCount:
+    """Counts the lines that run in each part of the code, and dies at one of them."""
+
+    def __init__(self, part=None, number=None):
+        self.lines = dict.fromkeys(CODE, 0)
+        self._part, self._number = part, number
+        self._tracers = {part: self._tracer(part) for part in CODE}
+
+    def _tracer(self, part):
+        def trace(frame, event, arg):
+            if event == 'line':
+                self.lines[part] += 1
+                if part == self._part and self.lines[part] == self._number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        return trace
+
+    def __call__(self, frame, event, arg):
+        for part, files in CODE.items():
+            if frame.f_code.co_filename.endswith(files):
+                return self._tracers[part]
+        return None
+
+
+def train(work_dir, by_epoch, hooks, line, out):
+    """One run, in a process of its own; writes what it came to."""
+    hooks = [
+        dict(type='KillChannels'),
+        dict(
+            type='DemPHook',
+            penalty=dict(peak=0.01),
+            noise=dict(peak_var=1e-5),
+            prune=dict(interval=6, num_samples=24),
+        ),
+        dict(type='EMAHook', momentum=0.5),
+        *hooks,
+    ]
+    runner = toy_runner(
+        work_dir,
+        hooks,
+        model=dict(type='DropoutNet', norm_cfg=dict(type='psBN')),
+        checkpoint=dict(max_keep_ckpts=1),
+        param_scheduler=dict(
+            type='CosineAnnealingLR', by_epoch=False, begin=0, end=ITERATIONS, eta_min=1e-3
+        ),
+        resume=True,
+        **(dict(epochs=ITERATIONS // 4) if by_epoch else dict(iters=ITERATIONS)),
+    )
+    torch.set_num_threads(1)
+    count = LineCount(*line or ())
+    sys.settrace(count)
+    runner.train()
+    sys.settrace(None)
+    last = runner.message_hub.get_info('last_ckpt')
+    checkpoint = torch.load(last, weights_only=False)
+    torch.save(
+        dict(
+            model=runner.model.state_dict(),
+            average=averaged_models_of(runner)[0].state_dict(),
+            optimizer=runner.optim_wrapper.state_dict(),
+            meta=checkpoint['meta'][META_KEY],
+            lines=count.lines,
+            checkpoint_size=os.path.getsize(last),
+        ),
+        out,
+    )
+
+
+def start(work_dir, by_epoch, hooks=(), line=None):
+    out = f'{work_dir}/final.pth'
+    process = fork_context().Process(target=train, args=(str(work_dir), by_epoch, hooks, line, out))
+    process.start()
+    return process, out
+
+
+def finish(work_dir, by_epoch):
+    process, out = start(work_dir, by_epoch)
+    process.join()
+    assert process.exitcode == 0
+    return torch.load(out, weights_only=False)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """What the runs come to that are never killed, by_epoch or not."""
+    return {
+        by_epoch: finish(tmp_path_factory.mktemp('whole'), by_epoch) for by_epoch in (True, False)
+    }
+
+
+def assert_same(ours, theirs, where=''):
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_same(ours[key], theirs[key], f'{where} {key}')
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for i, pair in enumerate(zip(ours, theirs)):
+            assert_same(*pair, f'{where} {i}')
+    else:
+        assert ours == theirs, where
+
+
+def test_the_runs_lose_channels_at_several_events(whole):
+    for final in whole.values():
+        kept = final['meta']['plan']['tensors']
+        widths = [len(kept[f'blocks.{i}.bn1.weight']['kept']['0']) for i in (0, 1)]
+        assert widths == [8, 8] and all(final['lines'].values())
+
+
+def draw_points():
+    rng = random.Random(4)
+    kinds = ['train'] * 4 + ['prune'] * 6 + ['save'] * 6 + ['bytes'] * 2 + ['time'] * 2
+    return [
+        pytest.param(kind, rng.random() < 0.5, rng.random(), id=f'{kind}-{i}')
+        for i, kind in enumerate(kinds)
+    ]
+
+
+@pytest.mark.parametrize('kind, by_epoch, fraction', draw_points())
+def test_a_killed_run_ends_as_the_one_never_killed(tmp_path, whole, kind, by_epoch, fraction):
+    expected = whole[by_epoch]
+    if kind in CODE:
+        number = 1 + int(fraction * expected['lines'][kind])
+        process, _ = start(tmp_path, by_epoch, line=(kind, number))
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    elif kind == 'bytes':
+        size = int(expected['checkpoint_size'] * (0.3 + 0.7 * fraction))  # no log is as large
+        limit = dict(type='LimitFiles', iteration=7, size=size)
+        process, _ = start(tmp_path, by_epoch, hooks=[limit])
+        process.join()
+        assert process.exitcode == -signal.SIGXFSZ
+    else:
+        process, _ = start(tmp_path, by_epoch)
+        process.join(0.8 * fraction)
+        process.kill()
+        process.join()
+    final = finish(tmp_path, by_epoch)
+    for key in ('model', 'average', 'optimizer', 'meta'):
+        assert_same(final[key], expected[key], key)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_the_one_never_killed(tmp_path, whole):
+    expected, kills = whole[False], 0
+    while True:
+        line = ('train', expected['lines']['train'] // 3)
+        process, out = start(tmp_path, False, line=line)
+        process.join()
+        if process.exitcode == 0:
+            break
+        kills += 1
+    assert kills >= 2
+    final = torch.load(out, weights_only=False)
+    for key in ('model', 'average', 'optimizer', 'meta'):
+        assert_same(final[key], expected[key], key)
