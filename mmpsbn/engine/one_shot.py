@@ -31,8 +31,6 @@ from .models import example_inputs, forward_tensors, trace_at_any_size
 from .pruned_structure import META_KEY
 
 LOSSLESS_CRITERIA = ('dead', 'collapsed')
-# Largest relative change of float32 outputs that passes for another order of summation.
-_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,9 @@ class OneShotResult:
         dense_macs: of the config's model, on the same image.
         channels: group -> before and after.
         skipped: layer -> why its channels were left whole.
-        relative_error: of the outputs, against a model in which no reader sees the
-            channels that went.
+        relative_error: of the outputs on one image, relative to their maximum: against
+            those before for ``'dead'`` and ``'collapsed'``, else against those of a model in
+            which no reader sees the channels that went.
         recalibrated: batches on which the BatchNorm statistics were estimated anew.
     """
 
@@ -90,6 +89,8 @@ def prune_checkpoint(
     recalibrate: int,
     num_samples: int,
     round_to: int,
+    tolerance: float,
+    fold_padding: bool,
     seed: int,
     device: str,
     force: bool,
@@ -107,6 +108,9 @@ def prune_checkpoint(
             estimated anew after pruning; 0 leaves them.
         num_samples: training samples on which a dead channel must be silent.
         round_to: widths are kept at multiples of this.
+        tolerance: largest change of the outputs, relative to their maximum, that passes.
+        fold_padding: let ``'collapsed'`` fold constants into layers that pad with zeros,
+            where it is exact only away from the border.
         seed: of the data's order and of criterion ``'random'``.
 
     Raises:
@@ -141,7 +145,8 @@ def prune_checkpoint(
             itertools.chain([probe], _images(model, loader, num_samples)),
             criterion=criterion,
             forward_fn=forward_tensors,
-            tolerance=_TOLERANCE,
+            tolerance=tolerance,
+            fold_padding=fold_padding,
             round_to=round_to,
         )
     else:
@@ -161,8 +166,13 @@ def prune_checkpoint(
             keep_masks,
             batch=probe,
             forward_fn=forward_tensors,
-            tolerance=_TOLERANCE,
+            tolerance=tolerance,
             outputs_before=masked_outputs(model, graph.groups, keep_masks, probe, forward_tensors),
+        )
+    if not removal.plan:
+        raise ValueError(
+            f'criterion {criterion!r} finds nothing to remove (widths in multiples of {round_to}); '
+            'nothing was written'
         )
     if recalibrate:
         recalibrate_batch_norms(model, itertools.islice(_batches(model, loader), recalibrate))

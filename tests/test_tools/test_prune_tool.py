@@ -86,6 +86,23 @@ def test_dead_channels_go_and_the_function_stays(prune, load):
     assert 'tools/test.py' in said and 'tools/export.py' in said
 
 
+def test_collapsed_channels_go_where_their_constant_can_be_folded(prune, load, tmp_path):
+    loaded = load('dense.pth')
+    with torch.no_grad():  # a constant 0.5, read by a zero-padded convolution
+        loaded.model.backbone.layer2[0].bn1.weight[4] = 0
+        loaded.model.backbone.layer2[0].bn1.beta[4] = 0.4
+    path = tmp_path / 'constant.pth'
+    save_weights(loaded.model, str(path))
+    arguments = (path, '--criterion', 'collapsed', '--round-to', '1')
+    assert "criterion 'collapsed' finds nothing to remove" in refusal(prune, *arguments)
+    message = refusal(prune, *arguments, '--fold-padding')
+    assert 'changes the outputs by' in message and 'tolerance 1.0e-05' in message
+    said = prune(*arguments, '--fold-padding', '--tolerance', '1')
+    assert re.search(r'backbone.layer2.0.conv1 +16 +15 ', said)
+    pruned = load('constant_collapsed.pth')
+    assert_near(outputs(pruned.model, images()), outputs(loaded.model, images()), tolerance=0.3)
+
+
 @pytest.mark.parametrize('criterion', ['bn_scale', 'l1', 'random', 'uniform'])
 def test_the_budget_is_met(prune, load, criterion):
     said = prune('dense.pth', '--criterion', criterion, '--target-flops', '0.5', '--round-to', '1')
@@ -177,6 +194,9 @@ def test_what_cannot_be_done_is_said_in_a_sentence(prune, folder, tmp_path):
     l1 = ('--criterion', 'l1')
     assert 'needs a budget: give --target-flops' in refusal(prune, 'dense.pth', *l1)
     assert 'must be in (0, 1), got 1.5' in refusal(prune, 'dense.pth', *l1, '--target-flops', '1.5')
+    assert "'dead' finds nothing to remove (widths in multiples of 8)" in refusal(
+        prune, 'dense.pth', '--criterion', 'dead'
+    )
     assert 'goes with bn_scale, l1' in refusal(
         prune, 'dense.pth', '--criterion', 'dead', '--target-flops', '0.5'
     )
