@@ -7,7 +7,7 @@ from mmengine.device import get_device
 
 import mmpsbn  # noqa: F401  (registers layers and hooks before the config is read)
 from mmpsbn.engine import launch
-from mmpsbn.engine.one_shot import LOSSLESS_CRITERIA, prune_checkpoint
+from mmpsbn.engine.one_shot import LOSSLESS_CRITERIA, OneShotSettings, prune_checkpoint
 from mmpsbn.pruning import RANKING_CRITERIA
 
 
@@ -67,17 +67,22 @@ def parse_args():
         metavar='KEY=VALUE',
         help='override settings of the config, for example train_dataloader.batch_size=4',
     )
-    args = parser.parse_args()
-    for name, least in (('recalibrate', 0), ('num_samples', 1), ('round_to', 1)):
-        if getattr(args, name) < least:
-            option = '--' + name.replace('_', '-')
-            parser.error(f'{option} must be >= {least}, got {getattr(args, name)}')
-    return args
+    return parser.parse_args()
 
 
 def main():
     args = parse_args()
     try:
+        settings = OneShotSettings(
+            criterion=args.criterion,
+            target_flops=args.target_flops,
+            num_samples=args.num_samples,
+            round_to=args.round_to,
+            tolerance=args.tolerance,
+            fold_padding=args.fold_padding,
+            recalibrate=args.recalibrate,
+            seed=args.seed,
+        )
         cfg = launch.load_config(
             args.config, cfg_options=args.cfg_options, work_dir=None, launcher='none'
         )
@@ -86,15 +91,8 @@ def main():
         result = prune_checkpoint(
             cfg,
             args.checkpoint,
+            settings,
             out_dir=args.out,
-            criterion=args.criterion,
-            target_flops=args.target_flops,
-            recalibrate=args.recalibrate,
-            num_samples=args.num_samples,
-            round_to=args.round_to,
-            tolerance=args.tolerance,
-            fold_padding=args.fold_padding,
-            seed=args.seed,
             device=args.device,
             force=args.force,
         )
