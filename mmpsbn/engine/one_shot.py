@@ -6,11 +6,9 @@ import os.path as osp
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from mmengine.config import Config
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..pruning import (
     RANKING_CRITERIA,
@@ -26,12 +24,14 @@ from ..pruning import (
     prune_dead_channels,
     rank_channels,
 )
-from ..pruning.forward import evaluating
 from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
 from .models import example_inputs, forward_tensors, trace_at_any_size
 from .pruned_structure import META_KEY
+from .recalibration import recalibrate_batch_norms
 
 LOSSLESS_CRITERIA = ('dead', 'collapsed')
+# How far from its target a budget may end, as a fraction of it.
+_BUDGET_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class OneShotSettings:
             )
         if criterion in RANKING_CRITERIA and target_flops is None:
             raise ValueError(f'criterion {criterion!r} needs a budget: give --target-flops')
+        if target_flops is not None and not 0 < target_flops < 1:
+            raise ValueError(f'--target-flops must be in (0, 1), got {target_flops}')
         for name, least in (('recalibrate', 0), ('num_samples', 1), ('round_to', 1)):
             if getattr(self, name) < least:
                 option = '--' + name.replace('_', '-')
@@ -164,7 +166,16 @@ def prune_checkpoint(
     if settings.criterion in LOSSLESS_CRITERIA:
         removal = _remove_silent(model, probe, loader, settings)
     else:
-        removal = _remove_lowest(model, graph, probe, positions, dense_macs, settings)
+        keep_masks = _masks_for_budget(model, graph, positions, dense_macs, settings)
+        removal = prune_channels(
+            model,
+            graph.groups,
+            keep_masks,
+            batch=probe,
+            forward_fn=forward_tensors,
+            tolerance=settings.tolerance,
+            outputs_before=masked_outputs(model, graph.groups, keep_masks, probe, forward_tensors),
+        )
     if not removal.plan:
         raise ValueError(
             f'criterion {settings.criterion!r} finds nothing to remove (widths in multiples of '
@@ -208,34 +219,32 @@ def _remove_silent(model: nn.Module, probe: Tensor, loader, settings: OneShotSet
     )
 
 
-def _remove_lowest(
+def _masks_for_budget(
     model: nn.Module,
     graph: ChannelGraph,
-    probe: Tensor,
     positions: Mapping[str, int],
     dense_macs: int,
     settings: OneShotSettings,
-) -> Removal:
-    groups = graph.groups
-    keep_masks = keep_masks_for_budget(
+) -> dict[str, Tensor]:
+    keep_masks, macs = keep_masks_for_budget(
         model,
-        groups,
-        rank_channels(model, groups, criterion=settings.criterion, seed=settings.seed),
+        graph.groups,
+        rank_channels(model, graph.groups, criterion=settings.criterion, seed=settings.seed),
         positions,
-        target_flops=settings.target_flops,
-        dense_macs=dense_macs,
+        measure='macs',
+        target=settings.target_flops * dense_macs,
         min_channels=1,
         round_to=settings.round_to,
     )
-    return prune_channels(
-        model,
-        groups,
-        keep_masks,
-        batch=probe,
-        forward_fn=forward_tensors,
-        tolerance=settings.tolerance,
-        outputs_before=masked_outputs(model, groups, keep_masks, probe, forward_tensors),
-    )
+    reached = macs / dense_macs
+    if abs(reached / settings.target_flops - 1) > _BUDGET_TOLERANCE:
+        now = model_cost(model, positions).macs / dense_macs
+        raise ValueError(
+            f'{settings.target_flops:.2%} of the dense MACs cannot be reached: {now:.2%} are left '
+            f'now, and the nearest is {reached:.2%} (widths in multiples of {settings.round_to}, '
+            'at least one channel a layer); ask for that, or for a smaller --round-to'
+        )
+    return keep_masks
 
 
 def _dense_macs(model: nn.Module, plan: PrunePlan, positions: Mapping[str, int]) -> int:
@@ -261,31 +270,3 @@ def _images(model: nn.Module, loader, num_samples: int) -> Iterator[Tensor]:
         yield images
         if num_samples <= 0:
             return
-
-
-def recalibrate_batch_norms(model: nn.Module, batches: Iterator[Tensor]) -> None:
-    """Estimate the running statistics anew: the plain mean over the batches (and over
-    the calls of a layer that runs several times).
-
-    Everything else stays in eval mode. Frozen BatchNorms are estimated too: pruning has
-    changed what they read.
-    """
-    norms = {
-        module: module.momentum
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    }
-    if not norms:
-        raise ValueError(
-            f'{type(model).__name__} has no BatchNorm statistics to estimate; '
-            'leave out --recalibrate'
-        )
-    with torch.no_grad(), evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the cumulative mean
-            norm.training = True
-        for batch in batches:
-            forward_tensors(model, batch)
-    for norm, momentum in norms.items():
-        norm.momentum = momentum

@@ -12,7 +12,7 @@ import mmpsbn  # noqa: F401
 from mmpsbn.datasets import write_digits_dataset
 from mmpsbn.engine.model_files import save_weights
 from mmpsbn.engine.models import forward_tensors, trace_at_any_size
-from mmpsbn.engine.one_shot import recalibrate_batch_norms
+from mmpsbn.engine.recalibration import recalibrate_batch_norms
 from mmpsbn.pruning import PrunePlan, apply_plan, plan_from_keep_masks
 from mmpsbn.pruning.verification import probe_outputs
 

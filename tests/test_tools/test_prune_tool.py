@@ -9,7 +9,7 @@ from small_detector import assert_near, images, outputs, run_tool, write_small_d
 from torch import nn
 
 from mmpsbn.engine.model_files import load_model, save_weights
-from mmpsbn.engine.one_shot import recalibrate_batch_norms
+from mmpsbn.engine.recalibration import recalibrate_batch_norms
 
 DEAD = ('backbone.layer2.0.bn1', [1, 5, 6])
 
@@ -193,7 +193,7 @@ def test_the_new_statistics_are_the_mean_over_batches():
 def test_what_cannot_be_done_is_said_in_a_sentence(prune, folder, tmp_path):
     l1 = ('--criterion', 'l1')
     assert 'needs a budget: give --target-flops' in refusal(prune, 'dense.pth', *l1)
-    assert 'target_flops must be in (0, 1), got 1.5' in refusal(
+    assert '--target-flops must be in (0, 1), got 1.5' in refusal(
         prune, 'dense.pth', *l1, '--target-flops', '1.5'
     )
     assert "'dead' finds nothing to remove (widths in multiples of 8)" in refusal(
