@@ -7,7 +7,7 @@ from mmengine.device import get_device
 
 import mmpsbn  # noqa: F401  (registers layers and hooks before the config is read)
 from mmpsbn.engine import launch
-from mmpsbn.engine.one_shot import LOSSLESS_CRITERIA, prune_checkpoint
+from mmpsbn.engine.one_shot import LOSSLESS_CRITERIA, OneShotSettings, prune_checkpoint
 from mmpsbn.pruning import RANKING_CRITERIA
 
 
@@ -45,6 +45,18 @@ def parse_args():
         help='training images on which a dead channel must be silent',
     )
     parser.add_argument('--round-to', type=int, default=8, help='widths are multiples of this')
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=1e-5,
+        help='largest change of the outputs that passes, relative to their maximum',
+    )
+    parser.add_argument(
+        '--fold-padding',
+        action='store_true',
+        help='collapsed: fold constants also into zero-padded layers, inexact at the border '
+        '(needs a larger --tolerance)',
+    )
     parser.add_argument('--seed', type=int, default=0, help="of the data's order and of random")
     parser.add_argument('--device', default=get_device())
     parser.add_argument('--force', action='store_true', help='overwrite an existing checkpoint')
@@ -55,17 +67,22 @@ def parse_args():
         metavar='KEY=VALUE',
         help='override settings of the config, for example train_dataloader.batch_size=4',
     )
-    args = parser.parse_args()
-    for name, least in (('recalibrate', 0), ('num_samples', 1), ('round_to', 1)):
-        if getattr(args, name) < least:
-            option = '--' + name.replace('_', '-')
-            parser.error(f'{option} must be >= {least}, got {getattr(args, name)}')
-    return args
+    return parser.parse_args()
 
 
 def main():
     args = parse_args()
     try:
+        settings = OneShotSettings(
+            criterion=args.criterion,
+            target_flops=args.target_flops,
+            num_samples=args.num_samples,
+            round_to=args.round_to,
+            tolerance=args.tolerance,
+            fold_padding=args.fold_padding,
+            recalibrate=args.recalibrate,
+            seed=args.seed,
+        )
         cfg = launch.load_config(
             args.config, cfg_options=args.cfg_options, work_dir=None, launcher='none'
         )
@@ -74,13 +91,8 @@ def main():
         result = prune_checkpoint(
             cfg,
             args.checkpoint,
+            settings,
             out_dir=args.out,
-            criterion=args.criterion,
-            target_flops=args.target_flops,
-            recalibrate=args.recalibrate,
-            num_samples=args.num_samples,
-            round_to=args.round_to,
-            seed=args.seed,
             device=args.device,
             force=args.force,
         )
@@ -89,9 +101,10 @@ def main():
     for layer, reason in result.skipped.items():
         print(f'left whole: {layer} ({reason})')
     print(result.table())
+    kept = 'as before' if args.criterion in LOSSLESS_CRITERIA else 'as with these channels masked'
     print(
         f'{result.macs[1] / result.dense_macs:.1%} of the dense MACs are left; the outputs are '
-        f'those with the removed channels masked, within {result.relative_error:.1e}.\n'
+        f'{kept} within {result.relative_error:.1e} of their maximum.\n'
         f'Wrote {result.checkpoint}. Next:\n'
         f'  python tools/test.py {args.config} {result.checkpoint}\n'
         f'  python tools/train.py {args.config} --cfg-options load_from={result.checkpoint}\n'

@@ -11,7 +11,14 @@ from .beta_decay import warn_if_beta_not_decayed
 from .models import bare_model, check_wrapper, optimizers_of
 from .online_pruner import OnlinePruner
 from .pruned_checkpoint_hook import PrunedCheckpointHook
-from .settings import NoiseSettings, PenaltySettings, PruneSettings, ScheduleSettings, build
+from .settings import (
+    BudgetSettings,
+    NoiseSettings,
+    PenaltySettings,
+    PruneSettings,
+    ScheduleSettings,
+    build,
+)
 from .step_perturbation import StepPerturbation
 
 
@@ -35,8 +42,12 @@ class DemPHook(Hook):
             ``asymmetric``, live channels only.
         schedule: ``type`` ('one_cycle' | 'constant' | 'warmup' | 'cosine'), and
             ``warmup`` and ``end`` as fractions of training.
-        prune: ``interval``, ``begin``, ``end``, ``criterion`` ('dead'),
-            ``num_samples``, ``round_to``, ``min_channels``.
+        prune: ``interval``, ``begin``, ``end``, ``criterion`` ('dead' | 'collapsed'),
+            ``num_samples``, ``eps``, ``gamma_threshold``, ``fold_padding``, ``tolerance``,
+            ``round_to``, ``allow_live``, ``min_channels``.
+        budget: ``flops`` or ``params`` (fractions to be left) or ``latency_ms`` and
+            ``device``: a closed loop steers the penalty so that the target is met by the end
+            of the pruning window, and then penalty, noise and events stop.
 
         What is left out keeps its default (settings.py; DemP's own settings).
 
@@ -57,11 +68,15 @@ class DemPHook(Hook):
         noise: dict | None = None,
         schedule: dict | None = None,
         prune: dict | None = None,
+        budget: dict | None = None,
     ):
         self.penalty = build(PenaltySettings, 'penalty', penalty)
         self.noise = build(NoiseSettings, 'noise', noise)
         self.schedule: Schedule = build(ScheduleSettings, 'schedule', schedule)
-        self.pruner = OnlinePruner(build(PruneSettings, 'prune', prune))
+        self.pruner = OnlinePruner(
+            build(PruneSettings, 'prune', prune),
+            None if budget is None else build(BudgetSettings, 'budget', budget),
+        )
         self._noise_seed: int | None = None
         self._perturbation: StepPerturbation | None = None
         self._step_hooks: list = []
@@ -98,9 +113,9 @@ class DemPHook(Hook):
                     'was used in it; train in a process without it'
                 )
             self.pruner.prune(runner, data_batch)
-        strength = self.schedule(runner.iter, runner.max_iters)
+        strength = self._strength(runner)
         for name, value in dict(
-            penalty=strength * self.penalty.peak,
+            penalty=strength * self._penalty_scale() * self.penalty.peak,
             noise_std=(strength * self.noise.peak_var) ** 0.5,
             channels_left=self.pruner.left['channels'],
             macs_left=self.pruner.left['macs'],
@@ -123,13 +138,21 @@ class DemPHook(Hook):
             self._noise_seed = saved['noise_seed']
             self.pruner.restore(saved['pruner'])
 
+    def _strength(self, runner) -> float:
+        """Fraction of the peaks of penalty and noise now."""
+        return 0.0 if self.pruner.finished else self.schedule(runner.iter, runner.max_iters)
+
+    def _penalty_scale(self) -> float:
+        return 1.0 if self.pruner.budget is None else self.pruner.budget.scale
+
     def _perturb_steps(self, runner) -> None:
         self._perturbation = StepPerturbation(
             penalised=self._penalised(runner),
             noisy=self.pruner.parameters(bare_model(runner)),
             penalty=self.penalty,
             noise=self.noise,
-            strength=lambda: self.schedule(runner.iter, runner.max_iters),
+            strength=lambda: self._strength(runner),
+            penalty_scale=self._penalty_scale,
             step=lambda: runner.iter,
             seed=self._noise_seed,
         )

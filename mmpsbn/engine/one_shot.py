@@ -6,16 +6,15 @@ import os.path as osp
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..pruning import (
     RANKING_CRITERIA,
     ChannelGraph,
     PrunePlan,
+    Removal,
     compose_plans,
     count_positions,
     keep_masks_for_budget,
@@ -25,14 +24,61 @@ from ..pruning import (
     prune_dead_channels,
     rank_channels,
 )
-from ..pruning.forward import evaluating
-from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite, save_weights
+from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
 from .models import example_inputs, forward_tensors, trace_at_any_size
 from .pruned_structure import META_KEY
+from .recalibration import recalibrate_batch_norms
 
 LOSSLESS_CRITERIA = ('dead', 'collapsed')
-# Largest relative change of float32 outputs that passes for another order of summation.
-_TOLERANCE = 1e-5
+# How far from its target a budget may end, as a fraction of it.
+_BUDGET_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class OneShotSettings:
+    """What to remove.
+
+    ``'dead'`` and ``'collapsed'`` remove what does nothing and keep the function; the
+    ranking criteria remove the lowest-ranked live channels too, down to a budget.
+
+    Attributes:
+        criterion: one of LOSSLESS_CRITERIA and RANKING_CRITERIA.
+        target_flops: MACs to be left as a fraction of the config's dense model, in (0, 1),
+            for the ranking criteria; None for the others.
+        num_samples: training images on which a dead channel must be silent.
+        round_to: widths are kept at multiples of this.
+        tolerance: largest change of the outputs, relative to their maximum, that passes.
+        fold_padding: let ``'collapsed'`` fold constants into layers that pad with zeros,
+            where it is exact only away from the border.
+        recalibrate: batches of training data on which the BatchNorm statistics are
+            estimated anew after pruning; 0 leaves them.
+        seed: of the data's order and augmentation and of criterion ``'random'``.
+    """
+
+    criterion: str
+    target_flops: float | None
+    num_samples: int
+    round_to: int
+    tolerance: float
+    fold_padding: bool
+    recalibrate: int
+    seed: int
+
+    def __post_init__(self):
+        criterion, target_flops = self.criterion, self.target_flops
+        if criterion in LOSSLESS_CRITERIA and target_flops is not None:
+            raise ValueError(
+                f'criterion {criterion!r} removes what does nothing, however much that is; '
+                f'--target-flops goes with {", ".join(RANKING_CRITERIA)}'
+            )
+        if criterion in RANKING_CRITERIA and target_flops is None:
+            raise ValueError(f'criterion {criterion!r} needs a budget: give --target-flops')
+        if target_flops is not None and not 0 < target_flops < 1:
+            raise ValueError(f'--target-flops must be in (0, 1), got {target_flops}')
+        for name, least in (('recalibrate', 0), ('num_samples', 1), ('round_to', 1)):
+            if getattr(self, name) < least:
+                option = '--' + name.replace('_', '-')
+                raise ValueError(f'{option} must be >= {least}, got {getattr(self, name)}')
 
 
 @dataclass(frozen=True)
@@ -45,9 +91,9 @@ class OneShotResult:
         dense_macs: of the config's model, on the same image.
         channels: group -> before and after.
         skipped: layer -> why its channels were left whole.
-        relative_error: of the outputs, against a model in which no reader sees the
-            channels that went.
-        recalibrated: batches on which the BatchNorm statistics were estimated anew.
+        relative_error: of the outputs on one image, relative to their maximum: against
+            those before for ``'dead'`` and ``'collapsed'``, else against those of a model in
+            which no reader sees the channels that went.
     """
 
     checkpoint: str
@@ -58,7 +104,6 @@ class OneShotResult:
     channels: dict[str, tuple[int, int]]
     skipped: dict[str, str]
     relative_error: float
-    recalibrated: int
 
     def table(self) -> str:
         """Channels by group, then totals, one line each."""
@@ -83,49 +128,33 @@ class OneShotResult:
 def prune_checkpoint(
     cfg: Config,
     checkpoint_path: str,
+    settings: OneShotSettings,
     *,
     out_dir: str,
-    criterion: str,
-    target_flops: float | None,
-    recalibrate: int,
-    num_samples: int,
-    round_to: int,
-    seed: int,
     device: str,
     force: bool,
 ) -> OneShotResult:
-    """Prune a checkpoint by a criterion and write ``out_dir/<name>_<criterion>.pth``.
+    """Prune a checkpoint and write ``out_dir/<name>_<criterion>.pth``, for the same config.
 
-    ``'dead'`` and ``'collapsed'`` remove what does nothing and keep the function;
-    the ranking criteria remove the lowest-ranked live channels too, down to a budget.
     A checkpoint that is pruned already is pruned further.
 
-    Args:
-        target_flops: MACs to be left as a fraction of the config's dense model, for the
-            ranking criteria; None for the others.
-        recalibrate: batches of training data on which the BatchNorm statistics are
-            estimated anew after pruning; 0 leaves them.
-        num_samples: training samples on which a dead channel must be silent.
-        round_to: widths are kept at multiples of this.
-        seed: of the data's order and of criterion ``'random'``.
-
     Raises:
-        ValueError: bad settings, a checkpoint that does not fit the config, a budget out
-            of reach, or nothing to prune.
+        ValueError: a checkpoint that does not fit the config, a budget out of reach, or
+            nothing to prune.
         FileExistsError: there is such a file, and not ``force``.
         RuntimeError: the model cannot be traced, or failed verification.
     """
-    _check_settings(criterion, target_flops)
     if cfg.get('train_dataloader') is None:
         raise ValueError(
             f'{cfg.filename} has no train_dataloader, and pruning looks at training data'
         )
-    path = osp.join(out_dir, f'{file_name(checkpoint_path)}_{criterion}.pth')
+    path = osp.join(out_dir, f'{file_name(checkpoint_path)}_{settings.criterion}.pth')
     if not force:
         refuse_to_overwrite(path)
     loaded = load_model(cfg, checkpoint_path)
     model = loaded.model.to(device)
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=seed)
+    set_random_seed(settings.seed)  # augmentations draw from the global generators
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=settings.seed)
     first = example_inputs(model, next(iter(loader), None), 1)
     graph, probe = trace_at_any_size(model, first)
     if not graph.groups:
@@ -134,68 +163,88 @@ def prune_checkpoint(
     positions = count_positions(model, probe, forward_tensors)
     dense_macs = _dense_macs(model, loaded.plan, positions)
     before = model_cost(model, positions)
-
-    if criterion in LOSSLESS_CRITERIA:
-        removal = prune_dead_channels(
-            model,
-            itertools.chain([probe], _images(model, loader, num_samples)),
-            criterion=criterion,
-            forward_fn=forward_tensors,
-            tolerance=_TOLERANCE,
-            round_to=round_to,
-        )
+    if settings.criterion in LOSSLESS_CRITERIA:
+        removal = _remove_silent(model, probe, loader, settings)
     else:
-        keep_masks = keep_masks_for_budget(
-            model,
-            graph.groups,
-            rank_channels(model, graph.groups, criterion=criterion, seed=seed),
-            positions,
-            target_flops=target_flops,
-            dense_macs=dense_macs,
-            min_channels=1,
-            round_to=round_to,
-        )
+        keep_masks = _masks_for_budget(model, graph, positions, dense_macs, settings)
         removal = prune_channels(
             model,
             graph.groups,
             keep_masks,
             batch=probe,
             forward_fn=forward_tensors,
-            tolerance=_TOLERANCE,
+            tolerance=settings.tolerance,
             outputs_before=masked_outputs(model, graph.groups, keep_masks, probe, forward_tensors),
         )
-    if recalibrate:
-        recalibrate_batch_norms(model, itertools.islice(_batches(model, loader), recalibrate))
-    _save(loaded, removal.plan, path, cfg)
+    if not removal.plan:
+        raise ValueError(
+            f'criterion {settings.criterion!r} finds nothing to remove (widths in multiples of '
+            f'{settings.round_to}); nothing was written'
+        )
+    if settings.recalibrate:
+        batches = itertools.islice(_batches(model, loader), settings.recalibrate)
+        recalibrate_batch_norms(model, batches)
     after = model_cost(model, positions)
+    save_weights(
+        model,
+        path,
+        cfg=cfg.pretty_text,
+        dataset_meta=loaded.dataset_meta,
+        **{META_KEY: dict(plan=compose_plans(loaded.plan, removal.plan).to_dict())},
+    )
     return OneShotResult(
         checkpoint=path,
         input_size=tuple(probe.shape[2:]),
         params=(before.params, after.params),
         macs=(before.macs, after.macs),
         dense_macs=dense_macs,
-        channels=_channels(graph, removal.channels_removed),
+        channels={
+            name: (group.channels, group.channels - removal.channels_removed.get(name, 0))
+            for name, group in graph.groups.items()
+        },
         skipped=graph.skipped,
         relative_error=removal.relative_error,
-        recalibrated=recalibrate,
     )
 
 
-def _check_settings(criterion: str, target_flops: float | None) -> None:
-    if criterion in RANKING_CRITERIA:
-        if target_flops is None:
-            raise ValueError(f'criterion {criterion!r} needs a budget: give --target-flops')
-        if not 0 < target_flops < 1:
-            raise ValueError(f'--target-flops must be in (0, 1), got {target_flops}')
-    elif criterion not in LOSSLESS_CRITERIA:
+def _remove_silent(model: nn.Module, probe: Tensor, loader, settings: OneShotSettings) -> Removal:
+    return prune_dead_channels(
+        model,
+        itertools.chain([probe], _images(model, loader, settings.num_samples)),
+        criterion=settings.criterion,
+        forward_fn=forward_tensors,
+        tolerance=settings.tolerance,
+        fold_padding=settings.fold_padding,
+        round_to=settings.round_to,
+    )
+
+
+def _masks_for_budget(
+    model: nn.Module,
+    graph: ChannelGraph,
+    positions: Mapping[str, int],
+    dense_macs: int,
+    settings: OneShotSettings,
+) -> dict[str, Tensor]:
+    keep_masks, macs = keep_masks_for_budget(
+        model,
+        graph.groups,
+        rank_channels(model, graph.groups, criterion=settings.criterion, seed=settings.seed),
+        positions,
+        measure='macs',
+        target=settings.target_flops * dense_macs,
+        min_channels=1,
+        round_to=settings.round_to,
+    )
+    reached = macs / dense_macs
+    if abs(reached / settings.target_flops - 1) > _BUDGET_TOLERANCE:
+        now = model_cost(model, positions).macs / dense_macs
         raise ValueError(
-            f'criterion must be one of {LOSSLESS_CRITERIA + RANKING_CRITERIA}, got {criterion!r}'
+            f'{settings.target_flops:.2%} of the dense MACs cannot be reached: {now:.2%} are left '
+            f'now, and the nearest is {reached:.2%} (widths in multiples of {settings.round_to}, '
+            'at least one channel a layer); ask for that, or for a smaller --round-to'
         )
-    elif target_flops is not None:
-        raise ValueError(
-            f'criterion {criterion!r} removes what does nothing, however much that is; '
-            f'--target-flops goes with {", ".join(RANKING_CRITERIA)}'
-        )
+    return keep_masks
 
 
 def _dense_macs(model: nn.Module, plan: PrunePlan, positions: Mapping[str, int]) -> int:
@@ -221,48 +270,3 @@ def _images(model: nn.Module, loader, num_samples: int) -> Iterator[Tensor]:
         yield images
         if num_samples <= 0:
             return
-
-
-def recalibrate_batch_norms(model: nn.Module, batches: Iterator[Tensor]) -> None:
-    """Estimate the running statistics anew: the plain mean over the batches (and over
-    the calls of a layer that runs several times).
-
-    Everything else stays in eval mode. Frozen BatchNorms are estimated too: pruning has
-    changed what they read.
-    """
-    norms = {
-        module: module.momentum
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    }
-    if not norms:
-        raise ValueError(
-            f'{type(model).__name__} has no BatchNorm statistics to estimate; '
-            'leave out --recalibrate'
-        )
-    with torch.no_grad(), evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the cumulative mean
-            norm.training = True
-        for batch in batches:
-            forward_tensors(model, batch)
-    for norm, momentum in norms.items():
-        norm.momentum = momentum
-
-
-def _channels(graph: ChannelGraph, removed: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    return {
-        name: (group.channels, group.channels - removed.get(name, 0))
-        for name, group in graph.groups.items()
-    }
-
-
-def _save(loaded: LoadedModel, plan: PrunePlan, path: str, cfg: Config) -> None:
-    save_weights(
-        loaded.model,
-        path,
-        cfg=cfg.pretty_text,
-        dataset_meta=loaded.dataset_meta,
-        **{META_KEY: dict(plan=compose_plans(loaded.plan, plan).to_dict())},
-    )

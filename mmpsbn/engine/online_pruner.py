@@ -14,10 +14,12 @@ from ..pruning import (
     Removal,
     apply_plan,
     count_positions,
+    fold_constants,
     model_cost,
     trace_channel_graph,
 )
 from ..pruning.verification import probe_outputs
+from .budget import Budget
 from .coverage import CalledLayers
 from .models import (
     averaged_models_of,
@@ -28,9 +30,9 @@ from .models import (
     trace_at_any_size,
     unwrapped_model,
 )
-from .prune_event import cut, over_ranks, select_keep_masks
+from .prune_event import cut, joined_constants, joined_scores, over_ranks, select_keep_masks
 from .pruned_structure import PrunedStructure
-from .settings import PruneSettings
+from .settings import BudgetSettings, PruneSettings
 
 
 class OnlinePruner:
@@ -42,8 +44,9 @@ class OnlinePruner:
     and goes everywhere.
     """
 
-    def __init__(self, settings: PruneSettings):
+    def __init__(self, settings: PruneSettings, budget: BudgetSettings | None = None):
         self.settings = settings
+        self.budget = None if budget is None else Budget(budget, settings)
         self.structure = PrunedStructure()
         self.graph: ChannelGraph | None = None
         # Fractions of the prunable channels and MACs at the run's start that are left.
@@ -51,6 +54,7 @@ class OnlinePruner:
         self._dense: dict[str, int] = {}
         self._positions: dict[str, int] = {}
         self._probe_size: tuple[int, ...] = ()
+        self._example: Tensor | None = None  # what a latency is measured on
         self._excluded: set[str] = set()
         self._traced_layers: set[str] = set()
         self._called: CalledLayers | None = None
@@ -67,6 +71,7 @@ class OnlinePruner:
             excluded=sorted(self._excluded),
             window=self._window.state() if self._window else self._saved_window,
             samples=self._samples,
+            budget=None if self.budget is None else self.budget.state(),
         )
 
     def restore(self, state: dict) -> None:
@@ -74,6 +79,8 @@ class OnlinePruner:
         self._excluded = set(state['excluded'])
         self._saved_window = state['window']
         self._samples = state['samples']
+        if self.budget is not None and state['budget'] is not None:
+            self.budget.restore(state['budget'])
 
     def close(self) -> None:
         """Stop watching; a later start begins anew."""
@@ -115,6 +122,9 @@ class OnlinePruner:
         self._traced_layers = called.names
         self._called = CalledLayers(model)
         self._probe_size = tuple(inputs.shape[2:])
+        if self.budget is not None:
+            self._example = example_inputs(model, data_batch, 1)
+            self.budget.start(model, self.graph.groups, self._positions, self._example)
         cost = model_cost(model, self._positions)
         if not self._dense:
             self._dense = dict(channels=self._channels(), macs=cost.macs)
@@ -182,7 +192,7 @@ class OnlinePruner:
     def watch(self, runner, data_batch: dict) -> None:
         """Open the window of the next event when its first sample comes."""
         event = self.settings.next_event(runner.iter, runner.max_iters)
-        if event is None:
+        if event is None or self.finished:
             return
         samples = len(data_batch['inputs']) * runner.world_size
         if self._window is None:
@@ -196,6 +206,11 @@ class OnlinePruner:
             self._window.restore(self._saved_window, next(model.parameters()).device)
             self._saved_window = {}
         self._samples += samples
+
+    @property
+    def finished(self) -> bool:
+        """Whether a budget is met, so that nothing more is to die or to go."""
+        return self.budget is not None and self.budget.met
 
     def is_due(self, runner) -> bool:
         """Whether the iteration that just ended is an event's."""
@@ -220,23 +235,47 @@ class OnlinePruner:
                     'this prune event is skipped'
                 )
                 return
-            keep_masks = select_keep_masks(windows, self.settings, runner.logger)
+            models = [model, *averages]
+            keep_masks, live = select_keep_masks(
+                models, self.graph, joined_scores(windows, runner.logger), self.settings
+            )
             groups = {name: self.graph.groups[name] for name in keep_masks}
+            last = self.settings.next_event(runner.iter + 1, runner.max_iters) is None
+            if self.budget is not None:
+                keep_masks, forced = self.budget.limit(model, groups, keep_masks, last=last)
+                live = live or forced
+            constants = [None] * len(models)
+            if self.settings.criterion == 'collapsed':
+                constants = [joined_constants(window) for window in windows[1:]]
             result, at_fault = cut(
                 model,
                 groups,
                 keep_masks,
                 probe=probe,
-                outputs=outputs,
+                outputs=None if live else outputs,
+                constants=None if live else constants[0],
+                norm_of=self.graph.norm_of,
                 optimizers=optimizers_of(runner),
+                tolerance=self.settings.tolerance,
                 logger=runner.logger,
             )
             self._excluded |= at_fault
             if result.plan:
-                for averaged in averages:
+                gone = {n: mask for n, mask in keep_masks.items() if n in result.channels_removed}
+                for averaged, values in zip(averages, constants[1:]):
+                    if values is not None and not live:
+                        fold_constants(averaged, groups, gone, values, self.graph.norm_of)
                     apply_plan(averaged, result.plan)
                 self.structure.extend(result.plan)
                 self.graph = trace_channel_graph(model, probe[:1], forward_tensors)
+            if self.budget is not None:
+                self.budget.update(
+                    model,
+                    self._example,
+                    self.settings.progress(runner.iter + 1, runner.max_iters),
+                    last=last,
+                    logger=runner.logger,
+                )
         self._report(runner, before, result, samples, time.perf_counter() - start)
 
     @staticmethod

@@ -10,19 +10,21 @@ from torch.optim import Optimizer
 
 from ..pruning import (
     ActivationWindow,
+    ChannelGraph,
     ChannelGroup,
     PrunePlan,
     Removal,
     VerificationError,
+    also_live,
+    collapsed_channels,
+    foldable_channels,
     keep_mask_of,
+    masked_outputs,
     prune_channels,
+    rank_channels,
 )
 from .models import forward_tensors
 from .settings import PruneSettings
-
-# Largest relative change of float32 outputs that passes for another order of summation;
-# RetinaNet-R50 shows 1e-6.
-_TOLERANCE = 1e-5
 
 
 def over_ranks(value: float) -> float:
@@ -32,10 +34,8 @@ def over_ranks(value: float) -> float:
     return float(joined)
 
 
-def select_keep_masks(
-    windows: Sequence[ActivationWindow], settings: PruneSettings, logger: MMLogger
-) -> dict[str, Tensor]:
-    """Keep masks from what all windows of all ranks have seen, by group.
+def joined_scores(windows: Sequence[ActivationWindow], logger: MMLogger) -> dict[str, Tensor]:
+    """max |activation| of each channel of each group over all windows of all ranks.
 
     NaN and inf are reported with their group and count as alive.
     """
@@ -47,23 +47,66 @@ def select_keep_masks(
     names = list(scores[0])
     joined = torch.stack([torch.cat([s[name] for name in names]) for s in scores]).amax(0)
     all_reduce(joined, op='max')
-    split = joined.cpu().split([len(scores[0][name]) for name in names])
-    for name, score in zip(names, split):
+    split = dict(zip(names, joined.cpu().split([len(scores[0][name]) for name in names])))
+    for name, score in split.items():
         unknown = int((~score.isfinite()).sum())
         if unknown:
             logger.warning(
                 f'{name}: NaN or inf in the activations of {unknown} channels; they count as alive'
             )
-    return {
-        name: keep_mask_of(
-            windows[0].groups[name],
-            score,
-            score <= 0,
-            min_channels=settings.min_channels,
-            round_to=settings.round_to,
-        )
-        for name, score in zip(names, split)
-    }
+    return split
+
+
+def joined_constants(window: ActivationWindow) -> dict[str, Tensor]:
+    """What each reader sees of each position, the middle of the range over all ranks."""
+    names = sorted(window.ranges)
+    constants = {}
+    for name in names:
+        low, high = (x.clone() for x in window.ranges[name])
+        all_reduce(low, op='min')
+        all_reduce(high, op='max')
+        constants[name] = (low + high) / 2
+    return constants
+
+
+def select_keep_masks(
+    models: Sequence[nn.Module],
+    graph: ChannelGraph,
+    scores: dict[str, Tensor],
+    settings: PruneSettings,
+) -> tuple[dict[str, Tensor], bool]:
+    """Keep masks by group, and whether live channels are removed to round a width.
+
+    Args:
+        models: the trained one and its averages; what goes must be collapsed in all.
+        scores: of the groups to prune, from :func:`joined_scores`.
+    """
+    keep_masks, live = {}, False
+    importance = {}
+    if settings.allow_live and settings.round_to > 1:
+        groups = {name: graph.groups[name] for name in scores}
+        importance = rank_channels(models[0], groups, criterion='bn_scale', seed=0)
+    for name, score in scores.items():
+        group = graph.groups[name]
+        removable = score <= settings.eps
+        if settings.criterion == 'collapsed':
+            collapsed = torch.stack(
+                [
+                    collapsed_channels(model, group, threshold=settings.gamma_threshold)
+                    & foldable_channels(
+                        model, group, graph.norm_of, fold_padding=settings.fold_padding
+                    )
+                    for model in models
+                ]
+            )
+            removable |= collapsed.all(0)
+        rounding = dict(min_channels=settings.min_channels, round_to=settings.round_to)
+        if name in importance:
+            silent = removable
+            removable = also_live(group, silent, importance[name], **rounding)
+            live = live or not torch.equal(silent, removable)
+        keep_masks[name] = keep_mask_of(group, score, removable, **rounding)
+    return keep_masks, live
 
 
 def cut(
@@ -72,27 +115,40 @@ def cut(
     keep_masks: dict[str, Tensor],
     *,
     probe: Tensor,
-    outputs: list[Tensor],
+    outputs: list[Tensor] | None,
+    constants: dict[str, Tensor] | None,
+    norm_of: dict[str, tuple[str, ...]],
     optimizers: list[Optimizer],
+    tolerance: float,
     logger: MMLogger,
 ) -> tuple[Removal, set[str]]:
     """Prune, verified, and without the groups that fail verification.
+
+    Args:
+        outputs: of the probe before; None where live channels are removed, and the outputs must
+            be those of a model in which no reader sees them.
 
     Returns:
         What was done, and the names of the groups that must stay whole from now on.
     """
     at_fault: set[str] = set()
     while True:
+        masks = {n: mask for n, mask in keep_masks.items() if n not in at_fault}
+        expected = outputs
+        if expected is None:
+            expected = masked_outputs(model, groups, masks, probe, forward_tensors)
         try:
             result = prune_channels(
                 model,
                 groups,
-                {n: mask for n, mask in keep_masks.items() if n not in at_fault},
+                masks,
                 batch=probe,
                 forward_fn=forward_tensors,
                 optimizers=optimizers,
-                tolerance=_TOLERANCE,
-                outputs_before=outputs,
+                tolerance=tolerance,
+                constants=constants,
+                norm_of=norm_of,
+                outputs_before=expected,
                 agree=over_ranks,
             )
             return result, at_fault

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from ..functional.checks import is_count, is_number
 from ..functional.penalties import PENALTY_KINDS
 from ..functional.schedules import Schedule
+from ..pruning.criteria import CRITERIA
 
 SCOPES = ('gamma', 'all')
-CRITERIA = ('dead',)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -90,7 +90,12 @@ class PruneSettings:
     end: float = 1.0
     criterion: str = 'dead'
     num_samples: int = 512
+    eps: float = 0.0
+    gamma_threshold: float = 1e-3
+    fold_padding: bool = False
+    tolerance: float = 1e-5
     round_to: int = 1
+    allow_live: bool = False
     min_channels: int = 1
 
     def __post_init__(self):
@@ -108,6 +113,19 @@ class PruneSettings:
             is_number(self.end) and self.begin < self.end <= 1,
             f'prune end must be above begin={self.begin} and at most 1, got {self.end!r}',
         )
+        for name in ('eps', 'gamma_threshold', 'tolerance'):
+            value = getattr(self, name)
+            _require(
+                is_number(value) and value >= 0,
+                f'prune {name} must be a finite number >= 0, got {value!r}',
+            )
+        for name in ('fold_padding', 'allow_live'):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), f'prune {name} must be True or False, got {value!r}')
+        _require(
+            not (self.allow_live and self.criterion == 'collapsed'),
+            "prune allow_live goes with criterion='dead': of live channels nothing can be folded",
+        )
         _require(
             self.criterion in CRITERIA,
             f'prune criterion must be one of {CRITERIA}, got {self.criterion!r}',
@@ -119,3 +137,58 @@ class PruneSettings:
         first = max(step + 1, math.ceil(self.begin * total_steps))
         event = -(-first // self.interval) * self.interval
         return event if event <= self.end * total_steps else None
+
+    def progress(self, step: int, total_steps: int) -> float:
+        """Share of the pruning window that is over after ``step`` steps, in [0, 1]."""
+        share = (step / total_steps - self.begin) / (self.end - self.begin)
+        return min(max(share, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """What is to be left in the end; one of the three.
+
+    flops, params: fraction of the dense model's MACs or parameters, in (0, 1). latency_ms:
+    of one image of the training data on ``device`` (by default the model's), > 0.
+    """
+
+    flops: float | None = None
+    params: float | None = None
+    latency_ms: float | None = None
+    device: str | None = None
+
+    def __post_init__(self):
+        given = [name for name in self._kinds() if getattr(self, name) is not None]
+        _require(
+            len(given) == 1, f'budget must be one of {self._kinds()}, got {given or "none of them"}'
+        )
+        bounded = self.kind != 'latency_ms'
+        _require(
+            is_number(self.value) and self.value > 0 and not (bounded and self.value >= 1),
+            f'budget {self.kind} must be a number {"in (0, 1)" if bounded else "> 0"}, got '
+            f'{self.value!r}',
+        )
+        _require(
+            self.device is None or (self.kind == 'latency_ms' and isinstance(self.device, str)),
+            f'budget device is a string that goes with latency_ms, got {self.device!r}',
+        )
+
+    @staticmethod
+    def _kinds() -> tuple[str, ...]:
+        return 'flops', 'params', 'latency_ms'
+
+    @property
+    def kind(self) -> str:
+        return next(name for name in self._kinds() if getattr(self, name) is not None)
+
+    @property
+    def value(self) -> float:
+        return getattr(self, self.kind)
+
+    @property
+    def measure(self) -> str:
+        """What the budget is counted in."""
+        return 'macs' if self.kind == 'flops' else self.kind
+
+    def __str__(self) -> str:
+        return f'budget {self.kind}={self.value}'

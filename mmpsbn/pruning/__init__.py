@@ -2,8 +2,8 @@
 
 from .activation import ActivationWindow
 from .api import PruneResult, prune_dead_channels
-from .cost import Cost, count_positions, model_cost
-from .criteria import collapsed_channels, foldable_channels, keep_mask_of
+from .cost import Cost, count_positions, measure_latency, model_cost
+from .criteria import also_live, collapsed_channels, foldable_channels, keep_mask_of
 from .folding import fold_constants
 from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
@@ -25,6 +25,7 @@ __all__ = [
     'SparsityReport',
     'VerificationError',
     'apply_plan',
+    'also_live',
     'collapsed_channels',
     'compose_plans',
     'count_positions',
@@ -34,6 +35,7 @@ __all__ = [
     'keep_mask_of',
     'keep_masks_for_budget',
     'masked_outputs',
+    'measure_latency',
     'measure_sparsity',
     'model_cost',
     'plan_from_keep_masks',

@@ -1,11 +1,17 @@
 """What a model costs: parameters and multiply-accumulates."""
 
+import copy
+import math
+import statistics
+import time
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .forward import ForwardFn, observing
+from .plan import PrunePlan
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,43 @@ def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict
     return positions
 
 
-def model_cost(model: nn.Module, positions: dict[str, int]) -> Cost:
-    """The cost of a model as it is now, at the input its positions were counted on.
+def model_cost(model: nn.Module, positions: dict[str, int], plan: PrunePlan | None = None) -> Cost:
+    """The cost of a model as it is now, at the input its positions were counted on, or as it
+    would be after a plan.
 
     MACs of a convolution are N * H_out * W_out * C_out * (C_in / groups) * k_h * k_w;
     normalisation, activations and pooling are not counted.
     """
-    weights = {name: model.get_submodule(name).weight for name in positions}
+    shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
+    if plan is not None:
+        shapes |= {name: plan.shape_after(name) for name in plan.kept if name in shapes}
+    own = {name for name, _ in model.named_parameters()}  # a shared parameter counts once
+    weights = {name: shapes.get(f'{name}.weight'.lstrip('.')) for name in positions}
+    weights = {
+        name: model.get_submodule(name).weight.shape if shape is None else shape  # computed
+        for name, shape in weights.items()
+    }
     return Cost(
-        params=sum(p.numel() for p in model.parameters()),
-        macs_of={name: n * weights[name].numel() for name, n in positions.items()},
-        inputs_of={name: weight.size(1) for name, weight in weights.items()},
+        params=sum(math.prod(shapes[name]) for name in own),
+        macs_of={name: n * math.prod(weights[name]) for name, n in positions.items()},
+        inputs_of={name: shape[1] for name, shape in weights.items()},
     )
+
+
+def measure_latency(
+    model: nn.Module, batch: Any, forward_fn: ForwardFn, *, device: str, repeats: int = 10
+) -> float:
+    """Median seconds of a forward pass in eval mode on a device, of ``repeats`` after two that
+    warm up. A model that lives elsewhere is copied there."""
+    if next(model.parameters()).device != torch.device(device):
+        model = copy.deepcopy(model).to(device)
+    batch = batch.to(device) if isinstance(batch, Tensor) else batch
+    seconds = []
+    with observing(model):
+        for _ in range(repeats + 2):
+            start = time.perf_counter()
+            forward_fn(model, batch)
+            if torch.device(device).type == 'cuda':
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])

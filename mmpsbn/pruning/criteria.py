@@ -72,3 +72,29 @@ def keep_mask_of(
         round_to=round_to,
         widths=[(torch.tensor(member.channel), member.size) for member in group.writers],
     )
+
+
+def also_live(
+    group: ChannelGroup,
+    removable: Tensor,
+    importance: Tensor,
+    *,
+    min_channels: int,
+    round_to: int,
+) -> Tensor:
+    """What is removable, and the least important live channels where the nearest multiple of
+    ``round_to`` is below the width that would be left; shape (channels,), bool.
+
+    Args:
+        importance: shape (channels,), e.g. |gamma|; the lowest go first.
+    """
+    removable = removable.clone()
+    for member in group.writers:
+        channels = torch.tensor(member.channel)
+        kept = member.size - int(removable[channels].sum())
+        over = kept % round_to
+        if 2 * over < round_to and kept - over >= max(min_channels, round_to):
+            live = channels[~removable[channels]].unique()
+            lowest = live[importance[live].sort(stable=True).indices[:over]]
+            removable[lowest] = True
+    return removable

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from .cost import model_cost
 from .criteria import keep_mask_of
 from .forward import ForwardFn
 from .graph import ChannelGroup, Member
@@ -124,38 +125,37 @@ def _strongest(group: ChannelGroup, values: Iterable[tuple[Member, Tensor]]) -> 
     return score.where(score >= 0, math.nan)
 
 
+MEASURES = ('macs', 'params')
+
+
 def keep_masks_for_budget(
     model: nn.Module,
     groups: Mapping[str, ChannelGroup],
     scores: Mapping[str, Tensor],
     positions: Mapping[str, int],
     *,
-    target_flops: float,
-    dense_macs: int,
+    measure: str,
+    target: float,
     min_channels: int,
     round_to: int,
-) -> dict[str, Tensor]:
-    """Keep masks that leave as near as possible to ``target_flops`` of ``dense_macs``.
+) -> tuple[dict[str, Tensor], float]:
+    """Keep masks that leave as near as possible to ``target`` MACs or parameters.
 
     One threshold for all groups: the n lowest scores of the whole model go, except those
-    that stay for ``min_channels`` or to fill a multiple of ``round_to``; the n whose MACs
-    come nearest is found by bisection. Ties go channel by channel, the later group and
+    that stay for ``min_channels`` or to fill a multiple of ``round_to``; the n whose cost
+    comes nearest is found by bisection. Ties go channel by channel, the later group and
     the higher index first. The model is not touched.
 
     Args:
-        scores: group name -> shape (channels,), higher = kept.
+        scores: group name -> shape (channels,), higher = kept; inf is always kept.
         positions: what ``count_positions`` gave.
-        target_flops: fraction of ``dense_macs`` to be left, in (0, 1).
-        dense_macs: MACs of the model at these positions, before it was ever pruned.
+        measure: ``'macs'`` or ``'params'``.
 
-    Raises:
-        ValueError: out of range, or out of reach; says what is the nearest reachable.
+    Returns:
+        The keep masks, and what they leave.
     """
-    if not 0 < target_flops < 1:
-        raise ValueError(f'target_flops must be in (0, 1), got {target_flops}')
-    total = sum(group.channels for group in groups.values())
     ranks = _global_ranks(scores)
-    weights = {name: model.get_submodule(name).weight.shape for name in positions}
+    total = sum(int((score < math.inf).sum()) for score in scores.values())
 
     def masks(removed: int) -> dict[str, Tensor]:
         return {
@@ -169,29 +169,19 @@ def keep_masks_for_budget(
             for name, rank in ranks.items()
         }
 
-    def flops_left(removed: int) -> float:
+    def left(removed: int) -> float:
         plan = plan_from_keep_masks(model, groups, masks(removed))
-        shapes = {
-            name: plan.shape_after(f'{name}.weight') if f'{name}.weight' in plan.kept else shape
-            for name, shape in weights.items()
-        }
-        return sum(n * math.prod(shapes[name]) for name, n in positions.items()) / dense_macs
+        return getattr(model_cost(model, positions, plan), measure)
 
-    lowest, highest = flops_left(total), flops_left(0)
-    if not lowest <= target_flops <= highest:
-        raise ValueError(
-            f'{target_flops:.2%} of the dense MACs cannot be reached: {highest:.2%} are left now, '
-            f'and {lowest:.2%} with every prunable channel gone but {min_channels} a group (widths '
-            f'in multiples of {round_to}); ask for something between them, or a smaller round_to'
-        )
-    enough, too_many = 0, total  # flops_left(enough) >= target_flops >= flops_left(too_many)
+    enough, too_many = 0, total  # left(enough) >= target >= left(too_many), if it is in reach
     while too_many - enough > 1:
         middle = (enough + too_many) // 2
-        if flops_left(middle) >= target_flops:
+        if left(middle) >= target:
             enough = middle
         else:
             too_many = middle
-    return masks(min((enough, too_many), key=lambda n: abs(flops_left(n) - target_flops)))
+    best = min((enough, too_many), key=lambda n: abs(left(n) - target))
+    return masks(best), left(best)
 
 
 def _global_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from mmpsbn.engine.settings import PruneSettings
         (dict(prune=dict(interval=2.5)), 'prune interval must be an int >= 1, got 2.5'),
         (dict(prune=dict(begin=0.5, end=0.5)), 'prune end must be above begin=0.5'),
         (dict(prune=dict(begin=-0.1)), r'prune begin must be in \[0, 1\], got -0.1'),
-        (dict(prune=dict(criterion='lazy')), r"criterion must be one of \('dead',\)"),
+        (dict(prune=dict(criterion='lazy')), r"criterion must be one of \('dead', 'collapsed'\)"),
         (dict(prune=dict(num_samples=0)), 'num_samples must be an int >= 1, got 0'),
         (dict(prune=dict(round_to=0)), 'round_to must be an int >= 1'),
         (dict(prune=dict(min_channels=0)), 'min_channels must be an int >= 1'),

@@ -17,7 +17,16 @@ def layer():
     return nn.Linear(3, 4).double()
 
 
-def attach(layer, penalty=None, noise=None, strength=0.5, step=lambda: 0, seed=7, optimizer=None):
+def attach(
+    layer,
+    penalty=None,
+    noise=None,
+    strength=0.5,
+    penalty_scale=1.0,
+    step=lambda: 0,
+    seed=7,
+    optimizer=None,
+):
     optimizer = optimizer or torch.optim.SGD(layer.parameters(), lr=ETA)
     StepPerturbation(
         penalised=[layer.weight],
@@ -25,6 +34,7 @@ def attach(layer, penalty=None, noise=None, strength=0.5, step=lambda: 0, seed=7
         penalty=PenaltySettings(**{'peak': 0.0, **(penalty or {})}),
         noise=NoiseSettings(**{'peak_var': 0.0, **(noise or {})}),
         strength=lambda: strength,
+        penalty_scale=lambda: penalty_scale,
         step=step,
         seed=seed,
     ).attach([optimizer])

@@ -130,25 +130,26 @@ def budget_case(name='fpn', criterion='l1'):
     return model, batch, groups, positions, scores
 
 
-def macs_after(model, groups, positions, masks):
+def cost_after(model, groups, positions, masks, measure):
     pruned = copy.deepcopy(model)
     apply_plan(pruned, plan_from_keep_masks(model, groups, masks))
-    return model_cost(pruned, positions).macs
+    return getattr(model_cost(pruned, positions), measure)
 
 
 @pytest.mark.parametrize('criterion', RANKING_CRITERIA)
+@pytest.mark.parametrize('measure', ['macs', 'params'])
 @pytest.mark.parametrize('target', [0.2, 0.5, 0.83])
-def test_the_budget_comes_as_near_as_any_number_of_channels(criterion, target):
+def test_the_budget_comes_as_near_as_any_number_of_channels(criterion, target, measure):
     model, _, groups, positions, scores = budget_case(criterion=criterion)
-    dense = model_cost(model, positions).macs
+    dense = getattr(model_cost(model, positions), measure)
     before = snapshot(model)
-    masks = keep_masks_for_budget(
+    masks, left = keep_masks_for_budget(
         model,
         groups,
         scores,
         positions,
-        target_flops=target,
-        dense_macs=dense,
+        measure=measure,
+        target=target * dense,
         min_channels=1,
         round_to=1,
     )
@@ -159,20 +160,21 @@ def test_the_budget_comes_as_near_as_any_number_of_channels(criterion, target):
         keep = {name: score > threshold for name, score in scores.items()}
         for mask, score in zip(keep.values(), scores.values()):
             mask[score.argmax()] = True
-        reachable.append(macs_after(model, groups, positions, keep) / dense)
-    ours = macs_after(model, groups, positions, masks) / dense
-    assert abs(ours - target) <= min(abs(macs - target) for macs in reachable) + 1e-12
+        reachable.append(cost_after(model, groups, positions, keep, measure) / dense)
+    ours = cost_after(model, groups, positions, masks, measure) / dense
+    assert ours == left / dense
+    assert abs(ours - target) <= min(abs(cost - target) for cost in reachable) + 1e-12
 
 
 def test_widths_are_multiples_and_never_below_the_minimum():
     model, _, groups, positions, scores = budget_case()
-    masks = keep_masks_for_budget(
+    masks, _ = keep_masks_for_budget(
         model,
         groups,
         scores,
         positions,
-        target_flops=0.45,
-        dense_macs=model_cost(model, positions).macs,
+        measure='macs',
+        target=0.45 * model_cost(model, positions).macs,
         min_channels=3,
         round_to=2,
     )
@@ -181,30 +183,23 @@ def test_widths_are_multiples_and_never_below_the_minimum():
         assert kept >= 3 and (kept % 2 == 0 or kept == groups[name].channels)
 
 
-@pytest.mark.parametrize(
-    'target, message',
-    [
-        (1.2, r'target_flops must be in \(0, 1\), got 1.2'),
-        (
-            0.01,
-            r'1.00% of the dense MACs cannot be reached: 80.00% are left now, and \d+.\d+% with',
-        ),
-        (0.9, '90.00% of the dense MACs cannot be reached: 80.00% are left now'),
-    ],
-)
-def test_a_budget_out_of_reach_says_what_is_in_reach(target, message):
+def test_out_of_reach_the_nearest_point_is_returned():
     model, _, groups, positions, scores = budget_case()
-    with pytest.raises(ValueError, match=message):
-        keep_masks_for_budget(
-            model,
-            groups,
-            scores,
-            positions,
-            target_flops=target,
-            dense_macs=round(model_cost(model, positions).macs / 0.8),
-            min_channels=2,
-            round_to=1,
-        )
+    now = model_cost(model, positions).macs
+    settings = dict(measure='macs', min_channels=2, round_to=1)
+    masks, left = keep_masks_for_budget(model, groups, scores, positions, target=0, **settings)
+    assert all(int(mask.sum()) == 2 for mask in masks.values()) and 0 < left < now / 4
+    masks, left = keep_masks_for_budget(model, groups, scores, positions, target=2e9, **settings)
+    assert all(mask.all() for mask in masks.values()) and left == now
+
+
+def test_a_score_of_inf_is_never_removed():
+    model, _, groups, positions, scores = budget_case()
+    scores['tower'][:] = float('inf')
+    masks, _ = keep_masks_for_budget(
+        model, groups, scores, positions, measure='macs', target=0, min_channels=1, round_to=1
+    )
+    assert masks['tower'].all() and int(masks['fpn1'].sum()) == 1
 
 
 def test_unknown_criteria_and_models_without_norms_are_refused(chain):
@@ -220,8 +215,8 @@ def test_unknown_criteria_and_models_without_norms_are_refused(chain):
 def test_live_channels_are_removed_as_if_masked_where_they_are_read(name):
     model, batch, groups, positions, scores = budget_case(name)
     dense = model_cost(model, positions).macs
-    settings = dict(target_flops=0.5, dense_macs=dense, min_channels=1, round_to=1)
-    masks = keep_masks_for_budget(model, groups, scores, positions, **settings)
+    settings = dict(measure='macs', target=0.5 * dense, min_channels=1, round_to=1)
+    masks, _ = keep_masks_for_budget(model, groups, scores, positions, **settings)
     masked = masked_copy(model, groups, masks).eval()
     expected = masked_outputs(model, groups, masks, batch, forward)
     for ours, theirs in zip(expected, flat(masked(batch))):
@@ -241,9 +236,9 @@ def test_live_channels_are_removed_as_if_masked_where_they_are_read(name):
 
 def test_a_removal_that_is_not_the_masking_is_undone():
     model, batch, groups, positions, scores = budget_case('residual')
-    settings = dict(target_flops=0.5, min_channels=1, round_to=1)
     dense = model_cost(model, positions).macs
-    masks = keep_masks_for_budget(model, groups, scores, positions, dense_macs=dense, **settings)
+    settings = dict(measure='macs', target=0.5 * dense, min_channels=1, round_to=1)
+    masks, _ = keep_masks_for_budget(model, groups, scores, positions, **settings)
     expected = masked_outputs(model, groups, masks, batch, forward)
     other = {name: mask.flip(0) for name, mask in masks.items()}
     before = snapshot(model)

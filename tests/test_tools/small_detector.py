@@ -12,6 +12,7 @@ import mmpsbn  # noqa: F401
 from mmpsbn.datasets import write_digits_dataset
 from mmpsbn.engine.model_files import save_weights
 from mmpsbn.engine.models import forward_tensors, trace_at_any_size
+from mmpsbn.engine.recalibration import recalibrate_batch_norms
 from mmpsbn.pruning import PrunePlan, apply_plan, plan_from_keep_masks
 from mmpsbn.pruning.verification import probe_outputs
 
@@ -35,8 +36,8 @@ custom_hooks = [dict(type='SparsityHook')]
 
 
 def write_small_detector(folder):
-    """Write data, ``small.py`` and ``dense.pth`` into a folder; weights are random, and so
-    are the statistics of its norms, so that nothing is 0 or 1 by chance."""
+    """Write data, ``small.py`` and ``dense.pth`` into a folder; weights and biases are random,
+    and the norms' statistics fit them, so that no channel is dead by chance."""
     data = f'{folder}/digits/'
     write_digits_dataset(data, num_train=8, num_val=4, image_size=(160, 128), seed=0)
     base = str(ROOT / 'configs/quickstart/retinanet_r18_psbn_demp_digits.py')
@@ -47,11 +48,12 @@ def write_small_detector(folder):
     model = MODELS.build(cfg.model)
     model.init_weights()
     with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if name.endswith(('running_mean', 'bias')):
+        for name, tensor in model.named_parameters():
+            if name.endswith('bias'):
                 tensor.normal_(std=0.1)
-            elif name.endswith('running_var') or tensor.dim() == 1 and tensor.is_floating_point():
+            elif name.endswith('weight') and tensor.dim() == 1:
                 tensor.uniform_(0.5, 1.5)
+    recalibrate_batch_norms(model, iter([images()]))
     save_weights(
         model,
         str(folder / 'dense.pth'),

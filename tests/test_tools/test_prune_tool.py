@@ -9,7 +9,7 @@ from small_detector import assert_near, images, outputs, run_tool, write_small_d
 from torch import nn
 
 from mmpsbn.engine.model_files import load_model, save_weights
-from mmpsbn.engine.one_shot import recalibrate_batch_norms
+from mmpsbn.engine.recalibration import recalibrate_batch_norms
 
 DEAD = ('backbone.layer2.0.bn1', [1, 5, 6])
 
@@ -84,6 +84,23 @@ def test_dead_channels_go_and_the_function_stays(prune, load):
     row = re.search(r'backbone.layer2.0.conv1 +16 +13 +81.2%', said)
     assert row and 'parameters' in said and 'MACs at 128x160' in said
     assert 'tools/test.py' in said and 'tools/export.py' in said
+
+
+def test_collapsed_channels_go_where_their_constant_can_be_folded(prune, load, tmp_path):
+    loaded = load('dense.pth')
+    with torch.no_grad():  # a constant 0.5, read by a zero-padded convolution
+        loaded.model.backbone.layer2[0].bn1.weight[4] = 0
+        loaded.model.backbone.layer2[0].bn1.beta[4] = 0.4
+    path = tmp_path / 'constant.pth'
+    save_weights(loaded.model, str(path))
+    arguments = (path, '--criterion', 'collapsed', '--round-to', '1')
+    assert "criterion 'collapsed' finds nothing to remove" in refusal(prune, *arguments)
+    message = refusal(prune, *arguments, '--fold-padding')
+    assert 'changes the outputs by' in message and 'tolerance 1.0e-05' in message
+    said = prune(*arguments, '--fold-padding', '--tolerance', '1')
+    assert re.search(r'backbone.layer2.0.conv1 +16 +15 ', said)
+    pruned = load('constant_collapsed.pth')
+    assert_near(outputs(pruned.model, images()), outputs(loaded.model, images()), tolerance=0.3)
 
 
 @pytest.mark.parametrize('criterion', ['bn_scale', 'l1', 'random', 'uniform'])
@@ -176,7 +193,12 @@ def test_the_new_statistics_are_the_mean_over_batches():
 def test_what_cannot_be_done_is_said_in_a_sentence(prune, folder, tmp_path):
     l1 = ('--criterion', 'l1')
     assert 'needs a budget: give --target-flops' in refusal(prune, 'dense.pth', *l1)
-    assert 'must be in (0, 1), got 1.5' in refusal(prune, 'dense.pth', *l1, '--target-flops', '1.5')
+    assert '--target-flops must be in (0, 1), got 1.5' in refusal(
+        prune, 'dense.pth', *l1, '--target-flops', '1.5'
+    )
+    assert "'dead' finds nothing to remove (widths in multiples of 8)" in refusal(
+        prune, 'dense.pth', '--criterion', 'dead'
+    )
     assert 'goes with bn_scale, l1' in refusal(
         prune, 'dense.pth', '--criterion', 'dead', '--target-flops', '0.5'
     )
@@ -190,6 +212,9 @@ def test_what_cannot_be_done_is_said_in_a_sentence(prune, folder, tmp_path):
     assert 'has shape (8, 3, 7, 7) in the checkpoint and (16, 3, 7, 7) in the model' in refusal(
         prune, 'dense.pth', *l1, '--target-flops', '0.5', '--cfg-options', wider
     )
+    for option, value in (('--num-samples', '0'), ('--round-to', '0'), ('--recalibrate', '-1')):
+        message = refusal(prune, 'dense.pth', '--criterion', 'dead', option, value)
+        assert f'{option} must be >= ' in message and f'got {value}' in message
     missing = 'train_dataloader.dataset.data_root=nowhere/'
     assert "'nowhere/' (train_dataloader.dataset.data_root) does not exist" in refusal(
         prune, 'dense.pth', *l1, '--target-flops', '0.5', '--cfg-options', missing
@@ -204,9 +229,3 @@ def test_a_file_is_overwritten_only_where_asked_for(prune, tmp_path):
     assert (tmp_path / 'dense_random.pth').read_text() == 'mine'
     prune(*arguments, '--force')
     assert torch.load(tmp_path / 'dense_random.pth', weights_only=True)['meta']['mmpsbn']
-
-
-def test_numbers_out_of_range_are_usage_errors(prune, capsys):
-    with pytest.raises(SystemExit):
-        prune('dense.pth', '--criterion', 'dead', '--num-samples', '0')
-    assert '--num-samples must be >= 1, got 0' in capsys.readouterr().err
