@@ -156,8 +156,10 @@ def _randomize_constants_(model: nn.Module) -> None:
                 tensor.uniform_(0.5, 1.5)
             else:
                 tensor.normal_(0, 0.05)
-        if hasattr(module, 'conv_offset'):  # sampling far from where it was makes chaos
-            module.conv_offset.weight.mul_(0.02)
+    for name, module in model.named_modules():
+        # sampling far from where it was makes chaos of deformable convolutions
+        if 'offset' in name.rpartition('.')[2] and isinstance(module, nn.Conv2d):
+            module.weight.mul_(0.02)
 
 
 @torch.no_grad()

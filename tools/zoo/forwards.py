@@ -117,8 +117,9 @@ def _query_based(model, images):
         features = boxes_out['object_feats']
         outputs += [boxes_out['cls_score'], boxes_out['decoded_bboxes']]
         if head.with_mask:
-            attention = boxes_out['attn_feats']
-            outputs.append(head._mask_forward(stage, x, rois, attention)['mask_preds'])
+            attention = boxes_out['attn_feats'].flatten(0, -2)
+            masks = head._mask_forward(stage, x, rois[:2], attention[:2])  # a hundred take long
+            outputs.append(masks['mask_preds'])
         boxes = torch.stack(tuple(boxes_out['detached_proposals']))
     return outputs
 
@@ -147,6 +148,8 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, Forward]]:
         yield 'all', _query_based
     elif isinstance(model, TwoStageDetector) and model.with_roi_head:
         yield 'all, fixed proposals', _two_stage
+    elif isinstance(model, TwoStageDetector):  # the image side of a model that reads text
+        yield 'image side: backbone and neck', _neck
     elif isinstance(model, (DetectionTransformer, MaskFormer)):
         yield 'all', _with_samples
     elif isinstance(model, SingleStageDetector):
