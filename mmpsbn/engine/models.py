@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -23,9 +25,39 @@ def bare_model(runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
+# Sides of the boxes that a second stage is traced and probed with, in pixels: one for each
+# level of a pyramid and more, since mmdet's extractors treat a level without boxes apart.
+_BOX_SIDES = (20.0, 40.0, 150.0, 300.0, 700.0)
+
+
 def forward_tensors(model: nn.Module, inputs: Tensor) -> Any:
-    """An OpenMMLab model's raw outputs, before losses and post-processing."""
+    """An OpenMMLab model's raw outputs, before losses and post-processing.
+
+    The second stage of a two-stage detector gets fixed boxes: those of its first stage go
+    through NMS, where a rounding error may change which ones come out.
+    """
+    if getattr(model, 'with_roi_head', False) and model.with_rpn:
+        x = model.extract_feat(inputs)
+        boxes = _fixed_boxes(inputs)
+        return model.rpn_head(x), model.roi_head.forward(x, boxes, _data_samples(inputs))
+    if hasattr(model, 'forward_transformer'):  # DETR and its kin read the size of the images
+        return model(inputs, _data_samples(inputs), mode='tensor')
     return model(inputs, mode='tensor')
+
+
+def _fixed_boxes(inputs: Tensor) -> list[InstanceData]:
+    sides = inputs.new_tensor(_BOX_SIDES)[:, None]
+    boxes = torch.cat([sides / 8, sides / 4, sides, sides], 1)
+    return [InstanceData(bboxes=boxes) for _ in inputs]
+
+
+def _data_samples(inputs: Tensor) -> list:
+    from mmdet.structures import DetDataSample  # not installed where only classifiers train
+
+    shape = tuple(inputs.shape[-2:])
+    names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    meta = dict.fromkeys(names, shape) | dict(scale_factor=(1.0, 1.0))
+    return [DetDataSample(metainfo=dict(meta)) for _ in inputs]
 
 
 def example_inputs(model: nn.Module, data_batch: dict, num_samples: int) -> Tensor:
