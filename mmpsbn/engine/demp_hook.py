@@ -11,6 +11,8 @@ from .beta_decay import warn_if_beta_not_decayed
 from .models import bare_model, check_wrapper, optimizers_of
 from .online_pruner import OnlinePruner
 from .pruned_checkpoint_hook import PrunedCheckpointHook
+from .pruned_structure import saved_by
+from .saved_state import check_saved_state
 from .settings import NoiseSettings, PenaltySettings, PruneSettings, ScheduleSettings, build
 from .step_perturbation import StepPerturbation
 
@@ -118,8 +120,12 @@ class DemPHook(Hook):
         )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        saved = self.pruner.structure.load(runner, checkpoint)
-        if saved and runner._resume and 'pruner' in saved:
+        saved = saved_by(checkpoint)
+        resumes = saved is not None and runner._resume and 'pruner' in saved
+        if resumes:
+            check_saved_state(saved)
+        self.pruner.structure.load(runner, checkpoint)
+        if resumes:
             self._noise_seed = saved['noise_seed']
             self.pruner.restore(saved['pruner'])
 

@@ -1,12 +1,12 @@
 """PrunePlan: which slices of which tensors stay, as plain data."""
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..functional.checks import shown
 from .graph import ChannelGroup
 
 _FORMAT_VERSION = 1
@@ -54,38 +54,30 @@ class PrunePlan:
         """
         version = data.get('version') if isinstance(data, Mapping) else None
         if type(version) is not int or version != _FORMAT_VERSION:
-            raise ValueError(f'prune plan version must be {_FORMAT_VERSION}, got {_shown(version)}')
+            raise ValueError(f'prune plan version must be {_FORMAT_VERSION}, got {shown(version)}')
         shapes, kept = {}, {}
         for name, entry in _mapping(data, 'tensors', 'prune plan').items():
             if not isinstance(name, str):
-                raise ValueError(f'prune plan: a tensor is named {_shown(name)}, not by a string')
+                raise ValueError(f'prune plan: a tensor is named {shown(name)}, not by a string')
             where = f'prune plan, {name}'
             shape = entry.get('shape') if isinstance(entry, Mapping) else None
             if not _is_shape(shape):
-                raise ValueError(f'{where}: shape must be a list of ints >= 0, got {_shown(shape)}')
+                raise ValueError(f'{where}: shape must be a list of ints >= 0, got {shown(shape)}')
             shapes[name], kept[name] = tuple(shape), {}
             dims = [str(dim) for dim in range(len(shape))]
             for dim, index in _mapping(entry, 'kept', where).items():
                 if dim not in dims:
                     raise ValueError(
-                        f'{where}, dimension {_shown(dim)}: not a dimension of shape {tuple(shape)}'
+                        f'{where}, dimension {shown(dim)}: not a dimension of shape {tuple(shape)}'
                     )
                 _check_index(f'{where}, dimension {dim}', shape[int(dim)], index)
                 kept[name][int(dim)] = tuple(index)
         return cls(shapes, kept)
 
 
-def _shown(value: Any) -> str:
-    """What a message shows of data that nobody has checked: its repr could be endless."""
-    try:
-        return reprlib.repr(value)[:100]
-    except ValueError:  # Python prints no int of more than 4300 digits
-        return f'a {type(value).__name__} too long to show'
-
-
 def _mapping(data: Mapping, key: str, where: str) -> Mapping:
     if not isinstance(data.get(key), Mapping):
-        raise ValueError(f'{where}: {key} must be a dict, got {_shown(data.get(key))}')
+        raise ValueError(f'{where}: {key} must be a dict, got {shown(data.get(key))}')
     return data[key]
 
 

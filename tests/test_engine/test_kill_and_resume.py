@@ -15,6 +15,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from ranks import fork_context
+from snapshots import assert_same
 from toy import ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine.demp_hook import DemPHook
@@ -168,24 +169,9 @@ def whole(tmp_path_factory):
     }
 
 
-def assert_same(ours, theirs, where=''):
-    if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), where
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), where
-        for key in ours:
-            assert_same(ours[key], theirs[key], f'{where} {key}')
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for i, pair in enumerate(zip(ours, theirs)):
-            assert_same(*pair, f'{where} {i}')
-    else:
-        assert ours == theirs, where
-
-
 def assert_equal_end(final, expected):
     for key in ('model', 'average', 'optimizer', 'meta'):
-        assert_same(final[key], expected[key], key)
+        assert_same(final[key], expected[key])
     assert final['samples'].items() <= expected['samples'].items()
 
 
