@@ -197,6 +197,11 @@ class OnlinePruner:
             self._saved_window = {}
         self._samples += samples
 
+    @property
+    def watching(self) -> bool:
+        """Whether layers must call their hooks in the next training pass."""
+        return self._window is not None or self._called is not None
+
     def is_due(self, runner) -> bool:
         """Whether the iteration that just ended is an event's."""
         event = self.settings.next_event(runner.iter, runner.max_iters)

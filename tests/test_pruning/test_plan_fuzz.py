@@ -129,7 +129,9 @@ def test_random_valid_plans_round_trip_and_compose(name, seeds):
     assert_same(snapshot(at_once, its_optimizer), snapshot(stepwise, optimizer))
 
 
-@pytest.mark.parametrize('name', [None, 3, HUGE, ('fc.weight',)])
+@pytest.mark.parametrize(
+    'name', [None, 3, HUGE, ('fc.weight',)], ids=['None', 'int', 'huge', 'tuple']
+)
 def test_a_name_that_is_no_string_is_refused(name):
     with pytest.raises(ValueError, match='prune plan: a tensor is named .* not by a string'):
         PrunePlan.from_dict(dict(version=1, tensors={name: GOOD['tensors']['fc.weight']}))
