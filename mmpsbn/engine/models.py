@@ -10,6 +10,8 @@ from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.structures import InstanceData
+from mmengine.utils import digit_version
+from mmengine.utils.dl_utils import TORCH_VERSION
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -131,10 +133,10 @@ def check_wrapper(runner) -> None:
             f'{type(model).__name__}, which holds its parameters in '
             'another form; train with MMDistributedDataParallel'
         )
-    if runner.cfg.get('compile'):
+    if runner.cfg.get('compile') and digit_version(TORCH_VERSION) < digit_version('2.2'):
         raise TypeError(
-            'DemPHook watches layers with hooks, which compiled code does not call; '
-            'train without compile'
+            f'torch {TORCH_VERSION} switches the hooks of optimizers off where torch.compile is '
+            'used, and DemPHook acts in them; train without compile'
         )
     wrapper = runner.optim_wrapper
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
@@ -145,6 +147,22 @@ def check_wrapper(runner) -> None:
                 'DemPHook acts on unscaled gradients, and under AMP a fused optimizer '
                 'unscales within its step; use fused=False'
             )
+
+
+def use_compiled_step(runner, compiled: bool) -> None:
+    """Where the config says ``compile``, train with the compiled step or set it aside.
+
+    It calls no hook of a layer. It is compiled from nothing each time: after a few shapes of
+    one model torch would give up and run it uncompiled.
+    """
+    if not runner.cfg.get('compile'):
+        return
+    attributes = vars(runner.model)
+    if not compiled:
+        attributes.pop('train_step', None)
+    elif 'train_step' not in attributes:
+        torch.compiler.reset()
+        runner._maybe_compile('train_step')
 
 
 @contextmanager
