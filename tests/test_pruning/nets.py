@@ -124,6 +124,23 @@ class Shuffle(nn.Module):
         return self.out(F.unfold(x, 2, stride=2).transpose(1, 2))
 
 
+class Context(nn.Module):
+    """Attention over positions: queries and keys stay whole, values lose channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.qk, self.v = conv_bn(3, 6), nn.Conv2d(6, 8, 1), nn.Conv2d(6, 8, 1)
+        self.w, self.out = nn.Conv2d(6, 7, 1), nn.Linear(8 + 7, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        q, k = (y.transpose(1, 2) for y in self.qk(x).flatten(2).chunk(2, dim=1))  # (N, HW, C)
+        v, w = (layer(x).flatten(2).transpose(1, 2) for layer in (self.v, self.w))
+        v = ((q @ k.transpose(1, 2)).softmax(-1) @ v).cummax(1).values
+        w = F.scaled_dot_product_attention(q[:, None], k[:, None], w[:, None])[:, 0]
+        return self.out(torch.cat([v, w], -1))
+
+
 NETS = dict(
     chain=Chain,
     residual=ToyNet,
@@ -131,6 +148,7 @@ NETS = dict(
     fpn=FPN,
     mobile=Mobile,
     shuffle=Shuffle,
+    context=Context,
     psbn_chain=lambda: convert_to_psbn(Chain(), alpha=0.3),
     psbn_residual=lambda: ToyNet(norm_cfg=dict(type='psBN')),
 )

@@ -1,0 +1,233 @@
+"""Budgets: a closed loop that arrives, stops, and says so when it cannot."""
+
+import logging
+
+import pytest
+import torch
+from toy import ToyNet, kill_channels, toy_runner
+
+from mmpsbn.engine import DemPHook, budget
+from mmpsbn.engine.budget import Budget
+from mmpsbn.engine.settings import BudgetSettings, PruneSettings
+from mmpsbn.pruning import (
+    apply_plan,
+    count_positions,
+    model_cost,
+    plan_from_keep_masks,
+    trace_channel_graph,
+)
+
+WIDE = dict(type='ToyNet', width=16, inner=48)
+
+
+@pytest.fixture
+def messages(monkeypatch):
+    """What budgets log, by level."""
+    said = []
+    for level in ('info', 'warning'):
+        monkeypatch.setattr(
+            logging.Logger,
+            level,
+            lambda self, text, *a, _l=level, **k: said.append((_l, str(text))),
+        )
+    return said
+
+
+def run(tmp_path, iters=200, model=WIDE, prune=None, before=None, **hook):
+    hook = DemPHook(
+        **{
+            **dict(
+                penalty=dict(peak=0.05),
+                noise=dict(peak_var=1e-3),
+                schedule=dict(type='constant'),
+                prune=dict(interval=5, num_samples=16, **prune or {}),
+            ),
+            **hook,
+        }
+    )
+    runner = toy_runner(tmp_path, hooks=[hook], iters=iters, model=model)
+    dense = sum(p.numel() for p in runner.model.parameters())
+    if before is not None:
+        before(runner.model)
+    strengths = []
+    step = hook.after_train_iter
+
+    def spy(runner, *args, **kwargs):
+        step(runner, *args, **kwargs)
+        strengths.append(hook._strength(runner))
+
+    hook.after_train_iter = spy
+    runner.train()
+    return runner, hook, dense, strengths
+
+
+@pytest.mark.parametrize('kind, target', [('flops', 0.5), ('params', 0.4)])
+def test_the_loop_meets_the_target_within_2_percent_and_then_all_stops(
+    tmp_path, messages, kind, target
+):
+    runner, hook, dense, strengths = run(tmp_path, budget={kind: target})
+    if kind == 'flops':
+        left = hook.pruner.left['macs']
+    else:
+        left = sum(p.numel() for p in runner.model.parameters()) / dense
+    assert abs(left / target - 1) <= 0.02 and hook.pruner.budget.met
+    assert left == pytest.approx(hook.pruner.budget.left)
+    met = strengths.index(0.0)
+    assert met < 199 and set(strengths[:met]) == {1.0} and set(strengths[met:]) == {0.0}
+    assert sum('budget met' in text for _, text in messages) == 1
+    events = [text for _, text in messages if text.startswith('prune event')]
+    assert 2 <= len(events) <= -(-(met + 1) // 5)  # none after it
+
+
+def dead_half(model):
+    kill_channels(model.blocks[0].bn1, range(40))
+    kill_channels(model.blocks[1].bn1, range(40))
+
+
+QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_var=0.0))
+
+
+def test_an_event_removes_no_more_than_the_target_allows(tmp_path):
+    _, hook, _, _ = run(tmp_path, 10, before=dead_half, budget=dict(flops=0.7), **QUIET)
+    assert abs(hook.pruner.left['macs'] / 0.7 - 1) <= 0.02
+
+
+def test_a_budget_that_is_missed_says_so_with_the_nearest_point(tmp_path, messages):
+    _, hook, _, _ = run(tmp_path, 10, budget=dict(flops=0.5), **QUIET)
+    assert hook.pruner.left['macs'] == 1
+    (text,) = (text for level, text in messages if 'budget missed' in text and level == 'warning')
+    assert '100.0% of the macs are left' in text and '50.0% were asked for' in text
+    assert 'allow_live=True' in text
+
+
+def test_live_channels_go_at_the_last_event_where_that_is_allowed(tmp_path):
+    def ranked(model):
+        with torch.no_grad():
+            for block in model.blocks:
+                block.bn1.weight.copy_(torch.linspace(0.5, 1, 48))
+            model.norm.weight.fill_(2)
+
+    runner, hook, _, _ = run(
+        tmp_path,
+        10,
+        before=ranked,
+        prune=dict(allow_live=True),
+        budget=dict(flops=0.6),
+        **QUIET,
+    )
+    assert abs(hook.pruner.left['macs'] / 0.6 - 1) <= 0.02 and hook.pruner.budget.met
+    for block in runner.model.blocks:  # the smallest gammas went
+        assert block.conv1.out_channels < 48 and block.bn1.weight.min() > 0.55
+    assert runner.model.stem.out_channels == 16
+
+
+def test_live_channels_round_widths_to_the_nearest_multiple(tmp_path):
+    def kill(model):
+        kill_channels(model.blocks[0].bn1, range(14))  # 34 left: 32 is near
+        kill_channels(model.blocks[1].bn1, range(10))  # 38 left: 40 is near
+
+    for allow_live, widths in ((True, (32, 40)), (False, (40, 40))):
+        runner, *_ = run(
+            tmp_path / str(allow_live),
+            5,
+            before=kill,
+            prune=dict(round_to=8, allow_live=allow_live),
+            **QUIET,
+        )
+        assert tuple(block.conv1.out_channels for block in runner.model.blocks) == widths
+
+
+def test_what_cannot_be_met_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(
+        ValueError,
+        match=r'budget flops=0.1 cannot be met: with every prunable channel gone, \d+.\d% of the '
+        r'macs are left \(widths in multiples of 1, at least 12\)',
+    ):
+        run(tmp_path, 10, prune=dict(min_channels=12), budget=dict(flops=0.1))
+
+
+@pytest.mark.parametrize(
+    'values, message',
+    [
+        (dict(), 'budget must be one of .* got none'),
+        (dict(flops=0.5, params=0.5), r"got \['flops', 'params'\]"),
+        (dict(flops=1.0), r'budget flops must be a number in \(0, 1\), got 1.0'),
+        (dict(params=-1), 'budget params must be'),
+        (dict(latency_ms=0), 'budget latency_ms must be a number > 0'),
+        (dict(latency_ms=float('nan')), 'budget latency_ms must be a number > 0'),
+        (dict(flops=0.5, device='cpu'), 'device is a string that goes with latency_ms'),
+        (dict(macs=0.5), r"budget has no \['macs'\]"),
+    ],
+)
+def test_bad_budgets_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        DemPHook(budget=values)
+
+
+def test_live_channels_and_folding_exclude_each_other():
+    with pytest.raises(ValueError, match="allow_live goes with criterion='dead'"):
+        DemPHook(prune=dict(allow_live=True, criterion='collapsed'))
+
+
+# --- the loop by itself -------------------------------------------------------------------------
+
+
+def controller(monkeypatch, latency=None, **settings):
+    torch.manual_seed(0)
+    model, inputs = ToyNet(width=16, inner=48), torch.randn(1, 3, 8, 8)
+
+    def forward(m, b):
+        return m(b)
+
+    positions = count_positions(model, inputs, forward)
+    if latency is not None:
+        monkeypatch.setattr(
+            budget,
+            'measure_latency',
+            lambda m, *a, **k: 1e-3 * latency(model_cost(m, positions).macs),
+        )
+    loop = Budget(BudgetSettings(**settings), PruneSettings())
+    graph = trace_channel_graph(model, inputs, forward)
+    loop.start(model, graph.groups, positions, inputs)
+    return loop, model, graph, inputs, model_cost(model, positions).macs
+
+
+def test_the_penalty_goes_up_behind_the_line_and_down_ahead_of_it(monkeypatch):
+    loop, model, _, inputs, _ = controller(monkeypatch, flops=0.5)
+    logger = logging.getLogger('test')
+    loop.update(model, inputs, 0.4, last=False, logger=logger)
+    assert loop.scale == pytest.approx(2.718281828 ** (2 * 0.25 / 0.5), rel=1e-6) or loop.scale == 2
+    for _ in range(20):
+        loop.update(model, inputs, 0.8, last=False, logger=logger)
+    assert loop.scale == 64 and not loop.met
+    loop._now['macs'] = loop._dense['macs']
+    monkeypatch.setattr(loop, '_measure', lambda *a: dict(macs=0.6 * loop._dense['macs']))
+    loop.update(model, inputs, 0.1, last=False, logger=logger)
+    assert loop.scale == 32 and not loop.met
+    resumed = Budget(BudgetSettings(flops=0.5), PruneSettings())
+    resumed.restore(loop.state())
+    assert (resumed.scale, resumed.met, resumed.left) == (loop.scale, loop.met, loop.left)
+
+
+def test_a_latency_is_met_through_the_line_of_latency_over_macs(monkeypatch):
+    dense = 2_000_000.0
+    loop, model, graph, inputs, macs = controller(
+        monkeypatch, latency=lambda macs: 4 + 6 * macs / dense, latency_ms=7.0
+    )
+    assert loop.target == pytest.approx(7 / (4 + 6 * macs / dense))
+    keep = {n: torch.arange(g.channels) == 0 for n, g in graph.groups.items()}
+    for _ in range(4):  # each event comes nearer
+        masks, live = loop.limit(model, graph.groups, keep, last=False)
+        assert not live
+        apply_plan(model, plan_from_keep_masks(model, graph.groups, masks))
+        loop.update(model, inputs, 0.5, last=False, logger=logging.getLogger('test'))
+        graph = trace_channel_graph(model, inputs, lambda m, b: m(b))
+        keep = {n: torch.arange(g.channels) == 0 for n, g in graph.groups.items()}
+        if loop.met:
+            break
+    assert loop.met and abs(loop.left / loop.target - 1) <= 0.02
+
+
+def test_a_latency_that_the_model_has_already_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match='budget latency_ms=7.0 is met by the model as it is'):
+        controller(monkeypatch, latency=lambda macs: 5.0, latency_ms=7.0)

@@ -1,0 +1,1 @@
+"""The parts of ``prune_zoo.py``."""
