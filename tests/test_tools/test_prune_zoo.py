@@ -24,8 +24,12 @@ def part(name):
 # families that are quick, and together have every kind of layer: residual and dense streams,
 # grouped and depthwise convolutions, splits, gates, shuffles, shared heads, second stages
 FAMILIES = [
-    'mmdet/centernet',
-    'mmdet/retinanet',
+    *(f'mmdet/{name}' for name in 'centernet dcn hrnet ld retinanet rtmdet ssd_lite'.split()),
+    *(
+        f'mmpretrain/{name}'
+        for name in 'convnext cspnet densenet efficientnet mobilenet_v3 mobileone regnet res2net '
+        'resnest resnet shufflenet_v2 swin_transformer van'.split()
+    ),
 ]
 
 
@@ -34,7 +38,7 @@ def test_dead_channels_of_a_family_are_removed_and_nothing_else_changes(family):
     row = part('measure').measure(family, seed=0)
     assert row.status == 'pass'
     assert row.error <= 1e-9 and row.params_left < 1
-    assert 0 < row.removed <= row.planted
+    assert 0 < row.removed <= row.planted and row.all_removed > 0
     assert row.certain_removed == row.certain
 
 
@@ -99,9 +103,9 @@ def test_what_a_shared_layer_reads_is_not_certain():
 
 
 def plant(model, seed=0):
-    planting = part('planting')
+    model = model.eval()
     census = census_of(model)
-    return census, planting.plant_dead_channels_(model, census, seed)
+    return census, part('planting').plant_dead_channels_(model, census, seed)
 
 
 def test_planted_channels_are_dead_and_repeatable():
@@ -129,12 +133,45 @@ def test_streams_are_dead_at_every_writer():
     assert model.stem_bn.bias[stream].abs().max() == 0  # its ReLU comes after the addition
 
 
-def test_group_norm_loses_whole_groups():
-    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 2, 1))
-    _, planted = plant(model)
-    dead = planted.channels['1']
-    assert dead and len(dead) < 16 and not planted.certain
-    assert sorted({4 * (c // 4) + k for c in dead for k in range(4)}) == dead
+def test_units_of_groups_die_together():
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 1),
+        nn.GroupNorm(4, 16),
+        nn.Conv2d(16, 24, 1, groups=4, bias=False),
+        nn.BatchNorm2d(24),
+        nn.Conv2d(24, 8, 1),
+        nn.GroupNorm(1, 8),
+        nn.Conv2d(8, 2, 1),
+    )
+    assert census_of(model).unit_sizes == {'1': 4, '3': 6, '5': 8}
+    planted = [plant(model, seed)[1] for seed in range(6)]
+    for name, width, size in (('1', 16, 4), ('3', 24, 6)):
+        dead = [p.channels[name] for p in planted if name in p.channels]
+        assert any(dead)
+        for channels in dead:
+            assert len(channels) < width
+            assert channels == [c for c in range(width) if c // size * size in channels]
+    assert not any(p.channels.get('5') or p.certain for p in planted)  # it would die as a whole
+
+
+@pytest.mark.parametrize(
+    'outputs, complaint',
+    [
+        (lambda y: y * 0 + 1, 'the outputs do not depend on the images'),
+        (lambda y: (y * 1e14).sin(), 'a change of the images by 1e-15 changes the outputs by'),
+    ],
+)
+def test_a_degenerate_model_is_no_evidence(monkeypatch, outputs, complaint):
+    measure = part('measure')
+    find = measure.find_forward
+
+    def find_degenerate(*args):
+        what, forward, images = find(*args)
+        return what, lambda model, images: outputs(forward(model, images)[0]), images
+
+    monkeypatch.setattr(measure, 'find_forward', find_degenerate)
+    row = measure.measure('mmpretrain/lenet', seed=0)
+    assert row.status.startswith(f'RuntimeError: degenerate: {complaint}')
 
 
 def test_a_wrong_result_is_told(monkeypatch):

@@ -89,9 +89,7 @@ def _measure(row: Row, seed: int) -> None:
     row.certain = sum(map(len, planted.certain.values()))
     with torch.no_grad():
         before = tensors_in(forward(model, images))
-        others = tensors_in(forward(model, images.flip(0, -1) + 1))
-    if relative_error(before, others) < 1e-3:
-        raise RuntimeError('degenerate: the outputs do not depend on the images')
+        _check_meaningful(model, forward, images, before)
     try:
         result = prune_dead_channels(
             model, [images], criterion='dead', forward_fn=forward, tolerance=TOLERANCE
@@ -112,6 +110,20 @@ def _measure(row: Row, seed: int) -> None:
         row.status = 'pass'
     else:
         row.status = f'nothing removed: {_main_reason(row.reasons)}'
+
+
+def _check_meaningful(model, forward, images: Tensor, outputs: list[Tensor]) -> None:
+    """RuntimeError if equal outputs would show nothing, or cannot be expected.
+
+    They must depend on the images, and must not amplify their rounding beyond the tolerance.
+    """
+    if relative_error(outputs, tensors_in(forward(model, images.flip(0, -1) + 1))) < 1e-3:
+        raise RuntimeError('degenerate: the outputs do not depend on the images')
+    noise = relative_error(outputs, tensors_in(forward(model, images * (1 + 1e-15))))
+    if noise > TOLERANCE:
+        raise RuntimeError(
+            f'degenerate: a change of the images by 1e-15 changes the outputs by {noise:.0e}'
+        )
 
 
 def _main_reason(reasons: dict[str, int]) -> str:

@@ -35,6 +35,8 @@ def plant_dead_channels_(model: nn.Module, census: Census, seed: int) -> Planted
 
     def draw(share: float, number: int) -> list[int]:
         """Indices drawn with a probability; at least one, and never all."""
+        if number == 0:
+            return []
         chance = torch.rand(number, generator=generator)
         limit = max(share, float(chance.min()))
         return torch.nonzero(chance <= limit).flatten().tolist()[: max(1, number - 1)]
@@ -54,7 +56,7 @@ def plant_dead_channels_(model: nn.Module, census: Census, seed: int) -> Planted
         dead[names[i]] |= channels
         if names[i] in census.inner:
             certain[names[i]] |= channels
-    for i in draw(1 / 3, len(census.streams)) if census.streams else ():
+    for i in draw(1 / 3, len(census.streams)):
         channels = draw_channels(*census.streams[i])
         for name in census.streams[i]:
             dead[name] |= channels
