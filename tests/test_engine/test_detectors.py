@@ -43,12 +43,11 @@ def faster_rcnn(tmp_path_factory):
         ROOT_CONFIG.format(base='mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
     )
     write_digits_dataset(f'{folder}/digits/', num_train=8, num_val=4, image_size=(160, 128), seed=0)
-    cfg = Config.fromfile(str(folder / 'c.py'))
-    init_default_scope('mmdet')
-    return folder, cfg
+    return folder, Config.fromfile(str(folder / 'c.py'))
 
 
 def test_both_stages_of_a_two_stage_detector_are_in_the_graph(faster_rcnn):
+    init_default_scope('mmdet')
     torch.manual_seed(0)
     model = MODELS.build(faster_rcnn[1].model)
     graph, _ = trace_at_any_size(model, torch.randn(1, 3, 128, 128))
