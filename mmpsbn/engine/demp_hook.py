@@ -46,7 +46,7 @@ class DemPHook(Hook):
             ``warmup`` and ``end`` as fractions of training.
         prune: ``interval``, ``begin``, ``end``, ``criterion`` ('dead' | 'collapsed'),
             ``num_samples``, ``eps``, ``gamma_threshold``, ``fold_padding``, ``tolerance``,
-            ``round_to``, ``allow_live``, ``min_channels``.
+            ``on_failure``, ``round_to``, ``allow_live``, ``min_channels``.
         budget: ``flops`` or ``params`` (fractions to be left) or ``latency_ms`` and
             ``device``: a closed loop steers the penalty so that the target is met by the end
             of the pruning window, and then penalty, noise and events stop.

@@ -261,7 +261,7 @@ class OnlinePruner:
                 constants=None if live else constants[0],
                 norm_of=self.graph.norm_of,
                 optimizers=optimizers_of(runner),
-                tolerance=self.settings.tolerance,
+                settings=self.settings,
                 logger=runner.logger,
             )
             self._excluded |= at_fault
