@@ -8,7 +8,8 @@ from mmengine.fileio.backends import backends
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import set_random_seed
 
-from .pruned_structure import META_KEY
+from ..pruning import PrunePlan
+from .pruned_structure import saved_by
 
 _ATOMIC = 'mmpsbn_atomic'
 
@@ -91,16 +92,14 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         # Here, for this hook is in every run: MMEngine would load what fits and go on.
-        saved = checkpoint.get('meta', {}).get(META_KEY)
-        if (
-            saved
-            and saved['plan']['tensors']
-            and not any(hasattr(hook, 'loads_pruned_checkpoints') for hook in runner.hooks)
-        ):
-            first = next(iter(saved['plan']['tensors']))
+        if any(hasattr(hook, 'loads_pruned_checkpoints') for hook in runner.hooks):
+            return
+        saved = saved_by(checkpoint)
+        plan = PrunePlan.from_dict(saved.get('plan')) if saved else None
+        if plan:
             raise ValueError(
-                f'the checkpoint is pruned ({first} first) and this run is not: add '
-                "dict(type='PrunedCheckpointHook') to custom_hooks, or use this package's tools"
+                f'the checkpoint is pruned ({next(iter(plan.kept))} first) and this run is not: '
+                "add dict(type='PrunedCheckpointHook') to custom_hooks, or use this package's tools"
             )
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:

@@ -8,9 +8,11 @@ from torch import nn
 from ..functional.schedules import Schedule
 from ..pruning import scale_layers
 from .beta_decay import warn_if_beta_not_decayed
-from .models import bare_model, check_wrapper, optimizers_of
+from .models import bare_model, check_wrapper, optimizers_of, use_compiled_step
 from .online_pruner import OnlinePruner
 from .pruned_checkpoint_hook import PrunedCheckpointHook
+from .pruned_structure import saved_by
+from .saved_state import check_saved_state
 from .settings import (
     BudgetSettings,
     NoiseSettings,
@@ -44,7 +46,7 @@ class DemPHook(Hook):
             ``warmup`` and ``end`` as fractions of training.
         prune: ``interval``, ``begin``, ``end``, ``criterion`` ('dead' | 'collapsed'),
             ``num_samples``, ``eps``, ``gamma_threshold``, ``fold_padding``, ``tolerance``,
-            ``round_to``, ``allow_live``, ``min_channels``.
+            ``on_failure``, ``round_to``, ``allow_live``, ``min_channels``.
         budget: ``flops`` or ``params`` (fractions to be left) or ``latency_ms`` and
             ``device``: a closed loop steers the penalty so that the target is met by the end
             of the pruning window, and then penalty, noise and events stop.
@@ -79,6 +81,7 @@ class DemPHook(Hook):
         )
         self._noise_seed: int | None = None
         self._perturbation: StepPerturbation | None = None
+        self._steps_at_event = 0
         self._step_hooks: list = []
 
     def before_run(self, runner) -> None:
@@ -102,16 +105,12 @@ class DemPHook(Hook):
             self.pruner.start(runner, data_batch)
             self._perturb_steps(runner)
         self.pruner.watch(runner, data_batch)
+        use_compiled_step(runner, not self.pruner.watching)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.pruner.check_coverage(runner)
         if self.pruner.is_due(runner):
-            if self._perturbation.steps == 0:
-                raise RuntimeError(
-                    'no step hook of the optimizer has run, so penalty and noise did not act: '
-                    'torch 2.1 switches these hooks off for the process once torch.compile '
-                    'was used in it; train in a process without it'
-                )
+            self._check_steps()
             self.pruner.prune(runner, data_batch)
         strength = self._strength(runner)
         for name, value in dict(
@@ -133,8 +132,12 @@ class DemPHook(Hook):
         )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        saved = self.pruner.structure.load(runner, checkpoint)
-        if saved and runner._resume and 'pruner' in saved:
+        saved = saved_by(checkpoint)
+        resumes = saved is not None and runner._resume and 'pruner' in saved
+        if resumes:
+            check_saved_state(saved)
+        self.pruner.structure.load(runner, checkpoint)
+        if resumes:
             self._noise_seed = saved['noise_seed']
             self.pruner.restore(saved['pruner'])
 
@@ -144,6 +147,15 @@ class DemPHook(Hook):
 
     def _penalty_scale(self) -> float:
         return 1.0 if self.pruner.budget is None else self.pruner.budget.scale
+
+    def _check_steps(self) -> None:
+        if self._perturbation.steps == self._steps_at_event:
+            raise RuntimeError(
+                'no step hook of the optimizer has run, so penalty and noise did not act: '
+                'torch 2.1 switches these hooks off for the process once torch.compile '
+                'was used in it; train in a process without it'
+            )
+        self._steps_at_event = self._perturbation.steps
 
     def _perturb_steps(self, runner) -> None:
         self._perturbation = StepPerturbation(
@@ -156,7 +168,9 @@ class DemPHook(Hook):
             step=lambda: runner.iter,
             seed=self._noise_seed,
         )
-        self._step_hooks = self._perturbation.attach(optimizers_of(runner))
+        self._step_hooks = self._perturbation.attach(
+            optimizers_of(runner), compiled=bool(runner.cfg.get('compile'))
+        )
 
     def _penalised(self, runner) -> list[nn.Parameter]:
         """The trainable parameters the penalty acts on."""

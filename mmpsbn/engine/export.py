@@ -194,8 +194,7 @@ def fusible_pairs(model: nn.Module, graph: ChannelGraph) -> dict[str, str]:
 def export_config(cfg: Config, loaded: LoadedModel, fused: Mapping[str, str]) -> dict[str, Any]:
     """The config, as plain data, that builds the exported model by itself."""
     whole = cfg.to_dict()
-    exported = {key: whole[key] for key in _KEPT_KEYS if key in whole}
-    exported['model'] = _plain_norms_without_pretrained(exported['model'])
+    exported = _without_ours_and_pretrained({k: whole[k] for k in _KEPT_KEYS if k in whole})
     if loaded.plan or fused:
         exported['model'] = _pruned_model(exported, loaded, fused)
     imports = whole.get('custom_imports') or {}
@@ -229,18 +228,20 @@ def _pruned_model(
     return model
 
 
-def _plain_norms_without_pretrained(node: Any) -> Any:
-    """psBN types as their plain forms, and no weights to fetch: the checkpoint has all."""
+def _without_ours_and_pretrained(node: Any) -> Any:
+    """psBN types as their plain forms, no scope of ours, and no weights to fetch: the
+    checkpoint has all."""
     if isinstance(node, (list, tuple)):
-        return type(node)(map(_plain_norms_without_pretrained, node))
+        return type(node)(map(_without_ours_and_pretrained, node))
     if not isinstance(node, dict):
         return node
     if node.get('type') == 'Pretrained':
         return None
-    node = {key: _plain_norms_without_pretrained(value) for key, value in node.items()}
     plain = _PLAIN_NORMS.get(str(node.get('type')).rpartition('.')[2])
-    if plain is None:
-        return node
-    return {key: value for key, value in node.items() if key not in _PSBN_ARGUMENTS} | dict(
-        type=plain
-    )
+    if plain is not None:
+        node = {k: v for k, v in node.items() if k not in _PSBN_ARGUMENTS} | dict(type=plain)
+    return {
+        key: _without_ours_and_pretrained(value)
+        for key, value in node.items()
+        if (key, value) != ('_scope_', 'mmpsbn')
+    }

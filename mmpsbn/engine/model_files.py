@@ -16,7 +16,7 @@ from torch import nn
 from ..models import check_state_dict
 from ..pruning import PrunePlan, apply_plan, is_applied
 from .checkpoint_hook import AtomicLocalBackend
-from .pruned_structure import META_KEY
+from .pruned_structure import saved_by
 
 
 @dataclass
@@ -48,8 +48,8 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     checkpoint = CheckpointLoader.load_checkpoint(checkpoint_path, map_location='cpu')
     state_dict = checkpoint.get('state_dict', checkpoint)
     meta = checkpoint.get('meta', {})
-    saved = meta.get(META_KEY)
-    plan = PrunePlan.from_dict(saved['plan']) if saved else PrunePlan({}, {})
+    saved = saved_by(checkpoint)
+    plan = PrunePlan({}, {}) if saved is None else PrunePlan.from_dict(saved.get('plan'))
     if not is_applied(model, plan):
         apply_plan(model, plan)
     check_state_dict(model, {key.removeprefix('module.'): x for key, x in state_dict.items()})

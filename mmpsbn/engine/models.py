@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.structures import InstanceData
+from mmengine.utils import digit_version
+from mmengine.utils.dl_utils import TORCH_VERSION
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -23,9 +27,39 @@ def bare_model(runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
+# Sides of the boxes that a second stage is traced and probed with, in pixels: one for each
+# level of a pyramid and more, since mmdet's extractors treat a level without boxes apart.
+_BOX_SIDES = (20.0, 40.0, 150.0, 300.0, 700.0)
+
+
 def forward_tensors(model: nn.Module, inputs: Tensor) -> Any:
-    """An OpenMMLab model's raw outputs, before losses and post-processing."""
+    """An OpenMMLab model's raw outputs, before losses and post-processing.
+
+    The second stage of a two-stage detector gets fixed boxes: those of its first stage go
+    through NMS, where a rounding error may change which ones come out.
+    """
+    if getattr(model, 'with_roi_head', False) and model.with_rpn:
+        x = model.extract_feat(inputs)
+        boxes = _fixed_boxes(inputs)
+        return model.rpn_head(x), model.roi_head.forward(x, boxes, _data_samples(inputs))
+    if hasattr(model, 'forward_transformer'):  # DETR and its kin read the size of the images
+        return model(inputs, _data_samples(inputs), mode='tensor')
     return model(inputs, mode='tensor')
+
+
+def _fixed_boxes(inputs: Tensor) -> list[InstanceData]:
+    sides = inputs.new_tensor(_BOX_SIDES)[:, None]
+    boxes = torch.cat([sides / 8, sides / 4, sides, sides], 1)
+    return [InstanceData(bboxes=boxes) for _ in inputs]
+
+
+def _data_samples(inputs: Tensor) -> list:
+    from mmdet.structures import DetDataSample  # not installed where only classifiers train
+
+    shape = tuple(inputs.shape[-2:])
+    names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    meta = dict.fromkeys(names, shape) | dict(scale_factor=(1.0, 1.0))
+    return [DetDataSample(metainfo=dict(meta)) for _ in inputs]
 
 
 def example_inputs(model: nn.Module, data_batch: dict, num_samples: int) -> Tensor:
@@ -99,10 +133,10 @@ def check_wrapper(runner) -> None:
             f'{type(model).__name__}, which holds its parameters in '
             'another form; train with MMDistributedDataParallel'
         )
-    if runner.cfg.get('compile'):
+    if runner.cfg.get('compile') and digit_version(TORCH_VERSION) < digit_version('2.2'):
         raise TypeError(
-            'DemPHook watches layers with hooks, which compiled code does not call; '
-            'train without compile'
+            f'torch {TORCH_VERSION} switches the hooks of optimizers off where torch.compile is '
+            'used, and DemPHook acts in them; train without compile'
         )
     wrapper = runner.optim_wrapper
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
@@ -113,6 +147,22 @@ def check_wrapper(runner) -> None:
                 'DemPHook acts on unscaled gradients, and under AMP a fused optimizer '
                 'unscales within its step; use fused=False'
             )
+
+
+def use_compiled_step(runner, compiled: bool) -> None:
+    """Where the config says ``compile``, train with the compiled step or set it aside.
+
+    It calls no hook of a layer. It is compiled from nothing each time: after a few shapes of
+    one model torch would give up and run it uncompiled.
+    """
+    if not runner.cfg.get('compile'):
+        return
+    attributes = vars(runner.model)
+    if not compiled:
+        attributes.pop('train_step', None)
+    elif 'train_step' not in attributes:
+        torch.compiler.reset()
+        runner._maybe_compile('train_step')
 
 
 @contextmanager

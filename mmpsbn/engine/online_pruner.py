@@ -212,6 +212,11 @@ class OnlinePruner:
         """Whether a budget is met, so that nothing more is to die or to go."""
         return self.budget is not None and self.budget.met
 
+    @property
+    def watching(self) -> bool:
+        """Whether layers must call their hooks in the next training pass."""
+        return self._window is not None or self._called is not None
+
     def is_due(self, runner) -> bool:
         """Whether the iteration that just ended is an event's."""
         event = self.settings.next_event(runner.iter, runner.max_iters)
@@ -256,7 +261,7 @@ class OnlinePruner:
                 constants=None if live else constants[0],
                 norm_of=self.graph.norm_of,
                 optimizers=optimizers_of(runner),
-                tolerance=self.settings.tolerance,
+                settings=self.settings,
                 logger=runner.logger,
             )
             self._excluded |= at_fault

@@ -119,7 +119,7 @@ def cut(
     constants: dict[str, Tensor] | None,
     norm_of: dict[str, tuple[str, ...]],
     optimizers: list[Optimizer],
-    tolerance: float,
+    settings: PruneSettings,
     logger: MMLogger,
 ) -> tuple[Removal, set[str]]:
     """Prune, verified, and without the groups that fail verification.
@@ -145,7 +145,7 @@ def cut(
                 batch=probe,
                 forward_fn=forward_tensors,
                 optimizers=optimizers,
-                tolerance=tolerance,
+                tolerance=settings.tolerance,
                 constants=constants,
                 norm_of=norm_of,
                 outputs_before=expected,
@@ -153,6 +153,8 @@ def cut(
             )
             return result, at_fault
         except VerificationError as error:
+            if settings.on_failure == 'stop':
+                raise
             if not error.groups:
                 logger.error(f'{error}; nothing is removed at this event')
                 return Removal(PrunePlan({}, {}), {}, 0.0, 0.0), at_fault

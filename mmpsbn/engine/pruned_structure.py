@@ -1,12 +1,28 @@
 """The structure a run has been pruned to, and its way in and out of checkpoints."""
 
+from collections.abc import Mapping
+from contextlib import ExitStack
+
 from mmengine.runner import BaseLoop
 from torch import nn
 
+from ..functional.checks import shown
 from ..pruning import PrunePlan, apply_plan, compose_plans, is_applied
 from .models import averaged_models_of, bare_model, optimizers_of, unwrapped_model
 
 META_KEY = 'mmpsbn'
+
+
+def saved_by(checkpoint: dict) -> Mapping | None:
+    """What :meth:`PrunedStructure.save` wrote into a checkpoint; None if it did not.
+
+    Raises:
+        ValueError: it is not a dict.
+    """
+    saved = checkpoint.get('meta', {}).get(META_KEY)
+    if saved is not None and not isinstance(saved, Mapping):
+        raise ValueError(f"the checkpoint's {META_KEY} must be a dict, got {shown(saved)}")
+    return saved
 
 
 class PrunedStructure:
@@ -32,27 +48,32 @@ class PrunedStructure:
 
         Raises:
             ValueError: plan and model, or checkpoint and model, do not fit; names the
-                first tensor that differs. No weight was loaded.
+                first tensor that differs. Nothing changed.
         """
-        meta = checkpoint.get('meta', {}).get(META_KEY)
-        if meta is not None:
-            plan = PrunePlan.from_dict(meta['plan'])
-            if self._starts_training(runner):
-                plan = _with_new_head(plan, bare_model(runner))
-            if not is_applied(bare_model(runner), plan):
-                with unwrapped_model(runner) as model:
-                    apply_plan(model, plan, optimizers_of(runner))
-                    for averaged in averaged_models_of(runner):
-                        apply_plan(averaged, plan)
-            self.plan = plan
-        self._check_shapes(runner, checkpoint)
-        return meta
+        saved = saved_by(checkpoint)
+        if saved is None:
+            self._check_shapes(runner, checkpoint, self.plan)
+            return None
+        plan = PrunePlan.from_dict(saved.get('plan'))
+        if self._starts_training(runner):
+            plan = _with_new_head(plan, bare_model(runner))
+        if is_applied(bare_model(runner), plan):
+            self._check_shapes(runner, checkpoint, plan)
+        else:
+            with unwrapped_model(runner) as model, ExitStack() as undo:
+                undo.callback(apply_plan(model, plan, optimizers_of(runner)))
+                for averaged in averaged_models_of(runner):
+                    undo.callback(apply_plan(averaged, plan))
+                self._check_shapes(runner, checkpoint, plan)
+                undo.pop_all()  # it fits
+        self.plan = plan
+        return saved
 
     @staticmethod
     def _starts_training(runner) -> bool:
         return isinstance(runner._train_loop, BaseLoop) and not runner._resume
 
-    def _check_shapes(self, runner, checkpoint: dict) -> None:
+    def _check_shapes(self, runner, checkpoint: dict, plan: PrunePlan) -> None:
         # MMEngine prints a mismatch and goes on. That is right for a finetuning run
         # that starts with another head, and for nothing else.
         starts_training = self._starts_training(runner)
@@ -62,7 +83,7 @@ class PrunedStructure:
             if name not in model_state or value.shape == model_state[name].shape:
                 continue
             shape, wanted = tuple(value.shape), tuple(model_state[name].shape)
-            pruned_dims = self.plan.kept.get(name, {})
+            pruned_dims = plan.kept.get(name, {})
             if starts_training and all(
                 shape[dim : dim + 1] == wanted[dim : dim + 1] for dim in pruned_dims
             ):

@@ -94,6 +94,7 @@ class PruneSettings:
     gamma_threshold: float = 1e-3
     fold_padding: bool = False
     tolerance: float = 1e-5
+    on_failure: str = 'continue'
     round_to: int = 1
     allow_live: bool = False
     min_channels: int = 1
@@ -122,6 +123,10 @@ class PruneSettings:
         for name in ('fold_padding', 'allow_live'):
             value = getattr(self, name)
             _require(isinstance(value, bool), f'prune {name} must be True or False, got {value!r}')
+        _require(
+            self.on_failure in ('continue', 'stop'),
+            f"prune on_failure must be 'continue' or 'stop', got {self.on_failure!r}",
+        )
         _require(
             not (self.allow_live and self.criterion == 'collapsed'),
             "prune allow_live goes with criterion='dead': of live channels nothing can be folded",

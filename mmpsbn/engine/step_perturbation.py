@@ -55,8 +55,14 @@ class StepPerturbation:
         self._live: dict[nn.Parameter, Tensor | None] = {}
         self._generators: dict[torch.device, torch.Generator] = {}
 
-    def attach(self, optimizers: Iterable[Optimizer]) -> list:
-        """Register on optimizers; returns the handles that take it off again."""
+    def attach(self, optimizers: Iterable[Optimizer], compiled: bool = False) -> list:
+        """Register on optimizers; returns the handles that take it off again.
+
+        Args:
+            compiled: torch.compile sees the steps. It would compile anew at each one, for
+                the strength changes.
+        """
+        hidden = torch.compiler.disable if compiled else lambda hook: hook
         handles = []
         for stream, optimizer in enumerate(optimizers):
             owned = {p for group in optimizer.param_groups for p in group['params']}
@@ -69,8 +75,8 @@ class StepPerturbation:
             def after(*_, noisy=noisy, stream=stream) -> None:
                 self._after_step(noisy, stream)
 
-            handles.append(optimizer.register_step_pre_hook(before))
-            handles.append(optimizer.register_step_post_hook(after))
+            handles.append(optimizer.register_step_pre_hook(hidden(before)))
+            handles.append(optimizer.register_step_post_hook(hidden(after)))
         return handles
 
     @torch.no_grad()

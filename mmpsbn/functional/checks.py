@@ -1,6 +1,7 @@
-"""Checks of arguments that come out of a config, where anything may stand."""
+"""Checks of what comes out of a config or a file, where anything may stand."""
 
 import math
+import reprlib
 
 
 def is_number(value) -> bool:
@@ -11,3 +12,11 @@ def is_number(value) -> bool:
 def is_count(value) -> bool:
     """An int >= 1, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def shown(value) -> str:
+    """What a message shows of data that nobody has checked, whose repr could be endless."""
+    try:
+        return reprlib.repr(value)[:100]
+    except ValueError:  # Python prints no int of more than 4300 digits
+        return f'a {type(value).__name__} too long to show'

@@ -57,6 +57,10 @@ class ActivationWindow:
                 low, high = low.float(), high.float()
             if name in self.ranges:
                 before = self.ranges[name]
+                if before[0].shape != low.shape:
+                    raise ValueError(
+                        f'{name} reads {len(low)} channels, its saved window has {len(before[0])}'
+                    )
                 low, high = torch.minimum(before[0], low), torch.maximum(before[1], high)
             self.ranges[name] = low, high
 

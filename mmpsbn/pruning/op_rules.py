@@ -69,7 +69,19 @@ def join_pointwise(trace, op) -> None:
 
 @_rule('mean', 'sum', 'amax', 'amin', 'max', 'min', 'argmax', 'argmin', 'var', 'var_mean', 'std')
 @_rule('std_mean', 'any', 'all', 'prod', 'logsumexp', 'linalg_vector_norm', 'norm', 'median')
-@_rule('_softmax', '_log_softmax', 'cumsum', 'cumprod', 'sort', 'argsort', 'topk', 'flip', 'roll')
+@_rule(
+    '_softmax',
+    '_log_softmax',
+    'cumsum',
+    'cumprod',
+    'cummax',
+    'cummin',
+    'sort',
+    'argsort',
+    'topk',
+    'flip',
+    'roll',
+)
 @_rule('select', 'unbind', 'narrow', 'kthvalue')
 def _along(trace, op) -> None:
     """Mixes or picks positions along some dimensions; the others pass."""
@@ -392,6 +404,31 @@ def _addmm(trace, op) -> None:
     trace.convolve(
         op.args['mat1'], op.args['mat2'], op.args['self'], op.outputs[0], in_dim=0, out_dim=1
     )
+
+
+@_rule('bmm')
+def _bmm(trace, op) -> None:
+    """Rows and columns pass; what is summed over is not a layer's to watch."""
+    ours, theirs = op.args['self'], op.args['mat2']
+    trace.pin(ours, 'a product that is not a layer of its own', dims=[2])
+    trace.pin(theirs, 'a product that is not a layer of its own', dims=[1])
+    axes = {1: trace.axes(ours).get(1), 2: trace.axes(theirs).get(2)}
+    batch = trace.join(trace.axes(ours).get(0), trace.axes(theirs).get(0), 'a batch of fixed size')
+    trace.put(op.outputs[0], {d: v for d, v in (axes | {0: batch}).items() if v})
+
+
+@_rule('_scaled_dot_product_flash_attention_for_cpu', '_scaled_dot_product_flash_attention')
+@_rule('_scaled_dot_product_efficient_attention', '_scaled_dot_product_cudnn_attention')
+def _attention(trace, op) -> None:
+    """Channels of the values pass, heads and queries and keys stay whole."""
+    value = op.args['value']
+    last = value.dim() - 1
+    trace.pin(value, 'attention', dims=list(range(last)))
+    for name, other in op.args.items():
+        if name != 'value' and isinstance(other, Tensor):  # it may be the same tensor
+            trace.pin(other, 'attention')
+    passing = trace.axes(value).get(last)
+    trace.put(op.outputs[0], {} if passing is None else {last: passing})
 
 
 @_rule('native_batch_norm', 'cudnn_batch_norm', 'miopen_batch_norm', '_native_batch_norm_legit')

@@ -6,9 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..functional.checks import shown
 from .graph import ChannelGroup
 
 _FORMAT_VERSION = 1
+# No tensor is larger; keeps what a broken plan claims within Python's reach.
+_MAX_DIMS, _MAX_SIZE = 16, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,30 @@ class PrunePlan:
         """
         version = data.get('version') if isinstance(data, Mapping) else None
         if type(version) is not int or version != _FORMAT_VERSION:
-            raise ValueError(f'prune plan version must be {_FORMAT_VERSION}, got {version!r}')
+            raise ValueError(f'prune plan version must be {_FORMAT_VERSION}, got {shown(version)}')
         shapes, kept = {}, {}
         for name, entry in _mapping(data, 'tensors', 'prune plan').items():
+            if not isinstance(name, str):
+                raise ValueError(f'prune plan: a tensor is named {shown(name)}, not by a string')
             where = f'prune plan, {name}'
             shape = entry.get('shape') if isinstance(entry, Mapping) else None
-            if not _is_ints(shape) or min(shape) < 0:
-                raise ValueError(f'{where}: shape must be a list of ints >= 0, got {shape!r}')
+            if not _is_shape(shape):
+                raise ValueError(f'{where}: shape must be a list of ints >= 0, got {shown(shape)}')
             shapes[name], kept[name] = tuple(shape), {}
+            dims = [str(dim) for dim in range(len(shape))]
             for dim, index in _mapping(entry, 'kept', where).items():
-                _check_index(where, shape, dim, index)
+                if dim not in dims:
+                    raise ValueError(
+                        f'{where}, dimension {shown(dim)}: not a dimension of shape {tuple(shape)}'
+                    )
+                _check_index(f'{where}, dimension {dim}', shape[int(dim)], index)
                 kept[name][int(dim)] = tuple(index)
         return cls(shapes, kept)
 
 
 def _mapping(data: Mapping, key: str, where: str) -> Mapping:
     if not isinstance(data.get(key), Mapping):
-        raise ValueError(f'{where}: {key} must be a dict, got {data.get(key)!r}')
+        raise ValueError(f'{where}: {key} must be a dict, got {shown(data.get(key))}')
     return data[key]
 
 
@@ -79,11 +89,17 @@ def _is_ints(values: Any) -> bool:
     )
 
 
-def _check_index(where: str, shape: list[int], dim: Any, index: Any) -> None:
-    where = f'{where}, dimension {dim}'
-    if dim not in [str(d) for d in range(len(shape))]:
-        raise ValueError(f'{where}: not a dimension of shape {tuple(shape)}')
-    size = shape[int(dim)]
+def _is_shape(values: Any) -> bool:
+    """Could a tensor have it?"""
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) <= _MAX_DIMS
+        and _is_ints(values)
+        and all(0 <= size <= _MAX_SIZE for size in values)
+    )
+
+
+def _check_index(where: str, size: int, index: Any) -> None:
     if not _is_ints(index):
         raise ValueError(f'{where}: kept indices must be a non-empty list of ints')
     if index[0] < 0 or index[-1] >= size or any(a >= b for a, b in zip(index, index[1:])):

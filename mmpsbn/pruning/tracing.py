@@ -163,6 +163,8 @@ class ChannelTrace(TorchDispatchMode):
         return enter
 
     def _leaving(self, module, args, output) -> None:
+        while self._stack[-1].module is not module:  # a call within raised, and was caught
+            self._stack.pop()
         rule = self._stack[-1].rule
         if rule is not None:
             for tensor in tensors_in(output):

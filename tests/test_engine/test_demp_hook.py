@@ -1,22 +1,26 @@
 import copy
+import dataclasses
+import random
 
 import pytest
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS, MODELS, OPTIMIZERS
+from snapshots import assert_same
 from torch import nn
 from toy import kill_channels, toy_runner
 
-from mmpsbn.engine import models, online_pruner
-from mmpsbn.pruning import ChannelGroup
+from mmpsbn.engine import DemPHook, models, online_pruner
+from mmpsbn.pruning import VerificationError
 
 DEAD = [1, 3, 5]
 QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_var=0.0))
 
 
-def demp(interval=6, num_samples=16, **kwargs):
-    return dict(type='DemPHook', prune=dict(interval=interval, num_samples=num_samples), **kwargs)
+def demp(interval=6, num_samples=16, on_failure='continue', **kwargs):
+    prune = dict(interval=interval, num_samples=num_samples, on_failure=on_failure)
+    return dict(type='DemPHook', prune=prune, **kwargs)
 
 
 def train(work_dir, hooks, dead=DEAD, prepare=None, **kwargs):
@@ -166,36 +170,63 @@ def test_ema_keeps_the_structure_of_the_model(tmp_path):
         assert p.shape == q.shape, name
 
 
-def test_what_verification_refuses_stays_and_training_goes_on(tmp_path, monkeypatch):
+@pytest.fixture
+def wrong_graph(monkeypatch):
+    """The trace says that the second block reads what the first one's inner layer writes."""
     trace = online_pruner.trace_channel_graph
 
     def wrong_trace(*args):
         graph = trace(*args)
-        group = graph.groups['blocks.0.conv1']
-        graph.groups['blocks.0.conv1'] = ChannelGroup(
-            group.name,
-            group.channels,
-            group.writers,
-            group.norms,
-            readers=graph.groups['blocks.1.conv1'].readers,
+        graph.groups['blocks.0.conv1'] = dataclasses.replace(
+            graph.groups['blocks.0.conv1'], readers=graph.groups['blocks.1.conv1'].readers
         )
         return graph
 
     for module in (models, online_pruner):
         monkeypatch.setattr(module, 'trace_channel_graph', wrong_trace)
 
-    def kill_second(runner):
-        kill_channels(runner.model.blocks[1].bn1, [0, 2])
 
-    runner = train(tmp_path, [demp(**QUIET)], prepare=kill_second)
+def kill_in_second_block(runner):
+    kill_channels(runner.model.blocks[1].bn1, [0, 2])
+
+
+def test_what_verification_refuses_stays_and_training_goes_on(tmp_path, wrong_graph):
+    runner = train(tmp_path, [demp(**QUIET)], prepare=kill_in_second_block)
     assert runner.model.blocks[0].conv1.weight.shape == (12, 8, 3, 3)
     assert runner.model.blocks[0].conv2.weight.shape == (8, 12, 3, 3)
     assert runner.model.blocks[1].conv1.weight.shape == (10, 8, 3, 3)
-    excluded = runner.hooks[0]
-    for hook in runner.hooks:
-        if type(hook).__name__ == 'DemPHook':
-            excluded = hook.pruner.state()['excluded']
-    assert excluded == ['blocks.0.conv1']
+    hook = next(hook for hook in runner.hooks if isinstance(hook, DemPHook))
+    assert hook.pruner.state()['excluded'] == ['blocks.0.conv1']
+
+
+def test_a_run_that_is_to_stop_there_leaves_all_bit_for_bit(tmp_path, wrong_graph, monkeypatch):
+    before = {}
+
+    def state(runner):
+        ema = next(h.ema_model for h in runner.hooks if isinstance(h, EMAHook))
+        return copy.deepcopy(
+            [
+                runner.model.state_dict(),
+                ema.state_dict(),
+                runner.optim_wrapper.state_dict(),
+                torch.get_rng_state(),
+                random.getstate(),
+            ]
+        )
+
+    prune = online_pruner.OnlinePruner.prune
+
+    def spy(self, runner, data_batch):
+        before.update(runner=runner, state=state(runner))
+        prune(self, runner, data_batch)
+
+    monkeypatch.setattr(online_pruner.OnlinePruner, 'prune', spy)
+    hooks = [demp(on_failure='stop', **QUIET), dict(type='EMAHook')]
+    with pytest.raises(
+        VerificationError, match=r"removing \['blocks.0.conv1'\] changes the outputs"
+    ):
+        train(tmp_path, hooks, prepare=kill_in_second_block)
+    assert_same(state(before['runner']), before['state'])
 
 
 def test_nan_activations_are_never_dead(tmp_path):

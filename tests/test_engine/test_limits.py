@@ -165,7 +165,7 @@ def test_a_pruned_head_finetunes_to_other_classes(tmp_path, hook):
     assert other.model.stem.weight.shape[0] == 7
 
 
-def test_a_fused_optimizer_under_amp_and_a_compiled_model_are_refused():
+def test_a_fused_optimizer_under_amp_and_an_old_compiler_are_refused(monkeypatch):
     wrapper = AmpOptimWrapper.__new__(AmpOptimWrapper)
     wrapper.optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
     runner = SimpleNamespace(model=nn.Linear(1, 1), cfg={}, optim_wrapper=wrapper)
@@ -173,7 +173,11 @@ def test_a_fused_optimizer_under_amp_and_a_compiled_model_are_refused():
     wrapper.optimizer.param_groups[0]['fused'] = True
     with pytest.raises(TypeError, match='use fused=False'):
         check_wrapper(runner)
+    wrapper.optimizer.param_groups[0]['fused'] = False
     runner.cfg['compile'] = True
+    monkeypatch.setattr(models, 'TORCH_VERSION', '2.2.0')
+    check_wrapper(runner)
+    monkeypatch.setattr(models, 'TORCH_VERSION', '2.1.2+cu121')
     with pytest.raises(TypeError, match='train without compile'):
         check_wrapper(runner)
 
@@ -187,7 +191,7 @@ def test_a_finished_run_leaves_no_hook_behind(tmp_path):
 
 
 def test_step_hooks_that_do_not_run_are_noticed_before_anything_is_pruned(tmp_path, monkeypatch):
-    monkeypatch.setattr(StepPerturbation, 'attach', lambda self, optimizers: [])
+    monkeypatch.setattr(StepPerturbation, 'attach', lambda self, optimizers, compiled: [])
     runner = toy_runner(tmp_path, [DEMP])
     kill_channels(runner.model.blocks[0].bn1, [1, 3])
     with pytest.raises(RuntimeError, match='no step hook of the optimizer has run'):

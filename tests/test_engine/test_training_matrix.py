@@ -15,6 +15,8 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import HOOKS, MODELS
+from mmengine.utils import digit_version
+from mmengine.utils.dl_utils import TORCH_VERSION
 from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet, kill_channels, toy_runner
@@ -243,3 +245,22 @@ def test_amp(tmp_path, monkeypatch, bfloat16):
     scalers = [runner.optim_wrapper.loss_scaler.state_dict() for runner in (pruned, twin)]
     assert scalers[0] == scalers[1] and scalers[0]['scale'] < 2**8
     assert_equal_runs(pruned, twin, plan, **(dict(rtol=1e-3, atol=1e-3) if bfloat16 else CLOSE))
+
+
+@pytest.mark.skipif(
+    digit_version(TORCH_VERSION) < digit_version('2.2'), reason='DemPHook refuses compile here'
+)
+def test_a_compiled_run_is_compiled_anew(tmp_path, monkeypatch):
+    compiled, compile_ = [], torch.compile
+
+    def counting(*args, **kwargs):
+        compiled.append(args)
+        return compile_(*args, **kwargs)
+
+    monkeypatch.setattr(torch, 'compile', counting)
+    cfg = dict(compile=dict(backend='eager'))
+    ema = dict(type='EMAHook', momentum=0.5)
+    runs = pruned_and_twin(tmp_path, [ema], settings=lambda: dict(cfg=cfg))
+    # by MMEngine twice; behind the first iteration, which is watched, and the first event
+    assert len(compiled) == 4
+    assert_equal_runs(*runs)

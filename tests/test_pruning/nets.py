@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from snapshots import assert_same, snapshot  # noqa: F401  for the tests that import nets
 from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet
@@ -124,6 +125,23 @@ class Shuffle(nn.Module):
         return self.out(F.unfold(x, 2, stride=2).transpose(1, 2))
 
 
+class Context(nn.Module):
+    """Attention over positions: queries and keys stay whole, values lose channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.qk, self.v = conv_bn(3, 6), nn.Conv2d(6, 8, 1), nn.Conv2d(6, 8, 1)
+        self.w, self.out = nn.Conv2d(6, 7, 1), nn.Linear(8 + 7, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        q, k = (y.transpose(1, 2) for y in self.qk(x).flatten(2).chunk(2, dim=1))  # (N, HW, C)
+        v, w = (layer(x).flatten(2).transpose(1, 2) for layer in (self.v, self.w))
+        v = ((q @ k.transpose(1, 2)).softmax(-1) @ v).cummax(1).values
+        w = F.scaled_dot_product_attention(q[:, None], k[:, None], w[:, None])[:, 0]
+        return self.out(torch.cat([v, w], -1))
+
+
 NETS = dict(
     chain=Chain,
     residual=ToyNet,
@@ -131,6 +149,7 @@ NETS = dict(
     fpn=FPN,
     mobile=Mobile,
     shuffle=Shuffle,
+    context=Context,
     psbn_chain=lambda: convert_to_psbn(Chain(), alpha=0.3),
     psbn_residual=lambda: ToyNet(norm_cfg=dict(type='psBN')),
 )
@@ -192,44 +211,3 @@ def loss_of(outputs):
         (o.sin() * torch.linspace(-1, 2, o.numel(), dtype=o.dtype).view_as(o)).sum()
         for o in flat(outputs)
     )
-
-
-def snapshot(model, *optimizers):
-    """Everything surgery could change, by value."""
-    state = {
-        name: (tensor.detach().clone(), None if tensor.grad is None else tensor.grad.clone())
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-    }
-    sizes = {
-        name: {k: v for k, v in vars(m).items() if isinstance(v, int)}
-        for name, m in model.named_modules()
-    }
-    slots = [
-        {
-            (i, k): v.clone() if isinstance(v, torch.Tensor) else v
-            for i, p in enumerate(model.parameters())
-            for k, v in o.state.get(p, {}).items()
-        }
-        for o in optimizers
-    ]
-    return state, sizes, slots
-
-
-def assert_same(ours, theirs):
-    """Bit equality of two snapshots."""
-    if isinstance(ours, torch.Tensor):
-        assert (
-            ours.dtype == theirs.dtype
-            and ours.stride() == theirs.stride()
-            and torch.equal(ours, theirs)
-        )
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert_same(ours[key], theirs[key])
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs)
-        for a, b in zip(ours, theirs):
-            assert_same(a, b)
-    else:
-        assert ours == theirs

@@ -167,6 +167,16 @@ class Attention(nn.Module):
         return self.b(x + weights.mean())
 
 
+class SelfAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.a(x.flatten(2).transpose(1, 2)[:, None])
+        return self.b(F.scaled_dot_product_attention(x, x, x))
+
+
 class OutOfSight(nn.Module):
     """A kernel that fills new memory behind PyTorch's back, as a C++ extension does."""
 
@@ -210,7 +220,8 @@ class OutOfSight(nn.Module):
         (weight_normed, '0', 'its weight is computed'),
         (Tied, 'a', 'b.weight: shared with another layer'),
         (Tied, 'c', 'b.weight: shared with another layer'),
-        (Attention, 'a', 'no rule for bmm'),
+        (Attention, 'a', 'a product that is not a layer of its own'),
+        (SelfAttention, 'a', 'attention'),
         (OutOfSight, 'a', 'out of sight'),
         (OptionA, 'stem.0', 'padding of the channels'),
         (lambda: between(), '2', 'an output of the model'),

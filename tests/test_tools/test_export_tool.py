@@ -18,6 +18,7 @@ from small_detector import (
     assert_near,
     images,
     outputs,
+    own_default_scope,
     prune_some,
     run_tool,
     write_small_detector,
@@ -25,22 +26,23 @@ from small_detector import (
 from torch import nn
 
 from mmpsbn.engine import onnx_file
-from mmpsbn.engine.export import fusible_pairs, pipeline_size
-from mmpsbn.engine.model_files import load_model, save_weights
+from mmpsbn.engine.export import export_config, fusible_pairs, pipeline_size
+from mmpsbn.engine.model_files import LoadedModel, load_model, save_weights
 from mmpsbn.engine.models import forward_tensors, trace_at_any_size
 from mmpsbn.layers import convert_from_psbn
 from mmpsbn.models import build_pruned_model, fuse_norms
-from mmpsbn.pruning import trace_channel_graph
+from mmpsbn.pruning import PrunePlan, trace_channel_graph
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """``small.py``, ``dense.pth``, ``dense_l1.pth``, and the pruned model as ``pruned/``."""
     folder = tmp_path_factory.mktemp('small')
-    write_small_detector(folder)
-    budget = ('--target-flops', '0.5', '--round-to', '1', '--out', folder, '--device', 'cpu')
-    run_tool('prune', folder / 'small.py', folder / 'dense.pth', '--criterion', 'l1', *budget)
-    run_tool('export', folder / 'small.py', folder / 'dense_l1.pth', '--out', folder / 'pruned')
+    with own_default_scope():
+        write_small_detector(folder)
+        budget = ('--target-flops', '0.5', '--round-to', '1', '--out', folder, '--device', 'cpu')
+        run_tool('prune', folder / 'small.py', folder / 'dense.pth', '--criterion', 'l1', *budget)
+        run_tool('export', folder / 'small.py', folder / 'dense_l1.pth', '--out', folder / 'pruned')
     return folder
 
 
@@ -163,6 +165,24 @@ def test_a_model_that_was_not_pruned_needs_no_mmpsbn(export, folder, tmp_path):
     torch.testing.assert_close(torch.tensor(list(map(float, found.split(',')))), expected)
     before = original(folder, 'dense.pth')
     assert_near(outputs(model, images()), outputs(before, images()))
+
+
+INHERITED = """
+_base_ = ['mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', 'mmpsbn::_base_/psbn.py']
+model = dict(backbone=dict(norm_cfg=_base_.psbn))
+"""
+
+
+def test_a_norm_inherited_from_our_configs_leaves_our_scope_behind(tmp_path):
+    (tmp_path / 'inherited.py').write_text(INHERITED)
+    cfg = Config.fromfile(str(tmp_path / 'inherited.py'))
+    init_default_scope('mmdet')
+    loaded = LoadedModel(nn.Identity(), PrunePlan({}, {}), None)
+    assert cfg.model.backbone.norm_cfg['_scope_'] == 'mmpsbn'
+    exported = export_config(cfg, loaded, {})
+    assert exported['model']['backbone']['norm_cfg'] == dict(type='BN', requires_grad=True)
+    assert exported['model']['backbone']['init_cfg'] is None
+    assert 'custom_imports' not in exported
 
 
 def test_fused_files_hold_no_batch_norm(export, folder, tmp_path):

@@ -1,0 +1,85 @@
+"""What DemPHook keeps in a checkpoint beside the plan, checked on its way in."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..functional.checks import is_number, shown
+
+
+def check_saved_state(saved: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the entry, for what DemPHook cannot have saved."""
+    _check(saved, dict(noise_seed=(_is_size, 'an int >= 0'), pruner=(_is_dict, 'a dict')))
+    _check(
+        saved['pruner'],
+        dict(
+            dense=(_is_dense, 'empty or positive counts of channels and macs'),
+            excluded=(_is_names, 'a list of names'),
+            window=(_is_window, 'layer names, each with two lists of floats, min and max'),
+            samples=(_is_size, 'an int >= 0'),
+            budget=(_is_budget, 'None or scale, met, and the costs dense and now'),
+        ),
+    )
+
+
+def _check(data: Mapping, expected: dict) -> None:
+    for key, (fits, what) in expected.items():
+        if not fits(data.get(key)):
+            raise ValueError(
+                f'the checkpoint cannot be resumed: {key} in its pruning state must be {what}, '
+                f'got {shown(data.get(key))}'
+            )
+
+
+def _is_dict(value) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_size(value) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_dense(value) -> bool:
+    if value == {}:  # saved before the first iteration
+        return True
+    return (
+        _is_dict(value)
+        and value.keys() == {'channels', 'macs'}
+        and all(_is_size(count) and count > 0 for count in value.values())
+    )
+
+
+def _is_names(value) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_window(value) -> bool:
+    """Layer name -> (min, max) of each input channel; NaN where one was seen."""
+    return _is_dict(value) and _is_names(list(value)) and all(map(_is_ranges, value.values()))
+
+
+def _is_ranges(value) -> bool:
+    if not (isinstance(value, list) and len(value) == 2 and all(map(_is_floats, value))):
+        return False
+    low, high = value
+    return len(low) == len(high) and not any(a > b for a, b in zip(low, high))
+
+
+def _is_floats(value) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(type(x) is float for x in value)
+
+
+def _is_budget(value) -> bool:
+    if value is None:  # a run without one
+        return True
+    return (
+        _is_dict(value)
+        and value.keys() == {'scale', 'met', 'dense', 'now'}
+        and is_number(value['scale'])
+        and value['scale'] > 0
+        and type(value['met']) is bool
+        and all(
+            _is_dict(costs) and all(is_number(cost) and cost > 0 for cost in costs.values())
+            for costs in (value['dense'], value['now'])
+        )
+        and value['dense'].keys() == value['now'].keys()
+    )
