@@ -24,11 +24,11 @@ def part(name):
 # families that are quick, and together have every kind of layer: residual and dense streams,
 # grouped and depthwise convolutions, splits, gates, shuffles, shared heads, second stages
 FAMILIES = [
-    *(f'mmdet/{name}' for name in 'centernet dcn hrnet ld retinanet rtmdet ssd_lite'.split()),
+    *(f'mmdet/{name}' for name in 'centernet hrnet retinanet rpn rtmdet sabl ssd_lite'.split()),
     *(
         f'mmpretrain/{name}'
-        for name in 'convnext cspnet densenet efficientnet mobilenet_v3 mobileone regnet res2net '
-        'resnest resnet shufflenet_v2 swin_transformer van'.split()
+        for name in 'densenet edgenext inception_v3 mobilenet_v3 mobileone mvit poolformer regnet '
+        'res2net resnest resnet resnext seresnet shufflenet_v2'.split()
     ),
 ]
 
