@@ -80,6 +80,54 @@ def test_census_of_a_net():
     }
 
 
+class Sum(nn.Module):
+    """Two convolutions with norms that are added, and what happens to the sum."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.left, self.right = (
+            nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6)) for _ in range(2)
+        )
+        self.norm, self.grouped = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 1, groups=2)
+        self.out, self.use = nn.Conv2d(6, 2, 1), use
+
+    def forward(self, x):
+        return self.use(self, self.left(x) + self.right(x), x)
+
+
+@pytest.mark.parametrize(
+    'use, certain',
+    [
+        (lambda net, y, x: net.out(y), True),
+        (lambda net, y, x: net.out(F.relu(y)), True),
+        (lambda net, y, x: (net.out(y), y), False),
+        (lambda net, y, x: net.out(net.norm(y)), False),
+        (lambda net, y, x: net.out(y + net.norm(y)), False),
+        (lambda net, y, x: (net.out(y), net.out(net.grouped(y))), False),
+        (lambda net, y, x: net.out(y + torch.randn(1, 6, 1, 1)), False),
+        (lambda net, y, x: net.out(y + net.left[0](x)), False),
+        (lambda net, y, x: net.out(y + net.norm(net.left[0](x))), False),
+    ],
+)
+def test_whose_sum_is_certain(use, certain):
+    assert census_of(Sum(use)).streams == ([('left.1', 'right.1')] if certain else [])
+
+
+@pytest.mark.parametrize('before_norm', [False, True])
+def test_what_is_seen_before_its_norm_is_not_inner(before_norm):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.out = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            y = self.conv(x)
+            out = self.out(self.bn(y).relu())
+            return (out, y.mean()) if before_norm else out
+
+    assert census_of(Net()).inner == (set() if before_norm else {'bn'})
+
+
 class Shared(nn.Module):
     """A head that two levels share, each with its own norm; a tied pair; an output."""
 
