@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.statistics import channel_range
+from .forward import input_channel_dim
 from .graph import ChannelGroup
 
 
@@ -50,9 +51,7 @@ class ActivationWindow:
             # the model's own mode: a frozen layer is in eval mode while it trains
             if self._in_training_only and not self._model.training:
                 return
-            # a convolution's weight has two dimensions of channels, its input one
-            channel_dim = -max(module.weight.dim() - 1, 1)
-            low, high = channel_range(args[0], channel_dim=channel_dim)
+            low, high = channel_range(args[0], channel_dim=input_channel_dim(module.weight))
             if low.dtype in (torch.float16, torch.bfloat16):
                 low, high = low.float(), high.float()
             if name in self.ranges:

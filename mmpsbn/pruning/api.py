@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
+from ..functional.checks import is_count
 from .activation import ActivationWindow
 from .cost import count_positions, model_cost
 from .criteria import CRITERIA, collapsed_channels, foldable_channels, keep_mask_of
@@ -81,8 +82,15 @@ def prune_dead_channels(
     """
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         raise TypeError(f'{type(model).__name__} holds the old shapes; pass model.module')
-    if isinstance(criterion, str) and criterion not in CRITERIA:
+    if not isinstance(criterion, Mapping) and criterion not in CRITERIA:
         raise ValueError(f'criterion must be one of {CRITERIA} or keep masks, got {criterion!r}')
+    for name, value in dict(round_to=round_to, min_channels=min_channels).items():
+        if not is_count(value):
+            raise ValueError(f'{name} must be an int >= 1, got {value!r}')
+    limits = dict(tolerance=tolerance, eps=eps, gamma_threshold=gamma_threshold)
+    for name, value in limits.items():
+        if not (isinstance(value, (int, float)) and value >= 0):
+            raise ValueError(f'{name} must be a number >= 0, got {value!r}')
     forward_fn = forward_fn or call_with
     batches = iter(batches)
     try:
@@ -160,6 +168,7 @@ def _watch(
     try:
         with observing(model):
             for batch in batches:
+                _check_device(model, batch)
                 forward_fn(model, batch)
     finally:
         window.close()
