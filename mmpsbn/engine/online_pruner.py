@@ -4,7 +4,7 @@ import math
 import time
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, broadcast_object_list
 from torch import Tensor, nn
 
 from ..pruning import (
@@ -117,8 +117,10 @@ class OnlinePruner:
                 f'{type(model).__name__} has no group of channels that can be pruned: {left_whole}'
             )
         called = CalledLayers(model)
-        self._positions = count_positions(model, inputs, forward_tensors)
+        positions = [count_positions(model, inputs, forward_tensors)]
         called.close()
+        broadcast_object_list(positions)  # images of another size cost another rank more
+        self._positions = positions[0]
         self._traced_layers = called.names
         self._called = CalledLayers(model)
         self._probe_size = tuple(inputs.shape[2:])
