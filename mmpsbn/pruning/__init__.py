@@ -11,6 +11,7 @@ from .prune import Removal, prune_channels
 from .ranking import RANKING_CRITERIA, keep_masks_for_budget, masked_outputs, rank_channels
 from .sparsity import SparsityReport, measure_sparsity, scale_layers
 from .surgery import apply_plan, is_applied
+from .tracing import register_module_rule
 from .verification import VerificationError
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     'prune_channels',
     'prune_dead_channels',
     'rank_channels',
+    'register_module_rule',
     'scale_layers',
     'trace_channel_graph',
 ]

@@ -68,10 +68,8 @@ class ActivationWindow:
     def scores(self) -> dict[str, Tensor]:
         """max |activation| of each channel of each group, shape (channels,).
 
-        NaN where a reader saw NaN.
-
-        Raises:
-            RuntimeError: a reader never ran; names it.
+        NaN where a reader saw NaN, inf in a group one of whose readers never ran: what it
+        would see is unknown.
         """
         return self._over_readers(lambda low, high: torch.maximum(low.abs(), high.abs()))
 
@@ -96,10 +94,8 @@ class ActivationWindow:
         largest = None
         for member in group.readers:
             if member.layer not in self.ranges:
-                raise RuntimeError(
-                    f'{member.layer}, which reads {group.name}, was not '
-                    'reached by any forward pass of the window'
-                )
+                device = self._model.get_submodule(member.layer).weight.device
+                return torch.full((group.channels,), torch.inf, device=device)
             seen = measure(*self.ranges[member.layer])
             index = torch.tensor(member.index, device=seen.device)
             channel = torch.tensor(member.channel, device=seen.device)

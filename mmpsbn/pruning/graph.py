@@ -9,6 +9,8 @@ from .forward import ForwardFn, observing
 from .labels import LabelTable
 from .tracing import ChannelTrace
 
+NOT_REACHED = 'not reached by the trace'
+
 
 @dataclass(frozen=True)
 class Member:
@@ -197,7 +199,7 @@ class _GraphBuilder:
             size = self.sizes.get(place, 0)
             whole = size - held.get(place, 0)
             if layer not in self.trace.called:
-                reason = 'not reached by the trace'
+                reason = NOT_REACHED
             elif name is None:
                 reason = 'its weight is computed'
             else:
