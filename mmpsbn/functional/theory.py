@@ -28,8 +28,8 @@ def theorem_one_k(u: Tensor) -> Tensor:
 
     u = beta / |gamma|, any shape. What one noisy SGD step does to the activation
     probability, see :func:`activation_probability_change`. K(0) = -1/pi; K < 0 for
-    u > -1.153 and K > 0 below, at most 0.071: noise that has not killed a channel on its
-    edge brings it back more often than not, but weakly.
+    u > -1.153 and K > 0 below, at most 0.071: a channel that is hardly active gains by the
+    noise on average, but little.
     """
     phi = normal_pdf(u)
     return (u**4 - 2) * phi.square() + (u - u**3) * phi * torch.special.ndtr(u)
