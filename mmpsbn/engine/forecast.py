@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..functional.forecast import CollapseForecast, forecast_collapse
 from ..functional.scalar_decay import rule_of
@@ -21,7 +21,14 @@ def collapse_forecast(runner, *, threshold: float) -> str:
     forecast; what DemPHook's penalty adds is not in it. |gamma| starts from their median,
     leaving out those below the threshold.
     """
-    parts = _trained_gammas(runner)
+    wrapper = runner.optim_wrapper
+    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    for wrapper in wrappers:
+        if not isinstance(wrapper, OptimWrapper):
+            return f'forecast: none under {type(wrapper).__name__}'
+    if runner.iter >= runner.max_iters:
+        return 'forecast: no step is left in this run'
+    parts = _trained_gammas(bare_model(runner), wrappers)
     total = sum(gamma.numel() for _, _, gammas in parts for gamma in gammas)
     if not total:
         return 'forecast: no gamma is trained, so no filter can newly collapse'
@@ -34,7 +41,7 @@ def collapse_forecast(runner, *, threshold: float) -> str:
     known = rule_of(optimizer)
     if known is None:
         return f'forecast: none, the update rule of {type(optimizer).__name__} is not known'
-    sizes = torch.cat([gamma.detach().flatten().abs() for gamma in gammas]).double().cpu()
+    sizes = torch.cat([gamma.detach().flatten().abs() for gamma in gammas]).cpu().double()
     sizes = sizes[torch.isfinite(sizes) & (sizes >= threshold)]
     if not sizes.numel():
         return f'forecast: none, as every gamma is below {threshold:g} already'
@@ -50,12 +57,13 @@ def collapse_forecast(runner, *, threshold: float) -> str:
             decoupled=decoupled,
             settings=group,
         )
-    except ArithmeticError as error:  # it watches: a run never ends over it
+        course = _course(forecast, unseen)
+    except ArithmeticError as error:  # eps = 0, or decay that diverges: a run never ends over it
         return f'forecast: none, {error}'
     return (
         f'forecast: under {type(optimizer).__name__} with '
         f'{"decoupled" if decoupled else "L2"} weight_decay={group["weight_decay"]:g}'
-        f'{" at a constant lr" if lrs is None else ""}, {_course(forecast, unseen)} '
+        f'{" at a constant lr" if lrs is None else ""}, {course} '
         f'({sum(g.numel() for g in gammas)} of {total} trained gammas, '
         f'{total - sum(g.numel() for _, _, part in decayed for g in part)} without weight decay)'
     )
@@ -76,15 +84,11 @@ def _course(forecast: CollapseForecast, unseen: str) -> str:
     )
 
 
-def _trained_gammas(runner) -> list[tuple[OptimWrapper, dict, list[Tensor]]]:
+def _trained_gammas(
+    model: nn.Module, wrappers: list[OptimWrapper]
+) -> list[tuple[OptimWrapper, dict, list[Tensor]]]:
     """(optimizer wrapper, param group, gammas), groups of equal settings as one."""
-    wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    gammas = {
-        layer.weight
-        for layer in scale_layers(bare_model(runner)).values()
-        if layer.weight.requires_grad
-    }
+    gammas = {layer.weight for layer in scale_layers(model).values() if layer.weight.requires_grad}
     parts: dict = {}
     for wrapper in wrappers:
         for group in wrapper.optimizer.param_groups:

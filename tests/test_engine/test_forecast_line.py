@@ -1,10 +1,11 @@
 """The forecast that SparsityHook logs when training starts."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.optim import CosineAnnealingLR
+from mmengine.optim import CosineAnnealingLR, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from test_sparsity_hook import train
 from toy import toy_runner
@@ -171,6 +172,35 @@ def test_what_cannot_be_foreseen_is_said(tmp_path):
     rprop = dict(optimizer=dict(type='RAdam', lr=0.01, weight_decay=0.1))
     line = forecast_line(tmp_path / 'rule', optim_wrapper=rprop)
     assert line == 'forecast: none, the update rule of RAdam is not known'
+
+
+def test_a_run_never_ends_over_its_forecast(tmp_path):
+    adam = dict(optimizer=dict(type='Adam', lr=1.0, eps=0.0, weight_decay=1e-200))
+    line = forecast_line(tmp_path / 'eps', optim_wrapper=adam)
+    assert line == 'forecast: none, float division by zero'
+    sgd = dict(optimizer=dict(type='SGD', lr=1e60, weight_decay=1e60))
+    runner = toy_runner(tmp_path / 'sgd', optim_wrapper=sgd)
+    runner.train_loop  # noqa: B018  builds it
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    assert ' keeps nan of it over 16 steps' in collapse_forecast(runner, threshold=1e-3)
+
+
+def test_a_run_that_is_over(tmp_path):
+    toy_runner(tmp_path, epochs=1).train()
+    line = forecast_line(tmp_path, load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    assert line == 'forecast: no step is left in this run'
+
+
+def test_several_optimizers(tmp_path):
+    runner = toy_runner(tmp_path, epochs=1)
+    sgd = runner.build_optim_wrapper(dict(optimizer=SGD))
+    fc = torch.optim.Adam(runner.model.fc.parameters())
+    runner.train_loop  # noqa: B018  builds it
+    runner.param_schedulers = dict(main=[], fc=[])
+    runner.optim_wrapper = OptimWrapperDict(main=sgd, fc=OptimWrapper(fc))
+    assert 'under SGD' in collapse_forecast(runner, threshold=1e-3)
+    runner.optim_wrapper = SimpleNamespace()
+    assert collapse_forecast(runner, threshold=1e-3) == 'forecast: none under SimpleNamespace'
 
 
 def test_ninety_thousand_steps_and_their_schedule(tmp_path):
