@@ -14,7 +14,7 @@ from ..functional.simulation import (
     simulate_activation_change,
     simulate_geometric_walk,
 )
-from ..functional.theory import absorbing_survival, activation_probability_change, geometric_rate
+from ..functional.theory import absorbing_survival, geometric_rate, theorem_one_k
 
 FLOAT = dict(dtype=torch.float64)
 # Mehta's figure 4 and its supplement: a weight that starts at 1, these learning rates, and
@@ -56,7 +56,7 @@ def seeded_generator() -> torch.Generator:
 def simulated_k(
     u: Tensor, *, step: float, num_samples: int, generator: torch.Generator
 ) -> Estimate:
-    """Change of the activation probability at gamma = 1 over step^2 / 2."""
+    """K, as the change of the activation probability at gamma = 1 over step^2 / 2."""
     result = simulate_activation_change(
         torch.ones_like(u),
         u,
@@ -140,7 +140,7 @@ def compare_theory(
     generator, rows = seeded_generator(), []
     u = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], **FLOAT)
     mean, error = simulated_k(u, step=0.02, num_samples=num_samples, generator=generator)
-    predicted = activation_probability_change(torch.ones_like(u), u, lr=1.0, grad_std=2**0.5)
+    predicted = theorem_one_k(u)
     for i, at in enumerate(u.tolist()):
         name = f'Theorem 1: K at beta/|gamma| = {at:g}'
         rows.append(Comparison(name, *(float(x[i]) for x in (predicted, mean, error))))

@@ -133,6 +133,7 @@ def _scheduled_lrs(runner, wrapper: OptimWrapper, group: dict) -> list[float] | 
     ours = [copy.deepcopy(s, {id(s.optimizer): alone}) for s in ours]
     for scheduler in ours:
         scheduler.base_values = [scheduler.base_values[index]]
+        scheduler.verbose = False  # it would print every step
     epoch_length = runner.max_iters // runner.max_epochs
     lrs = []
     for i, steps in enumerate(_steps_at(runner, wrapper), start=runner.iter + 1):

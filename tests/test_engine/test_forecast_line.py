@@ -86,6 +86,13 @@ def test_foreseen_learning_rates_are_those_that_come(tmp_path, name, accumulate)
     assert recorder.foreseen == pytest.approx(recorder.lrs, rel=1e-12)
 
 
+def test_a_schedule_that_prints_its_steps_is_followed_in_silence(tmp_path):
+    schedule = dict(type='ConstantLR', by_epoch=False, factor=0.5, end=3, verbose=True)
+    _, messages = train(tmp_path, epochs=1, param_scheduler=schedule)
+    # of building it and of the four steps of the run; the forecast comes before all but one
+    assert len([m for m in messages if m.startswith('Adjusting parameter value')]) <= 4
+
+
 def test_foreseen_from_where_a_run_is_resumed(tmp_path):
     schedule = SCHEDULES['warmup and cosine']
     toy_runner(tmp_path, epochs=3, param_scheduler=schedule).train()
