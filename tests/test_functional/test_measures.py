@@ -262,11 +262,12 @@ def test_samples_channels_and_positions_are_told_apart(shape, dim, samples):
     assert statistics.values.tolist() == [x.numel() // 3] * 3
 
 
-def test_half_precision_is_counted_as_it_is():
-    x = activations(1, dtype=torch.float16)
-    assert same(
-        activation_statistics(x, channel_dim=1), activation_statistics(x.float(), channel_dim=1)
-    )
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_counted_as_it_is_and_nothing_holds_the_graph(dtype):
+    x = activations(1, dtype=dtype).requires_grad_()
+    statistics = activation_statistics(x, channel_dim=1)
+    assert same(statistics, activation_statistics(x.float(), channel_dim=1))
+    assert statistics.peak.dtype == torch.float32 and not statistics.peak.requires_grad
 
 
 def test_positions_of_a_flattened_channel_count_as_samples_of_it():
