@@ -14,7 +14,7 @@ from ..pruning import (
     RANKING_CRITERIA,
     ChannelGraph,
     PrunePlan,
-    Removal,
+    PruneResult,
     compose_plans,
     count_positions,
     keep_masks_for_budget,
@@ -165,7 +165,9 @@ def prune_checkpoint(
     before = model_cost(model, positions)
     if settings.criterion in LOSSLESS_CRITERIA:
         removal = _remove_silent(model, probe, loader, settings)
+        skipped = removal.skipped
     else:
+        skipped = graph.skipped
         keep_masks = _masks_for_budget(model, graph, positions, dense_macs, settings)
         removal = prune_channels(
             model,
@@ -177,9 +179,10 @@ def prune_checkpoint(
             outputs_before=masked_outputs(model, graph.groups, keep_masks, probe, forward_tensors),
         )
     if not removal.plan:
+        refused = [f'; {name}: {skipped[name]}' for name in graph.groups if name in skipped]
         raise ValueError(
             f'criterion {settings.criterion!r} finds nothing to remove (widths in multiples of '
-            f'{settings.round_to}); nothing was written'
+            f'{settings.round_to}); nothing was written{"".join(refused)}'
         )
     if settings.recalibrate:
         batches = itertools.islice(_batches(model, loader), settings.recalibrate)
@@ -202,12 +205,14 @@ def prune_checkpoint(
             name: (group.channels, group.channels - removal.channels_removed.get(name, 0))
             for name, group in graph.groups.items()
         },
-        skipped=graph.skipped,
+        skipped=skipped,
         relative_error=removal.relative_error,
     )
 
 
-def _remove_silent(model: nn.Module, probe: Tensor, loader, settings: OneShotSettings) -> Removal:
+def _remove_silent(
+    model: nn.Module, probe: Tensor, loader, settings: OneShotSettings
+) -> PruneResult:
     return prune_dead_channels(
         model,
         itertools.chain([probe], _images(model, loader, settings.num_samples)),

@@ -17,7 +17,7 @@ from .criteria import CRITERIA, collapsed_channels, foldable_channels, keep_mask
 from .forward import ForwardFn, call_with, observing, tensors_in
 from .graph import NOT_REACHED, ChannelGraph, ChannelGroup, trace_channel_graph
 from .prune import Removal, prune_channels
-from .verification import probe_outputs
+from .verification import VerificationError, probe_outputs
 
 # (max - min) / max |activation| up to which a channel counts as constant: interpolation of a
 # constant in float32
@@ -79,7 +79,8 @@ def prune_dead_channels(
         min_channels: a group is never left with fewer.
 
     Raises:
-        VerificationError: the outputs differ; model and optimizers are as before.
+        VerificationError: the outputs differ by the keep masks; model and optimizers are as
+            before. (By a criterion, the layers at fault are left whole and are in ``skipped``.)
         ValueError, TypeError, RuntimeError: bad input; the model is as before.
     """
     if isinstance(model, (DataParallel, DistributedDataParallel)):
@@ -129,18 +130,27 @@ def prune_dead_channels(
     else:
         keep_masks = group_masks(graph, criterion)
     before = model_cost(model, positions)
-    removal = prune_channels(
-        model,
-        graph.groups,
-        keep_masks,
-        batch=probe,
-        forward_fn=forward_fn,
-        optimizers=optimizers,
-        tolerance=tolerance,
-        constants=constants,
-        norm_of=graph.norm_of,
-        outputs_before=outputs,
-    )
+    skipped = dict(graph.skipped)
+    while True:
+        try:
+            removal = prune_channels(
+                model,
+                graph.groups,
+                keep_masks,
+                batch=probe,
+                forward_fn=forward_fn,
+                optimizers=optimizers,
+                tolerance=tolerance,
+                constants=constants,
+                norm_of=graph.norm_of,
+                outputs_before=outputs,
+            )
+            break
+        except VerificationError as error:
+            if not isinstance(criterion, str) or not error.groups:
+                raise
+            skipped |= dict.fromkeys(error.groups, f'to remove it: {error}')
+            keep_masks = {n: mask for n, mask in keep_masks.items() if n not in error.groups}
     after = model_cost(model, positions)
     return PruneResult(
         **vars(removal),
@@ -148,7 +158,7 @@ def prune_dead_channels(
         params_after=after.params,
         macs_before=before.macs,
         macs_after=after.macs,
-        skipped=graph.skipped,
+        skipped=skipped,
     )
 
 

@@ -95,22 +95,25 @@ def prune_channels(
         errors = float('inf'), float('inf')
         try:
             errors = output_errors(before, probe_outputs(model, batch, forward_fn))
-        except Exception:  # the shapes no longer fit each other: as wrong as can be
-            pass
+        except Exception as failure:  # the shapes no longer fit each other: as wrong as can be
+            failures.append(failure)
         finally:
             errors = errors[0], agree(errors[1])
             if not keep or errors[1] > tolerance:
                 restore()
         return errors
 
+    failures: list[Exception] = []
     absolute, relative = error_of(keep_masks, plan, keep=True)
     if relative > tolerance:
+        cause = failures[0] if failures else None
         at_fault = _groups_at_fault(model, groups, keep_masks, error_of, tolerance)
+        why = f' ({type(cause).__name__}: {cause})' if cause else ''
         raise VerificationError(
             f'removing {at_fault or list(keep_masks)} changes the outputs by {relative:.1e} '
-            f'relative to their maximum (tolerance {tolerance:.1e}); the surgery was undone',
+            f'relative to their maximum{why} (tolerance {tolerance:.1e}); the surgery was undone',
             at_fault,
-        )
+        ) from cause
     removed = {name: int((~keep).sum()) for name, keep in keep_masks.items() if not keep.all()}
     return Removal(plan, removed, absolute, relative)
 
