@@ -152,8 +152,8 @@ class Budget:
             logger.warning(
                 f'budget missed: {left:.1%} of the {measure} are left at the last prune event, '
                 f'{target:.1%} were asked for. Too few channels died under a penalty of up to '
-                f'{self.scale:.3g} times its peak: raise peak or noise, train longer, use '
-                "criterion='collapsed', or let live channels go with allow_live=True"
+                f'{self.scale:.3g} times its peak: raise peak or noise, train longer, or use '
+                "criterion='collapsed' or allow_live=True"
             )
         else:
             logger.info(

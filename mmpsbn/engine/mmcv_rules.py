@@ -3,6 +3,7 @@
 from mmcv import ops
 from torch import nn
 
+from ..pruning.forward import tensors_in
 from ..pruning.tracing import ChannelTrace, register_module_rule
 
 
@@ -15,6 +16,8 @@ def register_mmcv_rules() -> None:
 
 
 def _deformable_convolution(trace: ChannelTrace, module: nn.Module, args: tuple, output) -> None:
+    for other in tensors_in(args[1:]):
+        trace.pin(other, 'offsets of a deformable convolution')
     if module.deform_groups > 1:  # which channels share offsets goes by their number
         trace.pin(args[0], f'{module.deform_groups} groups of offsets')
     trace.convolve(
@@ -23,4 +26,6 @@ def _deformable_convolution(trace: ChannelTrace, module: nn.Module, args: tuple,
 
 
 def _each_channel(trace: ChannelTrace, module: nn.Module, args: tuple, output) -> None:
+    for other in tensors_in(args[1:]):
+        trace.pin(other, 'regions to pool')
     trace.put(output, {dim: v for dim, v in trace.axes(args[0]).items() if dim == 1})

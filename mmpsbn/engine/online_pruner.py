@@ -4,7 +4,7 @@ import math
 import time
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, broadcast_object_list
 from torch import Tensor, nn
 
 from ..pruning import (
@@ -16,6 +16,7 @@ from ..pruning import (
     count_positions,
     fold_constants,
     model_cost,
+    rank_channels,
     trace_channel_graph,
 )
 from ..pruning.verification import probe_outputs
@@ -30,7 +31,14 @@ from .models import (
     trace_at_any_size,
     unwrapped_model,
 )
-from .prune_event import cut, joined_constants, joined_scores, over_ranks, select_keep_masks
+from .prune_event import (
+    check_same_on_all_ranks,
+    cut,
+    joined_constants,
+    joined_scores,
+    over_ranks,
+    select_keep_masks,
+)
 from .pruned_structure import PrunedStructure
 from .settings import BudgetSettings, PruneSettings
 
@@ -68,6 +76,7 @@ class OnlinePruner:
         """What a resumed run must know beside the plan, plain types."""
         return dict(
             dense=self._dense,
+            positions=self._positions,
             excluded=sorted(self._excluded),
             window=self._window.state() if self._window else self._saved_window,
             samples=self._samples,
@@ -75,7 +84,7 @@ class OnlinePruner:
         )
 
     def restore(self, state: dict) -> None:
-        self._dense = state['dense']
+        self._dense, self._positions = state['dense'], state['positions']
         self._excluded = set(state['excluded'])
         self._saved_window = state['window']
         self._samples = state['samples']
@@ -116,9 +125,15 @@ class OnlinePruner:
             raise ValueError(
                 f'{type(model).__name__} has no group of channels that can be pruned: {left_whole}'
             )
+        check_same_on_all_ranks(self.graph)
+        if self.settings.allow_live:  # needs scales to rank by; not first at an event
+            rank_channels(model, self.graph.groups, criterion='bn_scale', seed=0)
         called = CalledLayers(model)
-        self._positions = count_positions(model, inputs, forward_tensors)
+        positions = [count_positions(model, inputs, forward_tensors)]
         called.close()
+        broadcast_object_list(positions)  # images of another size cost another rank more
+        if not self._positions:  # a resumed run goes on counting on the images it began with
+            self._positions = positions[0]
         self._traced_layers = called.names
         self._called = CalledLayers(model)
         self._probe_size = tuple(inputs.shape[2:])
@@ -273,6 +288,7 @@ class OnlinePruner:
                     apply_plan(averaged, result.plan)
                 self.structure.extend(result.plan)
                 self.graph = trace_channel_graph(model, probe[:1], forward_tensors)
+                check_same_on_all_ranks(self.graph)
             if self.budget is not None:
                 self.budget.update(
                     model,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, broadcast_object_list
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -32,6 +32,18 @@ def over_ranks(value: float) -> float:
     joined = torch.tensor([value])
     all_reduce(joined, op='max')
     return float(joined)
+
+
+def check_same_on_all_ranks(graph: ChannelGraph) -> None:
+    """Raises RuntimeError on every rank where one of them has traced another structure."""
+    ours = [(group.name, group.channels) for group in graph.groups.values()]
+    first = [ours]
+    broadcast_object_list(first)
+    if over_ranks(float(first[0] != ours)):
+        raise RuntimeError(
+            'the ranks have traced different groups of channels: the model runs differently on '
+            'different batches, so that nothing can be pruned alike on all ranks'
+        )
 
 
 def joined_scores(windows: Sequence[ActivationWindow], logger: MMLogger) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
         saved['pruner'],
         dict(
             dense=(_is_dense, 'empty or positive counts of channels and macs'),
+            positions=(_is_counts, 'layer names, each with a count >= 0'),
             excluded=(_is_names, 'a list of names'),
             window=(_is_window, 'layer names, each with two lists of floats, min and max'),
             samples=(_is_size, 'an int >= 0'),
@@ -46,6 +47,10 @@ def _is_dense(value) -> bool:
         and value.keys() == {'channels', 'macs'}
         and all(_is_size(count) and count > 0 for count in value.values())
     )
+
+
+def _is_counts(value) -> bool:
+    return _is_dict(value) and _is_names(list(value)) and all(map(_is_size, value.values()))
 
 
 def _is_names(value) -> bool:

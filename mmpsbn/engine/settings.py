@@ -79,10 +79,17 @@ class ScheduleSettings(Schedule):
 class PruneSettings:
     """When and how channels are removed.
 
-    interval: iterations between events, >= 1. begin, end: fractions of training in
-    which events happen. criterion: dead. num_samples: training samples (over all
-    ranks) on which a channel must have been dead, >= 1. round_to: widths are kept at
-    multiples of this. min_channels: a group is never left with fewer.
+    interval: iterations between events, >= 1. begin, end: fractions of training in which
+    events happen. criterion: dead | collapsed (these, and channels whose |gamma| is below
+    gamma_threshold in every norm; their constant is folded into what reads them, also
+    behind zero padding with fold_padding). num_samples: training samples (over all ranks)
+    on which a channel must have been dead, >= 1. eps: |a| up to which a channel counts as
+    0, for activations without an exact zero. tolerance: largest relative change of the
+    outputs on the probe that passes. on_failure: of that check: continue (the groups at
+    fault stay whole from then on) | stop. round_to: widths are kept at multiples of this.
+    allow_live: live channels go, those with the smallest |gamma| first, where the nearest
+    multiple is below or a budget is missed in the end. min_channels: a layer is never left
+    with fewer.
     """
 
     interval: int = 5000

@@ -13,6 +13,7 @@ from ..pruning import (
     scale_layers,
 )
 from .beta_decay import warn_if_beta_not_decayed
+from .forecast import collapse_forecast
 from .models import bare_model, example_inputs, forward_tensors, trace_at_any_size
 
 
@@ -24,7 +25,9 @@ class SparsityHook(Hook):
     ``sparsity/collapsed_fraction`` and ``sparsity/flops_sparsity`` to the visualizer
     (JSON log, TensorBoard and what else is there) and one line in the log. At the end of
     every epoch also a table of the layers that have collapsed filters; at the end of
-    training a table of all layers. A report moves data off the device once.
+    training a table of all layers. A report moves data off the device once. When training
+    starts, one line says after how many steps weight decay brings a filter that dies below
+    the threshold, or that this run is too short for that.
 
     Args:
         interval: iterations between reports, >= 1.
@@ -58,6 +61,7 @@ class SparsityHook(Hook):
                 f'GroupNorm layers; {type(bare_model(runner)).__name__} has none'
             )
         warn_if_beta_not_decayed(runner)
+        runner.logger.info(collapse_forecast(runner, threshold=self.gamma_threshold))
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if self._batch is None:

@@ -1,7 +1,8 @@
 """Channel statistics: what is collapsed, how strongly a channel speaks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -11,6 +12,77 @@ def collapsed_mask(gamma: Tensor, *, threshold: float) -> Tensor:
     NaN is not collapsed: an unknown scale is never counted as a small one.
     """
     return gamma.abs() < threshold
+
+
+def collapsed_counts(gamma: Tensor, *, thresholds: Sequence[float]) -> Tensor:
+    """How many of C channels are collapsed under each of T thresholds, shape (T,), int64.
+
+    The papers use 1e-3 and 1e-2 (psBN section 3.1, Mehta et al. section 2.1) and 0.01, 0.05,
+    0.1 (Frankle et al. section 5). gamma: shape (C,).
+    """
+    counts = [collapsed_mask(gamma, threshold=threshold).sum() for threshold in thresholds]
+    return torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64)
+
+
+def bias_over_scale(gamma: Tensor, bias: Tensor) -> Tensor:
+    """b / |gamma|, shape (C,): where the normalised activation is cut by the ReLU.
+
+    Where gamma = 0 the channel is b whatever comes in: inf for b > 0, else -inf, for it never
+    fires. NaN propagates.
+
+    Args:
+        gamma: scales, shape (C,).
+        bias: effective biases b, shape (C,): beta, or beta + alpha of a psBN.
+    """
+    return (bias / gamma.abs()).masked_fill((gamma == 0) & (bias == 0), -torch.inf)
+
+
+def activation_probability(gamma: Tensor, bias: Tensor) -> Tensor:
+    """P(gamma xhat + b > 0) = Phi(b / |gamma|) for xhat ~ N(0, 1), shape (C,), in [0, 1].
+
+    The psBN paper's equation 2, which writes it for gamma > 0. Arguments as for
+    :func:`bias_over_scale`.
+    """
+    return torch.special.ndtr(bias_over_scale(gamma, bias))
+
+
+def filter_l1_norms(weight: Tensor, *, channel_dim: int) -> Tensor:
+    """sum |w| of each filter, shape (C,) (psBN paper figure 1a).
+
+    Args:
+        weight: of a convolution or a linear layer.
+        channel_dim: the dimension of the output channels: 0, or 1 of a transposed convolution.
+    """
+    return weight.detach().movedim(channel_dim, 0).flatten(1).abs().sum(1)
+
+
+def dead_overlap(before: Tensor, now: Tensor) -> float:
+    """|X and Y| / min(|X|, |Y|) of two sets of dead channels, in [0, 1].
+
+    1 where none of the dead revived (or where all that are dead were so before); NaN where a
+    set is empty. The overlap coefficient of DemP appendix C, after Sokar et al. 2023.
+
+    Args:
+        before, now: True = dead, shape (C,), bool; in the paper all that were ever dead, and
+            the dead of today.
+    """
+    smaller = min(int(before.sum()), int(now.sum()))
+    return int((before & now).sum()) / smaller if smaller else float('nan')
+
+
+def revived_mask(before: Tensor, now: Tensor) -> Tensor:
+    """Dead before and not now, shape (C,), bool. Arguments as for :func:`dead_overlap`."""
+    return before & ~now
+
+
+def share_above(values: Tensor, *, threshold: float) -> float:
+    """The share of channels whose value is > threshold, in [0, 1]; NaN is of no channel.
+
+    With Pr[a = 0] and 0.99: the share of ReLUs that are disabled (Frankle et al. section 5).
+    values: shape (C,). NaN where nothing is left.
+    """
+    known = values[~values.isnan()]
+    return float((known > threshold).double().mean())
 
 
 def channel_range(x: Tensor, *, channel_dim: int) -> tuple[Tensor, Tensor]:
@@ -33,8 +105,26 @@ def flops_sparsity(layers: Iterable[tuple[int, float, float]]) -> float:
         layers: for each conv or linear layer its MACs, the fraction of input
             channels left and the fraction of output channels left.
     """
+    return _share_removed(layers)
+
+
+def weight_sparsity(layers: Iterable[tuple[int, float, float]]) -> float:
+    """1 - weights left / weights of the conv and linear layers, in [0, 1] (DemP section 4).
+
+    Args:
+        layers: as for :func:`flops_sparsity`, with the number of weights for the MACs.
+    """
+    return _share_removed(layers)
+
+
+def neuron_sparsity(channels_left: int, channels_at_start: int) -> float:
+    """Removed channels / all prunable channels, in [0, 1] (DemP section 4); 0 of none."""
+    return _share_removed([(channels_at_start, 1.0, channels_left / max(channels_at_start, 1))])
+
+
+def _share_removed(layers: Iterable[tuple[int, float, float]]) -> float:
     total = left = 0.0
-    for macs, in_left, out_left in layers:
-        total += macs
-        left += macs * in_left * out_left
+    for size, in_left, out_left in layers:
+        total += size
+        left += size * in_left * out_left
     return 1 - left / total if total else 0.0

@@ -6,11 +6,13 @@ from .cost import Cost, count_positions, measure_latency, model_cost
 from .criteria import also_live, collapsed_channels, foldable_channels, keep_mask_of
 from .folding import fold_constants
 from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
+from .observation import group_activations, observe_activations
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
 from .prune import Removal, prune_channels
 from .ranking import RANKING_CRITERIA, keep_masks_for_budget, masked_outputs, rank_channels
-from .sparsity import SparsityReport, measure_sparsity, scale_layers
+from .sparsity import SparsityReport, measure_sparsity, scale_layers, scales_clamped
 from .surgery import apply_plan, is_applied
+from .tracing import register_module_rule
 from .verification import VerificationError
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     'count_positions',
     'fold_constants',
     'foldable_channels',
+    'group_activations',
     'is_applied',
     'keep_mask_of',
     'keep_masks_for_budget',
@@ -38,10 +41,13 @@ __all__ = [
     'measure_latency',
     'measure_sparsity',
     'model_cost',
+    'observe_activations',
     'plan_from_keep_masks',
     'prune_channels',
     'prune_dead_channels',
     'rank_channels',
+    'register_module_rule',
     'scale_layers',
+    'scales_clamped',
     'trace_channel_graph',
 ]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.statistics import channel_range
+from .forward import input_channel_dim
 from .graph import ChannelGroup
 
 
@@ -50,9 +51,7 @@ class ActivationWindow:
             # the model's own mode: a frozen layer is in eval mode while it trains
             if self._in_training_only and not self._model.training:
                 return
-            # a convolution's weight has two dimensions of channels, its input one
-            channel_dim = -max(module.weight.dim() - 1, 1)
-            low, high = channel_range(args[0], channel_dim=channel_dim)
+            low, high = channel_range(args[0], channel_dim=input_channel_dim(module.weight))
             if low.dtype in (torch.float16, torch.bfloat16):
                 low, high = low.float(), high.float()
             if name in self.ranges:
@@ -69,10 +68,8 @@ class ActivationWindow:
     def scores(self) -> dict[str, Tensor]:
         """max |activation| of each channel of each group, shape (channels,).
 
-        NaN where a reader saw NaN.
-
-        Raises:
-            RuntimeError: a reader never ran; names it.
+        NaN where a reader saw NaN, inf in a group one of whose readers never ran: what it
+        would see is unknown.
         """
         return self._over_readers(lambda low, high: torch.maximum(low.abs(), high.abs()))
 
@@ -97,10 +94,8 @@ class ActivationWindow:
         largest = None
         for member in group.readers:
             if member.layer not in self.ranges:
-                raise RuntimeError(
-                    f'{member.layer}, which reads {group.name}, was not '
-                    'reached by any forward pass of the window'
-                )
+                device = self._model.get_submodule(member.layer).weight.device
+                return torch.full((group.channels,), torch.inf, device=device)
             seen = measure(*self.ranges[member.layer])
             index = torch.tensor(member.index, device=seen.device)
             channel = torch.tensor(member.channel, device=seen.device)

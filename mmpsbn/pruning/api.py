@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
+from ..functional.checks import is_count
 from .activation import ActivationWindow
 from .cost import count_positions, model_cost
 from .criteria import CRITERIA, collapsed_channels, foldable_channels, keep_mask_of
 from .forward import ForwardFn, call_with, observing, tensors_in
-from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
+from .graph import NOT_REACHED, ChannelGraph, ChannelGroup, trace_channel_graph
 from .prune import Removal, prune_channels
 from .verification import probe_outputs
 
@@ -57,7 +58,9 @@ def prune_dead_channels(
     """Remove channels that do nothing, in place, and check that the outputs stay.
 
     Args:
-        model: any module, not wrapped in DDP.
+        model: any module, not wrapped in DDP. Its structure is that of a forward pass in eval
+            mode on the first batch: what runs in training only (an auxiliary head) must not
+            read prunable channels, or ``forward_fn`` must run it too.
         batches: example inputs on the model's device; the first one is also the probe on
             which outputs are compared.
         criterion: ``'dead'``: 0 on all batches wherever it is read. ``'collapsed'``: these,
@@ -69,7 +72,7 @@ def prune_dead_channels(
             default ``model(batch)``, a tuple being arguments and a dict keyword arguments.
         tolerance: largest relative error of the outputs that passes for rounding.
         eps: |a| up to which a channel counts as 0, for activations without an exact zero.
-        gamma_threshold: > 0, for ``'collapsed'``. The smaller gamma, the smaller the error.
+        gamma_threshold: >= 0, for ``'collapsed'``. The smaller gamma, the smaller the error.
         fold_padding: fold constants also into layers that pad with zeros, where it is exact
             only away from the border; raise ``tolerance`` with it.
         round_to: widths stay multiples of this where enough dead channels are left to do so.
@@ -81,8 +84,15 @@ def prune_dead_channels(
     """
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         raise TypeError(f'{type(model).__name__} holds the old shapes; pass model.module')
-    if isinstance(criterion, str) and criterion not in CRITERIA:
+    if not isinstance(criterion, Mapping) and criterion not in CRITERIA:
         raise ValueError(f'criterion must be one of {CRITERIA} or keep masks, got {criterion!r}')
+    for name, value in dict(round_to=round_to, min_channels=min_channels).items():
+        if not is_count(value):
+            raise ValueError(f'{name} must be an int >= 1, got {value!r}')
+    limits = dict(tolerance=tolerance, eps=eps, gamma_threshold=gamma_threshold)
+    for name, value in limits.items():
+        if not (isinstance(value, (int, float)) and value >= 0):
+            raise ValueError(f'{name} must be a number >= 0, got {value!r}')
     forward_fn = forward_fn or call_with
     batches = iter(batches)
     try:
@@ -96,7 +106,7 @@ def prune_dead_channels(
     constants = None
     if isinstance(criterion, str):
         batches = itertools.chain([probe], batches)
-        window = _watch(model, graph.groups, batches, forward_fn)
+        window = _watch(model, graph.groups, graph.skipped, batches, forward_fn)
         scores, spreads = window.scores(), window.spreads()
         keep_masks = {}
         for name, group in graph.groups.items():
@@ -153,16 +163,36 @@ def _check_device(model: nn.Module, batch: Any) -> None:
 
 
 def _watch(
-    model: nn.Module, groups: Mapping[str, ChannelGroup], batches, forward_fn: ForwardFn
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    skipped: Mapping[str, str],
+    batches: Iterable[Any],
+    forward_fn: ForwardFn,
 ) -> ActivationWindow:
-    """What the readers see over the batches, in eval mode."""
+    """What the readers see over the batches, in eval mode.
+
+    Raises:
+        ValueError: a batch runs a layer that the traced one did not; names it.
+    """
+
+    def refuse(module, args) -> None:
+        raise ValueError(
+            f'{name_of[module]} runs on a later batch and not on the first, so that what it reads '
+            'is unknown; put a batch first that runs all of the model'
+        )
+
+    name_of = {model.get_submodule(n): n for n, why in skipped.items() if why == NOT_REACHED}
     window = ActivationWindow(model, groups, in_training_only=False)
+    handles = [module.register_forward_pre_hook(refuse) for module in name_of]
     try:
         with observing(model):
             for batch in batches:
+                _check_device(model, batch)
                 forward_fn(model, batch)
     finally:
         window.close()
+        for handle in handles:
+            handle.remove()
     return window
 
 

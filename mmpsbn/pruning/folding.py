@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .graph import ChannelGroup, Member
@@ -20,18 +21,27 @@ def why_not_foldable(
         padded: accept zero padding, where this is exact only away from the border.
     """
     layer = model.get_submodule(reader)
-    padding = getattr(layer, 'padding', 0)
-    has_padding = padding == 'same' or any(padding if isinstance(padding, tuple) else (padding,))
-    if has_padding and max(layer.kernel_size) > 1 and not padded:
+    if not isinstance(layer, (nn.Linear, _ConvNd)):
+        return f'{reader} is a {type(layer).__name__}'  # a deformable convolution, say
+    if _pads_with_zeros(layer) and not padded:
         return f'{reader} pads with zeros'
     if getattr(layer, 'transposed', False):
         return f'{reader} is a transposed convolution'
-    if _own_bias(layer) is not None:
-        return None
+    bias = _own_bias(layer)
+    if bias is not None:
+        owners = sum(bias is own for m in model.modules() for own in m._parameters.values())
+        return f'{reader} shares its bias' if owners > 1 else None
     norms = [model.get_submodule(name) for name in norm_of.get(reader, ())]
     if not norms or not all(_takes_shift(norm) for norm in norms):
         return f'{reader} has no bias, and no norm with a running mean follows it'
     return None
+
+
+def _pads_with_zeros(layer: nn.Module) -> bool:
+    padding = getattr(layer, 'padding', 'valid')
+    if padding == 'valid' or layer.padding_mode != 'zeros':
+        return False
+    return max(layer.kernel_size) > 1 if padding == 'same' else any(padding)
 
 
 def _own_bias(layer: nn.Module) -> Tensor | None:

@@ -29,6 +29,12 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
+def input_channel_dim(weight: Tensor) -> int:
+    """The dimension of the channels in what a layer with this weight reads, from the end."""
+    # a convolution's weight has two dimensions of channels, its input one
+    return -max(weight.dim() - 1, 1)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode within, and each module's own mode again afterwards.

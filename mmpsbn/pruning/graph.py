@@ -9,6 +9,8 @@ from .forward import ForwardFn, observing
 from .labels import LabelTable
 from .tracing import ChannelTrace
 
+NOT_REACHED = 'not reached by the trace'
+
 
 @dataclass(frozen=True)
 class Member:
@@ -64,7 +66,7 @@ class ChannelGraph:
         groups: by name.
         skipped: conv or linear layer -> why its output channels, or how many of them, are
             left whole.
-        norm_of: conv or linear layer -> the norm layers that read it directly (several
+        norm_of: conv or linear layer that only norm layers of its own read -> these (several
             where the layer is shared between levels that have their own).
     """
 
@@ -115,8 +117,7 @@ class _GraphBuilder:
     def build(self) -> ChannelGraph:
         groups = [self._group(units) for units in self._units_that_share_layers()]
         groups.sort(key=lambda group: self.order[group.name])
-        norm_of = {writer: tuple(norms) for writer, norms in self.trace.norm_of.items()}
-        return ChannelGraph({g.name: g for g in groups}, self._skipped(groups), norm_of)
+        return ChannelGraph({g.name: g for g in groups}, self._skipped(groups), self.trace.norm_of)
 
     def _units(self) -> list[list[tuple[str, int, int]]]:
         """The places of what can be removed together, where somebody writes and reads it."""
@@ -139,11 +140,11 @@ class _GraphBuilder:
         units = self._units()
         table = LabelTable()
         ids = table.new(len(units))
-        holder: dict[tuple[str, int], int] = {}
+        holder: dict[str, int] = {}
         for unit, places in zip(ids, units):
             for name, dim, _ in places:
                 if (name, dim) in self.trace.writes:
-                    table.join_all((holder.setdefault((name, dim), unit), unit), '')
+                    table.join_all((holder.setdefault(_layer(name), unit), unit), '')
         groups: dict[int, list] = {}
         for unit, places in zip(ids, units):
             groups.setdefault(table.find(unit), []).append(places)
@@ -193,12 +194,12 @@ class _GraphBuilder:
             sized = hasattr(module, 'out_channels') or hasattr(module, 'out_features')
             if not sized or not hasattr(module, 'weight'):
                 continue
-            name = self.names.get(module._parameters.get('weight'))
+            name = self.names.get(dict(module.named_parameters(recurse=False)).get('weight'))
             place = name, int(getattr(module, 'transposed', False))
             size = self.sizes.get(place, 0)
             whole = size - held.get(place, 0)
             if layer not in self.trace.called:
-                reason = 'not reached by the trace'
+                reason = NOT_REACHED
             elif name is None:
                 reason = 'its weight is computed'
             else:

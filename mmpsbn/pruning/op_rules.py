@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from itertools import chain
 
-from torch import Tensor, tensor
+from torch import Tensor, nn, tensor
 
 from .labels import FIXED, Vector
 
@@ -141,6 +141,7 @@ def _split(trace, op) -> None:
 def _index_select(trace, op) -> None:
     x, dim = op.inputs[0], op.args['dim'] % op.inputs[0].dim()
     trace.pin(x, 'channels picked by index', dims=[dim])
+    trace.pin(op.args['index'], 'indices that depend on channels')
     trace.put(op.outputs[0], {d: v for d, v in trace.axes(x).items() if d != dim})
 
 
@@ -156,9 +157,16 @@ def _leading(indices: list) -> int | None:
     )
 
 
+def _pin_indices(trace, op) -> None:
+    for index in op.args['indices']:
+        if index is not None:
+            trace.pin(index, 'indices that depend on channels')
+
+
 @_rule('index')
 def _index(trace, op) -> None:
     x, output = op.inputs[0], op.outputs[0]
+    _pin_indices(trace, op)
     leading = _leading(op.args['indices'])
     if leading is None:
         trace.pin(x, 'channels picked by index')
@@ -172,6 +180,7 @@ def _index(trace, op) -> None:
 def _index_put(trace, op) -> None:
     """``x[rows] = values``."""
     x, values = op.inputs[0], op.args['values']
+    _pin_indices(trace, op)
     leading = _leading(op.args['indices'])
     axes = dict(trace.axes(x))
     if leading is None or trace.axes(x).keys() & set(range(leading)):
@@ -279,6 +288,7 @@ def _moved(trace, x: Tensor, output: Tensor, rows: list, cols: list, dim: int) -
     grid = grid.reshape([output.size(d) for d in cols])
     varying = [k for k in range(len(cols)) if (grid != grid.narrow(k, 0, 1)).any()]
     if not varying:
+        trace.pin(x, 'a reshape of one channel', dims=[dim])
         return {}
     inner = varying[-1]
     rows_of = grid.movedim(inner, -1).reshape(-1, grid.size(inner))
@@ -448,6 +458,8 @@ def _group_norm(trace, op) -> None:
     trace.normalise(x, 1, [op.args['weight'], op.args['bias']])
     if vector is not None:
         trace.join_blocks(vector, vector, op.args['group'], 'GroupNorm')
+        if not isinstance(trace.running, nn.GroupNorm) or op.args['weight'] is None:
+            trace.pin_labels(vector, 'a fixed number of groups')
     trace.put(op.outputs[0], trace.axes(x))
 
 

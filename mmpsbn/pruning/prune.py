@@ -76,7 +76,12 @@ def prune_channels(
         unfold = None
         if constants is not None:
             unfold = fold_constants(model, groups, masks, constants, norm_of)
-        uncut = apply_plan(model, trial, optimizers)
+        try:
+            uncut = apply_plan(model, trial, optimizers)
+        except BaseException:
+            if unfold is not None:
+                unfold()
+            raise
 
         def restore() -> None:
             uncut()

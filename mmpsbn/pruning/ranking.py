@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from .cost import model_cost
 from .criteria import keep_mask_of
-from .forward import ForwardFn
+from .forward import ForwardFn, input_channel_dim
 from .graph import ChannelGroup, Member
 from .plan import plan_from_keep_masks
 from .verification import probe_outputs
@@ -221,8 +221,7 @@ def _inputs_masked(model: nn.Module, gone: Mapping[str, list[int]]):
     def mask(index: list[int]):
 
         def hook(module, args):
-            # a convolution's weight has two dimensions of channels, its input one
-            channel_dim = -max(module.weight.dim() - 1, 1)
+            channel_dim = input_channel_dim(module.weight)
             index_on = torch.tensor(index, device=args[0].device, dtype=torch.long)
             return args[0].index_fill(channel_dim, index_on, 0), *args[1:]
 

@@ -1,12 +1,14 @@
 """Collapsed filters of a model, by layer and in FLOPs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..functional.statistics import collapsed_mask, flops_sparsity
+from ..functional.statistics import collapsed_mask, flops_sparsity, weight_sparsity
 from .cost import Cost
 from .graph import ChannelGraph
 
@@ -32,11 +34,13 @@ class SparsityReport:
             counted as collapsed.
         flops_sparsity: 1 - MACs left / MACs if every collapsed filter were removed,
             in [0, 1]; None without a channel graph.
+        weight_sparsity: the same of the weights of conv and linear layers.
     """
 
     collapsed: dict[str, tuple[int, int]]
     not_finite: list[str]
-    flops_sparsity: float | None
+    flops_sparsity: float | None = None
+    weight_sparsity: float | None = None
 
     @property
     def totals(self) -> tuple[int, int]:
@@ -71,20 +75,50 @@ def measure_sparsity(
     """
     layers = scale_layers(model)
     if not layers:
-        return SparsityReport({}, [], None)
+        return SparsityReport({}, [])
     sizes = [layer.weight.numel() for layer in layers.values()]
     joined = torch.cat([layer.weight.detach().float() for layer in layers.values()]).cpu()
     gammas = dict(zip(layers, joined.split(sizes)))
     masks = {name: collapsed_mask(g, threshold=threshold) for name, g in gammas.items()}
-    return SparsityReport(
+    report = dict(
         collapsed={n: (int(m.sum()), m.numel()) for n, m in masks.items()},
         not_finite=[n for n, g in gammas.items() if not g.isfinite().all()],
-        flops_sparsity=None if graph is None else flops_sparsity(_layers_left(masks, graph, cost)),
+    )
+    if graph is None:
+        return SparsityReport(**report)
+    left = _layers_left(masks, graph, cost)
+    weights = {name: model.get_submodule(name).weight.numel() for name in left}
+    return SparsityReport(
+        **report,
+        flops_sparsity=flops_sparsity((cost.macs_of[n], *kept) for n, kept in left.items()),
+        weight_sparsity=weight_sparsity((weights[n], *kept) for n, kept in left.items()),
     )
 
 
-def _layers_left(masks: dict[str, Tensor], graph: ChannelGraph, cost: Cost):
-    """(MACs, input fraction left, output fraction left) of each layer that has MACs."""
+@contextmanager
+def scales_clamped(model: nn.Module, *, threshold: float) -> Iterator[None]:
+    """Within, gamma = 0 of every collapsed filter (|gamma| < threshold); afterwards what it was.
+
+    What a model scores within, against what it scores without, is what these filters still
+    contribute (Frankle et al. figure 6). The bias stays.
+    """
+    saved = {}
+    try:
+        with torch.no_grad():
+            for layer in scale_layers(model).values():
+                saved[layer] = layer.weight.clone()
+                layer.weight[collapsed_mask(layer.weight, threshold=threshold)] = 0
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, gamma in saved.items():
+                layer.weight.copy_(gamma)
+
+
+def _layers_left(
+    masks: dict[str, Tensor], graph: ChannelGraph, cost: Cost
+) -> dict[str, tuple[float, float]]:
+    """Layer that has MACs -> (input fraction left, output fraction left)."""
     out_gone = {
         writer: torch.stack([masks[norm] for norm in norms]).all(0)
         for writer, norms in graph.norm_of.items()
@@ -104,10 +138,11 @@ def _layers_left(masks: dict[str, Tensor], graph: ChannelGraph, cost: Cost):
             inputs_gone[reader.layer] = inputs_gone.get(reader.layer, 0) + int(
                 gone[torch.tensor(reader.channel)].sum()
             )
-    for name, macs in cost.macs_of.items():
+    left = {}
+    for name in cost.macs_of:
         outputs_gone = out_gone.get(name)
-        yield (
-            macs,
+        left[name] = (
             1 - inputs_gone.get(name, 0) / cost.inputs_of[name],
             1 - (0 if outputs_gone is None else int(outputs_gone.sum()) / len(outputs_gone)),
         )
+    return left

@@ -35,6 +35,20 @@ def _check_fit(tensors: dict[str, Tensor], plan: PrunePlan) -> None:
             )
 
 
+def _check_states(tensors: dict[str, Tensor], plan: PrunePlan, optimizers: list[Optimizer]) -> None:
+    for optimizer in optimizers:
+        for name in plan.kept:
+            for key, value in optimizer.state.get(tensors[name], {}).items():
+                if not isinstance(value, Tensor) or value.numel() == 1:
+                    continue
+                if value.shape != tensors[name].shape:
+                    raise ValueError(
+                        f'{type(optimizer).__name__} keeps {key} of shape {tuple(value.shape)} for '
+                        f'{name} of shape {tuple(tensors[name].shape)}: which of it to remove is '
+                        'unknown'
+                    )
+
+
 def _slice(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
     memory_format = (
         torch.channels_last
@@ -53,14 +67,15 @@ def _slice(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
 def _sync_sizes(module: nn.Module) -> None:
     """Make a layer's size attributes say what its tensors say."""
     weight = getattr(module, 'weight', None)
-    if hasattr(module, 'out_channels') and hasattr(module, 'groups'):  # any convolution
+    dims = weight.dim() if isinstance(weight, Tensor) else 0
+    if dims > 2 and hasattr(module, 'out_channels') and hasattr(module, 'groups'):
         sizes = tuple(weight.shape[:2])
         if getattr(module, 'transposed', False):
             sizes = sizes[::-1]
         if module.groups > 1:  # whole groups go
             module.groups = module.groups * sizes[0] // module.out_channels
         module.out_channels, module.in_channels = sizes[0], sizes[1] * module.groups
-    elif hasattr(module, 'out_features') and weight is not None:
+    elif dims == 2 and hasattr(module, 'out_features'):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, _NormBase):
         tensor = module.running_mean if weight is None else weight
@@ -127,11 +142,13 @@ def apply_plan(
         A function that puts everything back as it was, bit for bit.
 
     Raises:
-        ValueError: the plan does not fit; names the first tensor. Nothing changed.
+        ValueError: the plan does not fit, or an optimizer's state has another form than its
+            parameter; names the first tensor. Nothing changed.
     """
     tensors = _tensors(model)
     _check_fit(tensors, plan)
     optimizers = list(optimizers)
+    _check_states(tensors, plan, optimizers)
     undo: list[Callable[[], None]] = []
     touched_layers = {name.rpartition('.')[0] for name in plan.kept}
 
@@ -147,8 +164,8 @@ def apply_plan(
     try:
         for name, dims in plan.kept.items():
             undo += _cut(tensors[name], dims, optimizers)
+        sync_sizes()
     except BaseException:  # out of memory, say: nothing is ever half pruned
         restore()
         raise
-    sync_sizes()
     return restore

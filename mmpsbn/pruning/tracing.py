@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .forward import tensors_in
+from .forward import input_channel_dim, tensors_in
 from .labels import FIXED, LabelTable, Vector
 from .op_rules import FACTORIES, RULES, join_pointwise
 
@@ -78,18 +78,28 @@ class _Frame:
     rule: ModuleRule | None
 
 
-class _EqualChunks(TorchFunctionMode):
-    """Notices ``chunk``: the dispatcher sees it as a split into fixed sizes, but it divides
-    whatever width it gets."""
+# what reads a tensor's memory without the dispatcher
+_LEAVE_TORCH = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr)
 
-    active = False
+
+class _AboveDispatch(TorchFunctionMode):
+    """Notices what the dispatcher does not: ``chunk``, which it sees as a split into fixed
+    sizes though it divides whatever width it gets, and tensors that leave PyTorch."""
+
+    chunking = False
+
+    def __init__(self, leaves: Callable[[Tensor], None]):
+        super().__init__()
+        self._leaves = leaves
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.active = func in (torch.chunk, Tensor.chunk)
+        self.chunking = func in (torch.chunk, Tensor.chunk)
+        if func in _LEAVE_TORCH:
+            self._leaves(args[0])
         try:
             return func(*args, **(kwargs or {}))
         finally:
-            self.active = False
+            self.chunking = False
 
 
 class ChannelTrace(TorchDispatchMode):
@@ -100,7 +110,8 @@ class ChannelTrace(TorchDispatchMode):
         source: label -> (parameter or buffer, dimension, position).
         writes: (parameter or buffer, dimension) that make channels.
         readers: layer -> labels of its weight's input dimension, by position.
-        norm_of: conv or linear layer -> the norm layers that read it directly.
+        norm_of: conv or linear layer -> the norm layers that read it directly; of those whose
+            output nothing but norms of their own reads.
         called: layers that ran.
     """
 
@@ -110,16 +121,19 @@ class ChannelTrace(TorchDispatchMode):
         self.source: dict[int, tuple[str, int, int]] = {}
         self.writes: set[tuple[str, int]] = set()
         self.readers: dict[str, Vector] = {}
-        self.norm_of: dict[str, dict[str, None]] = {}
+        self._reads: dict[str, dict[str, None]] = {}  # writer -> norms; '' is anything else
+        self._normalised: dict[str, set[str]] = {}  # norm -> writers; '' is anything else
+        self._noted: Tensor | None = None  # whose read by the present operation is known
         self.called: set[str] = set()
         self._model = model
         self._static = WeakTensorKeyDictionary()  # axes of parameters and buffers
         self._axes = WeakTensorKeyDictionary()  # axes of what is computed
         self._writer = WeakTensorKeyDictionary()  # output of a conv or linear layer -> its name
-        # fresh memory -> what a kernel out of sight may have read to fill it
+        # fresh memory -> who made it, what was alive then and how much had been computed
         self._blank = WeakTensorKeyDictionary()
+        self._computed: list[Vector] = []
         self._stack: list[_Frame] = []
-        self._chunks = _EqualChunks()
+        self._above = _AboveDispatch(lambda t: self.pin(t, 'an operation out of sight of PyTorch'))
         self._label_tensors()
 
     def _label_tensors(self) -> None:
@@ -137,23 +151,38 @@ class ChannelTrace(TorchDispatchMode):
                     if owners[tensor] > 1:
                         self.labels.pin(axes[dim], f'{name}: shared with another layer')
             self._static[tensor] = axes
+        for name, module in self._model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # its sizes are compiled
+                for tensor in (*module.parameters(), *module.buffers()):
+                    for vector in self.axes(tensor).values():
+                        self.labels.pin(vector, f'{name}: compiled by TorchScript')
+
+    @property
+    def norm_of(self) -> dict[str, tuple[str, ...]]:
+        return {
+            writer: tuple(norms)
+            for writer, norms in self._reads.items()
+            if '' not in norms and all(self._normalised[norm] == {writer} for norm in norms)
+        }
 
     # --- running ------------------------------------------------------------------
 
     def run(self, forward: Callable[[], Any]) -> None:
         """Trace one call, made without gradients. What it returns is pinned."""
         handles = []
-        for name, module in self._model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._entering(name)))
-            handles.append(module.register_forward_hook(self._leaving))
         try:
-            with self._chunks, self:
+            for name, module in self._model.named_modules():
+                if not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
+                    handles.append(module.register_forward_pre_hook(self._entering(name)))
+                    handles.append(module.register_forward_hook(self._leaving))
+            with self._above, self:
                 output = forward()
         finally:
             for handle in handles:
                 handle.remove()
         for tensor in tensors_in(output):
             self.pin(tensor, 'an output of the model: nobody reads it')
+            self._note_read(tensor, '')
 
     def _entering(self, name: str) -> Callable:
         def enter(module, args) -> None:
@@ -177,6 +206,10 @@ class ChannelTrace(TorchDispatchMode):
         output = func(*args, **kwargs)
         if not (self._stack and self._stack[-1].rule):
             self._carry(func, args, kwargs, output)
+            for tensor in tensors_in((args, kwargs)):
+                if tensor is not self._noted:
+                    self._note_read(tensor, '')
+            self._noted = None
         return output
 
     def _carry(self, func, args: tuple, kwargs: dict, output: Any) -> None:
@@ -201,7 +234,7 @@ class ChannelTrace(TorchDispatchMode):
         if name in FACTORIES and not mutates:
             seen = {vector for axes in self._axes.values() for vector in axes.values()}
             for tensor in op.outputs:
-                self._blank[tensor] = name, seen
+                self._blank[tensor] = name, seen, len(self._computed)
             if not name.endswith('_like'):
                 return
         if not any(self.axes(t) for t in inputs):
@@ -209,9 +242,12 @@ class ChannelTrace(TorchDispatchMode):
         rule = RULES.get(name)
         if rule is None and torch.Tag.pointwise in func.tags:
             rule = join_pointwise
-        if rule is None or 'out' in kwargs:
+        reshapes = torch.Tag.inplace_view in func.tags  # its shape before is gone
+        if rule is None or 'out' in kwargs or reshapes:
             for tensor in inputs:
-                self.pin(tensor, f'no rule for {name}')
+                self.pin(tensor, f'no rule for {schema.name.rpartition("::")[2]}')
+                if reshapes:
+                    self._axes.pop(tensor, None)
             return
         known = set(self.axes(inputs[0]))
         rule(self, op)
@@ -222,12 +258,12 @@ class ChannelTrace(TorchDispatchMode):
 
     def _check_filled(self, tensors: list[Tensor]) -> None:
         """Fresh memory that holds something no operation has put there was filled by a
-        kernel out of sight, which may have read anything that was alive."""
+        kernel out of sight, which may have read anything that was alive since."""
         for tensor in tensors:
             for memory in _memory_of(tensor):
-                name, seen = self._blank.pop(memory, (None, ()))
+                name, seen, start = self._blank.pop(memory, (None, (), 0))
                 if name and ('empty' in name or (memory != memory.flatten()[:1]).any()):
-                    for vector in seen:
+                    for vector in (*seen, *self._computed[start:]):
                         self.pin_labels(vector, 'an operation out of sight of PyTorch')
 
     # --- what rules use -------------------------------------------------------------
@@ -240,10 +276,16 @@ class ChannelTrace(TorchDispatchMode):
     def put(self, tensor: Tensor, axes: Axes) -> None:
         """Say which labels a computed tensor carries."""
         self._axes[tensor] = {d: v for d, v in axes.items() if tensor.shape[d] > 1 and any(v)}
+        self._computed.extend(self._axes[tensor].values())
 
     def where(self) -> str:
         """The layer that is running."""
         return self._stack[-1].name if self._stack else ''
+
+    @property
+    def running(self) -> nn.Module | None:
+        """The module of that layer."""
+        return self._stack[-1].module if self._stack else None
 
     def pin_labels(self, labels: Vector, reason: str) -> None:
         """Leave these whole, with the reason and the layer that is running."""
@@ -268,7 +310,7 @@ class ChannelTrace(TorchDispatchMode):
     @property
     def chunking(self) -> bool:
         """Whether the operation is part of a ``chunk``."""
-        return self._chunks.active
+        return self._above.chunking
 
     def contract(self, inputs: Tensor, dim: int, weight: Tensor, weight_dim: int) -> None:
         """Channels are read: a sum over ``inputs``' dimension and ``weight``'s."""
@@ -276,18 +318,25 @@ class ChannelTrace(TorchDispatchMode):
         self.join(ours, theirs, 'reads a fixed number of channels')
         if ours is None or theirs is None:
             return
-        frame = self._stack[-1] if self._stack else None
+        watched = self._stack[-1].args[:1] if self._is_own_weight(theirs) else ()
         if (
-            frame is not None
-            and FIXED not in theirs
-            and {self.source[label][0] for label in theirs} == {f'{frame.name}.weight'.lstrip('.')}
-            and frame.args
-            and isinstance(frame.args[0], Tensor)
-            and ours in self.axes(frame.args[0]).values()
+            watched
+            and isinstance(watched[0], Tensor)
+            and self.axes(watched[0]).get(watched[0].dim() + input_channel_dim(weight)) == ours
         ):
-            self.readers[frame.name] = theirs
+            self.readers[self.where()] = theirs
         else:  # whether the channels are dead could not be watched
             self.pin_labels(ours, 'a product that is not a layer of its own')
+
+    def _is_own_weight(self, vector: Vector | None) -> bool:
+        """Whether these are labels of the weight of the layer that is running."""
+        own = f'{self.where()}.weight'.lstrip('.')
+        return (
+            bool(self._stack)
+            and vector is not None
+            and FIXED not in vector
+            and {self.source[label][0] for label in vector} == {own}
+        )
 
     def convolve(
         self,
@@ -321,7 +370,12 @@ class ChannelTrace(TorchDispatchMode):
                 made = None
             else:
                 self.join_blocks(self.axes(inputs).get(dim), made, groups, 'grouped convolution')
-        if bias is not None:
+                if not (self._is_own_weight(made) and hasattr(self.running, 'groups')):
+                    self.pin_labels(made or (), 'a fixed number of groups')
+        if bias is not None and bias.dim() > 1:
+            self.pin(bias, 'added to a matrix product')
+            self.pin_labels(made or (), 'added to a matrix product')
+        elif bias is not None:
             shift = self.axes(bias).get(0)
             self.join(made, shift, 'its bias has a fixed size')
             if groups == 1:
@@ -361,11 +415,17 @@ class ChannelTrace(TorchDispatchMode):
 
     def note_norm(self, inputs: Tensor) -> None:
         """Remember that the layer that is running normalises another one's output."""
-        writer = self._writer.get(inputs)
+        self._normalised.setdefault(self.where(), set()).add(self._writer.get(inputs, ''))
+        self._note_read(inputs, self.where())
+        self._noted = inputs
+
+    def _note_read(self, tensor: Tensor, reader: str) -> None:
+        writer = self._writer.get(tensor)
         if writer is not None:
-            self.norm_of.setdefault(writer, {})[self.where()] = None
+            self._reads.setdefault(writer, {})[reader] = None
 
     def same_writer(self, output: Tensor, inputs: Tensor) -> None:
         """A reshaped output of a layer still is that layer's."""
         if inputs in self._writer:
             self._writer[output] = self._writer[inputs]
+            self._noted = inputs

@@ -49,6 +49,8 @@ def output_errors(before: list[Tensor], after: list[Tensor]) -> tuple[float, flo
     for x, y in zip(before, after):
         if not x.numel():
             continue
+        if x.is_complex() and y.is_complex():
+            x, y = torch.view_as_real(x), torch.view_as_real(y)
         if not x.is_floating_point():  # labels, masks
             x, y = x.double(), y.double()
         error = (y - x).abs().max()

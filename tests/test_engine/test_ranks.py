@@ -98,3 +98,27 @@ def train_dead_on_one_rank(work_dir):
 
 def test_a_channel_goes_only_where_it_is_dead_on_every_rank(tmp_path):
     assert run_on_ranks(train_dead_on_one_rank, 2, tmp_path, str(tmp_path)) == [11, 11]
+
+
+@MODELS.register_module(force=True)
+class SizeByRank(nn.Module):
+    """Images are smaller on later ranks."""
+
+    def forward(self, data, training=False):
+        side = 8 - 2 * get_rank()
+        return dict(data, inputs=data['inputs'][..., :side, :side])
+
+
+def train_to_a_budget(work_dir):
+    hook = dict(DEMP, budget=dict(flops=0.7))
+    runner = toy_runner(f'{work_dir}/r', [hook], epochs=2, **ON_RANKS)
+    kill_channels(bare_model(runner).blocks[0].bn1, [1, 3, 5])
+    bare_model(runner).data_preprocessor = MODELS.build(dict(type='SizeByRank'))
+    runner.train()
+    pruner = next(h.pruner for h in runner.hooks if hasattr(h, 'pruner'))
+    return pruner.left, pruner.budget.left, pruner.budget.scale
+
+
+def test_ranks_with_images_of_other_sizes_steer_to_one_budget(tmp_path):
+    ours, theirs = run_on_ranks(train_to_a_budget, 2, tmp_path, str(tmp_path))
+    assert ours == theirs

@@ -14,7 +14,15 @@ if importlib.util.find_spec('mmpretrain') is None:
 
 from mmpretrain.registry import MODELS  # noqa: E402
 
+from mmpsbn.functional.statistics import collapsed_mask  # noqa: E402
 from mmpsbn.models.cifar_resnet import CIFARResNet, ZeroPadShortcut  # noqa: E402
+from mmpsbn.pruning import (  # noqa: E402
+    measure_sparsity,
+    observe_activations,
+    prune_dead_channels,
+    scale_layers,
+    scales_clamped,
+)
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
 
@@ -121,18 +129,17 @@ def to_mmpretrain_keys(state_dict):
     }
 
 
-def test_published_weights_load_and_classify():
-    """Real weights, real pictures: the architecture is the published one, not just of its size."""
-    weights, archive = SHARED / 'cifar10_resnets' / 'resnet20.pth', SHARED / 'cifar10_jpeg.tar.xz'
-    for path in (weights, archive):
-        if not path.is_file():
-            pytest.skip(f'needs ../shared/data/{path.relative_to(SHARED)}')
+def published_classifier(depth):
+    """The ResNet that others trained, skipping the test where its file is not at hand."""
+    weights = SHARED / 'cifar10_resnets' / f'resnet{depth}.pth'
+    if not weights.is_file():
+        pytest.skip(f'needs ../shared/data/{weights.relative_to(SHARED)}')
     import mmpretrain.models  # noqa: F401  (fills the registry)
 
     model = MODELS.build(
         dict(
             type='mmpretrain.ImageClassifier',
-            backbone=dict(type='CIFARResNet', depth=20),
+            backbone=dict(type='CIFARResNet', depth=depth),
             neck=dict(type='mmpretrain.GlobalAveragePooling'),
             head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=64),
         )
@@ -144,17 +151,67 @@ def test_published_weights_load_and_classify():
     assert not result.unexpected_keys and all(
         'num_batches_tracked' in key for key in result.missing_keys
     )
+    return model.eval()
+
+
+def classify(model, pixels):
+    return model.head.fc(model.extract_feat(pixels)[-1])
+
+
+@pytest.fixture(scope='module')
+def pictures_and_labels():
+    """1,000 test pictures, normalised, (N, 3, 32, 32), and their labels."""
+    archive = SHARED / 'cifar10_jpeg.tar.xz'
+    if not archive.is_file():
+        pytest.skip(f'needs ../shared/data/{archive.relative_to(SHARED)}')
     pictures, labels = read_cifar_test_pictures(archive, per_class=100)
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     pixels = (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
         [0.229, 0.224, 0.225]
     )[:, None, None]
+    return pixels, labels
+
+
+def test_published_weights_load_and_classify(pictures_and_labels):
+    """Real weights, real pictures: the architecture is the published one, not just of its size."""
+    model, (pixels, labels) = published_classifier(20), pictures_and_labels
     with torch.no_grad():
-        scores = model.eval()(pixels, mode='tensor')
+        scores = model(pixels, mode='tensor')
         scores = model.head((scores[-1],)) if isinstance(scores, tuple) else scores
     accuracy = (scores.argmax(1) == labels).float().mean().item()
     assert len(labels) == 1000
     assert 0.75 <= accuracy <= 0.90, f'{accuracy:.3f} of 1,000'
+
+
+@pytest.mark.parametrize(
+    'depth, collapsed, inner, dead', [(20, (17, 688), 13, 13), (32, (36, 1136), 25, 23)]
+)
+def test_collapsed_filters_of_published_weights_cost_time_and_give_nothing(
+    depth, collapsed, inner, dead, pictures_and_labels
+):
+    """What is collapsed, and, of the channels inside the blocks, what is dead. Two of the
+    ResNet-32's fire on 1 and 4 of 2,000 pictures, perhaps on none of these."""
+    model, (pixels, labels) = published_classifier(depth), pictures_and_labels
+    pixels, labels = pixels[::4], labels[::4]
+    assert measure_sparsity(model, threshold=1e-3).totals == collapsed
+    observed = observe_activations(model, pixels.split(50), classify)
+    small, silent = 0, 0
+    for name, norm in scale_layers(model).items():
+        if '.layer' in name and name.endswith('.bn1'):
+            mask = collapsed_mask(norm.weight, threshold=1e-3)
+            inactive = observed[name.replace('bn1', 'conv2')].inactive_mask(eps=1e-12)
+            small, silent = small + int(mask.sum()), silent + int((mask & inactive).sum())
+    assert small == inner and dead <= silent <= inner
+    with torch.no_grad():
+        before = classify(model, pixels)
+        with scales_clamped(model, threshold=1e-3):
+            clamped = classify(model, pixels)
+        torch.testing.assert_close(clamped, before, rtol=0, atol=1e-4)
+        removed = prune_dead_channels(model, pixels.split(50), forward_fn=classify)
+        after = classify(model, pixels)
+    assert sum(removed.channels_removed.values()) >= dead
+    assert 0.04 < 1 - removed.macs_after / removed.macs_before < 0.06
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
 
 
 def read_cifar_test_pictures(archive, per_class):

@@ -273,6 +273,24 @@ def test_bad_input_is_one_clear_error_and_changes_nothing(make, batches, kwargs,
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def test_a_layer_that_only_a_later_batch_runs_is_refused():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 2))
+
+        def forward(self, x):
+            h = torch.relu(self.a(x))
+            return self.b(h) if len(x) < 3 else self.c(h)
+
+    model = Branches()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match='c runs on a later batch and not on the first'):
+        prune_dead_channels(model, [torch.randn(2, 3), torch.randn(4, 3)])
+    assert_same(snapshot(model), before)
+    assert not model.c._forward_pre_hooks
+
+
 def test_random_numbers_of_the_caller_are_not_used_up():
     class Noisy(nn.Sequential):
         def forward(self, x):

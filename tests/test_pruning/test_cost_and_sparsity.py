@@ -19,6 +19,7 @@ from mmpsbn.pruning import (
     model_cost,
     prune_channels,
     scale_layers,
+    scales_clamped,
 )
 
 
@@ -136,6 +137,10 @@ def flops_sparsity(model, batch):
     ).flops_sparsity
 
 
+def weights_of(model):
+    return sum(p.numel() for p in model.parameters() if p.dim() > 1)
+
+
 @pytest.mark.parametrize(
     'name, dead',
     [
@@ -162,8 +167,11 @@ def test_flops_sparsity_is_what_removing_the_collapsed_filters_saves(name, dead)
             p.copy_(torch.where(p.abs() < 0.05, torch.full_like(p, 0.1), p))
     for layer, channels in dead.items():
         kill_channels(model.get_submodule(layer), channels)
-    claimed = flops_sparsity(model, batch)
-    dense = torch_macs(model, batch)
+    report = measure_sparsity(
+        model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch)
+    )
+    claimed = report.flops_sparsity
+    dense, dense_weights = torch_macs(model, batch), weights_of(model)
     graph = trace(model, batch)
     window = ActivationWindow(model, graph.groups, in_training_only=False)
     model.eval()(batch)
@@ -186,6 +194,8 @@ def test_flops_sparsity_is_what_removing_the_collapsed_filters_saves(name, dead)
     )
     assert sum(result.channels_removed.values()) == sum(map(len, collapsed.values())) > 0
     assert claimed == pytest.approx(1 - torch_macs(model, batch) / dense, abs=1e-12)
+    weights_left = weights_of(model) / dense_weights
+    assert report.weight_sparsity == pytest.approx(1 - weights_left, abs=1e-12)
     assert flops_sparsity(model, batch) == 0
 
 
@@ -213,6 +223,24 @@ def test_flops_sparsity_by_hand_on_a_residual_stream():
     assert flops_sparsity(model, batch) == pytest.approx(
         1 - sum(macs[n] * f for n, f in left.items()) / sum(macs.values())
     )
+
+
+@pytest.mark.parametrize('name', ['chain', 'psbn_chain'])
+def test_clamping_is_what_zero_scales_give_and_is_undone(name):
+    model, batch = build(name)
+    layers = scale_layers(model)
+    with torch.no_grad():
+        layers['features.1'].weight[:4] = torch.tensor([2**-9, -9e-4, 0, math.nan])
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(KeyError), scales_clamped(model, threshold=1e-3):
+        clamped = {n: t.clone() for n, t in model.state_dict().items()}
+        raise KeyError
+    after = model.state_dict()
+    assert all(torch.equal(after[n].nan_to_num(7), t.nan_to_num(7)) for n, t in before.items())
+    assert clamped['features.1.weight'][:3].tolist() == [2**-9, 0, 0]
+    assert clamped['features.1.weight'][3].isnan()
+    del clamped['features.1.weight']
+    assert all(torch.equal(clamped[n], before[n]) for n in clamped)
 
 
 def test_nan_gammas_are_reported_and_count_as_left():

@@ -1,0 +1,202 @@
+"""What weight decay alone does to a weight, under each optimizer (Mehta, figure 4).
+
+A dead channel has no loss gradient, so its gamma follows the decay and nothing else. L2
+puts lambda * w into the gradient, where an adaptive optimizer divides it by its own size;
+decoupled decay (WD) multiplies w by 1 - eta * lambda whatever the optimizer.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch.optim import Optimizer
+
+# An update rule is made of settings under their torch.optim names and maps the gradients, in
+# turn, to directions d of w -= lr * d. Floats, as a step on tensors costs fifty times as much.
+Rule = Callable[[float], float]
+
+
+def _sgd(*, momentum: float, dampening: float, nesterov: bool) -> Rule:
+    buffer = None
+
+    def direction(grad: float) -> float:
+        nonlocal buffer
+        buffer = grad if buffer is None else momentum * buffer + (1 - dampening) * grad
+        if not momentum:
+            return grad
+        return grad + momentum * buffer if nesterov else buffer
+
+    return direction
+
+
+def _adam(*, betas: tuple[float, float], eps: float, amsgrad: bool) -> Rule:
+    beta1, beta2 = betas
+    mean = square = largest = 0.0
+    power1 = power2 = 1.0
+
+    def direction(grad: float) -> float:
+        nonlocal mean, square, largest, power1, power2
+        mean += (1 - beta1) * (grad - mean)
+        square = beta2 * square + (1 - beta2) * grad * grad
+        largest = max(largest, square)
+        power1 *= beta1
+        power2 *= beta2
+        used = largest if amsgrad else square
+        return mean / (1 - power1) / (math.sqrt(used / (1 - power2)) + eps)
+
+    return direction
+
+
+def _adagrad(*, lr_decay: float, eps: float, initial_accumulator_value: float) -> Rule:
+    total, step = initial_accumulator_value, 0
+
+    def direction(grad: float) -> float:
+        nonlocal total, step
+        total += grad * grad
+        step += 1
+        return grad / (math.sqrt(total) + eps) / (1 + (step - 1) * lr_decay)
+
+    return direction
+
+
+def _adadelta(*, rho: float, eps: float) -> Rule:
+    square = moved = 0.0
+
+    def direction(grad: float) -> float:
+        nonlocal square, moved
+        square = rho * square + (1 - rho) * grad * grad
+        delta = math.sqrt(moved + eps) / math.sqrt(square + eps) * grad
+        moved = rho * moved + (1 - rho) * delta * delta
+        return delta
+
+    return direction
+
+
+def _rmsprop(*, alpha: float, eps: float, momentum: float, centered: bool) -> Rule:
+    square = mean = buffer = 0.0
+
+    def direction(grad: float) -> float:
+        nonlocal square, mean, buffer
+        square = alpha * square + (1 - alpha) * grad * grad
+        mean += (1 - alpha) * (grad - mean)
+        used = square - mean * mean if centered else square
+        buffer = momentum * buffer + grad / (math.sqrt(used) + eps)
+        return buffer
+
+    return direction
+
+
+def _adamax(*, betas: tuple[float, float], eps: float) -> Rule:
+    beta1, beta2 = betas
+    mean = largest = 0.0
+    power = 1.0
+
+    def direction(grad: float) -> float:
+        nonlocal mean, largest, power
+        mean += (1 - beta1) * (grad - mean)
+        largest = max(beta2 * largest, abs(grad) + eps)
+        power *= beta1
+        return mean / (1 - power) / largest
+
+    return direction
+
+
+RULES = {
+    'SGD': _sgd,
+    'Adam': _adam,
+    'Adagrad': _adagrad,
+    'Adadelta': _adadelta,
+    'RMSprop': _rmsprop,
+    'Adamax': _adamax,
+}
+
+
+def decay_curve(
+    rule: str,
+    *,
+    start: float,
+    lrs: Iterable[float],
+    weight_decay: float,
+    decoupled: bool,
+    settings: Mapping,
+    gradients: Iterable[float] | None,
+) -> list[float]:
+    """The weight before the first and after each step: w_0, w_1, ..., one per ``lrs``.
+
+    The recursion of the optimizer from a fresh state, in double precision.
+
+    Args:
+        rule: one of :data:`RULES`; AMSGrad is Adam with ``amsgrad``, AdamW is Adam with
+            ``decoupled``.
+        start: w_0.
+        lrs: learning rate of each step, >= 0.
+        weight_decay: lambda >= 0.
+        decoupled: w *= 1 - lr * lambda before the step (AdamW; scaled with the schedule),
+            instead of lambda * w in the gradient.
+        settings: the rule's own under their torch names, e.g. a param group of the
+            optimizer; what the rule does not know is passed over.
+        gradients: of the loss, one per step; None for a dead channel, whose gradient is 0.
+
+    Raises:
+        ValueError: an unknown rule, or one of its settings missing.
+    """
+    if rule not in RULES:
+        raise ValueError(f'rule must be one of {sorted(RULES)}, got {rule!r}')
+    names = list(inspect.signature(RULES[rule]).parameters)
+    missing = [name for name in names if name not in settings]
+    if missing:
+        raise ValueError(f'{rule} needs the settings {names}, missing are {missing}')
+    direction = RULES[rule](**{name: settings[name] for name in names})
+    in_gradient = 0.0 if decoupled else weight_decay
+    decay = weight_decay if decoupled else 0.0
+    weight, curve = start, [start]
+    if gradients is None and decoupled:  # no gradient of any kind: no step but the decay
+        for lr in lrs:
+            weight *= 1 - lr * decay
+            curve.append(weight)
+        return curve
+    lrs = list(lrs)
+    for lr, grad in zip(lrs, [0.0] * len(lrs) if gradients is None else gradients):
+        grad += in_gradient * weight
+        weight *= 1 - lr * decay
+        weight -= lr * direction(grad)
+        curve.append(weight)
+    return curve
+
+
+def sgd_decay(
+    start: float, *, lr: float, weight_decay: float, momentum: float, steps: int
+) -> float:
+    """The weight after ``steps`` steps of SGD with L2 at a constant learning rate.
+
+    Without momentum w_0 (1 - lr lambda)^t. With it w_{t+1} = (1 + m - lr lambda) w_t - m w_{t-1}
+    and w_1 = (1 - lr lambda) w_0 (torch's buffer starts as the first gradient), so
+    w_t = w_0 (a r^t + (1 - a) s^t) with r, s the roots of z^2 - (1 + m - lr lambda) z + m and
+    a = (1 - lr lambda - s) / (r - s); complex roots are a weight that swings around 0. For
+    lr lambda << (1 - m)^2 it is w_0 exp(-lr lambda t / (1 - m)), design section 3.
+
+    Raises:
+        ValueError: the two roots are equal, at lr lambda = (1 -+ sqrt(m))^2.
+    """
+    decay = lr * weight_decay
+    if not momentum:
+        return start * (1 - decay) ** steps
+    half = (1 + momentum - decay) / 2
+    root = complex(half * half - momentum) ** 0.5
+    if not root:
+        raise ValueError(f'double root at lr={lr}, weight_decay={weight_decay}, m={momentum}')
+    fast, slow = half + root, half - root
+    share = (1 - decay - slow) / (fast - slow)
+    return start * (share * fast**steps + (1 - share) * slow**steps).real
+
+
+def rule_of(optimizer: Optimizer) -> tuple[str, bool] | None:
+    """The rule's name and whether its decay is decoupled; None for an optimizer that is
+    not one of :data:`RULES` or AdamW, as torch.optim has them."""
+    if type(optimizer) is torch.optim.AdamW:
+        return 'Adam', True
+    name = type(optimizer).__name__
+    if name in RULES and type(optimizer) is getattr(torch.optim, name):
+        return name, bool(optimizer.defaults.get('decoupled_weight_decay', False))
+    return None

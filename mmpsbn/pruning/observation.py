@@ -1,0 +1,116 @@
+"""What the layers of a model read, over a data set: statistics of every channel."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..functional.activations import ActivationStatistics, activation_statistics
+from .forward import ForwardFn, call_with, observing
+from .graph import ChannelGroup
+
+_READERS = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+def observe_activations(
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward_fn: ForwardFn = call_with,
+    *,
+    layers: Iterable[str] | None = None,
+    all_reduce: Callable[[Tensor, str], Tensor] | None = None,
+) -> dict[str, ActivationStatistics]:
+    """Convolution or linear layer -> the statistics of its input channels, in eval mode.
+
+    What a layer reads is what counts of the channels: after the ReLU, and in a residual stream
+    after the addition. A layer called several times in one pass, or on windows or regions of
+    a picture, counts each as samples of their own. The activations are not kept.
+
+    Args:
+        model: any module, not changed.
+        batches: inputs on the model's device.
+        forward_fn: ``forward_fn(model, batch)``; by default ``model(batch)``, a tuple being
+            arguments and a dict keyword arguments.
+        layers: names; by default every convolution and linear layer. One that no batch
+            reaches has statistics of 0 samples.
+        all_reduce: ``all_reduce(tensor, op)`` returns the element-wise ``'sum'`` or ``'max'``
+            over the ranks, each of which observes batches of its own. Called twice in all.
+
+    Raises:
+        ValueError: nothing to observe: no such layer, or no batch reached one.
+    """
+    names = [n for n, m in model.named_modules() if isinstance(m, _READERS)]
+    if layers is not None:
+        chosen = set(layers)
+        unknown = chosen.difference(names)
+        if unknown:
+            raise ValueError(f'no convolution or linear layer is called {sorted(unknown)}')
+        names = [name for name in names if name in chosen]
+    if not names:
+        raise ValueError(f'{type(model).__name__} has no convolution or linear layer to observe')
+    observed: dict[str, ActivationStatistics] = {}
+
+    def watch(name: str, layer: nn.Module):
+        channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+        observed[name] = ActivationStatistics.empty(channels, layer.weight.device)
+        # a convolution's weight has two dimensions of channels, its input one
+        channel_dim = -max(layer.weight.dim() - 1, 1)
+
+        def update(module, args) -> None:
+            batch = activation_statistics(args[0], channel_dim=channel_dim)
+            observed[name] = observed[name].merged(batch)
+
+        return layer.register_forward_pre_hook(update)
+
+    handles = [watch(name, model.get_submodule(name)) for name in names]
+    try:
+        with observing(model):
+            for batch in batches:
+                forward_fn(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if all_reduce is not None:
+        observed = _reduced(observed, all_reduce)
+    if not any(bool(statistics.values.any()) for statistics in observed.values()):
+        raise ValueError(
+            f'no activation was observed: batches is empty, or reaches none of {names[:5]}'
+        )
+    return observed
+
+
+def group_activations(
+    groups: Mapping[str, ChannelGroup], observed: Mapping[str, ActivationStatistics]
+) -> dict[str, ActivationStatistics]:
+    """Channel group -> the statistics of its channels over all layers that read them.
+
+    A channel is inactive if it is for every reader that was reached. Further readers, and
+    several positions of one channel (after a flatten), count as further samples.
+
+    Args:
+        groups: of the model's graph.
+        observed: what :func:`observe_activations` gave; of every reader.
+    """
+    by_group = {}
+    for name, group in groups.items():
+        device = observed[group.readers[0].layer].peak.device
+        statistics = ActivationStatistics.empty(group.channels, device)
+        for reader in group.readers:
+            index = torch.tensor(reader.index, device=device)
+            channel = torch.tensor(reader.channel, device=device)
+            seen = observed[reader.layer].onto(index, channel, group.channels)
+            statistics = statistics.merged(seen)
+        by_group[name] = statistics
+    return by_group
+
+
+def _reduced(
+    observed: Mapping[str, ActivationStatistics], all_reduce: Callable[[Tensor, str], Tensor]
+) -> dict[str, ActivationStatistics]:
+    """All layers in one go: a collective costs more than what it carries here."""
+    sizes = [statistics.peak.numel() for statistics in observed.values()]
+    columns = zip(*(vars(statistics).values() for statistics in observed.values()))
+    joined = ActivationStatistics(*map(torch.cat, columns)).reduced(all_reduce)
+    rows = zip(*(column.split(sizes) for column in vars(joined).values()))
+    return {name: ActivationStatistics(*row) for name, row in zip(observed, rows)}

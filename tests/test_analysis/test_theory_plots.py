@@ -1,0 +1,50 @@
+"""Theory against simulation in a table and three pictures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytest.importorskip('matplotlib', reason='plots need matplotlib')
+
+from mmpsbn.analysis.theory_cases import compare_theory, comparison_table  # noqa: E402
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'theory.py'
+
+
+def test_predicted_and_simulated_agree():
+    rows = compare_theory(num_samples=20_000, num_walks=2000, num_steps=50, weight_decay=1e-4)
+    assert len(rows) == 5 + 3 + 3 + 7
+    for row in rows:
+        tolerance = 3.5 * row.standard_error if row.standard_error else 1e-9
+        assert row.simulated == pytest.approx(row.predicted, abs=tolerance), row.quantity
+    lines = comparison_table(rows).splitlines()
+    assert len(lines) == 1 + len(rows)
+    assert '-0.31831' in lines[3] and ' se' in lines[3]
+    assert lines[-1].startswith('Adamax, L2') and ' se' not in lines[-1]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_tool_prints_the_table_and_writes_the_pictures(tmp_path):
+    small = ('--samples', '500', '--walks', '200', '--steps', '300')
+    result = run('--out', str(tmp_path / 'new'), *small)
+    assert result.returncode == 0, result.stderr
+    assert 'Theorem 1: K at beta/|gamma| = 0' in result.stdout
+    pictures = sorted((tmp_path / 'new').iterdir())
+    assert [p.name for p in pictures] == ['scalar_decay.png', 'theorem_one.png', 'walks.png']
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.size == (1200, 528)
+            assert len(picture.convert('RGB').getcolors(1 << 20)) > 50
+
+
+def test_the_tool_names_a_bad_number():
+    result = run('--walks', '1')
+    assert result.returncode == 2 and '--walks must be >= 2, got 1' in result.stderr

@@ -1,0 +1,225 @@
+"""The forecast that SparsityHook logs when training starts."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.optim import CosineAnnealingLR, OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS
+from test_sparsity_hook import train
+from toy import toy_runner
+
+from mmpsbn.engine.forecast import _scheduled_lrs, collapse_forecast
+
+SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+@PARAM_SCHEDULERS.register_module(force=True)
+class OwnLR(CosineAnnealingLR):
+    """A scheduler that is not MMEngine's."""
+
+
+class Recorder:
+    """Schedules foreseen at the start, and learning rates that came."""
+
+    def __init__(self):
+        self.lrs, self.foreseen = [], None
+
+    def hook(self):
+        recorder = self
+        from mmengine.hooks import Hook
+
+        @HOOKS.register_module(name='RecordLR', force=True)
+        class RecordLR(Hook):
+            def before_train(self, runner):
+                wrapper = runner.optim_wrapper
+                group = wrapper.optimizer.param_groups[-1]
+                recorder.foreseen = _scheduled_lrs(runner, wrapper, group)
+                wrapper.optimizer.register_step_pre_hook(
+                    lambda optimizer, *_: recorder.lrs.append(optimizer.param_groups[-1]['lr'])
+                )
+
+        return dict(type='RecordLR')
+
+
+SCHEDULES = {
+    'none': None,
+    'warmup and cosine': [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=4),
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=4, end=12, T_max=8, eta_min=1e-4),
+    ],
+    'by epoch': dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2], gamma=0.1),
+    'by epoch as iterations': dict(
+        type='CosineAnnealingLR', by_epoch=True, T_max=3, convert_to_iter_based=True
+    ),
+    'poly': dict(type='PolyLR', by_epoch=False, power=0.9, eta_min=1e-4, end=12),
+    'one cycle': dict(type='OneCycleLR', by_epoch=False, eta_max=0.2, total_steps=12),
+    'restarts': dict(
+        type='CosineRestartLR', by_epoch=False, periods=[5, 7], restart_weights=[1, 0.5], eta_min=0
+    ),
+    'with momentum': [
+        dict(type='ExponentialLR', by_epoch=False, gamma=0.9),
+        dict(type='LinearMomentum', by_epoch=False, start_factor=0.5, end=6),
+    ],
+}
+
+
+@pytest.mark.parametrize('accumulate', [1, 3])
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_foreseen_learning_rates_are_those_that_come(tmp_path, name, accumulate):
+    recorder = Recorder()
+    wrapper = dict(
+        optimizer=SGD,
+        accumulative_counts=accumulate,
+        paramwise_cfg=dict(custom_keys={'fc': dict(lr_mult=0.5)}),  # a group of each parameter
+    )
+    runner = toy_runner(
+        tmp_path,
+        [recorder.hook()],
+        epochs=3,
+        optim_wrapper=wrapper,
+        param_scheduler=SCHEDULES[name],
+    )
+    runner.train()
+    assert len(recorder.lrs) == 12 // accumulate
+    assert recorder.foreseen == pytest.approx(recorder.lrs, rel=1e-12)
+
+
+def test_a_schedule_that_prints_its_steps_is_followed_in_silence(tmp_path):
+    schedule = dict(type='ConstantLR', by_epoch=False, factor=0.5, end=3, verbose=True)
+    _, messages = train(tmp_path, epochs=1, param_scheduler=schedule)
+    # of building it and of the four steps of the run; the forecast comes before all but one
+    assert len([m for m in messages if m.startswith('Adjusting parameter value')]) <= 4
+
+
+def test_foreseen_from_where_a_run_is_resumed(tmp_path):
+    schedule = SCHEDULES['warmup and cosine']
+    toy_runner(tmp_path, epochs=3, param_scheduler=schedule).train()
+    recorder = Recorder()
+    runner = toy_runner(
+        tmp_path,
+        [recorder.hook()],
+        epochs=3,
+        param_scheduler=schedule,
+        load_from=str(tmp_path / 'epoch_1.pth'),
+        resume=True,
+    )
+    runner.train()
+    assert len(recorder.lrs) == 8
+    assert recorder.foreseen == pytest.approx(recorder.lrs, rel=1e-12)
+
+
+def forecast_line(work_dir, **kwargs):
+    _, messages = train(work_dir, epochs=1, **kwargs)
+    lines = [m for m in messages if m.startswith('forecast:')]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_the_sentence_of_a_run_too_short(tmp_path):
+    line = forecast_line(tmp_path)
+    # lr lambda = 5e-5, and momentum 0.9 adds up to 1, 1.9, 2.71, 3.439 of it in 4 steps
+    assert math.isclose(5e-5 * (1 + 1.9 + 2.71 + 3.439), 4.52e-4, rel_tol=2e-3)
+    assert 'under SGD with L2 weight_decay=0.001, a filter that dies now at |gamma| = 1 ' in line
+    assert 'keeps 1 of it over 4 steps (log decay 0.00045' in line and 'needed 6.91' in line
+    assert '|gamma| < 0.001 cannot see filters that die in this run, activations can' in line
+    assert line.endswith('(48 of 48 trained gammas, 0 without weight decay)')
+
+
+def test_the_sentence_of_a_run_that_shows_collapse(tmp_path):
+    wrapper = dict(optimizer=dict(type='AdamW', lr=0.1, weight_decay=9.9))
+    line = forecast_line(tmp_path, optim_wrapper=wrapper)
+    # 1 - 0.1 * 9.9 = 0.01 a step: 1, 1e-2, 1e-4
+    assert 'under AdamW with decoupled weight_decay=9.9, ' in line
+    assert 'counts as collapsed (|gamma| < 0.001) after 2 of 4 steps' in line
+
+
+def test_decay_of_gamma_is_read_from_its_own_param_groups(tmp_path):
+    none = dict(optimizer=SGD, paramwise_cfg=dict(norm_decay_mult=0.0))
+    line = forecast_line(tmp_path / 'none', optim_wrapper=none)
+    assert line == (
+        'forecast: no weight decay on gamma, so a dead filter keeps its gamma: '
+        '|gamma| < 0.001 cannot see filters that die in this run'
+    )
+    part = dict(optimizer=SGD, paramwise_cfg=dict(custom_keys={'bn1': dict(decay_mult=0.0)}))
+    line = forecast_line(tmp_path / 'part', optim_wrapper=part)
+    assert line.endswith('(24 of 48 trained gammas, 24 without weight decay)')
+
+
+def test_frozen_gammas_are_not_forecast(tmp_path):
+    def freeze(runner):
+        for module in runner.model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.requires_grad_(False)
+
+    line = forecast_line(tmp_path, prepare=freeze)
+    assert line == 'forecast: no gamma is trained, so no filter can newly collapse'
+
+
+def test_gammas_below_the_threshold_are_left_out_of_the_median(tmp_path):
+    def shrink(value):
+        def prepare(runner):
+            for module in runner.model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    torch.nn.init.constant_(module.weight, value)
+            torch.nn.init.constant_(runner.model.norm.weight, 0.25)
+
+        return prepare
+
+    assert '|gamma| = 0.25 ' in forecast_line(tmp_path / 'most', prepare=shrink(0.0))
+    hook = dict(type='SparsityHook', gamma_threshold=0.5)
+    line = forecast_line(tmp_path / 'all', prepare=shrink(math.nan), hooks=[hook])
+    assert line == 'forecast: none, as every gamma is below 0.5 already'
+
+
+def test_what_cannot_be_foreseen_is_said(tmp_path):
+    own = forecast_line(tmp_path / 'own', param_scheduler=dict(type='OwnLR', T_max=3))
+    assert 'weight_decay=0.001 at a constant lr, a filter' in own
+    rprop = dict(optimizer=dict(type='RAdam', lr=0.01, weight_decay=0.1))
+    line = forecast_line(tmp_path / 'rule', optim_wrapper=rprop)
+    assert line == 'forecast: none, the update rule of RAdam is not known'
+
+
+def test_a_run_never_ends_over_its_forecast(tmp_path):
+    adam = dict(optimizer=dict(type='Adam', lr=1.0, eps=0.0, weight_decay=1e-200))
+    line = forecast_line(tmp_path / 'eps', optim_wrapper=adam)
+    assert line == 'forecast: none, float division by zero'
+    sgd = dict(optimizer=dict(type='SGD', lr=1e60, weight_decay=1e60))
+    runner = toy_runner(tmp_path / 'sgd', optim_wrapper=sgd)
+    runner.train_loop  # noqa: B018  builds it
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    assert ' keeps nan of it over 16 steps' in collapse_forecast(runner, threshold=1e-3)
+
+
+def test_a_run_that_is_over(tmp_path):
+    toy_runner(tmp_path, epochs=1).train()
+    line = forecast_line(tmp_path, load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    assert line == 'forecast: no step is left in this run'
+
+
+def test_several_optimizers(tmp_path):
+    runner = toy_runner(tmp_path, epochs=1)
+    sgd = runner.build_optim_wrapper(dict(optimizer=SGD))
+    fc = torch.optim.Adam(runner.model.fc.parameters())
+    runner.train_loop  # noqa: B018  builds it
+    runner.param_schedulers = dict(main=[], fc=[])
+    runner.optim_wrapper = OptimWrapperDict(main=sgd, fc=OptimWrapper(fc))
+    assert 'under SGD' in collapse_forecast(runner, threshold=1e-3)
+    runner.optim_wrapper = SimpleNamespace()
+    assert collapse_forecast(runner, threshold=1e-3) == 'forecast: none under SimpleNamespace'
+
+
+def test_ninety_thousand_steps_and_their_schedule(tmp_path):
+    schedule = [
+        dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=500, T_max=89_500),
+    ]
+    adam = dict(optimizer=dict(type='Adam', lr=1e-3, weight_decay=1e-4))
+    runner = toy_runner(tmp_path, iters=90_000, optim_wrapper=adam, param_scheduler=schedule)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    line = collapse_forecast(runner, threshold=1e-3)
+    assert 'of 90,000 steps' in line
+    after = int(line.split(' after ')[1].split(' of ')[0].replace(',', ''))
+    assert 1000 < after < 5000

@@ -1,0 +1,144 @@
+"""Scalar decay against torch.optim itself, in double precision."""
+
+import math
+
+import pytest
+import torch
+
+from mmpsbn.functional.scalar_decay import RULES, decay_curve, rule_of, sgd_decay
+
+STEPS = 400
+OPTIMIZERS = {  # the learning rates of Mehta's figure 4, and what else an optimizer can be told
+    'SGD': (torch.optim.SGD, dict(lr=0.1)),
+    'SGD momentum': (torch.optim.SGD, dict(lr=0.1, momentum=0.9)),
+    'SGD dampening': (torch.optim.SGD, dict(lr=0.1, momentum=0.8, dampening=0.3)),
+    'SGD nesterov': (torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=True)),
+    'Adam': (torch.optim.Adam, dict(lr=1e-3, betas=(0.9, 0.99))),
+    'AMSGrad': (torch.optim.Adam, dict(lr=1e-3, amsgrad=True)),
+    'AdamW': (torch.optim.AdamW, dict(lr=1e-3)),
+    'Adagrad': (torch.optim.Adagrad, dict(lr=1e-2)),
+    'Adagrad decay': (
+        torch.optim.Adagrad,
+        dict(lr=1e-2, lr_decay=0.01, initial_accumulator_value=0.1),
+    ),
+    'Adadelta': (torch.optim.Adadelta, dict(lr=1.0)),
+    'RMSprop': (torch.optim.RMSprop, dict(lr=1e-3)),
+    'RMSprop centered': (torch.optim.RMSprop, dict(lr=1e-3, centered=True, momentum=0.5)),
+    'Adamax': (torch.optim.Adamax, dict(lr=2e-3)),
+}
+
+
+def cosine(lr):
+    return [lr * (1 + math.cos(math.pi * t / STEPS)) / 2 for t in range(STEPS)]
+
+
+def torch_curve(optimizer, weight, lrs, gradients):
+    curve = [weight.item()]
+    for lr, grad in zip(lrs, gradients):
+        optimizer.param_groups[0]['lr'] = lr
+        weight.grad = torch.tensor(grad, dtype=torch.float64)
+        optimizer.step()
+        curve.append(weight.item())
+    return curve
+
+
+@pytest.mark.parametrize('live', [False, True], ids=['dead', 'live'])
+@pytest.mark.parametrize('weight_decay', [1e-2, 1e-4])
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_each_rule_is_torch_optim(name, weight_decay, live):
+    build, settings = OPTIMIZERS[name]
+    weight = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+    optimizer = build([weight], weight_decay=weight_decay, **settings)
+    rule, decoupled = rule_of(optimizer)
+    gradients = (1e-4 * torch.randn(STEPS, generator=torch.Generator().manual_seed(0))).tolist()
+    expected = torch_curve(
+        optimizer, weight, cosine(settings['lr']), gradients if live else [0.0] * STEPS
+    )
+    curve = decay_curve(
+        rule,
+        start=0.3,
+        lrs=cosine(settings['lr']),
+        weight_decay=weight_decay,
+        decoupled=decoupled,
+        settings=optimizer.param_groups[0],
+        gradients=gradients if live else None,
+    )
+    assert curve == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_every_rule_is_compared_with_torch():
+    weight = [torch.nn.Parameter(torch.ones(1))]
+    compared = {rule_of(build(weight, **settings))[0] for build, settings in OPTIMIZERS.values()}
+    assert compared == set(RULES)
+
+
+@pytest.mark.parametrize('name', ['SGD momentum', 'RMSprop', 'Adam', 'Adadelta'])
+def test_decoupled_decay_is_a_product_whatever_the_optimizer(name):
+    build, settings = OPTIMIZERS[name]
+    group = build([torch.nn.Parameter(torch.ones(1))], **settings).param_groups[0]
+    arguments = dict(start=2.0, lrs=[0.5, 0.1], weight_decay=0.1, decoupled=True)
+    for gradients in (None, [0.0, 0.0]):
+        curve = decay_curve(name.split()[0], settings=group, gradients=gradients, **arguments)
+        assert curve == pytest.approx([2.0, 2.0 * 0.95, 2.0 * 0.95 * 0.99], rel=1e-15)
+
+
+def test_first_steps_by_hand():
+    # Adam's first step is lr whatever the gradient; here 1e-3 of it is lost to eps = 1e-8
+    adam = dict(betas=(0.9, 0.999), eps=1e-8, amsgrad=False)
+    arguments = dict(start=0.1, lrs=[1e-3], weight_decay=1e-4, decoupled=False, gradients=None)
+    curve = decay_curve('Adam', settings=adam, **arguments)
+    assert curve[1] == pytest.approx(0.1 - 1e-3 / 1.001, rel=1e-12)
+    # SGD: 1 - 0.1 * 0.5 = 0.95, then momentum 0.9: w2 = 1.85 w1 - 0.9 w0
+    sgd = dict(momentum=0.9, dampening=0.0, nesterov=False)
+    arguments = dict(start=1.0, lrs=[0.1, 0.1], weight_decay=0.5, decoupled=False, gradients=None)
+    curve = decay_curve('SGD', settings=sgd, **arguments)
+    assert curve == pytest.approx([1.0, 0.95, 1.85 * 0.95 - 0.9])
+
+
+@pytest.mark.parametrize(
+    'momentum, decay', [(0.0, 1e-3), (0.9, 5e-4), (0.9, 1.0), (0.5, 0.01), (0.99, 0.5)]
+)
+def test_the_closed_form_of_sgd_is_the_recursion(momentum, decay):
+    settings = dict(momentum=momentum, dampening=0.0, nesterov=False)
+    curve = decay_curve(
+        'SGD',
+        start=0.3,
+        lrs=[0.1] * 300,
+        weight_decay=decay,
+        decoupled=False,
+        settings=settings,
+        gradients=None,
+    )
+    for steps in (0, 1, 2, 17, 300):
+        closed = sgd_decay(0.3, lr=0.1, weight_decay=decay, momentum=momentum, steps=steps)
+        assert closed == pytest.approx(curve[steps], rel=1e-9, abs=1e-15)
+
+
+def test_the_exponential_of_the_design_is_the_limit_of_small_steps():
+    # lr lambda = 5e-5 and momentum 0.9: exp(-lr lambda t / (1 - m)), S = 5
+    left = sgd_decay(1.0, lr=0.1, weight_decay=5e-4, momentum=0.9, steps=10_000)
+    assert math.log(left) == pytest.approx(-5, rel=5e-3)
+
+
+def test_a_double_root_is_refused():
+    with pytest.raises(ValueError, match='double root at lr=1.0, weight_decay=0.25'):
+        sgd_decay(1.0, lr=1.0, weight_decay=0.25, momentum=0.25, steps=3)
+
+
+def test_what_is_no_rule_is_named():
+    arguments = dict(start=1.0, lrs=[0.1], weight_decay=0.1, decoupled=False, gradients=None)
+    with pytest.raises(ValueError, match="rule must be one of .*'Adam'.*, got 'Lion'"):
+        decay_curve('Lion', settings={}, **arguments)
+    with pytest.raises(ValueError, match=r"SGD needs .* missing are \['dampening', 'nesterov'\]"):
+        decay_curve('SGD', settings=dict(momentum=0.9), **arguments)
+
+
+def test_an_optimizer_that_is_not_known_has_no_rule():
+    weight = [torch.nn.Parameter(torch.ones(1))]
+
+    class SGD(torch.optim.SGD):
+        """Same name, perhaps another update."""
+
+    assert rule_of(SGD(weight, lr=0.1)) is None
+    assert rule_of(torch.optim.Rprop(weight)) is None
+    assert rule_of(torch.optim.AdamW(weight)) == ('Adam', True)

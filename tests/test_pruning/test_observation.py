@@ -1,0 +1,228 @@
+"""Activations over a data set, by the layers that read them."""
+
+import math
+
+import pytest
+import torch
+from nets import build, generator, trace
+from torch import nn
+from torch.nn import functional as F
+from toy import ToyNet, kill_channels
+
+from mmpsbn.functional.activations import ActivationStatistics, activation_statistics
+from mmpsbn.pruning import (
+    ActivationWindow,
+    apply_plan,
+    group_activations,
+    observe_activations,
+    plan_from_keep_masks,
+)
+
+NETS = ['chain', 'residual', 'concat', 'fpn', 'mobile', 'shuffle', 'psbn_residual']
+
+
+def same(x, y):
+    return all(torch.equal(vars(x)[field], vars(y)[field]) for field in vars(x))
+
+
+def batches_of(*sizes):
+    return [torch.randn(n, 3, 8, 8, generator=generator(n), dtype=torch.float64) for n in sizes]
+
+
+def stored_inputs(model, batches):
+    """Every input of every conv and linear layer, kept: what must not be done."""
+    kept = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            module.register_forward_pre_hook(
+                lambda module, args, name=name: kept.setdefault(name, []).append(
+                    args[0].clone().movedim(-3 if module.weight.dim() == 4 else -1, 1)
+                )
+            )
+    with torch.no_grad():
+        for batch in batches:
+            model.eval()(batch)
+    return {name: torch.cat(inputs) for name, inputs in kept.items()}
+
+
+# the levels of a pyramid have different sizes
+@pytest.mark.parametrize('name', [name for name in NETS if name != 'fpn'])
+def test_each_layer_has_the_statistics_of_all_that_it_read(name):
+    model, _ = build(name)
+    batches = batches_of(3, 1, 2)
+    observed = observe_activations(model, batches)
+    assert all(module.training and not module._forward_pre_hooks for module in model.modules())
+    inputs = stored_inputs(model, batches)
+    assert set(observed) == set(inputs)
+    for layer, x in inputs.items():
+        assert same(observed[layer], activation_statistics(x, channel_dim=1)), layer
+
+
+def test_a_shared_layer_counts_every_call():
+    model, _ = build('fpn')
+    seen = observe_activations(model, batches_of(2, 3))['tower']
+    assert seen.samples.unique().tolist() == [2 * 5]
+    assert seen.values.unique().tolist() == [5 * (8 * 8 + 4 * 4)]
+
+
+def test_in_a_residual_stream_the_activation_after_the_addition_counts():
+    torch.manual_seed(0)
+    model = ToyNet().eval()
+    kill_channels(model.norm, [1, 2])
+    kill_channels(model.blocks[0].bn2, [1])  # channel 1: dead from the stem and from the branch
+    with torch.no_grad():
+        model.blocks[0].bn2.weight[2] = 0
+        model.blocks[0].bn2.bias[2] = 0.5  # channel 2: the branch brings it back as a constant
+        model.blocks[0].bn2.weight[3] = 0
+        model.blocks[0].bn2.bias[3] = 0  # channel 3: a collapsed branch of a live stream
+    (batch,) = batches_of(4)
+    observed = observe_activations(model, [batch.float()])
+    stem, stream = observed['blocks.0.conv1'], observed['blocks.1.conv1']
+    assert stem.inactive_mask(eps=0).nonzero().flatten().tolist() == [1, 2]
+    assert stream.inactive_mask(eps=1e-12).nonzero().flatten().tolist() == [1]
+    assert float(stream.peak[2]) == 0.5 and stream.universality()[0][2] == 1
+    assert torch.equal(stream.zeros[3], stem.zeros[3]) and stream.zeros[3] > 0
+    x = F.relu(model.norm(model.stem(batch.float())))
+    x = F.relu(
+        x
+        + model.blocks[0].bn2(
+            model.blocks[0].conv2(F.relu(model.blocks[0].bn1(model.blocks[0].conv1(x))))
+        )
+    )
+    assert same(stream, activation_statistics(x, channel_dim=1))
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_groups_have_what_all_their_readers_saw(name):
+    model, batch = build(name)
+    groups = trace(model, batch).groups
+    batches = batches_of(2, 3)
+    by_group = group_activations(groups, observe_activations(model, batches))
+    window = ActivationWindow(model.eval(), groups, in_training_only=False)
+    with torch.no_grad():
+        for x in batches:
+            model(x)
+    window.close()
+    inputs = stored_inputs(model, batches) if name != 'fpn' else {}
+    assert set(by_group) == set(groups)
+    for key, score in window.scores().items():
+        assert torch.equal(by_group[key].peak, score)
+        for c in range(groups[key].channels if inputs else 0):
+            columns = [
+                inputs[m.layer][:, i]
+                for m in groups[key].readers
+                for i, channel in zip(m.index, m.channel)
+                if channel == c
+            ]
+            zeros = sum(int((column == 0).sum()) for column in columns)
+            share = zeros / sum(column.numel() for column in columns)
+            assert float(by_group[key].zero_share()[c]) == pytest.approx(share, abs=1e-15)
+            tops = torch.cat([column.reshape(len(column), -1).abs().amax(1) for column in columns])
+            low, high = (bound[c] for bound in by_group[key].universality())
+            assert low <= (tops > 1e-3 * tops.max()).double().mean() <= high
+
+
+def test_a_pruned_model_is_observed_like_any_other():
+    model, batch = build('mobile')
+    groups = trace(model, batch).groups
+    masks = {n: torch.arange(g.channels) % 3 > 0 for n, g in groups.items()}
+    dense = observe_activations(model, [batch])
+    apply_plan(model, plan_from_keep_masks(model, groups, masks))
+    pruned = observe_activations(model, [batch])
+    assert sum(len(s.peak) for s in pruned.values()) < sum(len(s.peak) for s in dense.values())
+
+
+@pytest.mark.parametrize('shares', [(1, 2, 3), (6, 0, 0)])
+def test_ranks_with_data_of_their_own_see_that_of_all(shares):
+    model, _ = build('chain')
+    batch = torch.cat(batches_of(6))
+    parts = [list(part[None]) if len(part) else [] for part in batch.split(shares)]
+    # lock step without processes: the first round collects, the second answers
+    sent = {}
+    for op in ('max', 'sum'):
+        for part in parts:
+
+            def all_reduce(tensor, wanted, op=op):
+                if wanted == op and not isinstance(sent.get(op), torch.Tensor):
+                    sent.setdefault(op, []).append(tensor)
+                    return tensor
+                return sent.get(wanted, tensor)
+
+            try:
+                observe_activations(model, part, all_reduce=all_reduce)
+            except ValueError:  # a rank without data has nothing before the last round
+                assert not part
+        stacked = torch.stack(sent[op])
+        sent[op] = stacked.amax(0) if op == 'max' else stacked.sum(0)
+    calls = []
+    for part in parts:
+        got = observe_activations(
+            model, part, all_reduce=lambda tensor, op: calls.append(op) or sent[op]
+        )
+        whole = observe_activations(model, [batch])
+        assert all(torch.equal(got[n].values, whole[n].values) for n in whole)
+        for name in whole:
+            torch.testing.assert_close(got[name].peak, whole[name].peak)
+            assert torch.equal(got[name].samples, whole[name].samples)
+    assert calls == ['max', 'sum'] * len(parts)
+
+
+def test_only_the_layers_asked_for():
+    model, batch = build('chain')
+    assert set(observe_activations(model, [batch], layers=['features.4'])) == {'features.4'}
+    with pytest.raises(ValueError, match=r"no convolution or linear layer is called \['b', 'x'\]"):
+        observe_activations(model, [batch], layers=['x', 'features.4', 'b'])
+
+
+def test_what_a_model_takes_is_the_callers_business():
+    model, batch = build('chain')
+    expected = observe_activations(model, [batch])
+    for given, forward_fn in (
+        ((batch,), None),
+        (dict(x=batch), None),
+        (batch / 2, lambda model, half: model(half * 2)),
+    ):
+        chosen = {} if forward_fn is None else dict(forward_fn=forward_fn)
+        observed = observe_activations(model, [given], **chosen)
+        assert all(same(observed[name], expected[name]) for name in expected)
+
+
+def test_nothing_to_observe_is_an_error():
+    model, batch = build('chain')
+    with pytest.raises(ValueError, match='batches is empty, or reaches none of'):
+        observe_activations(model, [])
+    with pytest.raises(ValueError, match='no activation was observed'):
+        observe_activations(model, [batch[:0]])
+    with pytest.raises(ValueError, match='BatchNorm2d has no convolution or linear layer'):
+        observe_activations(nn.BatchNorm2d(3), [batch])
+    with pytest.raises(RuntimeError):
+        observe_activations(model, [batch[:, :2]])
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_layer_that_no_batch_reaches_is_unknown_not_dead():
+    class Spare(nn.Sequential):
+        def forward(self, x):
+            return self[0](x)
+
+    observed = observe_activations(
+        Spare(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)), [torch.randn(2, 3, 4, 4)]
+    )
+    assert same(observed['1'], ActivationStatistics.empty(4))
+    assert not observed['1'].inactive_mask(eps=1.0).any()
+
+
+def test_nan_in_the_data_shows_in_every_layer_and_kills_none():
+    model, batch = build('residual')
+    batch[0, 0, 0, 0] = math.nan
+    for statistics in observe_activations(model, [batch]).values():
+        assert statistics.peak.isinf().any() and not statistics.inactive_mask(eps=1e9).all()
+
+
+def test_a_layer_of_thousands_of_channels():
+    model = nn.Sequential(nn.Conv2d(3, 5000, 1), nn.ReLU(), nn.Conv2d(5000, 2, 1))
+    batch = torch.randn(3, 3, 4, 4, generator=generator())
+    observed = observe_activations(model, [batch[:1], batch[1:]])['2']
+    x = model[1](model[0](batch))
+    assert torch.equal(observed.zeros, (x == 0).sum((0, 2, 3)))
+    torch.testing.assert_close(observed.peak, x.detach().amax((0, 2, 3)))

@@ -1,0 +1,48 @@
+"""Theory against simulation: why filters collapse, in a table and three pictures."""
+
+import argparse
+from pathlib import Path
+
+from mmpsbn.analysis.theory_cases import compare_theory, comparison_table
+from mmpsbn.analysis.theory_plots import plot_scalar_decay, plot_theorem_one, plot_walks
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument('--out', metavar='DIR', help='folder for the pictures; none without it')
+    parser.add_argument('--samples', type=int, default=100_000, help='Monte-Carlo draws, > 1')
+    parser.add_argument('--walks', type=int, default=20_000, help='random walks, > 1')
+    parser.add_argument('--steps', type=int, default=10_000, help='steps of the scalar decay')
+    parser.add_argument('--weight-decay', type=float, default=1e-4, help='of the scalar decay')
+    args = parser.parse_args()
+    for name, least in dict(samples=2, walks=2, steps=1).items():
+        if getattr(args, name) < least:
+            parser.error(f'--{name} must be >= {least}, got {getattr(args, name)}')
+    if not args.weight_decay > 0:
+        parser.error(f'--weight-decay must be > 0, got {args.weight_decay}')
+    return args
+
+
+def main():
+    args = parse_args()
+    rows = compare_theory(
+        num_samples=args.samples,
+        num_walks=args.walks,
+        num_steps=min(args.steps, 2000),  # torch.optim takes a tenth of a millisecond for each
+        weight_decay=args.weight_decay,
+    )
+    print(comparison_table(rows))
+    if args.out:
+        out_dir = Path(args.out)
+        plot_theorem_one(out_dir / 'theorem_one.png', num_samples=args.samples)
+        plot_walks(out_dir / 'walks.png', num_walks=args.walks)
+        plot_scalar_decay(
+            out_dir / 'scalar_decay.png', num_steps=args.steps, weight_decay=args.weight_decay
+        )
+        print(f'pictures in {out_dir}')
+
+
+if __name__ == '__main__':
+    main()
