@@ -114,14 +114,14 @@ class ActivationStatistics:
         doubtful = (_bin(self.peak) - _bin(threshold)).clamp(0, _BINS - 1)[:, None]
         high = self.histogram.cumsum(1).gather(1, doubtful)
         low = high - self.histogram.gather(1, doubtful)
-        total = self.samples.double().where(self.peak.isfinite(), torch.nan)
+        total = self.samples.double().masked_fill(~self.peak.isfinite(), torch.nan)
         return low.squeeze(1) / total, high.squeeze(1) / total
 
     def _histogram_below(self, peak: Tensor) -> Tensor:
         """The histogram in bins downwards from that of a ``peak`` that is at least this one's."""
         source = torch.arange(_BINS, device=peak.device) - (_bin(peak) - _bin(self.peak))[:, None]
         found = self.histogram.gather(1, source.clamp(0, _BINS - 1))
-        return found.where(source >= 0, 0)
+        return found.masked_fill(source < 0, 0)
 
 
 def activation_statistics(x: Tensor, *, channel_dim: int) -> ActivationStatistics:
@@ -148,7 +148,7 @@ def activation_statistics(x: Tensor, *, channel_dim: int) -> ActivationStatistic
     seen = (depth < _BINS) & (largest > 0)
     histogram = torch.zeros(channels, _BINS, dtype=torch.int64, device=x.device)
     histogram.scatter_add_(1, depth.clamp(max=_BINS - 1).T, seen.long().T)
-    zeros = (x == 0).flatten(0, -2).sum(0)
+    zeros = (x == 0).sum([0, *positions])
     return ActivationStatistics(
         torch.full_like(zeros, len(x)),
         torch.full_like(zeros, x.numel() // channels),
