@@ -3,6 +3,7 @@
 The clock is the test's own, never a real one.
 """
 
+import argparse
 import importlib
 import json
 from pathlib import Path
@@ -282,7 +283,9 @@ def test_pruned_speed_has_every_row_with_its_sparsity_and_macs(
             assert all(0 < share < 1 for share in found['conv_share'])
     lines = out.read_text().splitlines()
     assert lines[0].startswith('cpu: ') and 'seed: 0' in lines[0]
-    assert sum(line.startswith('| resnet18') for line in lines) == 2 * 8 + 4  # training, inference, surgery
+    assert (
+        sum(line.startswith('| resnet18') for line in lines) == 2 * 8 + 4
+    )  # training, inference, surgery
     assert '\n'.join(lines[2:]) in capsys.readouterr().out
 
 
@@ -339,3 +342,22 @@ def test_indexed_add_has_every_row(benchmark, use_clock, monkeypatch, tmp_path, 
     printed = capsys.readouterr().out
     assert printed.count('| training |') == printed.count('| inference |') == 2 * 2 * 2
     assert printed.count('1.00 / 1.00 / 1.00') == 2 * 2 * 2 * 4
+
+
+def test_speed_of_a_convolution_by_width(benchmark, use_clock, capsys):
+    """A second passes at each reading of the clock, so every step takes one."""
+    use_clock(Clock(per_reading=1.0))
+    options = '--widths 4 2 --side 3 --batch 2 --repeats 1'
+    conv_widths = benchmark('conv_widths')
+    conv_widths.main(options.split())
+    assert [line.split(' | ')[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        '| GMAC/s at width',
+        '| ---',
+        '| contiguous',
+        '| channels_last',
+    ]
+    sizes = dict(widths=[4, 2], kernel=3, side=3, batch=2, repeats=1, seed=0)
+    speed = conv_widths.measure(argparse.Namespace(**sizes))
+    for form in conv_widths.FORMATS:  # forward and twice that backward, borders counted whole
+        assert speed[form, 4] == pytest.approx(3 * 2 * 9 * 4 * 4 * 9 / 1e9)
+        assert speed[form, 2] == pytest.approx(speed[form, 4] / 4)
