@@ -3,6 +3,7 @@
 The clock is the test's own, never a real one.
 """
 
+import argparse
 import importlib
 import json
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+
+from mmpsbn.pruning.forward import tensors_in
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL_MODEL = str(ROOT / 'configs/bccd/retinanet_r18_bn_bccd.py')
@@ -239,3 +242,122 @@ def test_hook_overhead_times_each_callback_once(benchmark, use_clock, tmp_path, 
     for name in (*rows, *seconds):
         assert f'\n{name}' in printed, name
     assert 'DemPHook between events: 800.00%, target 3.00%: MISSED' in printed
+
+
+def pruned_speed_report(benchmark, tmp_path, *options):
+    path = tmp_path / 'out.json'
+    benchmark('pruned_speed').main(
+        ['--repeats', '1', '--warmup', '0', '--device', 'cpu', '--json', str(path), *options]
+    )
+    return json.loads(path.read_text())
+
+
+@counts_memory
+def test_pruned_speed_has_every_row_with_its_sparsity_and_macs(
+    benchmark, use_clock, tmp_path, capsys
+):
+    """A second passes at each reading of the clock, so every run takes one."""
+    use_clock(Clock(per_reading=1.0))
+    out = tmp_path / 'tables.md'
+    options = '--models resnet18 vgg16 --sparsity 0.5 0.9 --round-to 1 8 --channels-last --batch 2'
+    report = pruned_speed_report(benchmark, tmp_path, *options.split(), '--out', str(out))
+    rows = report['rows']
+    assert [(r['model'], r['format'], r['sparsity'], r['round_to']) for r in rows] == [
+        (model, form, sparsity, round_to)
+        for model in ('resnet18', 'vgg16')
+        for form in ('contiguous', 'channels_last')
+        for sparsity in (0.5, 0.9)
+        for round_to in (1, 8)
+    ]
+    for row in rows:
+        assert row['weights_removed'] == pytest.approx(row['sparsity'], abs=0.02)
+        # inner layers lose the square of what the first and the last one lose
+        assert 1 < row['macs_gain'] < 1.15 / (1 - row['sparsity'])
+        assert row['error_to_torch_pruning'] < 1e-5
+        for phase in ('training', 'inference'):
+            found = row[phase]
+            assert found['gain']['median'] == found['to_torch_pruning']['median'] == 1
+            assert found['efficiency'] == pytest.approx(1 / row['macs_gain'])
+            dense_peak, peak = found['peak_bytes']
+            assert 0 < peak < dense_peak
+            assert all(0 < share < 1 for share in found['conv_share'])
+    lines = out.read_text().splitlines()
+    assert lines[0].startswith('cpu: ') and 'seed: 0' in lines[0]
+    assert (
+        sum(line.startswith('| resnet18') for line in lines) == 2 * 8 + 4
+    )  # training, inference, surgery
+    assert '\n'.join(lines[2:]) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'retinanet'])
+def test_torch_pruning_cuts_the_same_channels(benchmark, name):
+    models = benchmark('pruned_models')
+    torch.manual_seed(0)
+    dense = models.CASES[name].build()
+    image = torch.randn(1, 3, 64, 64)
+    pruning = models.Pruning(dense, image, criterion='l1', seed=0)
+    masks = pruning.keep_masks(weight_sparsity=0.8, round_to=8)
+    (ours, _), (theirs, *_) = pruning.cut(masks), pruning.cut_by_torch_pruning(masks)
+    assert models.widths_of(ours) == models.widths_of(theirs) != models.widths_of(dense)
+    weights = [m.weight for m in ours.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert models.weights_of(ours) == sum(weight.numel() for weight in weights)
+    assert models.weights_of(ours) / models.weights_of(dense) == pytest.approx(0.2, abs=0.01)
+    with torch.no_grad():
+        for a, b in zip(tensors_in(ours.eval()(image)), tensors_in(theirs.eval()(image))):
+            torch.testing.assert_close(a, b)
+
+
+def test_macs_of_a_pruned_model_are_counted_by_hand(benchmark):
+    models = benchmark('pruned_models')
+    dense = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    pruning = models.Pruning(dense, torch.randn(1, 3, 8, 8), criterion='l1', seed=0)
+    ours, _ = pruning.cut({'0': torch.arange(16) % 4 == 0})
+    assert models.widths_of(ours)['0.weight'] == (4, 3, 3, 3)
+    assert pruning.macs(dense) == 8 * 8 * (16 * 27 + 4 * 16)
+    assert pruning.macs(ours) == 8 * 8 * (4 * 27 + 4 * 4)
+
+
+def test_every_way_of_adding_a_narrow_branch_gives_the_plain_result(benchmark):
+    indexed_add = benchmark('indexed_add')
+    for kernel in indexed_add.KERNELS:
+        full, narrow = indexed_add.branches(8, kernel, 0.5, torch.Generator().manual_seed(0))
+        assert narrow.conv.weight.shape[0] == 4
+        x, stream = torch.randn(2, full.conv.in_channels, 5, 5), torch.randn(2, 8, 5, 5)
+        plain = full(x, stream, 'plain')
+        for way in indexed_add.WAYS[1:]:
+            torch.testing.assert_close(narrow(x, stream.clone(), way), plain, msg=way)
+
+
+@counts_memory
+def test_indexed_add_has_every_row(benchmark, use_clock, monkeypatch, tmp_path, capsys):
+    use_clock(Clock(per_reading=1.0))
+    indexed_add = benchmark('indexed_add')
+    monkeypatch.setattr(indexed_add, 'SIZES', ((8, 4), (16, 2)))
+    monkeypatch.setattr(indexed_add, 'BATCHES', (1, 2))
+    monkeypatch.setattr(indexed_add, 'WORK', 1)
+    report = pruned_speed_report(benchmark, tmp_path, '--models', '--indexed-add')
+    rows = report['indexed']
+    assert len(rows) == 2 * 2 * 2 * 2 * 4
+    assert all(ratio == 1 for row in rows for ratio in row['ratio'].values())
+    printed = capsys.readouterr().out
+    assert printed.count('| training |') == printed.count('| inference |') == 2 * 2 * 2
+    assert printed.count('1.00 / 1.00 / 1.00') == 2 * 2 * 2 * 4
+
+
+def test_speed_of_a_convolution_by_width(benchmark, use_clock, capsys):
+    """A second passes at each reading of the clock, so every step takes one."""
+    use_clock(Clock(per_reading=1.0))
+    options = '--widths 4 2 --side 3 --batch 2 --repeats 1'
+    conv_widths = benchmark('conv_widths')
+    conv_widths.main(options.split())
+    assert [line.split(' | ')[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        '| GMAC/s at width',
+        '| ---',
+        '| contiguous',
+        '| channels_last',
+    ]
+    sizes = dict(widths=[4, 2], kernel=3, side=3, batch=2, repeats=1, seed=0)
+    speed = conv_widths.measure(argparse.Namespace(**sizes))
+    for form in conv_widths.FORMATS:  # forward and twice that backward, borders counted whole
+        assert speed[form, 4] == pytest.approx(3 * 2 * 9 * 4 * 4 * 9 / 1e9)
+        assert speed[form, 2] == pytest.approx(speed[form, 4] / 4)

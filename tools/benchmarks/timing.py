@@ -153,6 +153,11 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         )
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    line = ['---', *('---:' for _ in head[1:])]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (head, line, *rows))
+
+
 def write_json(path, report) -> None:
     if path is not None:
         Path(path).write_text(json.dumps(report, indent=1) + '\n')
