@@ -145,6 +145,12 @@ def test_decay_of_gamma_is_read_from_its_own_param_groups(tmp_path):
     part = dict(optimizer=SGD, paramwise_cfg=dict(custom_keys={'bn1': dict(decay_mult=0.0)}))
     line = forecast_line(tmp_path / 'part', optim_wrapper=part)
     assert line.endswith('(24 of 48 trained gammas, 24 without weight decay)')
+    keys = {'bn1': dict(decay_mult=0.0), 'bn2': dict(decay_mult=2.0)}
+    most = dict(optimizer=SGD, paramwise_cfg=dict(custom_keys=keys))
+    line = forecast_line(tmp_path / 'most', optim_wrapper=most)
+    assert 'weight_decay=0.002, ' in line and line.endswith(
+        '(16 of 48 trained gammas, 24 without weight decay)'
+    )
 
 
 def test_frozen_gammas_are_not_forecast(tmp_path):
@@ -157,17 +163,20 @@ def test_frozen_gammas_are_not_forecast(tmp_path):
     assert line == 'forecast: no gamma is trained, so no filter can newly collapse'
 
 
-def test_gammas_below_the_threshold_are_left_out_of_the_median(tmp_path):
+def test_gammas_below_the_threshold_or_not_finite_are_left_out_of_the_median(tmp_path):
     def shrink(value):
         def prepare(runner):
             for module in runner.model.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):
                     torch.nn.init.constant_(module.weight, value)
             torch.nn.init.constant_(runner.model.norm.weight, 0.25)
+            runner.model.norm.weight.data[0] = 0.4  # not the mean
 
         return prepare
 
-    assert '|gamma| = 0.25 ' in forecast_line(tmp_path / 'most', prepare=shrink(0.0))
+    for value in (0.0, math.inf):
+        line = forecast_line(tmp_path / f'{value}', prepare=shrink(value))
+        assert '|gamma| = 0.25 ' in line
     hook = dict(type='SparsityHook', gamma_threshold=0.5)
     line = forecast_line(tmp_path / 'all', prepare=shrink(math.nan), hooks=[hook])
     assert line == 'forecast: none, as every gamma is below 0.5 already'
