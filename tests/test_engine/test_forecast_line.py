@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.optim import CosineAnnealingLR, OptimWrapper, OptimWrapperDict
+from mmengine.optim import CosineAnnealingLR, LinearMomentum, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from test_sparsity_hook import train
 from toy import toy_runner
@@ -18,6 +18,11 @@ SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
 @PARAM_SCHEDULERS.register_module(force=True)
 class OwnLR(CosineAnnealingLR):
     """A scheduler that is not MMEngine's."""
+
+
+@PARAM_SCHEDULERS.register_module(force=True)
+class OwnMomentum(LinearMomentum):
+    """A scheduler that is not MMEngine's, of no learning rate."""
 
 
 class Recorder:
@@ -60,7 +65,7 @@ SCHEDULES = {
     ),
     'with momentum': [
         dict(type='ExponentialLR', by_epoch=False, gamma=0.9),
-        dict(type='LinearMomentum', by_epoch=False, start_factor=0.5, end=6),
+        dict(type='OwnMomentum', by_epoch=False, start_factor=0.5, end=6),
     ],
 }
 
@@ -212,9 +217,11 @@ def test_several_optimizers(tmp_path):
     sgd = runner.build_optim_wrapper(dict(optimizer=SGD))
     fc = torch.optim.Adam(runner.model.fc.parameters())
     runner.train_loop  # noqa: B018  builds it
-    runner.param_schedulers = dict(main=[], fc=[])
-    runner.optim_wrapper = OptimWrapperDict(main=sgd, fc=OptimWrapper(fc))
-    assert 'under SGD' in collapse_forecast(runner, threshold=1e-3)
+    fc = OptimWrapper(fc)
+    runner.param_schedulers = dict(main=[], fc=[OwnLR(fc, T_max=3)])
+    runner.optim_wrapper = OptimWrapperDict(main=sgd, fc=fc)
+    line = collapse_forecast(runner, threshold=1e-3)
+    assert 'under SGD' in line and 'at a constant lr' not in line
     runner.optim_wrapper = SimpleNamespace()
     assert collapse_forecast(runner, threshold=1e-3) == 'forecast: none under SimpleNamespace'
 
