@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.optim import CosineAnnealingLR, OptimWrapper, OptimWrapperDict
+from mmengine.optim import CosineAnnealingLR, LinearMomentum, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from test_sparsity_hook import train
 from toy import toy_runner
@@ -18,6 +18,11 @@ SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
 @PARAM_SCHEDULERS.register_module(force=True)
 class OwnLR(CosineAnnealingLR):
     """A scheduler that is not MMEngine's."""
+
+
+@PARAM_SCHEDULERS.register_module(force=True)
+class OwnMomentum(LinearMomentum):
+    """A scheduler that is not MMEngine's, of no learning rate."""
 
 
 class Recorder:
@@ -60,7 +65,7 @@ SCHEDULES = {
     ),
     'with momentum': [
         dict(type='ExponentialLR', by_epoch=False, gamma=0.9),
-        dict(type='LinearMomentum', by_epoch=False, start_factor=0.5, end=6),
+        dict(type='OwnMomentum', by_epoch=False, start_factor=0.5, end=6),
     ],
 }
 
@@ -145,6 +150,12 @@ def test_decay_of_gamma_is_read_from_its_own_param_groups(tmp_path):
     part = dict(optimizer=SGD, paramwise_cfg=dict(custom_keys={'bn1': dict(decay_mult=0.0)}))
     line = forecast_line(tmp_path / 'part', optim_wrapper=part)
     assert line.endswith('(24 of 48 trained gammas, 24 without weight decay)')
+    keys = {'bn1': dict(decay_mult=0.0), 'bn2': dict(decay_mult=2.0)}
+    most = dict(optimizer=SGD, paramwise_cfg=dict(custom_keys=keys))
+    line = forecast_line(tmp_path / 'most', optim_wrapper=most)
+    assert 'weight_decay=0.002, ' in line and line.endswith(
+        '(16 of 48 trained gammas, 24 without weight decay)'
+    )
 
 
 def test_frozen_gammas_are_not_forecast(tmp_path):
@@ -157,17 +168,20 @@ def test_frozen_gammas_are_not_forecast(tmp_path):
     assert line == 'forecast: no gamma is trained, so no filter can newly collapse'
 
 
-def test_gammas_below_the_threshold_are_left_out_of_the_median(tmp_path):
+def test_gammas_below_the_threshold_or_not_finite_are_left_out_of_the_median(tmp_path):
     def shrink(value):
         def prepare(runner):
             for module in runner.model.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):
                     torch.nn.init.constant_(module.weight, value)
             torch.nn.init.constant_(runner.model.norm.weight, 0.25)
+            runner.model.norm.weight.data[0] = 0.4  # not the mean
 
         return prepare
 
-    assert '|gamma| = 0.25 ' in forecast_line(tmp_path / 'most', prepare=shrink(0.0))
+    for value in (0.0, math.inf):
+        line = forecast_line(tmp_path / f'{value}', prepare=shrink(value))
+        assert '|gamma| = 0.25 ' in line
     hook = dict(type='SparsityHook', gamma_threshold=0.5)
     line = forecast_line(tmp_path / 'all', prepare=shrink(math.nan), hooks=[hook])
     assert line == 'forecast: none, as every gamma is below 0.5 already'
@@ -203,9 +217,11 @@ def test_several_optimizers(tmp_path):
     sgd = runner.build_optim_wrapper(dict(optimizer=SGD))
     fc = torch.optim.Adam(runner.model.fc.parameters())
     runner.train_loop  # noqa: B018  builds it
-    runner.param_schedulers = dict(main=[], fc=[])
-    runner.optim_wrapper = OptimWrapperDict(main=sgd, fc=OptimWrapper(fc))
-    assert 'under SGD' in collapse_forecast(runner, threshold=1e-3)
+    fc = OptimWrapper(fc)
+    runner.param_schedulers = dict(main=[], fc=[OwnLR(fc, T_max=3)])
+    runner.optim_wrapper = OptimWrapperDict(main=sgd, fc=fc)
+    line = collapse_forecast(runner, threshold=1e-3)
+    assert 'under SGD' in line and 'at a constant lr' not in line
     runner.optim_wrapper = SimpleNamespace()
     assert collapse_forecast(runner, threshold=1e-3) == 'forecast: none under SimpleNamespace'
 

@@ -49,7 +49,9 @@ def test_j_is_negative_for_even_beta_and_need_not_be_otherwise():
     gamma = torch.logspace(-2, 1, 50, **FLOAT)
     beta = torch.randn(20_000, generator=generator(), **FLOAT)
     assert bool((theorem_one_j(gamma, torch.cat([beta, -beta])) < 0).all())
-    assert float(theorem_one_j(torch.ones(1, **FLOAT), torch.full((1,), -2.0, **FLOAT))) > 0
+    for gamma in (1.0, -1.0):
+        gamma = torch.full((1,), gamma, **FLOAT)
+        assert float(theorem_one_j(gamma, torch.full((1,), -2.0, **FLOAT))) > 0
 
 
 def exact_change(u, step):
