@@ -14,10 +14,12 @@ settings.register_profile('mmpsbn', deadline=None, max_examples=60, derandomize=
 settings.load_profile('mmpsbn')
 
 
+_SCOPES = dict(DefaultScope._instance_dict)
+
+
 @pytest.fixture(autouse=True)
 def own_default_scope():
-    """A runner or a config sets MMEngine's default scope for the process; not here."""
-    before = dict(DefaultScope._instance_dict)
-    yield
+    """A runner or a config, also in a fixture of a whole module, sets MMEngine's default scope
+    for the process; not here."""
     DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    DefaultScope._instance_dict.update(_SCOPES)
