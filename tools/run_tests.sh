@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=setup/common.sh
 source tools/setup/common.sh
 
-bash tools/setup_env.sh --extras test
+bash tools/setup_env.sh --extras test,onnx
 python=$(ready_python "$PWD")
 "$python" -m ruff check .
 "$python" -m pytest -q "$@"
