@@ -8,6 +8,7 @@ from torch import nn
 
 from ..functional.checks import shown
 from ..pruning import PrunePlan, apply_plan, compose_plans, is_applied
+from ..pruning.plan import named_tensors
 from .models import averaged_models_of, bare_model, optimizers_of, unwrapped_model
 
 META_KEY = 'mmpsbn'
@@ -98,7 +99,7 @@ class PrunedStructure:
 def _with_new_head(plan: PrunePlan, model: nn.Module) -> PrunePlan:
     """The plan for a model whose layers differ in dimensions that the plan leaves whole,
     as the last layer of a head does for another number of classes."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = named_tensors(model)
     shapes = {
         name: tuple(
             size if dim in plan.kept[name] else tensors[name].size(dim)

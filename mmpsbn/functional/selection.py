@@ -23,8 +23,8 @@ def select_keep_mask(
     lower index. A speaking channel is never removed.
 
     Args:
-        scores: shape (C,), >= 0, e.g. max |activation| of each channel.
-        threshold: >= 0.
+        scores: shape (C,), e.g. max |activation| of each channel.
+        threshold: on the scores.
         min_channels, round_to: >= 1.
         widths: for each layer the channel at each of its positions, shape (P,), int64, and
             its width >= P. By default one layer with the C channels.

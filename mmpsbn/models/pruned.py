@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..pruning import PrunePlan, apply_plan
+from ..pruning.plan import named_tensors
 
 
 @MODELS.register_module(name='PrunedModel')
@@ -80,7 +81,7 @@ def _check_before_loading(model, state_dict, prefix, *_) -> None:
 
 def _first_channels(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> PrunePlan:
     """The plan that keeps the first channels of each dimension."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = named_tensors(model)
     before, kept = {}, {}
     for name, shape in shapes.items():
         dense = tuple(tensors[name].shape) if name in tensors else None

@@ -76,7 +76,7 @@ def prune_dead_channels(
         fold_padding: fold constants also into layers that pad with zeros, where it is exact
             only away from the border; raise ``tolerance`` with it.
         round_to: widths stay multiples of this where enough dead channels are left to do so.
-        min_channels: a group is never left with fewer.
+        min_channels: a layer is never left with fewer.
 
     Raises:
         VerificationError: the outputs differ by the keep masks; model and optimizers are as

@@ -130,6 +130,11 @@ def compose_plans(first: PrunePlan, then: PrunePlan) -> PrunePlan:
     return PrunePlan(shapes, kept)
 
 
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What a plan can name: parameters and buffers, a shared one under its first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
 def plan_from_keep_masks(
     model: nn.Module, groups: Mapping[str, ChannelGroup], keep_masks: Mapping[str, Tensor]
 ) -> PrunePlan:
@@ -161,8 +166,7 @@ def plan_from_keep_masks(
             for suffix, dim in member.slices:
                 tensor = f'{member.layer}.{suffix}'.lstrip('.')
                 removed.setdefault((tensor, dim), set()).update(gone)
-    tensors = dict(model.named_parameters())
-    tensors.update(model.named_buffers())
+    tensors = named_tensors(model)
     shapes, kept = {}, {}
     for (name, dim), gone in removed.items():
         shapes[name] = tuple(tensors[name].shape)

@@ -8,16 +8,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from .plan import PrunePlan
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+from .plan import PrunePlan, named_tensors
 
 
 def is_applied(model: nn.Module, plan: PrunePlan) -> bool:
     """Whether every tensor of the plan already has the shape the plan leaves."""
-    tensors = _tensors(model)
+    tensors = named_tensors(model)
     return all(
         name in tensors and tuple(tensors[name].shape) == plan.shape_after(name)
         for name in plan.kept
@@ -145,7 +141,7 @@ def apply_plan(
         ValueError: the plan does not fit, or an optimizer's state has another form than its
             parameter; names the first tensor. Nothing changed.
     """
-    tensors = _tensors(model)
+    tensors = named_tensors(model)
     _check_fit(tensors, plan)
     optimizers = list(optimizers)
     _check_states(tensors, plan, optimizers)

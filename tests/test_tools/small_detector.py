@@ -2,12 +2,11 @@
 
 import importlib.util
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 import mmpsbn  # noqa: F401
 from mmpsbn.datasets import write_digits_dataset
@@ -34,17 +33,6 @@ test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=1, val_interval=2)
 custom_hooks = [dict(type='SparsityHook')]
 """
-
-
-@contextmanager
-def own_default_scope():
-    """What conftest does for each test, for the fixtures of a module, which come before it."""
-    before = dict(DefaultScope._instance_dict)
-    try:
-        yield
-    finally:
-        DefaultScope._instance_dict.clear()
-        DefaultScope._instance_dict.update(before)
 
 
 def write_small_detector(folder):

@@ -18,7 +18,6 @@ from small_detector import (
     assert_near,
     images,
     outputs,
-    own_default_scope,
     prune_some,
     run_tool,
     write_small_detector,
@@ -38,11 +37,10 @@ from mmpsbn.pruning import PrunePlan, trace_channel_graph
 def folder(tmp_path_factory):
     """``small.py``, ``dense.pth``, ``dense_l1.pth``, and the pruned model as ``pruned/``."""
     folder = tmp_path_factory.mktemp('small')
-    with own_default_scope():
-        write_small_detector(folder)
-        budget = ('--target-flops', '0.5', '--round-to', '1', '--out', folder, '--device', 'cpu')
-        run_tool('prune', folder / 'small.py', folder / 'dense.pth', '--criterion', 'l1', *budget)
-        run_tool('export', folder / 'small.py', folder / 'dense_l1.pth', '--out', folder / 'pruned')
+    write_small_detector(folder)
+    budget = ('--target-flops', '0.5', '--round-to', '1', '--out', folder, '--device', 'cpu')
+    run_tool('prune', folder / 'small.py', folder / 'dense.pth', '--criterion', 'l1', *budget)
+    run_tool('export', folder / 'small.py', folder / 'dense_l1.pth', '--out', folder / 'pruned')
     return folder
 
 

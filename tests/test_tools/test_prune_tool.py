@@ -9,7 +9,6 @@ from small_detector import (
     assert_near,
     images,
     outputs,
-    own_default_scope,
     run_tool,
     write_small_detector,
 )
@@ -25,16 +24,15 @@ DEAD = ('backbone.layer2.0.bn1', [1, 5, 6])
 def folder(tmp_path_factory):
     """``small.py``, ``dense.pth``, and ``planted.pth`` with three dead channels."""
     folder = tmp_path_factory.mktemp('small')
-    with own_default_scope():
-        cfg = write_small_detector(folder)
-        loaded = load_model(cfg, str(folder / 'dense.pth'))
-        norm = loaded.model.get_submodule(DEAD[0])
-        with torch.no_grad():
-            norm.weight[DEAD[1]] = 0
-            norm.beta[DEAD[1]] = -1
-        save_weights(
-            loaded.model, str(folder / 'planted.pth'), dataset_meta=loaded.dataset_meta, epoch=3
-        )
+    cfg = write_small_detector(folder)
+    loaded = load_model(cfg, str(folder / 'dense.pth'))
+    norm = loaded.model.get_submodule(DEAD[0])
+    with torch.no_grad():
+        norm.weight[DEAD[1]] = 0
+        norm.beta[DEAD[1]] = -1
+    save_weights(
+        loaded.model, str(folder / 'planted.pth'), dataset_meta=loaded.dataset_meta, epoch=3
+    )
     return folder
 
 
