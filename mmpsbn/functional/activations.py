@@ -88,6 +88,10 @@ class ActivationStatistics:
         histogram = histogram.new_zeros(channels, _BINS).index_add(0, channel, histogram)
         return ActivationStatistics(samples, values, zeros, peak, histogram)
 
+    def cpu(self) -> 'ActivationStatistics':
+        """On the CPU."""
+        return ActivationStatistics(*(column.cpu() for column in vars(self).values()))
+
     def inactive_mask(self, *, eps: float) -> Tensor:
         """max |a| <= eps over all positions of all samples, shape (C,), bool.
 

@@ -2,6 +2,13 @@
 
 from .activation import ActivationWindow
 from .api import PruneResult, prune_dead_channels
+from .census import (
+    ChannelMap,
+    LayerChannels,
+    map_channels,
+    observe_channels,
+    take_census,
+)
 from .cost import Cost, count_positions, measure_latency, model_cost
 from .criteria import also_live, collapsed_channels, foldable_channels, keep_mask_of
 from .folding import fold_constants
@@ -10,7 +17,13 @@ from .observation import group_activations, observe_activations
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
 from .prune import Removal, prune_channels
 from .ranking import RANKING_CRITERIA, keep_masks_for_budget, masked_outputs, rank_channels
-from .sparsity import SparsityReport, measure_sparsity, scale_layers, scales_clamped
+from .sparsity import (
+    SparsityReport,
+    macs_at_stake,
+    measure_sparsity,
+    scale_layers,
+    scales_clamped,
+)
 from .surgery import apply_plan, is_applied
 from .tracing import register_module_rule
 from .verification import VerificationError
@@ -20,7 +33,9 @@ __all__ = [
     'ActivationWindow',
     'ChannelGraph',
     'ChannelGroup',
+    'ChannelMap',
     'Cost',
+    'LayerChannels',
     'PrunePlan',
     'PruneResult',
     'Removal',
@@ -37,11 +52,14 @@ __all__ = [
     'is_applied',
     'keep_mask_of',
     'keep_masks_for_budget',
+    'macs_at_stake',
+    'map_channels',
     'masked_outputs',
     'measure_latency',
     'measure_sparsity',
     'model_cost',
     'observe_activations',
+    'observe_channels',
     'plan_from_keep_masks',
     'prune_channels',
     'prune_dead_channels',
@@ -49,5 +67,6 @@ __all__ = [
     'register_module_rule',
     'scale_layers',
     'scales_clamped',
+    'take_census',
     'trace_channel_graph',
 ]

@@ -60,10 +60,12 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """The prunable groups of a model, why others are not, and who normalises whom.
+    """The prunable groups of a model, why other channels are not, and who normalises whom.
 
     Attributes:
         groups: by name.
+        fixed: channels that some layer writes and another reads and that nevertheless cannot be
+            removed, in the same form: of no use to prune, but to look at.
         skipped: conv or linear layer -> why its output channels, or how many of them, are
             left whole.
         norm_of: conv or linear layer that only norm layers of its own read -> these (several
@@ -71,6 +73,7 @@ class ChannelGraph:
     """
 
     groups: dict[str, ChannelGroup]
+    fixed: dict[str, ChannelGroup]
     skipped: dict[str, str]
     norm_of: dict[str, tuple[str, ...]]
 
@@ -115,16 +118,19 @@ class _GraphBuilder:
         self.read = {trace.source[labels[0]][:2] for labels in trace.readers.values()}
 
     def build(self) -> ChannelGraph:
-        groups = [self._group(units) for units in self._units_that_share_layers()]
-        groups.sort(key=lambda group: self.order[group.name])
-        return ChannelGraph({g.name: g for g in groups}, self._skipped(groups), self.trace.norm_of)
+        groups, fixed = self._groups(removable=True), self._groups(removable=False)
+        return ChannelGraph(groups, fixed, self._skipped(groups), self.trace.norm_of)
 
-    def _units(self) -> list[list[tuple[str, int, int]]]:
-        """The places of what can be removed together, where somebody writes and reads it."""
+    def _groups(self, *, removable: bool) -> dict[str, ChannelGroup]:
+        groups = [self._group(units) for units in self._units_that_share_layers(removable)]
+        return {g.name: g for g in sorted(groups, key=lambda group: self.order[group.name])}
+
+    def _units(self, removable: bool) -> list[list[tuple[str, int, int]]]:
+        """The places of what goes together, where somebody writes and reads it."""
         units: dict[int, list[int]] = {}
         for label in self.trace.source:
             root = self.find(label)
-            if root not in self.reasons:
+            if (root not in self.reasons) == removable:
                 units.setdefault(root, []).append(label)
         placed = []
         for labels in units.values():
@@ -135,9 +141,9 @@ class _GraphBuilder:
                 placed.append((min((self.order[_layer(n)], k) for n, _, k in written), places))
         return [places for _, places in sorted(placed, key=lambda unit: unit[0])]
 
-    def _units_that_share_layers(self) -> list[list[list[tuple[str, int, int]]]]:
+    def _units_that_share_layers(self, removable: bool) -> list[list[list[tuple[str, int, int]]]]:
         """Units of one group: the same layers write them, which must not be left without."""
-        units = self._units()
+        units = self._units(removable)
         table = LabelTable()
         ids = table.new(len(units))
         holder: dict[str, int] = {}
@@ -176,9 +182,9 @@ class _GraphBuilder:
         }
         return ChannelGroup(sides['writers'][0].layer, len(units), **sides)
 
-    def _skipped(self, groups: list[ChannelGroup]) -> dict[str, str]:
+    def _skipped(self, groups: dict[str, ChannelGroup]) -> dict[str, str]:
         held: dict[tuple[str, int], int] = {}
-        for group in groups:
+        for group in groups.values():
             for member in group.members:
                 for suffix, dim in member.slices:
                     place = f'{member.layer}.{suffix}'.lstrip('.'), dim

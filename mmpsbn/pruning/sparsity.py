@@ -1,6 +1,6 @@
 """Collapsed filters of a model, by layer and in FLOPs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -115,11 +115,26 @@ def scales_clamped(model: nn.Module, *, threshold: float) -> Iterator[None]:
                 layer.weight.copy_(gamma)
 
 
+def macs_at_stake(idle: Mapping[str, Tensor], graph: ChannelGraph, cost: Cost) -> dict[str, float]:
+    """Convolution or linear layer -> its MACs that idle channels cost, as inputs and as outputs.
+
+    Their sum over all MACs is the FLOPs sparsity of a model without these channels.
+
+    Args:
+        idle: layer with channels of its own (a norm layer, or a writer that none follows) ->
+            True where the channel is idle, shape (C,), bool.
+        graph, cost: of the model as it is now.
+    """
+    left = _layers_left(idle, graph, cost)
+    return {name: cost.macs_of[name] * (1 - a * b) for name, (a, b) in left.items()}
+
+
 def _layers_left(
-    masks: dict[str, Tensor], graph: ChannelGraph, cost: Cost
+    masks: Mapping[str, Tensor], graph: ChannelGraph, cost: Cost
 ) -> dict[str, tuple[float, float]]:
     """Layer that has MACs -> (input fraction left, output fraction left)."""
-    out_gone = {
+    out_gone = {name: mask for name, mask in masks.items() if name in cost.macs_of}
+    out_gone |= {
         writer: torch.stack([masks[norm] for norm in norms]).all(0)
         for writer, norms in graph.norm_of.items()
         if all(norm in masks for norm in norms)

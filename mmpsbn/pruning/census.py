@@ -1,0 +1,217 @@
+"""The channels of a model, by layer, with all that the papers look at."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..functional.activations import ActivationStatistics
+from ..functional.statistics import filter_l1_norms
+from .flow import trace_readers
+from .forward import ForwardFn
+from .graph import ChannelGraph, ChannelGroup, Member
+from .observation import observe_activations
+from .sparsity import scale_layers
+
+
+@dataclass(frozen=True)
+class LayerChannels:
+    """The C channels of one layer, on the CPU.
+
+    Attributes:
+        gamma: scales, shape (C,), float; None of a convolution or linear layer that no norm
+            layer of its own follows.
+        bias: effective biases b, shape (C,), float: beta, or beta + alpha of a psBN, or the
+            layer's own; 0 without.
+        writer: the convolution or linear layer that makes the channels; None where it is not
+            this norm layer's alone, or was not traced.
+        l1_norms: of the writer's filters, shape (C,); None without a writer.
+        activations: of what the layers that read these channels first see of them, so after
+            the addition in a residual stream; None where nothing was observed or nobody
+            reads them.
+    """
+
+    gamma: Tensor | None
+    bias: Tensor
+    writer: str | None = None
+    l1_norms: Tensor | None = None
+    activations: ActivationStatistics | None = None
+
+
+@dataclass(frozen=True)
+class ChannelMap:
+    """Where the channels of each layer go. Of a model as it is now: surgery makes it stale.
+
+    Attributes:
+        graph: what belongs together.
+        readers: layer with channels of its own -> who reads them first; see :func:`trace_readers`.
+    """
+
+    graph: ChannelGraph
+    readers: dict[str, tuple[str, ...]]
+
+
+def map_channels(
+    model: nn.Module, graph: ChannelGraph, batch: Any, forward_fn: ForwardFn
+) -> ChannelMap:
+    """See :class:`ChannelMap`. Arguments as those of ``graph``."""
+    normalised = set(graph.norm_of)
+    writers = {
+        member.layer
+        for group in (*graph.groups.values(), *graph.fixed.values())
+        for member in group.writers
+    }
+    sources = scale_layers(model).keys() | (writers - normalised)
+    return ChannelMap(graph, trace_readers(model, batch, forward_fn, sources=sources))
+
+
+def take_census(
+    model: nn.Module,
+    channel_map: ChannelMap | None = None,
+    observed: Mapping[str, ActivationStatistics] | None = None,
+) -> dict[str, LayerChannels]:
+    """The channels of every norm layer with a scale, by name, in the model's order; with a map
+    also those of convolutions and linear layers that no norm layer follows and another reads.
+
+    Channels that can only go together (those of a group of a grouped convolution) share the
+    activations of all of them.
+
+    Args:
+        channel_map: for ``writer``, ``l1_norms`` and ``activations``.
+        observed: of :func:`observe_activations`, of all layers of ``channel_map.readers``.
+    """
+    scales = scale_layers(model)
+    names, writer_of = list(scales), {}
+    if channel_map is not None:
+        norm_of = channel_map.graph.norm_of
+        writer_of = {norm: writer for writer, norms in norm_of.items() for norm in norms}
+        bare = [name for name in channel_map.readers if name not in scales]
+        writer_of |= {name: name for name in bare}
+        order = {name: k for k, (name, _) in enumerate(model.named_modules())}
+        names = sorted([*names, *bare], key=order.__getitem__)
+    filters = {writer: None for writer in writer_of.values()}
+    gammas, biases, l1_norms = _vectors(model, names, scales, filters)
+    seen = {}
+    if channel_map is not None and observed is not None:
+        seen = _activations(model, names, channel_map, observed)
+    return {
+        name: LayerChannels(
+            gammas.get(name),
+            biases[name],
+            writer_of.get(name),
+            l1_norms.get(writer_of.get(name)),
+            seen.get(name),
+        )
+        for name in names
+    }
+
+
+def _vectors(
+    model: nn.Module, names: Sequence[str], scales: Mapping[str, nn.Module], writers: Iterable[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Gammas, biases and L1 norms by layer, from the device in one transfer."""
+    found: dict[tuple[int, str], Tensor] = {}
+    for name in names:
+        layer = model.get_submodule(name)
+        if name in scales:
+            found[0, name] = layer.weight
+        size = len(layer.weight) if name in scales else _outputs(layer)
+        found[1, name] = layer.weight.new_zeros(size) if layer.bias is None else layer.bias
+    for name in writers:
+        layer = model.get_submodule(name)
+        found[2, name] = filter_l1_norms(layer.weight, channel_dim=_output_dim(layer))
+    if not found:
+        return {}, {}, {}
+    joined = torch.cat([vector.detach().float() for vector in found.values()]).cpu()
+    parts = zip(found, joined.split([len(vector) for vector in found.values()]))
+    result: tuple[dict, dict, dict] = {}, {}, {}
+    for (kind, name), vector in parts:
+        result[kind][name] = vector
+    return result
+
+
+def _output_dim(layer: nn.Module) -> int:
+    return int(getattr(layer, 'transposed', False))
+
+
+def _outputs(layer: nn.Module) -> int:
+    return layer.weight.size(_output_dim(layer))
+
+
+def _activations(
+    model: nn.Module,
+    names: Sequence[str],
+    channel_map: ChannelMap,
+    observed: Mapping[str, ActivationStatistics],
+) -> dict[str, ActivationStatistics]:
+    found: dict[str, ActivationStatistics] = {}
+    wanted = set(names)
+    graph = channel_map.graph
+    for group in (*graph.groups.values(), *graph.fixed.values()):
+        for own in (*group.writers, *group.norms):
+            readers = channel_map.readers.get(own.layer)
+            if own.layer not in wanted or not readers or not _holds_outputs(model, own):
+                continue
+            seen = _read_of(model, group, readers, observed)
+            if seen is None:
+                continue
+            device = seen.peak.device
+            index = torch.tensor(own.index, device=device)
+            seen = seen.onto(torch.tensor(own.channel, device=device), index, own.size)
+            held = found.get(own.layer)
+            found[own.layer] = seen if held is None else held.merged(seen)
+    return {name: statistics.cpu() for name, statistics in found.items()}
+
+
+def _holds_outputs(model: nn.Module, member: Member) -> bool:
+    """Whether it is the member of the layer's weight, not of its bias."""
+    return ('weight', _output_dim(model.get_submodule(member.layer))) in member.slices
+
+
+def _read_of(
+    model: nn.Module,
+    group: ChannelGroup,
+    readers: Sequence[str],
+    observed: Mapping[str, ActivationStatistics],
+) -> ActivationStatistics | None:
+    """What some of the layers see of a group's channels; several positions of one channel
+    count as further samples of it."""
+    merged = None
+    for member in (*group.norms, *group.readers):
+        if member.layer not in readers:
+            continue
+        index, channel = torch.tensor(member.index), torch.tensor(member.channel)
+        if member in group.norms:  # a grouped convolution
+            layer = model.get_submodule(member.layer)
+            if ('weight', 0) not in member.slices or layer.transposed:
+                continue
+            index, channel = _grouped_inputs(layer, index, channel)
+        device = observed[member.layer].peak.device
+        seen = observed[member.layer].onto(index.to(device), channel.to(device), group.channels)
+        merged = seen if merged is None else merged.merged(seen)
+    return merged
+
+
+def _grouped_inputs(layer: nn.Module, index: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
+    """(input position, channel of the group) of a grouped convolution, from those of its
+    outputs: each of its groups belongs to one channel."""
+    width = layer.in_channels // layer.groups
+    block = index // (layer.out_channels // layer.groups)
+    pairs = torch.stack([block, channel], 1).unique(dim=0)
+    inputs = pairs[:, :1] * width + torch.arange(width)
+    return inputs.flatten(), pairs[:, 1].repeat_interleave(width)
+
+
+def observe_channels(
+    model: nn.Module,
+    channel_map: ChannelMap,
+    batches: Iterable[Any],
+    forward_fn: ForwardFn,
+    *,
+    all_reduce: Callable[[Tensor, str], Tensor] | None = None,
+) -> dict[str, ActivationStatistics]:
+    """:func:`observe_activations` at the layers of ``channel_map.readers``."""
+    layers = {reader for readers in channel_map.readers.values() for reader in readers}
+    return observe_activations(model, batches, forward_fn, layers=layers, all_reduce=all_reduce)
