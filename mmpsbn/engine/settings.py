@@ -1,4 +1,4 @@
-"""The settings of DemPHook: their defaults, and what each may be."""
+"""The settings of DemPHook and SparsityHook: their defaults, and what each may be."""
 
 import math
 from dataclasses import dataclass, fields
@@ -204,3 +204,32 @@ class BudgetSettings:
 
     def __str__(self) -> str:
         return f'budget {self.kind}={self.value}'
+
+
+@dataclass(frozen=True)
+class ActivationSettings:
+    """On what SparsityHook measures activations.
+
+    interval: epochs between measurements, >= 1. num_batches: how many batches, >= 1. loader:
+    config of a data loader whose first batches are taken, a probe set that stays the same; by
+    default the last training batches. eps: |a| up to which a channel counts as dead, >= 0
+    (Mehta et al. section 2.1: 1e-12, and 1e-4 gives the same).
+    """
+
+    interval: int = 1
+    num_batches: int = 2
+    loader: dict | None = None
+    eps: float = 1e-12
+
+    def __post_init__(self):
+        for name in ('interval', 'num_batches'):
+            value = getattr(self, name)
+            _require(is_count(value), f'activations {name} must be an int >= 1, got {value!r}')
+        _require(
+            self.loader is None or isinstance(self.loader, dict),
+            f"activations loader must be a data loader's config, got {self.loader!r}",
+        )
+        _require(
+            is_number(self.eps) and self.eps >= 0,
+            f'activations eps must be a finite number >= 0, got {self.eps!r}',
+        )

@@ -1,134 +1,220 @@
-"""Collapsed filters in words and numbers, while training goes on."""
+"""Dying filters in words and numbers, while training goes on."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..functional.checks import is_count, is_number
-from ..pruning import (
-    ChannelGraph,
-    SparsityReport,
-    count_positions,
-    measure_sparsity,
-    model_cost,
-    scale_layers,
-)
+from ..pruning import MEASURES, Limits, counts_table, scale_layers
+from .alarm import Alarm, worst_layers
 from .beta_decay import warn_if_beta_not_decayed
+from .channel_watch import ALL_MEASURES, DATA_MEASURES, ChannelWatch, Reading
+from .diagnosis import likely_causes
 from .forecast import collapse_forecast
-from .models import bare_model, example_inputs, forward_tensors, trace_at_any_size
+from .models import bare_model
+from .settings import ActivationSettings, build
 
 
 @HOOKS.register_module()
 class SparsityHook(Hook):
-    """Report collapsed filters (|gamma| < threshold) of every normalisation layer.
+    """Report collapsed, dead and idle filters while a model trains.
 
-    Every ``interval`` iterations: scalars ``sparsity/collapsed``,
-    ``sparsity/collapsed_fraction`` and ``sparsity/flops_sparsity`` to the visualizer
-    (JSON log, TensorBoard and what else is there) and one line in the log. At the end of
-    every epoch also a table of the layers that have collapsed filters; at the end of
-    training a table of all layers. A report moves data off the device once. When training
-    starts, one line says after how many steps weight decay brings a filter that dies below
-    the threshold, or that this run is too short for that.
+    Every ``interval`` iterations what the weights alone tell, every epoch also what activations
+    tell: scalars ``sparsity/...`` to the visualizer (JSON log, TensorBoard and what else is
+    there) and one line in the log. At the end of every epoch also a table of the layers
+    concerned; at the end of training a table of all layers. When training starts, one line
+    says after how many steps weight decay brings a filter that dies below the threshold, or
+    that this run is too short for that.
+
+    Activations are measured in eval mode, at the layers that read a channel first, so after
+    the addition in a residual stream, over all ranks, and are not kept.
+
+    | measure | scalars | which channels |
+    |---|---|---|
+    | ``collapsed`` | ``collapsed``, ``collapsed_fraction`` | \\|gamma\\| < gamma_threshold |
+    | ``hardly_active`` | ``hardly_active_fraction`` | Phi(b / \\|gamma\\|) < 0.01 |
+    | ``dead`` | ``dead_fraction`` | max \\|a\\| <= eps on all that was looked at |
+    | ``mostly_zero`` | ``mostly_zero_fraction`` | Pr[a = 0] > 0.99 |
+    | ``flops_sparsity``, ``weight_sparsity`` | the same | MACs, weights without the collapsed |
+    | ``universality`` | ``universality`` | the mean over channels |
+    | ``revival`` | ``revived``, ``dead_overlap`` | dead before and now alive; DemP appendix C |
 
     Args:
         interval: iterations between reports, >= 1.
-        gamma_threshold: on |gamma|, > 0. The papers use 1e-3 and 1e-2, and
-            0.01/0.05/0.1 for BN-only training.
+        gamma_threshold: on |gamma|, > 0. The papers use 1e-3 and 1e-2, and 0.01/0.05/0.1 for
+            BN-only training. Of several the first is the one that counts; the scalars
+            ``collapsed_below_0.01_fraction`` tell of the others.
+        measures: of the table above. Without a measure of activations nothing but the
+            weights is looked at.
+        layers: patterns (``'backbone.layer4.*'``) for the names of the layers to look at; by
+            default all.
+        activations: see :class:`.settings.ActivationSettings`.
+        warn_at: measure -> share of channels, as ``dict(collapsed=0.05)``: a warning with the worst
+            layers, the likely causes and the remedies when it is reached, and each time it has
+            doubled.
+        stop_at: the same, and training stops: at the end of the epoch where it is by epochs.
 
     Raises:
-        ValueError: an argument out of range; a model without a normalisation scale,
-            before the first step.
+        ValueError: an argument out of range; a model without a normalisation scale or without
+            a layer that fits a pattern, before the first step.
     """
 
     priority = 'LOW'  # after optimizer, EMA and pruning have had their turn
 
-    def __init__(self, interval: int = 100, gamma_threshold: float = 1e-3):
+    def __init__(
+        self,
+        interval: int = 100,
+        gamma_threshold: float | Sequence[float] = 1e-3,
+        measures: Sequence[str] = ('collapsed', 'flops_sparsity', 'dead'),
+        layers: Sequence[str] | None = None,
+        activations: dict | None = None,
+        warn_at: dict | None = None,
+        stop_at: dict | None = None,
+    ):
         if not is_count(interval):
             raise ValueError(f'interval must be an int >= 1, got {interval!r}')
-        if not (is_number(gamma_threshold) and gamma_threshold > 0):
+        thresholds = _as_list(gamma_threshold)
+        if not (thresholds and all(is_number(t) and t > 0 for t in thresholds)):
             raise ValueError(f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}')
+        unknown = [measure for measure in measures if measure not in ALL_MEASURES]
+        if unknown or not measures:
+            raise ValueError(f'measures must be some of {ALL_MEASURES}, got {measures!r}')
         self.interval = interval
-        self.gamma_threshold = gamma_threshold
-        self._batch = None
+        self.activations: ActivationSettings = build(ActivationSettings, 'activations', activations)
+        limits = [Limits(gamma=t, eps=self.activations.eps) for t in thresholds]
+        self._watch = ChannelWatch(limits, measures, layers and _as_list(layers))
+        self._warn = Alarm('warn_at', warn_at, measures)
+        self._stop = Alarm('stop_at', stop_at, measures)
+        self._needs_data = any(measure in DATA_MEASURES for measure in measures)
+        self._batches: deque = deque(maxlen=self.activations.num_batches)
+        self._loader = None
+        self._at_start = Reading()
         self._reported_step = -1
-        self._positions: dict = {}
-        self._graph: ChannelGraph | None = None
+        self._reported: set[str] = set()
         self._channels = 0
 
     def before_train(self, runner) -> None:
-        if not scale_layers(bare_model(runner)):
+        model = bare_model(runner)
+        if not scale_layers(model):
             raise ValueError(
                 'SparsityHook looks at the scales (gamma) of BatchNorm, InstanceNorm and '
-                f'GroupNorm layers; {type(bare_model(runner)).__name__} has none'
+                f'GroupNorm layers; {type(model).__name__} has none'
             )
+        self._watch.check_layers(model)
         warn_if_beta_not_decayed(runner)
-        runner.logger.info(collapse_forecast(runner, threshold=self.gamma_threshold))
+        runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
+        self._at_start = self._watch.read_weights(model)
+        if self._needs_data and self.activations.loader is not None:
+            self._loader = Runner.build_dataloader(self.activations.loader, seed=runner.seed)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        if self._batch is None:
-            self._batch = data_batch
+        self._batches.append(data_batch)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if self.every_n_train_iters(runner, self.interval):
-            report = self._report(runner, step=runner.iter + 1)
-            runner.logger.info(self._summary(report))
+        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
+        epoch = len(runner.train_dataloader) if by_iter else 0
+        due = by_iter and self.every_n_train_iters(runner, epoch * self.activations.interval)
+        if due or self.every_n_train_iters(runner, self.interval):
+            reading = self._report(runner, step=runner.iter + 1, with_data=due)
+            runner.logger.info(self._summary(reading))
 
     def after_train_epoch(self, runner) -> None:
-        report = self._report(runner, step=runner.iter)  # already counted here
-        table = report.table(only_collapsed=True) if report.totals[0] else ''
-        runner.logger.info(f'{self._summary(report)}\n{table}'.rstrip())
+        by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
+        due = by_epoch and self.every_n_epochs(runner, self.activations.interval)
+        reading = self._report(runner, step=runner.iter, with_data=due)  # already counted here
+        text = self._summary(reading)
+        if any(counts.total[0] for counts in reading.counts.values()):
+            text += '\n' + counts_table(reading.counts, only_found=True)
+        runner.logger.info(text)
 
     def after_train(self, runner) -> None:
-        report = self._measure(runner)
-        runner.logger.info(f'{self._summary(report)}, by layer:\n{report.table()}')
+        reading = self._read(runner, with_data=True)
+        runner.logger.info(f'{self._summary(reading)}, by layer:\n{counts_table(reading.counts)}')
 
-    def _measure(self, runner) -> SparsityReport:
+    def _read(self, runner, *, with_data: bool) -> Reading:
         model = bare_model(runner)
         channels = sum(layer.weight.numel() for layer in scale_layers(model).values())
-        if channels != self._channels:  # the first report, or the model was pruned
+        if channels != self._channels and self._batches:  # the first time, or pruned since
             self._channels = channels
-            self._trace(runner)
-        report = measure_sparsity(
-            model,
-            threshold=self.gamma_threshold,
-            graph=self._graph,
-            cost=model_cost(model, self._positions) if self._graph else None,
-        )
-        for name in report.not_finite:
+            try:
+                self._watch.trace(model, self._batches[-1])
+            except (RuntimeError, TypeError) as error:  # it watches: a run never ends over it
+                runner.logger.warning(f'reports of gammas and biases alone: {error}')
+        reading = self._watch.read_weights(model)
+        for name in reading.not_finite:
             runner.logger.warning(f'{name}: gamma is NaN or inf')
-        return report
+        if with_data and self._needs_data and self._watch.traced:
+            batches = self._batches
+            if self._loader is not None:
+                batches = islice(self._loader, self.activations.num_batches)
+            seen = self._watch.read_activations(model, batches)
+            reading.counts |= seen.counts
+            reading.values |= seen.values
+        return reading
 
-    def _trace(self, runner) -> None:
-        model = bare_model(runner)
-        self._graph = None
-        if self._batch is None:  # no iteration ran
-            return
-        try:
-            inputs = example_inputs(model, self._batch, 1)
-            self._graph, inputs = trace_at_any_size(model, inputs)
-            self._positions = count_positions(model, inputs, forward_tensors)
-        except (RuntimeError, TypeError) as error:  # it watches: a run never ends over it
-            runner.logger.warning(f'no FLOPs sparsity in the reports: {error}')
-
-    def _report(self, runner, step: int) -> SparsityReport:
-        report = self._measure(runner)
-        collapsed, channels = report.totals
-        scalars = {
-            'sparsity/collapsed': collapsed,
-            'sparsity/collapsed_fraction': collapsed / channels,
-        }
-        if report.flops_sparsity is not None:
-            scalars['sparsity/flops_sparsity'] = report.flops_sparsity
-        if step != self._reported_step:  # an epoch may end where an interval does
+    def _report(self, runner, *, step: int, with_data: bool) -> Reading:
+        reading = self._read(runner, with_data=with_data)
+        scalars = _scalars(reading)
+        if step == self._reported_step:  # an epoch may end where an interval does
+            scalars = {name: x for name, x in scalars.items() if name not in self._reported}
+        if scalars:
             runner.visualizer.add_scalars(scalars, step=step)
-            self._reported_step = step
-        return report
+        self._reported_step, self._reported = step, set(scalars)
+        for measure in self._warn.reached(reading.counts):
+            runner.logger.warning(self._alarm_text(runner, self._warn, measure, reading))
+        for measure in self._stop.reached(reading.counts):
+            text = self._alarm_text(runner, self._stop, measure, reading)
+            runner.logger.error(f'{text}. Training stops')
+            runner.train_loop.stop_training = True
+        return reading
 
-    def _summary(self, report: SparsityReport) -> str:
-        collapsed, channels = report.totals
-        text = (
-            f'sparsity: {collapsed} of {channels} filters collapsed '
-            f'(|gamma| < {self.gamma_threshold:g}), {collapsed / channels:.2%}'
+    def _alarm_text(self, runner, alarm: Alarm, measure: str, reading: Reading) -> str:
+        counts, limit = reading.counts[measure], alarm.limits[measure]
+        found, channels = counts.total
+        worst = worst_layers(counts)
+        before = self._at_start.counts.get(measure)
+        layers = ', '.join(f'{name} {n} of {size}' for name, (n, size) in worst.items())
+        causes = likely_causes(
+            runner,
+            worst,
+            threshold=self._watch.limits.gamma,
+            at_start=before is not None and before.share >= limit,
         )
-        if report.flops_sparsity is not None:
-            text += f'; FLOPs sparsity {report.flops_sparsity:.2%}'
-        return text
+        return (
+            f'sparsity alarm: {found} of {channels} filters, {counts.share:.1%}, '
+            f'{MEASURES[measure].meaning} ({measure}, {alarm.name} {limit:.1%}'
+            + ('' if before is None else f', {before.share:.1%} when training started')
+            + f'). Worst layers: {layers}. Likely causes, and what to do: '
+            + '; '.join(f'({k}) {cause}' for k, cause in enumerate(causes, start=1))
+        )
+
+    def _summary(self, reading: Reading) -> str:
+        parts = []
+        for measure, counts in reading.counts.items():
+            found, channels = counts.total
+            text = f'{found} of {channels} filters {measure.replace("_", " ")}'
+            if measure == 'collapsed':
+                text += f' (|gamma| < {self._watch.limits.gamma:g})'
+            parts.append(f'{text}, {counts.share:.2%}')
+        for name, value in reading.values.items():
+            text = f'{name.replace("flops", "FLOPs").replace("_", " ")} '
+            parts.append(text + (f'{value}' if isinstance(value, int) else f'{value:.2%}'))
+        return f'sparsity: {"; ".join(parts)}'
+
+
+def _as_list(value) -> list:
+    return [value] if isinstance(value, (str, float, int)) else list(value)
+
+
+def _scalars(reading: Reading) -> dict[str, float]:
+    """Without what is unknown: JSON has no NaN."""
+    scalars = {f'{measure}_fraction': c.share for measure, c in reading.counts.items()}
+    if 'collapsed' in reading.counts:
+        scalars['collapsed'] = reading.counts['collapsed'].total[0]
+    scalars |= {name: value for name, value in reading.values.items() if not math.isnan(value)}
+    return {f'sparsity/{name}': value for name, value in scalars.items()}

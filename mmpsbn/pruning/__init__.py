@@ -13,6 +13,14 @@ from .cost import Cost, count_positions, measure_latency, model_cost
 from .criteria import also_live, collapsed_channels, foldable_channels, keep_mask_of
 from .folding import fold_constants
 from .graph import ChannelGraph, ChannelGroup, trace_channel_graph
+from .measures import (
+    MEASURES,
+    ChannelCounts,
+    Limits,
+    count_channels,
+    counts_table,
+    mean_universality,
+)
 from .observation import group_activations, observe_activations
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
 from .prune import Removal, prune_channels
@@ -29,13 +37,16 @@ from .tracing import register_module_rule
 from .verification import VerificationError
 
 __all__ = [
+    'MEASURES',
     'RANKING_CRITERIA',
     'ActivationWindow',
+    'ChannelCounts',
     'ChannelGraph',
     'ChannelGroup',
     'ChannelMap',
     'Cost',
     'LayerChannels',
+    'Limits',
     'PrunePlan',
     'PruneResult',
     'Removal',
@@ -45,7 +56,9 @@ __all__ = [
     'also_live',
     'collapsed_channels',
     'compose_plans',
+    'count_channels',
     'count_positions',
+    'counts_table',
     'fold_constants',
     'foldable_channels',
     'group_activations',
@@ -55,6 +68,7 @@ __all__ = [
     'macs_at_stake',
     'map_channels',
     'masked_outputs',
+    'mean_universality',
     'measure_latency',
     'measure_sparsity',
     'model_cost',

@@ -75,3 +75,73 @@ MEASURES: dict[str, Measure] = {
     'dead': Measure('were 0 on all that was looked at', True, _dead),
     'mostly_zero': Measure('were 0 on more than 99 % of what was looked at', True, _mostly_zero),
 }
+
+
+@dataclass(frozen=True)
+class ChannelCounts:
+    """How many channels of each layer a measure finds.
+
+    Attributes:
+        by_layer: layer -> (channels found, channels); of the layers that can tell.
+        masks: layer -> True where found, shape (C,), bool.
+    """
+
+    by_layer: dict[str, tuple[int, int]]
+    masks: dict[str, Tensor]
+
+    @property
+    def total(self) -> tuple[int, int]:
+        """(channels found, channels) over all layers."""
+        counts = self.by_layer.values()
+        return sum(found for found, _ in counts), sum(size for _, size in counts)
+
+    @property
+    def share(self) -> float:
+        """The share of channels found, in [0, 1]; 0 of none."""
+        found, size = self.total
+        return found / size if size else 0.0
+
+
+def count_channels(
+    census: Mapping[str, LayerChannels], measure: str, limits: Limits
+) -> ChannelCounts:
+    """Count what one of :data:`MEASURES` finds in the layers of a census."""
+    masks = {name: MEASURES[measure].mask(channels, limits) for name, channels in census.items()}
+    masks = {name: mask for name, mask in masks.items() if mask is not None}
+    return ChannelCounts({n: (int(m.sum()), m.numel()) for n, m in masks.items()}, masks)
+
+
+def mean_universality(census: Mapping[str, LayerChannels]) -> float:
+    """Mean universality over the channels whose activations were finite, in [0, 1] (Mehta et al.
+    section 3); the middle of its bounds. NaN of none."""
+    bounds = [
+        torch.stack(channels.activations.universality()).mean(0)
+        for channels in census.values()
+        if channels.activations is not None
+    ]
+    return float(torch.cat(bounds).nanmean()) if bounds else float('nan')
+
+
+def counts_table(counts: Mapping[str, ChannelCounts], *, only_found: bool = False) -> str:
+    """One line a layer: channels, and what each measure found of them.
+
+    Args:
+        counts: measure -> what it found.
+        only_found: leave out the layers in which none found any.
+    """
+    layers = list(dict.fromkeys(name for found in counts.values() for name in found.by_layer))
+    rows = []
+    for name in layers:
+        cells = [found.by_layer.get(name) for found in counts.values()]
+        if only_found and not any(cell and cell[0] for cell in cells):
+            continue
+        channels = next(cell[1] for cell in cells if cell)
+        texts = [f'{c[0]} ({c[0] / max(c[1], 1):.1%})' if c else '' for c in cells]
+        rows.append((name, str(channels), *texts))
+    rows.insert(0, ('layer', 'channels', *(measure.replace('_', ' ') for measure in counts)))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return '\n'.join(
+        f'{row[0]:<{widths[0]}}  '
+        + '  '.join(f'{cell:>{width}}' for cell, width in zip(row[1:], widths[1:]))
+        for row in rows
+    )

@@ -3,9 +3,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import kill_channels, toy_runner
+from mmengine.hooks import Hook
+from snapshots import assert_same, snapshot
+from torch.nn import functional as F
+from toy import ToyData, kill_channels, toy_runner
 
 from mmpsbn.engine import SparsityHook
+from mmpsbn.engine.alarm import Alarm
+from mmpsbn.engine.channel_watch import ALL_MEASURES, ChannelWatch
+from mmpsbn.pruning import ChannelCounts
 
 HOOK = dict(type='SparsityHook', interval=2, gamma_threshold=1e-3)
 
@@ -16,7 +22,7 @@ def collapse(runner, channels=(0, 1, 2)):
 
 
 def train(work_dir, hooks=(HOOK,), prepare=collapse, **kwargs):
-    runner = toy_runner(work_dir, [dict(h) for h in hooks], **kwargs)
+    runner = toy_runner(work_dir, [dict(h) if isinstance(h, dict) else h for h in hooks], **kwargs)
     messages = []
 
     class Keep:
@@ -32,10 +38,14 @@ def train(work_dir, hooks=(HOOK,), prepare=collapse, **kwargs):
     return runner, messages
 
 
-def scalars(runner):
+def scalars(runner, key='sparsity/collapsed'):
     path = Path(runner.log_dir) / 'vis_data/scalars.json'
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [r for r in records if 'sparsity/collapsed' in r]
+    return [r for r in records if key in r]
+
+
+def hook_of(runner):
+    return next(h for h in runner.hooks if isinstance(h, SparsityHook))
 
 
 def test_scalars_every_interval_and_at_epoch_ends(tmp_path):
@@ -63,8 +73,10 @@ def test_the_log_has_a_line_a_table_and_the_counts_at_the_end(tmp_path):
     assert 'blocks.0.bn1' in epoch_end and 'blocks.1.bn1' not in epoch_end
     for layer in ('norm', 'blocks.0.bn1', 'blocks.0.bn2', 'blocks.1.bn1', 'blocks.1.bn2'):
         assert layer in run_end
-    row = next(line for line in run_end.splitlines() if line.startswith('blocks.0.bn1'))
-    assert row.split() == ['blocks.0.bn1', '3', '12', '25.0%']
+    head, *rows = (line.split() for line in run_end.splitlines()[1:])
+    assert head == ['layer', 'channels', 'collapsed', 'dead']
+    row = next(row for row in rows if row[0] == 'blocks.0.bn1')
+    assert row == ['blocks.0.bn1', '12', '3', '(25.0%)', '3', '(25.0%)']
 
 
 def test_a_report_moves_data_off_the_device_once(tmp_path, monkeypatch):
@@ -75,12 +87,11 @@ def test_a_report_moves_data_off_the_device_once(tmp_path, monkeypatch):
         moved.append(tensor.numel())
         return to_cpu(tensor)
 
-    from mmpsbn.pruning import measure_sparsity
-
     runner, _ = train(tmp_path, epochs=1)
+    hook = hook_of(runner)
     monkeypatch.setattr(torch.Tensor, 'cpu', counted)
-    measure_sparsity(runner.model, threshold=1e-3)
-    assert moved == [48]
+    hook._read(runner, with_data=False)
+    assert moved == [2 * 48]
 
 
 def test_nan_gamma_is_reported_with_its_layer_and_not_as_collapsed(tmp_path):
@@ -157,13 +168,234 @@ def test_frozen_betas_are_no_reason_to_warn(tmp_path):
 
 def test_it_watches_on_where_it_cannot_trace(tmp_path):
     runner, messages = train(tmp_path, epochs=1)
-    hook = next(h for h in runner.hooks if isinstance(h, SparsityHook))
-    hook._batch, hook._channels = (1, 2), 0
-    report = hook._measure(runner)
-    assert report.flops_sparsity is None and report.totals == (3, 48)
-    assert any('no FLOPs sparsity in the reports: a batch must be a dict' in m for m in messages)
+    hook = hook_of(runner)
+    hook._batches.append((1, 2))
+    hook._channels = 0
+    reading = hook._read(runner, with_data=True)
+    assert not reading.values and set(reading.counts) == {'collapsed'}
+    assert reading.counts['collapsed'].total == (3, 48)
+    assert any('reports of gammas and biases alone: a batch must be a dict' in m for m in messages)
 
 
 def test_an_epoch_that_ends_with_an_interval_is_reported_once(tmp_path):
     runner, _ = train(tmp_path, [dict(HOOK, interval=2)], epochs=2)
     assert [r['step'] for r in scalars(runner)] == [2, 4, 6, 8]
+
+
+# ---------------------------------------------------------------- activations
+def test_dead_channels_are_those_that_are_0_where_they_are_read(tmp_path):
+    runner, messages = train(tmp_path, [dict(HOOK, measures=['dead', 'universality'])], epochs=1)
+    model = runner.model.eval()
+    inputs = torch.cat([batch['inputs'] for batch in hook_of(runner)._batches])
+    with torch.no_grad():
+        x = F.relu(model.norm(model.stem(inputs)))
+        seen = [x]
+        for block in model.blocks:
+            inner = F.relu(block.bn1(block.conv1(x)))
+            x = F.relu(x + block.bn2(block.conv2(inner)))
+            seen += [inner, x]
+    dead = sum(int((a.amax((0, 2, 3)) <= 1e-12).sum()) for a in seen)
+    (record,) = scalars(runner, 'sparsity/dead_fraction')
+    assert record['sparsity/dead_fraction'] == dead / 48 and dead >= 3
+    tops = [a.amax((2, 3)) for a in seen]
+    universality = torch.cat([(t > 1e-3 * t.amax(0)).double().mean(0) for t in tops]).mean()
+    assert record['sparsity/universality'] == pytest.approx(float(universality), abs=0.01)
+    assert 'sparsity/collapsed' not in record
+    assert f'{dead} of 48 filters dead' in [m for m in messages if m.startswith('sparsity:')][-1]
+
+
+@pytest.mark.parametrize('interval, steps', [(1, [4, 8, 12, 16]), (2, [8, 16])])
+def test_activations_are_looked_at_every_so_many_epochs(tmp_path, interval, steps):
+    hook = dict(HOOK, interval=100, activations=dict(interval=interval))
+    runner, _ = train(tmp_path / 'epochs', [hook], epochs=4)
+    assert [r['step'] for r in scalars(runner, 'sparsity/dead_fraction')] == steps
+    # an epoch of a run by iterations is once through the data
+    runner, _ = train(tmp_path / 'iters', [hook], iters=16)
+    assert [r['step'] for r in scalars(runner, 'sparsity/dead_fraction')] == steps
+
+
+def test_what_is_looked_at_is_the_last_batches_or_a_loader(tmp_path, monkeypatch):
+    seen = []
+    read = ChannelWatch.read_activations
+
+    def spy(self, model, batches):
+        batches = list(batches)
+        seen.append(torch.cat([batch['inputs'] for batch in batches]))
+        return read(self, model, batches)
+
+    monkeypatch.setattr(ChannelWatch, 'read_activations', spy)
+    train(tmp_path / 'a', [dict(HOOK, activations=dict(num_batches=3))], epochs=1)
+    assert [len(x) for x in seen] == [24, 24]  # at the end of the epoch and of training
+    data = ToyData()
+    rows = {tuple(x.flatten().tolist()) for x in data.inputs}
+    assert all(tuple(x.flatten().tolist()) in rows for x in seen[0])
+    seen.clear()
+    loader = dict(
+        batch_size=5,
+        num_workers=0,
+        dataset=data,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+    )
+    train(tmp_path / 'b', [dict(HOOK, activations=dict(loader=loader))], epochs=2)
+    assert len(seen) == 3 and all(torch.equal(x, data.inputs[:10]) for x in seen)
+
+
+def test_looking_changes_nothing_in_the_run(tmp_path):
+    every = dict(HOOK, interval=1, measures=list(ALL_MEASURES))
+    with_hook, _ = train(tmp_path / 'a', [every], epochs=2)
+    without, _ = train(tmp_path / 'b', [], epochs=2)
+    assert_same(snapshot(with_hook.model), snapshot(without.model))
+    assert with_hook.model.training == without.model.training
+
+
+def test_revivals_and_overlap_over_epochs(tmp_path):
+    class Flip(Hook):
+        """Kills [0, 1], then [1, 2], of the first block."""
+
+        priority = 'VERY_HIGH'
+
+        def after_train_epoch(self, runner):
+            layer = runner.model.blocks[0].bn1
+            with torch.no_grad():
+                layer.weight[:3] = 1
+                layer.bias[:3] = 5
+            kill_channels(layer, [0, 1] if runner.epoch == 0 else [1, 2])
+
+    sgd = dict(optimizer=dict(type='SGD', lr=1e-9))
+    hook = dict(HOOK, measures=['revival'], layers=['blocks.0.bn1'])
+    runner, messages = train(
+        tmp_path, [Flip(), hook], epochs=3, optim_wrapper=sgd, prepare=lambda runner: None
+    )
+    records = scalars(runner, 'sparsity/revived')
+    assert [r['sparsity/revived'] for r in records] == [1, 0]
+    # of {0, 1} and now {1, 2}; then of {0, 1, 2} and now {1, 2}
+    assert [r['sparsity/dead_overlap'] for r in records] == [1 / 2, 1]
+
+
+def test_all_measures_and_further_thresholds(tmp_path):
+    hook = dict(HOOK, measures=ALL_MEASURES, gamma_threshold=[1e-3, 1e-2, 3.0])
+    runner, _ = train(tmp_path, [hook], epochs=2)
+    last = {k: v for r in scalars(runner, 'step') for k, v in r.items()}
+    assert last['sparsity/collapsed_below_0.01_fraction'] == 3 / 48
+    assert last['sparsity/collapsed_below_3_fraction'] == 1
+    assert last['sparsity/hardly_active_fraction'] >= 3 / 48
+    assert last['sparsity/mostly_zero_fraction'] >= last['sparsity/dead_fraction'] >= 3 / 48
+    assert last['sparsity/revived'] == 0
+    weights = [8 * 3 * 9, *[8 * 12 * 9] * 4, 8 * 4]
+    expected = 2 * weights[1] * 3 / 12 / sum(weights)
+    assert last['sparsity/weight_sparsity'] == pytest.approx(expected)
+
+
+def test_only_the_layers_of_the_patterns_are_looked_at(tmp_path):
+    hook = dict(HOOK, layers=['blocks.0.*', 'norm'])
+    runner, messages = train(tmp_path, [hook], epochs=1)
+    record = scalars(runner)[-1]
+    assert record['sparsity/collapsed_fraction'] == 3 / (12 + 8 + 8)
+    assert not any('blocks.1' in m for m in messages)
+    with pytest.raises(ValueError, match=r"layers: 'block\.\*' fits no layer of ToyNet"):
+        train(tmp_path / 'b', [dict(HOOK, layers='block.*')])
+
+
+# ---------------------------------------------------------------- alarms
+def alarms(messages):
+    return [m for m in messages if m.startswith('sparsity alarm')]
+
+
+ADAM = dict(optimizer=dict(type='Adam', lr=1e-4, weight_decay=1e-4))
+ADAMW = dict(optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4))
+
+
+def test_an_alarm_names_share_layers_and_that_it_was_so_before(tmp_path):
+    hook = dict(HOOK, warn_at=dict(collapsed=0.05, dead=0.9))
+    _, messages = train(tmp_path, [hook], epochs=2)
+    (text,) = alarms(messages)
+    assert '3 of 48 filters, 6.2%' in text and 'collapsed, warn_at 5.0%, 6.2% when' in text
+    assert 'Worst layers: blocks.0.bn1 3 of 12.' in text
+    assert 'came dead with the loaded weights' in text
+
+
+@pytest.mark.parametrize(
+    'optim_wrapper, norm, said, unsaid',
+    [
+        (ADAM, 'BN', ['inside the steps of Adam', 'decouple', 'eps=1e-08'], ["type='psBN'"]),
+        (ADAMW, 'BN', ['on gamma, which shrinks', "type='psBN'"], ['inside the steps', 'eps=']),
+        (None, 'BN', ['learning rate, 0.05', 'on gamma, which shrinks'], ['no weight decay on']),
+        (
+            dict(optimizer=dict(type='SGD', lr=0.01)),
+            'psBN',
+            ['learning rate, 0.01', 'no weight decay on beta'],
+            ['on gamma'],
+        ),
+        (None, 'psBN', ['on gamma, which shrinks'], ["type='psBN'", 'no weight decay on']),
+    ],
+)
+def test_the_causes_are_those_the_settings_allow(tmp_path, optim_wrapper, norm, said, unsaid):
+    class Kill(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            kill_channels(runner.model.blocks[0].bn1, [0, 1, 2])
+
+    _, messages = train(
+        tmp_path,
+        [Kill(), dict(HOOK, warn_at=dict(collapsed=0.05))],
+        epochs=1,
+        norm=norm,
+        optim_wrapper=optim_wrapper,
+        prepare=lambda runner: None,
+    )
+    (text,) = alarms(messages)
+    assert all(part in text for part in said), text
+    assert not any(part in text for part in [*unsaid, 'loaded weights']), text
+
+
+def test_under_demp_dying_is_no_accident(tmp_path):
+    demp = dict(type='DemPHook', prune=dict(interval=3))
+    _, messages = train(tmp_path, [dict(HOOK, warn_at=dict(collapsed=0.01)), demp], epochs=1)
+    assert alarms(messages)[0].endswith(
+        '(1) DemPHook is at work, which makes filters die on purpose'
+    )
+
+
+def test_an_alarm_comes_again_when_the_share_has_doubled():
+    alarm = Alarm('warn_at', dict(collapsed=0.1), ['collapsed'])
+
+    def reached(found):
+        counts = ChannelCounts({'a': (found, 100)}, {})
+        return bool(alarm.reached(dict(collapsed=counts)))
+
+    assert [reached(n) for n in (9, 10, 19, 20, 39, 45, 9, 12)] == [
+        *(False, True, False, True, False, True, False, True),
+    ]
+
+
+@pytest.mark.parametrize('kwargs, iters', [(dict(epochs=4), 4), (dict(iters=16), 2)])
+def test_stop_at_ends_training(tmp_path, kwargs, iters):
+    runner, messages = train(tmp_path, [dict(HOOK, stop_at=dict(collapsed=0.05))], **kwargs)
+    assert runner.iter == iters  # by epochs at the end of one
+    assert alarms(messages)[0].endswith('Training stops') and 'stop_at 5.0%' in alarms(messages)[0]
+
+
+@pytest.mark.parametrize(
+    'setting, message',
+    [
+        (dict(interval=0), 'interval must be an int >= 1, got 0'),
+        (
+            dict(gamma_threshold=[1e-3, 0]),
+            r'gamma_threshold must be > 0 and finite, got \[0.001, 0',
+        ),
+        (dict(gamma_threshold=[]), r'gamma_threshold must be > 0 and finite, got \[\]'),
+        (dict(measures=['colapsed']), r"measures must be some of .* got \['colapsed'\]"),
+        (dict(measures=[]), 'measures must be some of'),
+        (dict(warn_at=dict(flops_sparsity=0.1)), "warn_at has no 'flops_sparsity'"),
+        (dict(warn_at=dict(mostly_zero=0.1)), "warn_at has no 'mostly_zero'"),
+        (dict(stop_at=dict(dead=1.5)), r"stop_at\['dead'\] must be a share in \(0, 1\], got 1.5"),
+        (dict(warn_at=0.05), 'warn_at must be a dict of'),
+        (dict(activations=dict(num_batches=0)), 'activations num_batches must be an int >= 1'),
+        (dict(activations=dict(eps=-1)), 'activations eps must be a finite number >= 0, got -1'),
+        (dict(activations=dict(loader='val')), "activations loader must be .* got 'val'"),
+        (dict(activations=dict(batches=2)), r"activations has no \['batches'\]; allowed are"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_at_once(setting, message):
+    with pytest.raises(ValueError, match=message):
+        SparsityHook(**setting)

@@ -1,0 +1,176 @@
+"""What SparsityHook knows of a model: where its channels go and what was counted of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+from ..functional.statistics import dead_overlap, revived_mask
+from ..pruning import (
+    ChannelCounts,
+    ChannelMap,
+    Cost,
+    LayerChannels,
+    Limits,
+    count_channels,
+    count_positions,
+    macs_at_stake,
+    map_channels,
+    mean_universality,
+    model_cost,
+    observe_channels,
+    scale_layers,
+    take_census,
+)
+from ..pruning.measures import MEASURES
+from .models import example_inputs, forward_tensors, trace_at_any_size
+
+# Measures of a whole model, beside those that count channels.
+FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL = (
+    'flops_sparsity',
+    'weight_sparsity',
+    'universality',
+    'revival',
+)
+ALL_MEASURES = (*MEASURES, FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL)
+DATA_MEASURES = (
+    *(m for m, measure in MEASURES.items() if measure.needs_data),
+    UNIVERSALITY,
+    REVIVAL,
+)
+
+
+@dataclass
+class Reading:
+    """What was measured at one moment.
+
+    Attributes:
+        counts: measure -> channels found, by layer.
+        values: measure -> number, of those that count no channels.
+        not_finite: norm layers with a NaN or infinite gamma.
+    """
+
+    counts: dict[str, ChannelCounts] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    not_finite: list[str] = field(default_factory=list)
+
+
+class ChannelWatch:
+    """Measures the chosen layers of a model that may lose channels between two readings.
+
+    Args:
+        limits: what counts as small; of several the first, and under the others' gamma
+            collapsed filters are counted too.
+        measures: of :data:`ALL_MEASURES`.
+        layers: patterns of :mod:`fnmatch` for names of layers; None for all.
+    """
+
+    def __init__(
+        self, limits: Sequence[Limits], measures: Sequence[str], layers: Sequence[str] | None
+    ):
+        self.limits, *self._further_limits = limits
+        self.measures = measures
+        self.layers = layers
+        self._map: ChannelMap | None = None
+        self._positions: dict[str, int] = {}
+        self._last: dict[str, Tensor] = {}  # dead at the last reading
+        self._ever: dict[str, Tensor] = {}  # dead at any
+
+    def check_layers(self, model: nn.Module) -> None:
+        """Raises ValueError for a pattern that no layer of the model fits."""
+        names = [name for name, module in model.named_modules() if hasattr(module, 'weight')]
+        for pattern in self.layers or ():
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(
+                    f'layers: {pattern!r} fits no layer of {type(model).__name__}; '
+                    f'its norm layers are {list(scale_layers(model))[:3]} and so on'
+                )
+
+    def trace(self, model: nn.Module, data_batch) -> None:
+        """Look anew where the channels go. Until then, and where this fails, only gammas and
+        biases are read.
+
+        Raises:
+            RuntimeError, TypeError: the model does not run on the batch's inputs alone.
+        """
+        self._map = None
+        graph, inputs = trace_at_any_size(model, example_inputs(model, data_batch, 1))
+        self._positions = count_positions(model, inputs, forward_tensors)
+        self._map = map_channels(model, graph, inputs, forward_tensors)
+
+    @property
+    def traced(self) -> bool:
+        return self._map is not None
+
+    def read_weights(self, model: nn.Module) -> Reading:
+        """Of the chosen measures those that take no data."""
+        census = self._chosen(take_census(model))
+        reading = Reading(
+            {m: count_channels(census, m, self.limits) for m in MEASURES if self._counts(m, False)},
+            not_finite=[n for n, c in census.items() if not c.gamma.isfinite().all()],
+        )
+        if 'collapsed' in self.measures:
+            for limits in self._further_limits:
+                share = count_channels(census, 'collapsed', limits).share
+                reading.values[f'collapsed_below_{limits.gamma:g}_fraction'] = share
+        if self.traced and (FLOPS in self.measures or WEIGHTS in self.measures):
+            collapsed = count_channels(census, 'collapsed', self.limits).masks
+            cost = model_cost(model, self._positions)
+            weights = {name: n / self._positions[name] for name, n in cost.macs_of.items()}
+            for measure, size_of in ((FLOPS, cost.macs_of), (WEIGHTS, weights)):
+                if measure in self.measures:
+                    whole = Cost(cost.params, size_of, cost.inputs_of)
+                    gone = macs_at_stake(collapsed, self._map.graph, whole)
+                    reading.values[measure] = sum(gone.values()) / sum(size_of.values())
+        return reading
+
+    def read_activations(self, model: nn.Module, data_batches: Iterable) -> Reading:
+        """Of the chosen measures those of the activations on some batches, over all ranks."""
+        inputs = (example_inputs(model, batch, len(batch['inputs'])) for batch in data_batches)
+        seen = observe_channels(model, self._map, inputs, forward_tensors, all_reduce=_over_ranks)
+        census = self._chosen(take_census(model, self._map, seen))
+        reading = Reading(
+            {m: count_channels(census, m, self.limits) for m in MEASURES if self._counts(m, True)}
+        )
+        if UNIVERSALITY in self.measures:
+            reading.values[UNIVERSALITY] = mean_universality(census)
+        if REVIVAL in self.measures:
+            reading.values |= self._revival(count_channels(census, 'dead', self.limits).masks)
+        return reading
+
+    def _counts(self, measure: str, needs_data: bool) -> bool:
+        return measure in self.measures and MEASURES[measure].needs_data == needs_data
+
+    def _chosen(self, census: Mapping[str, LayerChannels]) -> dict[str, LayerChannels]:
+        return {
+            name: channels
+            for name, channels in census.items()
+            if self.layers is None or any(fnmatchcase(name, pattern) for pattern in self.layers)
+        }
+
+    def _revival(self, dead: dict[str, Tensor]) -> dict[str, float]:
+        """Of layers seen before, and not pruned since: channels that came back since the last
+        reading, and the overlap of the dead with all that ever were."""
+        known = [
+            n for n, mask in dead.items() if n in self._last and len(self._last[n]) == len(mask)
+        ]
+        values = {}
+        if known:
+            now = torch.cat([dead[name] for name in known])
+            values['revived'] = int(
+                revived_mask(torch.cat([self._last[name] for name in known]), now).sum()
+            )
+            ever = torch.cat([self._ever[name] for name in known])
+            values['dead_overlap'] = dead_overlap(ever, now)
+        self._ever = {n: m | self._ever[n] if n in known else m for n, m in dead.items()}
+        self._last = dead
+        return values
+
+
+def _over_ranks(tensor: Tensor, op: str) -> Tensor:
+    tensor = tensor.clone()
+    all_reduce(tensor, op=op)
+    return tensor
