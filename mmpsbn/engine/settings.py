@@ -9,6 +9,8 @@ from ..functional.schedules import Schedule
 from ..pruning.criteria import CRITERIA
 
 SCOPES = ('gamma', 'all')
+# what it takes to look at the activations of one batch is 0.4 % of the time of as many
+_ITERATIONS_PER_BATCH = 100
 
 
 def _require(condition: bool, message: str) -> None:
@@ -210,21 +212,28 @@ class BudgetSettings:
 class ActivationSettings:
     """On what SparsityHook measures activations.
 
-    interval: epochs between measurements, >= 1. num_batches: how many batches, >= 1. loader:
+    interval: epochs between measurements, >= 1; None is every epoch or, where epochs are
+    short, as many as 100 iterations per batch looked at take, which keeps the cost under 0.5 %
+    of training (a batch takes 0.4 of an iteration). num_batches: how many batches, >= 1. loader:
     config of a data loader whose first batches are taken, a probe set that stays the same; by
     default the last training batches. eps: |a| up to which a channel counts as dead, >= 0
     (Mehta et al. section 2.1: 1e-12, and 1e-4 gives the same).
     """
 
-    interval: int = 1
+    interval: int | None = None
     num_batches: int = 2
     loader: dict | None = None
     eps: float = 1e-12
 
     def __post_init__(self):
-        for name in ('interval', 'num_batches'):
-            value = getattr(self, name)
-            _require(is_count(value), f'activations {name} must be an int >= 1, got {value!r}')
+        _require(
+            self.interval is None or is_count(self.interval),
+            f'activations interval must be an int >= 1 or None, got {self.interval!r}',
+        )
+        _require(
+            is_count(self.num_batches),
+            f'activations num_batches must be an int >= 1, got {self.num_batches!r}',
+        )
         _require(
             self.loader is None or isinstance(self.loader, dict),
             f"activations loader must be a data loader's config, got {self.loader!r}",
@@ -233,3 +242,7 @@ class ActivationSettings:
             is_number(self.eps) and self.eps >= 0,
             f'activations eps must be a finite number >= 0, got {self.eps!r}',
         )
+
+    def epochs_between(self, iterations: int) -> int:
+        """``interval``, or what None stands for in epochs of so many iterations."""
+        return self.interval or math.ceil(_ITERATIONS_PER_BATCH * self.num_batches / iterations)

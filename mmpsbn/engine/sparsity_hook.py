@@ -24,12 +24,12 @@ from .settings import ActivationSettings, build
 class SparsityHook(Hook):
     """Report collapsed, dead and idle filters while a model trains.
 
-    Every ``interval`` iterations what the weights alone tell, every epoch also what activations
-    tell: scalars ``sparsity/...`` to the visualizer (JSON log, TensorBoard and what else is
-    there) and one line in the log. At the end of every epoch also a table of the layers
-    concerned; at the end of training a table of all layers. When training starts, one line
-    says after how many steps weight decay brings a filter that dies below the threshold, or
-    that this run is too short for that.
+    Every ``interval`` iterations what the weights alone tell, every epoch (or, where epochs are
+    short, every few) also what activations tell: scalars ``sparsity/...`` to the visualizer
+    (JSON log, TensorBoard and what else is there) and one line in the log. At the end of every
+    epoch also a table of the layers concerned; at the end of training a table of all layers.
+    When training starts, one line says after how many steps weight decay brings a filter that
+    dies below the threshold, or that this run is too short for that.
 
     Activations are measured in eval mode, at the layers that read a channel first, so after
     the addition in a residual stream, over all ranks, and are not kept.
@@ -93,6 +93,7 @@ class SparsityHook(Hook):
         self._needs_data = any(measure in DATA_MEASURES for measure in measures)
         self._batches: deque = deque(maxlen=self.activations.num_batches)
         self._loader = None
+        self._epochs = 1  # between two looks at activations
         self._at_start = Reading()
         self._reported_step = -1
         self._reported: set[str] = set()
@@ -106,6 +107,7 @@ class SparsityHook(Hook):
                 f'GroupNorm layers; {type(model).__name__} has none'
             )
         self._watch.check_layers(model)
+        self._epochs = self.activations.epochs_between(len(runner.train_dataloader))
         warn_if_beta_not_decayed(runner)
         runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
         self._at_start = self._watch.read_weights(model)
@@ -117,15 +119,16 @@ class SparsityHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
-        epoch = len(runner.train_dataloader) if by_iter else 0
-        due = by_iter and self.every_n_train_iters(runner, epoch * self.activations.interval)
+        due = by_iter and self.every_n_train_iters(
+            runner, self._epochs * len(runner.train_dataloader)
+        )
         if due or self.every_n_train_iters(runner, self.interval):
             reading = self._report(runner, step=runner.iter + 1, with_data=due)
             runner.logger.info(self._summary(reading))
 
     def after_train_epoch(self, runner) -> None:
         by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
-        due = by_epoch and self.every_n_epochs(runner, self.activations.interval)
+        due = by_epoch and self.every_n_epochs(runner, self._epochs)
         reading = self._report(runner, step=runner.iter, with_data=due)  # already counted here
         text = self._summary(reading)
         if any(counts.total[0] for counts in reading.counts.values()):

@@ -3,17 +3,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from ranks import run_on_ranks
 from snapshots import assert_same, snapshot
+from test_ranks import ON_RANKS
 from torch.nn import functional as F
 from toy import ToyData, kill_channels, toy_runner
 
 from mmpsbn.engine import SparsityHook
 from mmpsbn.engine.alarm import Alarm
 from mmpsbn.engine.channel_watch import ALL_MEASURES, ChannelWatch
+from mmpsbn.engine.models import bare_model
+from mmpsbn.engine.settings import ActivationSettings
 from mmpsbn.pruning import ChannelCounts
 
-HOOK = dict(type='SparsityHook', interval=2, gamma_threshold=1e-3)
+HOOK = dict(type='SparsityHook', interval=2, gamma_threshold=1e-3, activations=dict(interval=1))
 
 
 def collapse(runner, channels=(0, 1, 2)):
@@ -214,6 +219,16 @@ def test_activations_are_looked_at_every_so_many_epochs(tmp_path, interval, step
     assert [r['step'] for r in scalars(runner, 'sparsity/dead_fraction')] == steps
 
 
+@pytest.mark.parametrize(
+    'settings, epochs',
+    [((), 2), ((None, 1), 1), ((3, 2), 3)],
+)
+def test_by_default_short_epochs_are_joined(settings, epochs):
+    assert ActivationSettings(*settings).epochs_between(100) == epochs
+    assert ActivationSettings().epochs_between(4) == 50
+    assert ActivationSettings().epochs_between(7330) == 1
+
+
 def test_what_is_looked_at_is_the_last_batches_or_a_loader(tmp_path, monkeypatch):
     seen = []
     read = ChannelWatch.read_activations
@@ -224,7 +239,7 @@ def test_what_is_looked_at_is_the_last_batches_or_a_loader(tmp_path, monkeypatch
         return read(self, model, batches)
 
     monkeypatch.setattr(ChannelWatch, 'read_activations', spy)
-    train(tmp_path / 'a', [dict(HOOK, activations=dict(num_batches=3))], epochs=1)
+    train(tmp_path / 'a', [dict(HOOK, activations=dict(interval=1, num_batches=3))], epochs=1)
     assert [len(x) for x in seen] == [24, 24]  # at the end of the epoch and of training
     data = ToyData()
     rows = {tuple(x.flatten().tolist()) for x in data.inputs}
@@ -237,7 +252,7 @@ def test_what_is_looked_at_is_the_last_batches_or_a_loader(tmp_path, monkeypatch
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='default_collate'),
     )
-    train(tmp_path / 'b', [dict(HOOK, activations=dict(loader=loader))], epochs=2)
+    train(tmp_path / 'b', [dict(HOOK, activations=dict(interval=1, loader=loader))], epochs=2)
     assert len(seen) == 3 and all(torch.equal(x, data.inputs[:10]) for x in seen)
 
 
@@ -399,3 +414,31 @@ def test_stop_at_ends_training(tmp_path, kwargs, iters):
 def test_a_setting_out_of_range_is_refused_at_once(setting, message):
     with pytest.raises(ValueError, match=message):
         SparsityHook(**setting)
+
+
+# ---------------------------------------------------------------- ranks
+def watch_on_a_rank(work_dir):
+    hook = dict(HOOK, interval=100, measures=['collapsed', 'dead', 'universality'])
+    runner = toy_runner(f'{work_dir}/r', [hook], epochs=1, **ON_RANKS)
+    layer = bare_model(runner).blocks[0].bn1
+    kill_channels(layer, [1, 3])
+
+    def revive(module, args, output):
+        output[:, 3] = 1.0
+
+    if get_rank() == 1:
+        layer.register_forward_hook(revive)
+    runner.train()
+    hook = hook_of(runner)
+    reading = hook._read(runner, with_data=True)
+    own = torch.cat([batch['inputs'] for batch in hook._batches])
+    return reading.counts['dead'].masks['blocks.0.bn1'], reading.values['universality'], own
+
+
+def test_dead_is_what_is_dead_on_all_ranks(tmp_path):
+    (dead, universality, ours), (same, also, theirs) = run_on_ranks(
+        watch_on_a_rank, 2, tmp_path, str(tmp_path)
+    )
+    assert not torch.equal(ours, theirs)
+    assert dead.nonzero().flatten().tolist() == [1] and torch.equal(dead, same)
+    assert universality == also

@@ -167,9 +167,8 @@ def test_shares_of_the_hooks(benchmark):
     assert hook_overhead.own_seconds(laps, interval=2) == dict(
         at=11.0, off=1.5, by_part=dict(a=1.0, b=4.5)
     )
-    assert hook_overhead.sparsity_share(0.5, 0.01, 2.0, interval=100) == pytest.approx(
-        (0.5 + 99 * 0.01) / 200
-    )
+    share = hook_overhead.sparsity_share(0.5, 0.01, 3.0, 2.0, interval=100, between=150)
+    assert share == pytest.approx((0.5 + 99 * 0.01) / 200 + 3 / 300)
     shares = hook_overhead.demp_shares(0.03, 0.08, 1.0)
     assert shares == dict(
         between=0.03,
@@ -213,7 +212,8 @@ def test_hook_overhead_times_each_callback_once(benchmark, use_clock, tmp_path, 
         hooks['iteration_ms'] == 500
     )  # nothing is timed in a block of two plain iterations but the block
     assert hooks['report_ms'] == 2000  # before_train_iter and after_train_iter
-    assert rows['SparsityHook']['share'] == (2 + 99 * 2) / (100 * 0.5)
+    assert hooks['look_ms'] == 1000
+    assert rows['SparsityHook']['share'] == (2 + 99 * 2) / (100 * 0.5) + 1 / (200 * 0.5)
     between = rows['DemPHook between events']
     assert between['own_ms_by_part'] == dict(
         before_train_iter=1000, after_train_iter=1000, **{'optimizer step': 2000}

@@ -50,6 +50,7 @@ from mmpsbn.engine import DemPHook, SparsityHook, online_pruner, prune_event
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TARGETS = dict(SparsityHook=0.005, DemPHook=0.03, event_seconds=3.0)
 SPARSITY_INTERVAL = SparsityHook().interval
+LOOK_EVERY = SparsityHook().activations.epochs_between(1)  # iterations, where epochs are short
 PRUNE = DemPHook().pruner.settings
 # Samples in a batch of the default setting, over which the cost of the statistics is spread.
 WINDOW_BATCH = 16
@@ -242,9 +243,10 @@ def own_seconds(laps, interval=1):
     )
 
 
-def sparsity_share(report, idle, iteration, interval=SPARSITY_INTERVAL):
-    """Share of the training time: one report an interval, else the idle callbacks."""
-    return (report + (interval - 1) * idle) / (interval * iteration)
+def sparsity_share(report, idle, look, iteration, interval=SPARSITY_INTERVAL, between=LOOK_EVERY):
+    """Share of the training time: one report an interval, else the idle callbacks, and one look
+    at the activations every so many iterations."""
+    return (report + (interval - 1) * idle) / (interval * iteration) + look / (between * iteration)
 
 
 def demp_shares(between, window, iteration):
@@ -287,13 +289,17 @@ def measure_hooks(args, device, work_dir):
         block(runs[name])  # the first step of a DemP run traces the model
     for run in runs.values():
         run.laps.clear()
+    watching = runs['SparsityHook'].runner
+    sparsity_hook = next(h for h in watching.hooks if isinstance(h, SparsityHook))
     times = timing.interleave(
-        {name: functools.partial(block, run) for name, run in runs.items()},
+        {name: functools.partial(block, run) for name, run in runs.items()}
+        | dict(look=functools.partial(sparsity_hook._read, watching, with_data=True)),
         rounds=args.rounds,
         warmup=0,
         seed=args.seed,
     )
     iteration = timing.spread(times['plain'])['median'] / args.block
+    look = timing.spread(times['look'])['median']
     own = {
         name: own_seconds(run.laps, args.block if name == 'SparsityHook' else 1)
         for name, run in runs.items()
@@ -302,7 +308,7 @@ def measure_hooks(args, device, work_dir):
     sparsity, between, window = (own[name] for name in own)
     demp = demp_shares(between['at'], window['at'], iteration)
     shares = {
-        'SparsityHook': sparsity_share(sparsity['at'], sparsity['off'], iteration),
+        'SparsityHook': sparsity_share(sparsity['at'], sparsity['off'], look, iteration),
         'DemPHook between events': demp['between'],
         'DemPHook in the window': demp['window'],
     }
@@ -312,6 +318,7 @@ def measure_hooks(args, device, work_dir):
         size=list(args.size),
         parameters=count_parameters(runs['plain'].runner.model),
         report_ms=1e3 * sparsity['at'],
+        look_ms=1e3 * look,
         first_report_ms=1e3 * first_report,
         statistics_share=demp['statistics'],
         amortised_share=demp['amortised'],
@@ -352,7 +359,9 @@ def print_hooks(found, block):
     print(
         f'SparsityHook: one report {found["report_ms"]:.2f} ms '
         f'(the first, which traces the model, {found["first_report_ms"]:.0f} ms); '
-        f'own ms is a report, the share is at interval {SPARSITY_INTERVAL}, '
+        f'a look at the activations of {SparsityHook().activations.num_batches} batches '
+        f'{found["look_ms"]:.1f} ms; own ms is a report, the share is at interval '
+        f'{SPARSITY_INTERVAL} and a look every {LOOK_EVERY} iterations, '
         f'the block ratio at interval {block}; target {TARGETS["SparsityHook"]:.1%}'
     )
     print(
