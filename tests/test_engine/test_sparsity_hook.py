@@ -266,16 +266,16 @@ def test_looking_changes_nothing_in_the_run(tmp_path):
 
 def test_revivals_and_overlap_over_epochs(tmp_path):
     class Flip(Hook):
-        """Kills [0, 1], then [1, 2], of the first block."""
+        """Kills channels of the first block, others each epoch."""
 
         priority = 'VERY_HIGH'
 
         def after_train_epoch(self, runner):
             layer = runner.model.blocks[0].bn1
             with torch.no_grad():
-                layer.weight[:3] = 1
-                layer.bias[:3] = 5
-            kill_channels(layer, [0, 1] if runner.epoch == 0 else [1, 2])
+                layer.weight[:4] = 1
+                layer.bias[:4] = 5
+            kill_channels(layer, [[0, 1], [1, 2], [0, 3]][runner.epoch])
 
     sgd = dict(optimizer=dict(type='SGD', lr=1e-9))
     hook = dict(HOOK, measures=['revival'], layers=['blocks.0.bn1'])
@@ -283,9 +283,9 @@ def test_revivals_and_overlap_over_epochs(tmp_path):
         tmp_path, [Flip(), hook], epochs=3, optim_wrapper=sgd, prepare=lambda runner: None
     )
     records = scalars(runner, 'sparsity/revived')
-    assert [r['sparsity/revived'] for r in records] == [1, 0]
-    # of {0, 1} and now {1, 2}; then of {0, 1, 2} and now {1, 2}
-    assert [r['sparsity/dead_overlap'] for r in records] == [1 / 2, 1]
+    assert [r['sparsity/revived'] for r in records] == [1, 2]
+    # of {0, 1} and now {1, 2}; then of {0, 1, 2} and now {0, 3}
+    assert [r['sparsity/dead_overlap'] for r in records] == [1 / 2, 1 / 2]
 
 
 def test_all_measures_and_further_thresholds(tmp_path):

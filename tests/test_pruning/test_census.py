@@ -1,0 +1,248 @@
+"""The census of channels: who reads them first, what was seen of them, what they cost."""
+
+import math
+
+import pytest
+import torch
+from nets import build, forward, trace
+from torch import nn
+from torch.nn import functional as F
+from toy import ToyNet, kill_channels
+
+from mmpsbn.functional.activations import activation_statistics
+from mmpsbn.layers import psBN2d
+from mmpsbn.pruning import (
+    MEASURES,
+    ChannelCounts,
+    Limits,
+    count_channels,
+    count_positions,
+    counts_table,
+    macs_at_stake,
+    map_channels,
+    mean_universality,
+    measure_sparsity,
+    model_cost,
+    observe_channels,
+    scale_layers,
+    take_census,
+)
+from mmpsbn.pruning.flow import trace_readers
+
+LIMITS = Limits(gamma=1e-3, eps=1e-12)
+
+
+def census_of(model, batches):
+    channel_map = map_channels(model, trace(model, batches[0]), batches[0], forward)
+    return take_census(model, channel_map, observe_channels(model, channel_map, batches, forward))
+
+
+def same(x, y):
+    return all(torch.equal(vars(x)[field], vars(y)[field]) for field in vars(x))
+
+
+class PreActivation(nn.Module):
+    """norm - ReLU - convolution, twice, around an identity, and a shortcut with a convolution."""
+
+    def __init__(self, inplace=False):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.bn1, self.conv1 = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1)
+        self.bn2, self.conv2 = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1)
+        self.shortcut, self.bn3 = nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8)
+        self.conv3, self.bn4 = nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 2)
+        self.inplace = inplace
+
+    def activations(self, x):
+        """Name of the norm layer, or of the layer without one -> what is read of it first."""
+        stem = self.stem(x)
+        a1 = F.relu(self.bn1(stem), inplace=self.inplace)
+        a2 = F.relu(self.bn2(self.conv1(a1)), inplace=self.inplace)
+        x = stem + self.conv2(a2)
+        joined = F.relu(self.bn3(self.shortcut(x)) + self.bn4(self.conv3(x)))
+        end = joined.mean((2, 3))
+        return dict(bn1=a1, bn2=a2, conv2=x, bn3=end, bn4=end), self.head(end)
+
+    def forward(self, x):
+        return self.activations(x)[1]
+
+
+@pytest.mark.parametrize('inplace', [False, True])
+def test_each_channel_is_looked_at_where_it_is_read_first(inplace):
+    torch.manual_seed(0)
+    model = PreActivation(inplace).double().eval()
+    with torch.no_grad():
+        for norm in scale_layers(model).values():
+            norm.weight.normal_()
+            norm.bias.normal_(-1)
+    batches = [torch.randn(n, 3, 5, 5, dtype=torch.float64) for n in (2, 3)]
+    census = census_of(model, batches)
+    with torch.no_grad():
+        seen, _ = model.activations(torch.cat(batches))
+    # the stem's raw outputs are normalised by bn1 and added, so no norm is theirs alone
+    assert set(census) == {'stem', *seen}
+    for name, x in seen.items():
+        expected = activation_statistics(x, channel_dim=1)
+        if name == 'conv2':  # read by two layers, which count as samples of their own
+            expected = expected.merged(expected)
+        assert same(census[name].activations, expected), name
+    assert census['stem'].gamma is None and census['bn1'].writer is None
+    assert census['bn2'].writer == 'conv1' and census['conv2'].writer == 'conv2'
+    assert torch.equal(census['conv2'].bias, model.conv2.bias.detach().float())
+    norms = model.conv1.weight.detach().abs().sum((1, 2, 3)).float()
+    torch.testing.assert_close(census['bn2'].l1_norms, norms)
+
+
+def test_readers_by_hand():
+    model, batch = build('residual')
+    assert trace_readers(model, batch, forward, sources=scale_layers(model)) == {
+        'norm': ('blocks.0.conv1',),
+        'blocks.0.bn1': ('blocks.0.conv2',),
+        'blocks.0.bn2': ('blocks.1.conv1',),
+        'blocks.1.bn1': ('blocks.1.conv2',),
+        'blocks.1.bn2': ('fc',),
+    }
+    model, batch = build('concat')
+    # 'right' is normalised once more, and what is read is the other norm's
+    assert trace_readers(model, batch, forward, sources=scale_layers(model)) == {
+        'left.1': ('out',),
+        'norm': ('join',),
+    }
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+def test_grouped_convolutions_read_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Conv2d(4, 8, 3, groups=4, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, groups=2), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Conv2d(8, 2, 1),
+    ).eval()
+    kill_channels(model[1], [2])
+    kill_channels(model[7], [0, 1, 2, 3, 6])
+    batch = torch.randn(3, 3, 6, 6)
+    census = census_of(model, [batch])
+    dead = count_channels(census, 'dead', LIMITS)
+    # depthwise: each channel by itself; two groups of four: only all four can be seen as dead
+    assert dead.masks['1'].tolist() == [False, False, True, False]
+    assert dead.masks['7'].tolist() == [True] * 4 + [False] * 4
+    with torch.no_grad():
+        x = model[:3](batch)
+    assert same(census['1'].activations, activation_statistics(x, channel_dim=1))
+
+
+def test_without_a_map_there_are_scales_and_biases():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), psBN2d(4), nn.Linear(4, 2), nn.BatchNorm2d(3, affine=False)
+    )
+    (name, channels), *others = take_census(model).items()
+    assert name == '1' and not others
+    assert torch.equal(channels.bias, torch.full((4,), 0.1)) and channels.writer is None
+    assert take_census(nn.Linear(2, 2)) == {}
+
+
+def test_channels_that_nobody_reads_have_no_activations():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    other = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    batch = torch.randn(1, 3, 2, 2)
+    with pytest.raises(ValueError, match='has no convolution or linear layer to observe'):
+        census_of(model, [batch])
+    assert set(census_of(other, [batch])) == {'1'}
+
+
+@pytest.mark.parametrize('name', ['chain', 'residual', 'concat', 'fpn', 'mobile'])
+def test_macs_at_stake_add_up_to_the_flops_sparsity(name):
+    model, batch = build(name)
+    with torch.no_grad():
+        for layer in scale_layers(model).values():
+            layer.weight[::2] = 0
+    graph = trace(model, batch)
+    cost = model_cost(model, count_positions(model, batch, forward))
+    collapsed = count_channels(take_census(model), 'collapsed', LIMITS).masks
+    stake = macs_at_stake(collapsed, graph, cost)
+    expected = measure_sparsity(model, threshold=1e-3, graph=graph, cost=cost).flops_sparsity
+    assert sum(stake.values()) / cost.macs == pytest.approx(expected) and expected > 0
+    assert set(stake) == set(cost.macs_of)
+
+
+def test_macs_at_stake_by_hand():
+    model, batch = build('chain')  # 3 -> 6 -> 6 -> 8, no norm behind the third
+    idle = {'features.1': torch.arange(6) < 2, 'features.7': torch.arange(8) < 4}
+    graph = trace(model, batch)
+    cost = model_cost(model, count_positions(model, batch, forward))
+    stake = macs_at_stake(idle, graph, cost)
+    share = {name: stake[name] / cost.macs_of[name] for name in stake}
+    assert share == pytest.approx(
+        {
+            'features.0': 2 / 6,
+            'features.4': 2 / 6,
+            'features.7': 4 / 8,
+            'classifier.0': 4 / 8,
+            'classifier.2': 0,
+        }
+    )
+
+
+def test_measures_by_hand():
+    model = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 1, 1)).eval()
+    gamma = [0.0, -9e-4, 1e-3, 1.0, -1.0, math.nan]
+    bias = [-1.0, 1.0, 1.0, -2.4, -2.3, 0.0]
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor(gamma))
+        model[0].bias.copy_(torch.tensor(bias))
+    # Phi(-2.4) = 0.0082, Phi(-2.3) = 0.0107
+    found = {m: count_channels(take_census(model), m, LIMITS) for m in MEASURES}
+    assert found['collapsed'].masks['0'].tolist() == [True, True, False, False, False, False]
+    assert found['hardly_active'].masks['0'].tolist() == [True, False, False, True, False, False]
+    assert found['collapsed'].by_layer == {'0': (2, 6)} and found['collapsed'].share == 2 / 6
+    assert found['dead'].by_layer == {} and found['dead'].share == 0
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    with torch.no_grad():
+        net[0].weight.fill_(1)
+        net[0].bias.zero_()
+    x = -torch.ones(1, 1, 10, 20)
+    x[0, 0, 0, 0] = 1  # 1 of 200 is positive
+    net[1].bias.data[1] = -9
+    census = census_of(net, [x])
+    assert count_channels(census, 'dead', LIMITS).masks['1'].tolist() == [False, True]
+    assert count_channels(census, 'mostly_zero', LIMITS).masks['1'].tolist() == [True, True]
+    assert mean_universality(census) == 0.5
+    assert math.isnan(mean_universality(take_census(net)))
+
+
+def test_the_table_of_counts():
+    counts = dict(
+        collapsed=ChannelCounts({'a': (0, 4), 'b': (1, 5)}, {}),
+        mostly_zero=ChannelCounts({'b': (2, 5), 'conv': (0, 3)}, {}),
+    )
+    assert [line.split() for line in counts_table(counts).splitlines()] == [
+        ['layer', 'channels', 'collapsed', 'mostly', 'zero'],
+        ['a', '4', '0', '(0.0%)'],
+        ['b', '5', '1', '(20.0%)', '2', '(40.0%)'],
+        ['conv', '3', '0', '(0.0%)'],
+    ]
+    assert len(counts_table(counts, only_found=True).splitlines()) == 2
+    assert counts['collapsed'].total == (1, 9)
+
+
+def test_channels_that_cannot_be_removed_are_looked_at():
+    class Padded(ToyNet):
+        """Its stream is padded with zero channels, as option-A shortcuts do."""
+
+        def forward(self, x):
+            x = F.relu(self.norm(self.stem(x)))
+            x = self.blocks(x).mean((2, 3))
+            return self.fc(F.pad(x, (1, 1))[:, 1:-1])
+
+    torch.manual_seed(0)
+    model = Padded().eval()
+    kill_channels(model.norm, [1])
+    batch = torch.randn(2, 3, 8, 8)
+    graph = trace(model, batch)
+    assert 'stem' in graph.fixed and 'stem' not in graph.groups
+    assert not {n for n in graph.groups if graph.groups[n] == graph.fixed.get(n)}
+    dead = count_channels(census_of(model, [batch]), 'dead', LIMITS)
+    assert dead.masks['norm'].nonzero().flatten().tolist() == [1]
