@@ -12,5 +12,6 @@ __all__ = ['CLASSES', 'write_digits_dataset']
 if find_spec('mmpretrain') is not None:
     from .augmentation import BatchCropFlip
     from .in_memory import InMemoryImages, whole_batch_collate
+    from .label_noise import NoisyLabels
 
-    __all__ += ['BatchCropFlip', 'InMemoryImages', 'whole_batch_collate']
+    __all__ += ['BatchCropFlip', 'InMemoryImages', 'NoisyLabels', 'whole_batch_collate']
