@@ -102,8 +102,13 @@ class BatchCropFlip(BaseDataPreprocessor):
             images = crop_and_flip(images, *draws, padding=self.padding)
         data_samples = data.get('data_samples')
         if data_samples and 'gt_label' in data_samples[0]:
-            # One copy to the device for the batch, not one per sample.
-            labels = torch.cat([sample.gt_label for sample in data_samples]).to(self.device)
-            for sample, label in zip(data_samples, labels.split(1)):
-                sample.set_gt_label(label)
+            _move_labels(data_samples, images.device)
         return dict(inputs=(images.float() - self.mean) / self.std, data_samples=data_samples)
+
+
+def _move_labels(data_samples, device):
+    """In one copy for the batch, not one per sample; none where they lie there already."""
+    if data_samples[0].gt_label.device != device:
+        labels = torch.cat([sample.gt_label for sample in data_samples]).to(device)
+        for sample, label in zip(data_samples, labels.split(1)):
+            sample.set_gt_label(label)
