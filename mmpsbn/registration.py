@@ -3,7 +3,7 @@
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS
 
-from . import engine, layers, models, registry
+from . import datasets, engine, layers, models, registry
 from .engine.mmcv_rules import register_mmcv_rules
 from .engine.patches import apply_patches
 
@@ -11,7 +11,8 @@ from .engine.patches import apply_patches
 def register_all() -> None:
     """Register layers and the tracer's rules for mmcv; apply the patches.
 
-    Hooks and models register themselves when ``engine`` and ``models`` are imported.
+    Hooks, models and data sets register themselves when ``engine``, ``models`` and ``datasets`` are
+    imported.
     """
     for name in ('psBN1d', 'psBN2d', 'psBN3d', 'psSyncBN', 'psIN', 'psGN'):
         MODELS.register_module(name=name, module=getattr(layers, name), force=True)
@@ -22,4 +23,4 @@ def register_all() -> None:
     register_mmcv_rules()
 
 
-__all__ = ['engine', 'models', 'register_all', 'registry']
+__all__ = ['datasets', 'engine', 'models', 'register_all', 'registry']

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.runner import Runner
 from mmengine.structures import InstanceData
+from PIL import Image
 
 import mmpsbn  # noqa: F401
 from mmpsbn.layers import PostShift
@@ -63,7 +66,10 @@ def test_a_config_trains_one_step(config):
     init_default_scope(config.default_scope)
     without_pretrained(config.model)
     torch.manual_seed(0)
-    model = MODELS.build(config.model)
+    # mmpretrain's configs have it beside the model, and the runner puts it there
+    model = MODELS.build(
+        dict(dict(data_preprocessor=config.get('data_preprocessor')), **config.model)
+    )
     model.init_weights()
     model.train()
     if config.default_scope == 'mmdet':
@@ -118,3 +124,34 @@ def test_the_500_pixel_configs_differ_in_the_image_size_alone(norm):
         assert [step.type for step in pipelines[0]] == [step.type for step in pipelines[1]]
         sizes = [step.scale for p in pipelines for step in p if step.type == 'Resize']
         assert sizes == [(833, 500), (1333, 800)]
+
+
+IN_MEMORY = [
+    name for name in CONFIGS if name.startswith('cifar/') and 'psbn_cifar10.py' not in name
+]
+
+
+@pytest.mark.parametrize('name', IN_MEMORY)
+def test_the_loaders_of_the_cifar_configs_serve_pictures(name, tmp_path):
+    """The sets are replaced by a folder of a few; the rest of each config is as it is."""
+    config = Config.fromfile(str(ROOT / name))
+    init_default_scope(config.default_scope)
+    preprocessor = MODELS.build(config.data_preprocessor)
+    for split, key in (('train', 'train_dataloader'), ('test', 'val_dataloader')):
+        for label in 'ab':
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(3):
+                picture = Image.fromarray(np.full((32, 32, 3), 80 * i, np.uint8))
+                picture.save(tmp_path / split / label / f'{i}.png')
+        loader_config, innermost = config[key], config[key].dataset
+        while 'dataset' in innermost:
+            innermost = innermost.dataset
+        assert innermost.split == split
+        innermost.update(source='folder', data_root=str(tmp_path))
+        loader_config.batch_size = 4
+        batches = list(Runner.build_dataloader(loader_config, seed=0))
+        assert [len(batch['inputs']) for batch in batches] == [4, 2]
+        data = preprocessor(batches[0], training=split == 'train')
+        assert data['inputs'].shape == (4, 3, 32, 32) and data['inputs'].dtype == torch.float32
+        assert len(data['data_samples']) == 4
+    assert config.test_dataloader.dataset.split == 'test'

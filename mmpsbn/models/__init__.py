@@ -9,6 +9,7 @@ __all__ = ['build_pruned_model', 'check_state_dict', 'fuse_norms']
 # Detection users need not have mmpretrain. A broken mmpretrain still raises: hiding that would end
 # in "CIFARResNet is not in the registry".
 if find_spec('mmpretrain') is not None:
-    from .cifar_resnet import CIFARResNet
+    from .basic_net import BasicNet
+    from .cifar_resnet import PUBLISHED_KEYS, CIFARResNet
 
-    __all__ += ['CIFARResNet']
+    __all__ += ['PUBLISHED_KEYS', 'BasicNet', 'CIFARResNet']

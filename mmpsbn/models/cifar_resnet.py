@@ -1,4 +1,4 @@
-"""ResNets for CIFAR (He et al. 2015, section 4.2).
+"""ResNets for CIFAR (He et al. 2015, section 4.2), also wide ones.
 
 mmpretrain lacks them: its ``ResNet_CIFAR`` is the ImageNet net with a small stem.
 """
@@ -17,6 +17,22 @@ _INIT_CFG = [
     dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
 ]
+
+# For mmengine's ``load_checkpoint(model, file, revise_keys=PUBLISHED_KEYS)``: the names in the
+# checkpoints of akamaster/pytorch_resnet_cifar10 become those of an ``ImageClassifier`` with a
+# CIFARResNet and a LinearClsHead.
+PUBLISHED_KEYS = [(r'^module\.', ''), (r'^linear\.', 'head.fc.'), (r'^(?!head\.)', 'backbone.')]
+
+
+def _build_norm(norm_cfg, channels, postfix=''):
+    """mmcv's name for the layer, and the layer; an identity where there is no ``norm_cfg``."""
+    if norm_cfg is None:
+        return f'norm{postfix}', nn.Identity()
+    return build_norm_layer(norm_cfg, channels, postfix)
+
+
+def _build_act(act_cfg):
+    return nn.Identity() if act_cfg is None else build_activation_layer(act_cfg)
 
 
 class ZeroPadShortcut(nn.Module):
@@ -44,25 +60,24 @@ class CIFARBasicBlock(BaseModule):
 
     def __init__(self, in_channels, out_channels, stride, shortcut, conv_cfg, norm_cfg, act_cfg):
         super().__init__()
+        bias = norm_cfg is None
         self.conv1 = build_conv_layer(
-            conv_cfg, in_channels, out_channels, 3, stride=stride, padding=1, bias=False
+            conv_cfg, in_channels, out_channels, 3, stride=stride, padding=1, bias=bias
         )
-        self.norm1_name, norm1 = build_norm_layer(norm_cfg, out_channels, postfix=1)
+        self.norm1_name, norm1 = _build_norm(norm_cfg, out_channels, postfix=1)
         self.add_module(self.norm1_name, norm1)
-        self.conv2 = build_conv_layer(
-            conv_cfg, out_channels, out_channels, 3, padding=1, bias=False
-        )
-        self.norm2_name, norm2 = build_norm_layer(norm_cfg, out_channels, postfix=2)
+        self.conv2 = build_conv_layer(conv_cfg, out_channels, out_channels, 3, padding=1, bias=bias)
+        self.norm2_name, norm2 = _build_norm(norm_cfg, out_channels, postfix=2)
         self.add_module(self.norm2_name, norm2)
-        self.act = build_activation_layer(act_cfg)
+        self.act = _build_act(act_cfg)
         if stride == 1 and in_channels == out_channels:
             self.downsample = None
         elif shortcut == 'A':
             self.downsample = ZeroPadShortcut(in_channels, out_channels, stride)
         else:
             self.downsample = nn.Sequential(
-                build_conv_layer(conv_cfg, in_channels, out_channels, 1, stride=stride, bias=False),
-                build_norm_layer(norm_cfg, out_channels)[1],
+                build_conv_layer(conv_cfg, in_channels, out_channels, 1, stride=stride, bias=bias),
+                _build_norm(norm_cfg, out_channels)[1],
             )
 
     def forward(self, x):
@@ -84,14 +99,16 @@ class CIFARResNet(BaseModule):
     function.
 
     Args:
-        depth (int): 6n + 2 with n >= 1: 8, 14, 20, 32, 44, 56, 110, ...
+        depth (int): 6n + 2 with n >= 1: 8, 14, 20, 32, 44, 56, 110, ..., 1202.
         shortcut (str): 'A' pads missing channels with zeros (the paper's choice for CIFAR, no
-            parameters); 'B' uses conv1x1 + norm.
-        base_channels (int): channels of the first stage, >= 1.
+            parameters); 'B' uses conv1x1 + norm (that of Frankle et al., arXiv 2003.00152).
+        base_channels (int): channels of the first stage, >= 1; 16 * k for WRN-depth-k of Frankle et
+            al.
         conv_cfg (dict, optional): as for mmcv's ``build_conv_layer``.
-        norm_cfg (dict): as for mmcv's ``build_norm_layer``; ``dict(type='psBN', alpha=0.1)`` for
-            post-shifted BN.
-        act_cfg (dict): as for mmcv's ``build_activation_layer``.
+        norm_cfg (dict, optional): as for mmcv's ``build_norm_layer``;
+            ``dict(type='psBN', alpha=0.1)`` for post-shifted BN; None for no norm layers, and then
+            the convolutions have biases.
+        act_cfg (dict, optional): as for mmcv's ``build_activation_layer``; None for a linear net.
         norm_eval (bool): keep BatchNorm layers in eval mode while training.
         init_cfg (dict | list[dict], optional): as for mmengine's ``BaseModule``.
 
@@ -127,10 +144,12 @@ class CIFARResNet(BaseModule):
         if base_channels < 1:
             raise ValueError(f'base_channels must be >= 1, got {base_channels}')
         self.norm_eval = norm_eval
-        self.conv1 = build_conv_layer(conv_cfg, 3, base_channels, 3, padding=1, bias=False)
-        self.norm1_name, norm1 = build_norm_layer(norm_cfg, base_channels, postfix=1)
+        self.conv1 = build_conv_layer(
+            conv_cfg, 3, base_channels, 3, padding=1, bias=norm_cfg is None
+        )
+        self.norm1_name, norm1 = _build_norm(norm_cfg, base_channels, postfix=1)
         self.add_module(self.norm1_name, norm1)
-        self.act = build_activation_layer(act_cfg)
+        self.act = _build_act(act_cfg)
         in_channels, num_blocks = base_channels, (depth - 2) // 6
         for stage in (1, 2, 3):
             out_channels = base_channels * 2 ** (stage - 1)

@@ -1,5 +1,6 @@
 import importlib.util
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.runner import load_checkpoint
 from PIL import Image
 
 if importlib.util.find_spec('mmpretrain') is None:
@@ -15,7 +17,11 @@ if importlib.util.find_spec('mmpretrain') is None:
 from mmpretrain.registry import MODELS  # noqa: E402
 
 from mmpsbn.functional.statistics import collapsed_mask  # noqa: E402
-from mmpsbn.models.cifar_resnet import CIFARResNet, ZeroPadShortcut  # noqa: E402
+from mmpsbn.models.cifar_resnet import (  # noqa: E402
+    PUBLISHED_KEYS,
+    CIFARResNet,
+    ZeroPadShortcut,
+)
 from mmpsbn.pruning import (  # noqa: E402
     measure_sparsity,
     observe_activations,
@@ -29,6 +35,15 @@ SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
 
 def count(module):
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_the_key_map_leaves_no_key_over_and_none_out():
+    theirs = [*CIFARResNet(depth=8).state_dict(), 'linear.weight', 'linear.bias']
+    for prefix in ('', 'module.'):
+        keys = [prefix + key for key in theirs]
+        for pattern, replacement in PUBLISHED_KEYS:
+            keys = [re.sub(pattern, replacement, key) for key in keys]
+        assert set(keys) == set(classifier(8).state_dict())
 
 
 @pytest.mark.parametrize(
@@ -112,6 +127,23 @@ def test_norm_layer_comes_from_norm_cfg():
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
 
 
+@pytest.mark.parametrize('shortcut', ['A', 'B'])
+def test_without_norm_and_activation_the_net_is_affine(shortcut):
+    torch.manual_seed(0)
+    net = CIFARResNet(8, shortcut, base_channels=4, norm_cfg=None, act_cfg=None).double()
+    net.init_weights()
+    for name, parameter in net.named_parameters():
+        if name.endswith('bias'):
+            torch.nn.init.normal_(parameter)
+    convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(m.bias is not None for m in convolutions)
+    assert not any(isinstance(m, (torch.nn.ReLU, torch.nn.BatchNorm2d)) for m in net.modules())
+    a, b = torch.randn(2, 1, 3, 8, 8, dtype=torch.float64)
+    f_a, f_b, f_sum, f_0 = (net(x)[0] for x in (a, b, a + b, 0 * a))
+    assert f_0.abs().max() > 0.1
+    torch.testing.assert_close(f_sum - f_0, (f_a - f_0) + (f_b - f_0))
+
+
 def test_psbn_keeps_names_and_survives_initialisation():
     """The norm init of ``init_cfg`` writes 0 into the bias; psBN's effective one must be alpha."""
     net = MODELS.build(dict(type='CIFARResNet', depth=8, norm_cfg=dict(type='psBN', alpha=0.25)))
@@ -121,22 +153,10 @@ def test_psbn_keeps_names_and_survives_initialisation():
     torch.testing.assert_close(net.layer2[0].bn1.bias.detach(), torch.full((32,), 0.25))
 
 
-def to_mmpretrain_keys(state_dict):
-    """akamaster's names -> those of an mmpretrain ImageClassifier."""
-    return {
-        ('head.fc' + key[len('linear') :] if key.startswith('linear') else f'backbone.{key}'): value
-        for key, value in state_dict.items()
-    }
-
-
-def published_classifier(depth):
-    """The ResNet that others trained, skipping the test where its file is not at hand."""
-    weights = SHARED / 'cifar10_resnets' / f'resnet{depth}.pth'
-    if not weights.is_file():
-        pytest.skip(f'needs ../shared/data/{weights.relative_to(SHARED)}')
+def classifier(depth):
     import mmpretrain.models  # noqa: F401  (fills the registry)
 
-    model = MODELS.build(
+    return MODELS.build(
         dict(
             type='mmpretrain.ImageClassifier',
             backbone=dict(type='CIFARResNet', depth=depth),
@@ -144,13 +164,15 @@ def published_classifier(depth):
             head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=64),
         )
     )
-    state_dict = torch.load(weights, map_location='cpu', weights_only=True)
-    state_dict = state_dict.get('state_dict', state_dict)
-    state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
-    result = model.load_state_dict(to_mmpretrain_keys(state_dict), strict=False)
-    assert not result.unexpected_keys and all(
-        'num_batches_tracked' in key for key in result.missing_keys
-    )
+
+
+def published_classifier(depth):
+    """The ResNet that others trained, skipping the test where its file is not at hand."""
+    weights = SHARED / 'cifar10_resnets' / f'resnet{depth}.pth'
+    if not weights.is_file():
+        pytest.skip(f'needs ../shared/data/{weights.relative_to(SHARED)}')
+    model = classifier(depth)
+    load_checkpoint(model, str(weights), map_location='cpu', revise_keys=PUBLISHED_KEYS)
     return model.eval()
 
 
@@ -246,6 +268,8 @@ def test_importing_models_without_mmpretrain_is_fine(monkeypatch):
             'find_spec',
             lambda name, *args: None if name == 'mmpretrain' else real_find_spec(name, *args),
         )
-        assert set(importlib.reload(mmpsbn.models).__all__) == whole - {'CIFARResNet'}
+        assert set(importlib.reload(mmpsbn.models).__all__) == (
+            whole - {'PUBLISHED_KEYS', 'BasicNet', 'CIFARResNet'}
+        )
     assert set(importlib.reload(mmpsbn.models).__all__) == whole
     assert 'CIFARResNet' in whole

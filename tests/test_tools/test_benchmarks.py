@@ -361,3 +361,41 @@ def test_speed_of_a_convolution_by_width(benchmark, use_clock, capsys):
     for form in conv_widths.FORMATS:  # forward and twice that backward, borders counted whole
         assert speed[form, 4] == pytest.approx(3 * 2 * 9 * 4 * 4 * 9 / 1e9)
         assert speed[form, 2] == pytest.approx(speed[form, 4] / 4)
+
+
+def test_data_pipeline_reports_the_speedups_it_measured(benchmark, use_clock, tmp_path, capsys):
+    pytest.importorskip('mmpretrain')
+    data_pipeline = benchmark('data_pipeline')
+    clock = use_clock(Clock())
+    seconds = {'in memory': 0.5, 'arrays, 0 workers': 4.0, 'files, 0 workers': 2.0}
+    real_build, epochs_run = data_pipeline.build_pipelines, []
+
+    def timed(name, run_epoch):
+        def run():
+            run_epoch()
+            epochs_run.append(name)
+            clock.now += seconds[name]
+
+        return run
+
+    def build_pipelines(*args):
+        epochs, num_images = real_build(*args)
+        return {name: timed(name, epoch) for name, epoch in epochs.items()}, num_images
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_pipeline, 'build_pipelines', build_pipelines)
+        out = tmp_path / 'out.json'
+        data_pipeline.main(
+            ['--num-images', '20', '--batch-size', '8', '--workers', '0', '--rounds', '2']
+            + ['--json', str(out)]
+        )
+    assert sorted(epochs_run) == sorted([*seconds] * 3)
+    report = json.loads(out.read_text())
+    assert {row['pipeline']: row['images_per_second'] for row in report['rows']} == {
+        'in memory': 40.0,
+        'arrays, 0 workers': 5.0,
+        'files, 0 workers': 10.0,
+    }
+    speedups = {row['pipeline']: row['speedup_of_ours']['median'] for row in report['rows']}
+    assert speedups == {name: 2 * s for name, s in seconds.items()}
+    assert 'least speed-up 4.0, target 5: MISSED' in capsys.readouterr().out

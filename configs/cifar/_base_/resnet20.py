@@ -1,0 +1,6 @@
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=20, norm_cfg=dict(type='BN')),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)
