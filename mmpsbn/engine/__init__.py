@@ -2,6 +2,7 @@
 
 from .demp_hook import DemPHook
 from .pruned_checkpoint_hook import PrunedCheckpointHook
+from .rounds_hook import RoundsHook
 from .sparsity_hook import SparsityHook
 
-__all__ = ['DemPHook', 'PrunedCheckpointHook', 'SparsityHook']
+__all__ = ['DemPHook', 'PrunedCheckpointHook', 'RoundsHook', 'SparsityHook']
