@@ -170,8 +170,8 @@ def test_a_shuffle_moves_all_trainable_values_within_their_tensors(tmp_path):
         def after_train_epoch(self, runner):
             self.before = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
 
-        def before_train_epoch(self, runner):
-            if runner.epoch:
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.epoch and not batch_idx:
                 after = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
                 pairs.append((self.before, after, len(runner.optim_wrapper.optimizer.state)))
 
