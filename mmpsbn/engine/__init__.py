@@ -3,6 +3,7 @@
 from .demp_hook import DemPHook
 from .pruned_checkpoint_hook import PrunedCheckpointHook
 from .rounds_hook import RoundsHook
+from .snapshot_ensemble import SnapshotEnsembleHook
 from .sparsity_hook import SparsityHook
 
-__all__ = ['DemPHook', 'PrunedCheckpointHook', 'RoundsHook', 'SparsityHook']
+__all__ = ['DemPHook', 'PrunedCheckpointHook', 'RoundsHook', 'SnapshotEnsembleHook', 'SparsityHook']

@@ -6,9 +6,7 @@ from numbers import Real
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.optim.scheduler import CosineRestartParamScheduler
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop
 
 from ..functional.checks import is_number
 from ..functional.optimizer_state import reset_state_
@@ -16,7 +14,7 @@ from ..functional.shuffling import shuffle_
 from ..pruning import ActivationWindow, scale_layers
 from .models import bare_model, optimizers_of
 from .prune_event import joined_scores
-from .rounds_table import RoundsTable
+from .rounds import RoundsTable, in_epochs, round_ends
 from .sparsity_meter import SparsityMeter
 
 
@@ -95,11 +93,11 @@ class RoundsHook(Hook):
         self._begin_round(runner)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        if not in_epochs(runner):
             self._end_round(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner) -> None:
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        if in_epochs(runner):
             self._end_round(runner, runner.iter)  # already counted here
 
     def after_train(self, runner) -> None:
@@ -173,39 +171,3 @@ class RoundsHook(Hook):
         scalars = {**values, **values.get('metrics', {})}
         scalars = {f'round/{k}': float(v) for k, v in scalars.items() if isinstance(v, Real)}
         runner.visualizer.add_scalars(scalars, step=number)
-
-
-def round_ends(runner) -> list[int]:
-    """Iterations after which the learning rate restarts, and the last one of the training.
-
-    Raises:
-        ValueError: nothing restarts it, or several optimizers' at different times; a round
-            would not be whole.
-    """
-    schedulers = runner.param_schedulers or []
-    if isinstance(schedulers, dict):
-        schedulers = [s for part in schedulers.values() for s in part]
-    epoch_length = runner.max_iters // runner.max_epochs
-    found = {
-        tuple(
-            (s.begin + period) * (epoch_length if s.by_epoch else 1)
-            for period in s.cumulative_periods
-        )
-        for s in schedulers
-        if isinstance(s, CosineRestartParamScheduler) and s.param_name == 'lr'
-    }
-    if len(found) != 1:
-        raise ValueError(
-            f'RoundsHook needs one schedule of restarts, param_scheduler has {len(found)}: add '
-            "dict(type='CosineRestartLR', periods=[40] * 5, restart_weights=[1] * 5, eta_min=0)"
-        )
-    (ends,) = found
-    unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iteration'
-    step = epoch_length if unit == 'epoch' else 1
-    if ends[-1] != runner.max_iters or any(end % step for end in ends):
-        raise ValueError(
-            f'the rounds of CosineRestartLR end at {unit}s {[end / step for end in ends]}, the '
-            f'training at {unit} {runner.max_iters // step}: each round must end with an {unit}, '
-            'the last one with the training'
-        )
-    return list(ends)

@@ -263,10 +263,10 @@ def test_bad_settings(settings, message):
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(param_scheduler=None), r'needs one schedule of restarts, param_scheduler has 0: add'),
+        (dict(param_scheduler=None), r'need one schedule of restarts, param_scheduler has 0: add'),
         (
             dict(param_scheduler=[dict(type='CosineAnnealingLR', T_max=4)]),
-            'needs one schedule of restarts',
+            'need one schedule of restarts',
         ),
         (dict(param_scheduler=restarts([2, 1])), r'end at epochs \[2.0, 3.0\].* epoch 4'),
         (dict(param_scheduler=restarts([6, 10], by_epoch=False)), r'end at epochs \[1.5, 4.0\]'),

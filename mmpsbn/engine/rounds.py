@@ -1,4 +1,4 @@
-"""One row for each round of a training with warm restarts, in a file of the run."""
+"""The rounds of a training with warm restarts: where they end, and what is noted of each."""
 
 import json
 import math
@@ -7,7 +7,50 @@ from collections.abc import Mapping
 from numbers import Number
 from typing import Any
 
+from mmengine.optim.scheduler import CosineRestartParamScheduler
+from mmengine.runner import EpochBasedTrainLoop
+
 from .checkpoint_hook import AtomicLocalBackend
+
+
+def in_epochs(runner) -> bool:
+    """Whether the run trains by epochs, and not by iterations."""
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def round_ends(runner) -> list[int]:
+    """Iterations after which the learning rate restarts, and the last one of the training.
+
+    Raises:
+        ValueError: nothing restarts it, or several optimizers' at different times; a round
+            would not be whole.
+    """
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        schedulers = [s for part in schedulers.values() for s in part]
+    epoch_length = runner.max_iters // runner.max_epochs
+    found = {
+        tuple(
+            (s.begin + period) * (epoch_length if s.by_epoch else 1)
+            for period in s.cumulative_periods
+        )
+        for s in schedulers
+        if isinstance(s, CosineRestartParamScheduler) and s.param_name == 'lr'
+    }
+    if len(found) != 1:
+        raise ValueError(
+            f'rounds need one schedule of restarts, param_scheduler has {len(found)}: add '
+            "dict(type='CosineRestartLR', periods=[40] * 5, restart_weights=[1] * 5, eta_min=0)"
+        )
+    (ends,) = found
+    unit, step = ('epoch', epoch_length) if in_epochs(runner) else ('iteration', 1)
+    if ends[-1] != runner.max_iters or any(end % step for end in ends):
+        raise ValueError(
+            f'the rounds of CosineRestartLR end at {unit}s {[end / step for end in ends]}, the '
+            f'training at {unit} {runner.max_iters // step}: each round must end with an {unit}, '
+            'the last one with the training'
+        )
+    return list(ends)
 
 
 class RoundsTable:
