@@ -84,9 +84,9 @@ def test_custom_keys_come_first():
 
 def test_a_shared_layer_is_multiplied_once():
     norm = nn.BatchNorm2d(8)
-    model = nn.Sequential(norm, norm)
+    model = nn.Sequential(nn.Sequential(norm), nn.Sequential(norm))
     found = settings(model, gamma_lr_mult=0.1, bypass_duplicate=True)
-    assert found['0.weight'] == (0.01, 1e-3)
+    assert found['0.0.weight'] == (0.01, 1e-3)
 
 
 def test_without_the_new_entries_it_is_the_default():

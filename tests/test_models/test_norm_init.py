@@ -124,3 +124,10 @@ def test_bad_settings(settings, message):
 def test_a_module_without_norm_layers():
     with pytest.raises(ValueError, match='NormAffine sets gamma and beta.*Linear has none'):
         NormAffineInit()(nn.Linear(2, 2))
+
+
+def test_a_norm_without_an_offset():
+    norm = nn.BatchNorm2d(4)
+    norm.bias = None
+    NormAffineInit(gamma=0.5)(norm)
+    assert (norm.weight == 0.5).all() and norm.bias is None
