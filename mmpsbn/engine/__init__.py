@@ -1,7 +1,17 @@
 """Floor 3: MMEngine hooks. A hook decides when; a lower floor does what."""
 
 from .demp_hook import DemPHook
+from .norm_constructor import NormOptimWrapperConstructor
 from .pruned_checkpoint_hook import PrunedCheckpointHook
+from .rounds_hook import RoundsHook
+from .snapshot_ensemble import SnapshotEnsembleHook
 from .sparsity_hook import SparsityHook
 
-__all__ = ['DemPHook', 'PrunedCheckpointHook', 'SparsityHook']
+__all__ = [
+    'DemPHook',
+    'NormOptimWrapperConstructor',
+    'PrunedCheckpointHook',
+    'RoundsHook',
+    'SnapshotEnsembleHook',
+    'SparsityHook',
+]

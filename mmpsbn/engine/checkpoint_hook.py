@@ -32,6 +32,13 @@ class AtomicLocalBackend(LocalBackend):
             raise
 
 
+def atomic_backend_args() -> dict:
+    """``backend_args`` for MMEngine's functions that write files: :class:`AtomicLocalBackend`."""
+    if _ATOMIC not in backends:
+        register_backend(_ATOMIC, AtomicLocalBackend)
+    return dict(backend=_ATOMIC)
+
+
 class _RemoveLaterBackend(AtomicLocalBackend):
     """Removes files only when told that what replaces them is there."""
 
@@ -77,9 +84,7 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner) -> None:
         super().before_train(runner)
         if self.backend_args is None and type(self.file_backend) is LocalBackend:
-            if _ATOMIC not in backends:
-                register_backend(_ATOMIC, AtomicLocalBackend)
-            self.backend_args = dict(backend=_ATOMIC)
+            self.backend_args = atomic_backend_args()
             self.file_backend = _RemoveLaterBackend()
 
     def before_train_epoch(self, runner) -> None:

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from ..functional.forecast import CollapseForecast, forecast_collapse
-from ..functional.scalar_decay import rule_of
+from ..functional.scalar_decay import decay_per_lr, rule_of
 from ..pruning import scale_layers
 from .models import bare_model
 
@@ -53,7 +53,7 @@ def collapse_forecast(runner, *, threshold: float) -> str:
             gamma=float(sizes.median()),
             threshold=threshold,
             lrs=_constant_lrs(runner, wrapper, group) if lrs is None else lrs,
-            weight_decay=float(group['weight_decay']),
+            weight_decay=decay_per_lr(optimizer, group),
             decoupled=decoupled,
             settings=group,
         )

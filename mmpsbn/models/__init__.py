@@ -2,9 +2,10 @@
 
 from importlib.util import find_spec
 
+from .norm_init import NormAffineInit
 from .pruned import build_pruned_model, check_state_dict, fuse_norms
 
-__all__ = ['build_pruned_model', 'check_state_dict', 'fuse_norms']
+__all__ = ['NormAffineInit', 'build_pruned_model', 'check_state_dict', 'fuse_norms']
 
 # Detection users need not have mmpretrain. A broken mmpretrain still raises: hiding that would end
 # in "CIFARResNet is not in the registry".

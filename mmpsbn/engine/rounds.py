@@ -1,0 +1,111 @@
+"""The rounds of a training with warm restarts: where they end, and what is noted of each."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from numbers import Number
+from typing import Any
+
+from mmengine.optim.scheduler import CosineRestartParamScheduler
+from mmengine.runner import EpochBasedTrainLoop
+
+from .checkpoint_hook import AtomicLocalBackend
+
+
+def in_epochs(runner) -> bool:
+    """Whether the run trains by epochs, and not by iterations."""
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def round_ends(runner) -> list[int]:
+    """Iterations after which the learning rate restarts, and the last one of the training.
+
+    Raises:
+        ValueError: nothing restarts it, or several optimizers' at different times; a round
+            would not be whole.
+    """
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        schedulers = [s for part in schedulers.values() for s in part]
+    epoch_length = runner.max_iters // runner.max_epochs
+    found = {
+        tuple(
+            (s.begin + period) * (epoch_length if s.by_epoch else 1)
+            for period in s.cumulative_periods
+        )
+        for s in schedulers
+        if isinstance(s, CosineRestartParamScheduler) and s.param_name == 'lr'
+    }
+    if len(found) != 1:
+        raise ValueError(
+            f'rounds need one schedule of restarts, param_scheduler has {len(found)}: add '
+            "dict(type='CosineRestartLR', periods=[40] * 5, restart_weights=[1] * 5, eta_min=0)"
+        )
+    (ends,) = found
+    unit, step = ('epoch', epoch_length) if in_epochs(runner) else ('iteration', 1)
+    if ends[-1] != runner.max_iters or any(end % step for end in ends):
+        raise ValueError(
+            f'the rounds of CosineRestartLR end at {unit}s {[end / step for end in ends]}, the '
+            f'training at {unit} {runner.max_iters // step}: each round must end with an {unit}, '
+            'the last one with the training'
+        )
+    return list(ends)
+
+
+class RoundsTable:
+    """Rows by round, written whole after each change: the file is the old table or the new.
+
+    Args:
+        path: of a JSON file, a list of objects in the order of the rounds. NaN and infinity,
+            which JSON lacks, are null.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def read(self, last_iter: int) -> None:
+        """The rows of rounds that end at ``last_iter`` or before; what a run wrote beyond the
+        checkpoint it goes on from is trained again.
+
+        Raises:
+            ValueError: the file is no such table.
+        """
+        self.rows = []
+        if not os.path.exists(self.path):
+            return
+        try:
+            with open(self.path) as file:
+                rows = json.load(file)
+            self.rows = [dict(row) for row in rows if row['iter'] <= last_iter]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f'{self.path} is not a table of rounds ({error}); move it away, and the run '
+                'begins a new one'
+            ) from error
+
+    def row(self, end_iter: int) -> dict[str, Any] | None:
+        """Of the round that ended there."""
+        return next((row for row in self.rows if row['iter'] == end_iter), None)
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Add values to the row of ``values['iter']``, a new one where there is none."""
+        row = self.row(values['iter'])
+        if row is None:
+            row = {}
+            self.rows.append(row)
+        row.update({key: _json_value(value) for key, value in values.items()})
+
+    def write(self) -> None:
+        """Put the table into its file."""
+        AtomicLocalBackend().put(json.dumps(self.rows, indent=1).encode(), self.path)
+
+
+def _json_value(value):
+    """Plain types: numbers of numpy and torch as their Python ones."""
+    if isinstance(value, Mapping):
+        return {key: _json_value(item) for key, item in value.items()}
+    if hasattr(value, 'item'):
+        value = value.item()
+    return None if isinstance(value, Number) and not math.isfinite(value) else value

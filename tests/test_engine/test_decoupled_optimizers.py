@@ -1,0 +1,99 @@
+"""Decoupled decay in MMEngine runs."""
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from snapshots import assert_same
+from test_sparsity_hook import train as train_and_log
+from toy import ToyNet, toy_runner
+
+DEMP = dict(
+    type='DemPHook',
+    penalty=dict(peak=0.05),
+    noise=dict(peak_var=1e-5),
+    prune=dict(interval=6, num_samples=16),
+)
+NAMES = ['SGD', 'Adam', 'Adagrad', 'Adadelta', 'RMSprop', 'Adamax']
+
+
+def wrapper(name='SGD', **settings):
+    settings = {'lr': 0.05, 'weight_decay': 1e-3, **settings}
+    return dict(optimizer=dict(type=f'Decoupled{name}', **settings))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_resumed_run_ends_bit_equal(tmp_path, name):
+    def build(folder, **kwargs):
+        return toy_runner(
+            tmp_path / folder,
+            [dict(DEMP)],
+            norm='psBN',
+            optim_wrapper=wrapper(name, lr=0.01),
+            param_scheduler=[
+                dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=4),
+                dict(type='CosineAnnealingLR', T_max=4),
+                dict(type='ConstantParamScheduler', param_name='weight_decay', factor=0.5, end=2),
+            ],
+            **kwargs,
+        )
+
+    whole = build('whole')
+    whole.train()
+    build('parts').train()
+    (tmp_path / 'parts/last_checkpoint').write_text(str(tmp_path / 'parts/epoch_2.pth'))
+    resumed = build('parts', resume=True)
+    resumed.train()
+    assert_same(whole.model.state_dict(), resumed.model.state_dict())
+    group = resumed.optim_wrapper.optimizer.param_groups[0]
+    assert group['initial_lr'] == 0.01 and group['weight_decay'] == 1e-3
+
+
+def test_the_warmup_s_first_step_is_not_the_full_learning_rate(tmp_path):
+    runner = toy_runner(
+        tmp_path,
+        epochs=1,
+        optim_wrapper=wrapper(lr=0.05, weight_decay=0.1),
+        param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=100)],
+    )
+    weight = runner.model.fc.weight
+    before = weight.detach().clone()
+    steps = []
+
+    def note(optimizer, *_):
+        steps.append((weight.detach().clone(), weight.grad.clone()))
+
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.optim_wrapper.optimizer.register_step_pre_hook(note)
+    runner.train()
+    (_, grad), (after, _) = steps[:2]
+    torch.testing.assert_close(after, before * (1 - 0.1 * 0.1) - 0.005 * grad)
+
+
+def test_multipliers_by_parameter():
+    model = ToyNet()
+    built = build_optim_wrapper(
+        model,
+        dict(
+            constructor='NormOptimWrapperConstructor',
+            optimizer=dict(type='DecoupledAdadelta', lr=1.0, weight_decay=1e-3),
+            paramwise_cfg=dict(norm_decay_mult=0.5, gamma_lr_mult=0.1, beta_decay_mult=0.0),
+        ),
+    )
+    groups = {p: g for g in built.optimizer.param_groups for p in g['params']}
+    assert groups[model.norm.weight]['lr'] == pytest.approx(0.1)
+    assert groups[model.norm.weight]['weight_decay'] == pytest.approx(5e-4)
+    assert groups[model.norm.bias]['weight_decay'] == 0
+    assert groups[model.fc.weight]['weight_decay'] == 1e-3
+
+
+def test_sparsity_hook_forecasts_it(tmp_path):
+    _, messages = train_and_log(
+        tmp_path,
+        prepare=lambda runner: None,
+        epochs=50,
+        optim_wrapper=wrapper('Adam', lr=1e-4, weight_decay=0.05),
+    )
+    forecast = next(m for m in messages if m.startswith('forecast'))
+    # 1 * 0.95^t < 1e-3 after 135 steps
+    assert 'under DecoupledAdam with decoupled weight_decay=0.05' in forecast
+    assert 'after 135 of 200 steps' in forecast
