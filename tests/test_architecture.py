@@ -19,6 +19,10 @@ FLOORS = {
         {'functional', 'layers', 'pruning', 'models', 'datasets', 'engine', 'version'},
         None,
     ),
+    'experiments': (
+        {'functional', 'layers', 'pruning', 'models', 'datasets', 'engine', 'analysis', 'version'},
+        None,
+    ),
 }
 # mmpsbn/configs is a link to the configs: data
 FILES = sorted(

@@ -1,5 +1,6 @@
 """Floor 3: MMEngine hooks. A hook decides when; a lower floor does what."""
 
+from .autocast import BFloat16OptimWrapper
 from .demp_hook import DemPHook
 from .norm_constructor import NormOptimWrapperConstructor
 from .pruned_checkpoint_hook import PrunedCheckpointHook
@@ -8,6 +9,7 @@ from .snapshot_ensemble import SnapshotEnsembleHook
 from .sparsity_hook import SparsityHook
 
 __all__ = [
+    'BFloat16OptimWrapper',
     'DemPHook',
     'NormOptimWrapperConstructor',
     'PrunedCheckpointHook',

@@ -1,0 +1,113 @@
+"""The folder of an experiment: its settings, its arms and its results."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import mmengine
+import mmpretrain
+import torch
+from mmengine.config import Config
+
+from ..engine.checkpoint_hook import AtomicLocalBackend
+from ..version import __version__
+from .experiment import Arm
+
+
+class ExperimentFolder:
+    """``--out``. A folder belongs to one experiment with one set of settings.
+
+    ``settings.json``; ``arms/NAME/`` with ``config.py``, what training writes, and
+    ``seconds.json``; ``table.md``, ``plot.png`` and ``results.json``.
+    """
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+
+    def arm(self, arm: Arm) -> Path:
+        """The work folder of an arm."""
+        return self.path / 'arms' / arm.folder
+
+    def claim(self, settings: Mapping[str, Any], configs: Mapping[Arm, Config]) -> None:
+        """Write the settings and the arms' configs; a folder that has them is gone on with.
+
+        Raises:
+            ValueError: the folder was begun with other settings; says which.
+        """
+        settings = dict(settings, arms={arm.name: c.to_dict() for arm, c in configs.items()})
+        settings = json.loads(json.dumps(settings, default=str))
+        path = self.path / 'settings.json'
+        if path.exists():
+            changed = _differences(_read_json(path), settings)
+            if changed:
+                raise ValueError(
+                    f'{self.path} was begun with other settings: {"; ".join(changed)}. Give '
+                    'another --out, or the settings of before'
+                )
+        for arm, config in configs.items():
+            self.arm(arm).mkdir(parents=True, exist_ok=True)
+            config.dump(str(self.arm(arm) / 'config.py'))
+        _write(path, json.dumps(settings, indent=1))
+
+    def seconds(self, arm: Arm) -> float:
+        """Wall clock of an arm's training so far."""
+        path = self.arm(arm) / 'seconds.json'
+        return _read_json(path)['seconds'] if path.exists() else 0.0
+
+    def finished(self, arm: Arm) -> bool:
+        """Whether an arm is trained to its end."""
+        path = self.arm(arm) / 'seconds.json'
+        return path.exists() and _read_json(path)['finished']
+
+    def note(self, arm: Arm, seconds: float, *, finished: bool) -> None:
+        """Add the wall clock of one session."""
+        record = dict(seconds=self.seconds(arm) + seconds, finished=finished)
+        _write(self.arm(arm) / 'seconds.json', json.dumps(record))
+
+    def write(self, name: str, text: str) -> None:
+        """A file of results, at all times the old one or the new one."""
+        _write(self.path / name, text)
+
+
+def machine() -> dict[str, Any]:
+    """What a reader must know to compare numbers."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return dict(
+        processor=platform.processor() or platform.machine(),
+        cores=os.cpu_count(),
+        gpus=gpus,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        mmengine=mmengine.__version__,
+        mmcv=mmcv.__version__,
+        mmpretrain=mmpretrain.__version__,
+        mmpsbn=__version__,
+    )
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def _write(path: Path, text: str) -> None:
+    AtomicLocalBackend().put(text.encode(), str(path))
+
+
+def _differences(before: Any, now: Any, place: str = '') -> list[str]:
+    """``place: before -> now`` of each leaf that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return [
+            line
+            for key in keys
+            for line in _differences(
+                before.get(key, '(nothing)'),
+                now.get(key, '(nothing)'),
+                f'{place}.{key}'.lstrip('.'),
+            )
+        ]
+    return [] if before == now else [f'{place}: {before!r} -> {now!r}']
