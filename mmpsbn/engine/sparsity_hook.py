@@ -53,7 +53,8 @@ class SparsityHook(Hook):
             weights is looked at.
         layers: patterns (``'backbone.layer4.*'``) for the names of the layers to look at; by
             default all.
-        activations: see :class:`.settings.ActivationSettings`.
+        activations: see :class:`.settings.ActivationSettings`. What differs between two looks is
+            the weights alone if its ``loader`` gives the same batches each time.
         warn_at: measure -> share of channels, as ``dict(collapsed=0.05)``: a warning with the worst
             layers, the likely causes and the remedies when it is reached, and each time it has
             doubled.
@@ -155,9 +156,13 @@ class SparsityHook(Hook):
             batches = self._batches
             if self._loader is not None:
                 batches = islice(self._loader, self.activations.num_batches)
-            seen = self._watch.read_activations(model, batches)
-            reading.counts |= seen.counts
-            reading.values |= seen.values
+            try:
+                seen = self._watch.read_activations(model, batches)
+            except (RuntimeError, TypeError, ValueError) as error:
+                runner.logger.warning(f'no activations in this report: {error}')
+            else:
+                reading.counts |= seen.counts
+                reading.values |= seen.values
         return reading
 
     def _report(self, runner, *, step: int, with_data: bool) -> Reading:

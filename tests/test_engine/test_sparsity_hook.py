@@ -182,6 +182,22 @@ def test_it_watches_on_where_it_cannot_trace(tmp_path):
     assert any('reports of gammas and biases alone: a batch must be a dict' in m for m in messages)
 
 
+def test_a_look_at_activations_that_fails_ends_no_run(tmp_path):
+    odd = ToyData(length=4)
+    odd.inputs = odd.inputs[:, :2]
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=odd,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+    )
+    settings = dict(interval=1, loader=loader)
+    runner, messages = train(tmp_path, [dict(HOOK, activations=settings)], epochs=1)
+    assert runner.iter == 4 and not scalars(runner, 'sparsity/dead_fraction')
+    assert any('no activations in this report: Given groups=1' in m for m in messages)
+
+
 def test_an_epoch_that_ends_with_an_interval_is_reported_once(tmp_path):
     runner, _ = train(tmp_path, [dict(HOOK, interval=2)], epochs=2)
     assert [r['step'] for r in scalars(runner)] == [2, 4, 6, 8]
