@@ -67,10 +67,6 @@ def change_pixels(folder):
     Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(path)
 
 
-def touch(folder):
-    os.utime(folder / 'train/ant/0.png', ns=(0, 0))
-
-
 def damage_cache(folder):
     path = folder / 'train.mmpsbn.npz'
     content = bytearray(path.read_bytes())
@@ -84,7 +80,7 @@ def flip_a_bit_of_the_cache(folder):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize('spoil', [change_pixels, touch, damage_cache, flip_a_bit_of_the_cache])
+@pytest.mark.parametrize('spoil', [change_pixels, damage_cache, flip_a_bit_of_the_cache])
 def test_a_cache_that_does_not_belong_to_the_files_is_made_again(folder, spoil, monkeypatch):
     read(folder)
     spoil(folder)
@@ -92,6 +88,20 @@ def test_a_cache_that_does_not_belong_to_the_files_is_made_again(folder, spoil, 
     assert torch.equal(read(folder).images, fresh.images)
     monkeypatch.setattr(image_folder, '_decode', lambda *args: pytest.fail('decoded'))
     assert torch.equal(read(folder).images, fresh.images)
+
+
+@pytest.mark.parametrize('size, seconds', [(0, 1), (1, 0)])
+def test_a_picture_of_another_size_or_time_is_not_taken_from_the_cache(
+    folder, monkeypatch, size, seconds
+):
+    read(folder)
+    path = folder / 'train/ant/0.png'
+    before = path.stat().st_mtime_ns
+    path.write_bytes(path.read_bytes() + b' ' * size)
+    os.utime(path, ns=(before, before + seconds * 10**9))
+    monkeypatch.setattr(image_folder, '_decode', lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        read(folder)
 
 
 def test_an_added_picture_is_seen(folder):
