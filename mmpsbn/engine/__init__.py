@@ -1,6 +1,7 @@
 """Floor 3: MMEngine hooks. A hook decides when; a lower floor does what."""
 
 from .demp_hook import DemPHook
+from .freeze_hook import FreezeHook
 from .norm_constructor import NormOptimWrapperConstructor
 from .pruned_checkpoint_hook import PrunedCheckpointHook
 from .rounds_hook import RoundsHook
@@ -9,6 +10,7 @@ from .sparsity_hook import SparsityHook
 
 __all__ = [
     'DemPHook',
+    'FreezeHook',
     'NormOptimWrapperConstructor',
     'PrunedCheckpointHook',
     'RoundsHook',
