@@ -14,6 +14,7 @@ from mmengine.runner import CheckpointLoader
 
 from ..functional.checks import is_count
 from .checkpoint_hook import AtomicLocalBackend, atomic_backend_args
+from .demp_hook import DemPHook
 from .models import bare_model
 from .rounds import in_epochs, round_ends
 
@@ -77,7 +78,7 @@ class SnapshotEnsembleHook(Hook):
 
     Raises:
         ValueError: an argument out of range. Before the first step: as ``RoundsHook``; fewer
-            rounds than snapshots; no validation; a hook that prunes.
+            rounds than snapshots; no validation; DemPHook.
         FileNotFoundError: a resumed run lacks the snapshot of a round that is over.
         TypeError: predictions without class probabilities, at the first validation.
     """
@@ -104,10 +105,10 @@ class SnapshotEnsembleHook(Hook):
                 'SnapshotEnsembleHook evaluates with val_dataloader and val_evaluator; this run '
                 'has none'
             )
-        if any(hasattr(hook, 'loads_pruned_checkpoints') for hook in runner.hooks):
+        if any(isinstance(hook, DemPHook) for hook in runner.hooks):
             raise ValueError(
-                'snapshots of a net that is pruned have different shapes; take '
-                'SnapshotEnsembleHook out of custom_hooks, or the hook that prunes'
+                'DemPHook prunes while training, so that snapshots have different shapes; take '
+                'it or SnapshotEnsembleHook out of custom_hooks'
             )
         for path, end in list(zip(self._paths(runner), self._ends))[-self.num_snapshots :]:
             if end <= runner.iter and not os.path.exists(path):
