@@ -15,7 +15,7 @@ def read(folder, split='train', cache_dir=None):
 
 def test_pictures_lie_in_the_order_of_class_and_name(folder):
     images, labels, classes = read(folder)
-    assert images.shape == (12, 3, 6, 5) and images.dtype == np.uint8
+    assert images.shape == (12, 3, 6, 5) and images.dtype == np.uint8 and labels.dtype == np.int64
     assert classes == ('ant', 'bee', 'cow')
     assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     with Image.open(folder / 'train/bee/2.png') as picture:
@@ -114,6 +114,14 @@ def test_a_bad_folder_is_refused(folder, spoil, error, message):
     spoil(folder)
     with pytest.raises(error, match=message):
         read(folder, cache_dir=folder / 'cache')
+
+
+def test_an_empty_class_moves_the_labels_of_those_behind_it(folder):
+    read(folder)
+    (folder / 'train/bat').mkdir()
+    _, labels, classes = read(folder)
+    assert classes == ('ant', 'bat', 'bee', 'cow')
+    assert labels.tolist() == [0] * 4 + [2] * 4 + [3] * 4
 
 
 def test_a_missing_split_is_refused(folder):
