@@ -148,6 +148,14 @@ def test_a_schedule_by_epoch_converted_to_iterations(tmp_path):
     assert [row['iter'] for row in table(tmp_path)] == [8, 16]
 
 
+def test_a_warmup_belongs_to_the_first_round(tmp_path):
+    warmup = dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=1)
+    runner = build(tmp_path, periods=[2, 2], param_scheduler=[warmup, *restarts([1, 2], begin=1)])
+    runner.train()
+    assert notes(runner).lrs[::4] == pytest.approx([0.005, 0.05, 0.05, 0.025])
+    assert [row['iter'] for row in table(tmp_path)] == [8, 16]
+
+
 def test_without_validation_the_sparsity_alone(tmp_path):
     build(tmp_path, val=dict(val_cfg=None)).train()
     assert [row['round'] for row in table(tmp_path)] == [1, 2]
