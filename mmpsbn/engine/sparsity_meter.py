@@ -26,7 +26,7 @@ class SparsityMeter:
         self.batch = None
         self._graph: ChannelGraph | None = None
         self._positions: dict = {}
-        self._channels = 0
+        self._channels: int | None = None
 
     def note_batch(self, data_batch) -> None:
         """Keep the first batch seen."""
