@@ -91,7 +91,7 @@ def take_census(
         writer_of |= {name: name for name in bare}
         order = {name: k for k, (name, _) in enumerate(model.named_modules())}
         names = sorted([*names, *bare], key=order.__getitem__)
-    filters = {writer: None for writer in writer_of.values()}
+    filters = dict.fromkeys(writer_of.values())
     gammas, biases, l1_norms = _vectors(model, names, scales, filters)
     seen = {}
     if channel_map is not None and observed is not None:

@@ -1,0 +1,187 @@
+"""The pictures of one checkpoint: its channels in, a matplotlib ``Figure`` out.
+
+Each returns None where there is nothing to draw: no scales, no writers, or no data.
+"""
+
+from statistics import NormalDist
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from .channels import Channels
+from .style import BLUE, GREY, INK, ORANGE, RED, legend, new_figure, scatter
+
+# The non-trainable region: a ReLU right behind passes less than this of a normal input.
+REGION = 0.01
+_FLOOR = 1e-6  # scales below it are drawn there
+_MOSTLY = 0.99
+_STATES = (('other', BLUE), ('dead', ORANGE), ('collapsed', RED))
+
+
+def draw_plane(channels: Channels) -> Figure | None:
+    """The (|gamma|, b) plane with the non-trainable region Phi(b / |gamma|) < 1 % shaded
+    (psBN paper figure 1b and equation 2)."""
+    channels = channels.select(np.isfinite(channels.gamma) & np.isfinite(channels.bias))
+    if not len(channels.gamma):
+        return None
+    figure, ((axes,),) = new_figure()
+    right = 1.06 * max(float(channels.gamma.max()), 1e-3)
+    low, high = float(channels.bias.min()), float(channels.bias.max())
+    margin = 0.06 * max(high - low, 1e-3)
+    shade_region(axes, right, min(low, 0) - margin)
+    _scatter_states(axes, channels, channels.gamma, channels.bias)
+    axes.set(xlim=(-0.02 * right, right), ylim=(min(low, 0) - margin, max(high, 0) + margin))
+    axes.set(xlabel='|γ|', ylabel='effective bias b')
+    legend(axes, loc='upper right', markerscale=2)
+    return figure
+
+
+def shade_region(axes: Axes, right: float, bottom: float) -> None:
+    """b < z |gamma| with Phi(z) = 1 %."""
+    slope = NormalDist().inv_cdf(REGION)
+    edge = np.array([0, right])
+    axes.fill_between(
+        edge,
+        slope * edge,
+        min(bottom, 1.1 * slope * right),
+        color=GREY,
+        alpha=0.22,
+        linewidth=0,
+        label='non-trainable',
+        gid='region',
+    )
+    axes.axhline(0, color=GREY, linewidth=0.8)
+
+
+def draw_scales(channels: Channels, thresholds: tuple[float, ...]) -> Figure | None:
+    """|gamma| and b of every channel by layer, the first threshold as a line."""
+    scaled = channels.select(np.isfinite(channels.gamma))
+    if not len(scaled.gamma):
+        return None
+    figure, ((top,), (bottom,)) = new_figure(2, 1, height=5.0, sharex=True)
+    # side by side within the layer, in the order of the channels
+    first = np.searchsorted(scaled.depth, scaled.depth)
+    counts = np.bincount(scaled.depth, minlength=len(channels.layers))[scaled.depth]
+    x = scaled.depth + 1 + 0.7 * ((np.arange(len(first)) - first + 0.5) / counts - 0.5)
+    _scatter_states(top, scaled, x, np.maximum(scaled.gamma, _FLOOR))
+    top.axhline(thresholds[0], color=INK, linewidth=0.9, linestyle='--', gid='threshold')
+    top.set_yscale('log')
+    top.set(ylabel='|γ|', title=f'Scales (dashed: {thresholds[0]:g})')
+    bottom.axhline(0, color=GREY, linewidth=0.8)
+    _scatter_states(bottom, scaled, x, scaled.bias)
+    bottom.set(ylabel='b', title='Effective biases')
+    _number_layers(bottom, len(channels.layers))
+    legend(top, loc='lower left', markerscale=2, ncols=3)
+    return figure
+
+
+def draw_l1_norms(channels: Channels) -> Figure | None:
+    """Histogram of the filters' L1 norms over their layer's median, which puts layers of any
+    size on one axis (psBN paper figure 1a, there of one layer)."""
+    channels = channels.select(np.isfinite(channels.l1))
+    if not len(channels.l1):
+        return None
+    figure, ((axes,),) = new_figure()
+    limit = float(np.quantile(channels.l1, 0.995)) * 1.05
+    _histogram_states(axes, channels, np.minimum(channels.l1, limit), np.linspace(0, limit, 61))
+    axes.set(xlabel="‖w‖₁ of a filter / its layer's median", ylabel='filters', xlim=(0, limit))
+    legend(axes, loc='upper right')
+    return figure
+
+
+def draw_zero_shares(channels: Channels) -> Figure | None:
+    """Histogram of Pr[a = 0] by channel (Frankle et al. section 5)."""
+    channels = channels.select(np.isfinite(channels.zero_share))
+    if not len(channels.zero_share):
+        return None
+    figure, ((axes,),) = new_figure()
+    _histogram_states(axes, channels, channels.zero_share, np.linspace(0, 1, 51))
+    axes.axvline(_MOSTLY, color=INK, linewidth=0.9, linestyle='--')
+    axes.set(xlabel='Pr[a = 0] (dashed: 99 %)', ylabel='channels', xlim=(0, 1))
+    legend(axes, loc='upper left')
+    return figure
+
+
+def draw_universality(channels: Channels) -> Figure | None:
+    """Histogram of universality by channel (Mehta et al. section 3)."""
+    channels = channels.select(np.isfinite(channels.universality))
+    if not len(channels.universality):
+        return None
+    figure, ((axes,),) = new_figure()
+    _histogram_states(axes, channels, channels.universality, np.linspace(0, 1, 51))
+    axes.set(
+        xlabel='universality: share of samples that excite the channel',
+        ylabel='channels',
+        xlim=(0, 1),
+    )
+    legend(axes, loc='upper left')
+    return figure
+
+
+def draw_depth(channels: Channels) -> Figure | None:
+    """Share of collapsed, dead and mostly silent channels by layer."""
+    layers = len(channels.layers)
+    scaled, seen = np.isfinite(channels.gamma), np.isfinite(channels.zero_share)
+    figure, ((axes,),) = new_figure()
+    curves = (
+        ('mostly zero', ORANGE, channels.zero_share > _MOSTLY, seen, 5.0, 0.35),
+        ('dead', INK, channels.dead, seen, 2.6, 0.9),
+        ('collapsed', RED, channels.collapsed, scaled, 1.3, 1.0),
+    )
+    for label, colour, has, known, width, alpha in curves:
+        total = np.bincount(channels.depth[known], minlength=layers)
+        count = np.bincount(channels.depth[known & has], minlength=layers)
+        if not total.any():
+            continue
+        with np.errstate(invalid='ignore'):
+            share = 100 * count / total  # a gap where the layer cannot tell
+        x = np.arange(1, layers + 1)
+        style = dict(color=colour, linewidth=width, alpha=alpha, solid_capstyle='round')
+        axes.plot(x, share, label=label, gid=label, **style)
+    if not axes.get_lines():
+        return None
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    _number_layers(axes, layers)
+    legend(axes, loc='upper left', ncols=3)
+    return figure
+
+
+def _number_layers(axes: Axes, count: int) -> None:
+    axes.set_xlabel('layer, as numbered in the table')
+    axes.set_xlim(0.4, count + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _states(channels: Channels) -> dict[str, np.ndarray]:
+    """Every channel in one of three states."""
+    collapsed = channels.collapsed
+    dead = channels.dead & ~collapsed
+    return dict(other=~(collapsed | dead), dead=dead, collapsed=collapsed)
+
+
+def _scatter_states(axes: Axes, channels: Channels, x: np.ndarray, y: np.ndarray) -> None:
+    states = _states(channels)
+    for state, colour in _STATES:
+        has = states[state]
+        if has.any():
+            size = 6 if state == 'other' else 14
+            label = f'{state} ({has.sum():,})'
+            scatter(axes, x[has], y[has], colour=colour, label=label, gid=state, size=size)
+
+
+def _histogram_states(
+    axes: Axes, channels: Channels, values: np.ndarray, edges: np.ndarray
+) -> None:
+    """Stacked by state."""
+    states = {name: has for name, has in _states(channels).items() if has.any()}
+    colours = dict(_STATES)
+    axes.hist(
+        [values[has] for has in states.values()],
+        bins=edges,
+        stacked=True,
+        color=[colours[name] for name in states],
+        label=[f'{name} ({has.sum():,})' for name, has in states.items()],
+    )
