@@ -2,6 +2,7 @@
 HTML page, and the same numbers as CSV and JSON."""
 
 import argparse
+import shlex
 
 from mmengine.config import DictAction
 from mmengine.device import get_device
@@ -9,6 +10,7 @@ from mmengine.device import get_device
 import mmpsbn  # noqa: F401  (registers layers and models before a config is read)
 from mmpsbn.analysis.report import Settings, write_report
 from mmpsbn.analysis.report.arch import ArchSubject
+from mmpsbn.analysis.report.config import ConfigSubject
 from mmpsbn.engine import launch
 
 _EPILOG = """
@@ -107,6 +109,22 @@ def main():
             checkpoints = args.paths
             subject = ArchSubject(
                 args.arch, data=args.data, input_size=args.input_size, device=args.device
+            )
+        else:
+            config, *checkpoints = args.paths
+            cfg = launch.load_config(
+                config, cfg_options=args.cfg_options, work_dir=None, launcher='none'
+            )
+            for checkpoint in checkpoints:
+                launch.test_from(cfg, checkpoint)
+            subject = ConfigSubject(
+                cfg,
+                use_data=args.data is not None,
+                input_size=args.input_size,
+                device=args.device,
+            )
+            command = shlex.join(
+                ['tools/prune.py', config, checkpoints[-1], '--criterion', 'dead', '--out', 'DIR']
             )
         files = write_report(
             subject,

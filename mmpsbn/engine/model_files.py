@@ -27,11 +27,14 @@ class LoadedModel:
         model: in eval mode, on the CPU.
         plan: what the checkpoint had pruned; the model has that structure.
         dataset_meta: class names and the like, as the checkpoint has them; may be None.
+        iterations, epochs: that the model was trained for; None if the checkpoint does not say.
     """
 
     model: nn.Module
     plan: PrunePlan
     dataset_meta: dict | None
+    iterations: int | None = None
+    epochs: int | None = None
 
 
 def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
@@ -54,7 +57,9 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
         apply_plan(model, plan)
     check_state_dict(model, {key.removeprefix('module.'): x for key, x in state_dict.items()})
     _load_checkpoint_to_model(model, checkpoint)
-    return LoadedModel(model.eval(), plan, meta.get('dataset_meta'))
+    return LoadedModel(
+        model.eval(), plan, meta.get('dataset_meta'), meta.get('iter'), meta.get('epoch')
+    )
 
 
 def file_name(path: str) -> str:

@@ -66,7 +66,7 @@ class ArchSubject:
             raise ValueError(f'--arch must return an nn.Module, got {type(model).__name__}')
         if checkpoint is not None:
             _load_strictly(model, checkpoint)
-        return Loaded(model.eval().to(self._device), kept={}, step=None)
+        return Loaded(model.eval().to(self._device), kept={}, step=None, epoch_length=None)
 
     def example(self, model: nn.Module) -> Tensor | None:
         """One sample to trace: of the data, else noise of the size given, else None."""

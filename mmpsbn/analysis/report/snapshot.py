@@ -68,7 +68,7 @@ class Snapshot:
         samples: how many samples activations were taken of; 0 without data.
         scores: metric -> value of the model as it is; empty if it was not scored.
         clamped_scores: threshold -> the same with the filters below it clamped.
-        step: optimizer steps or iterations it was trained for; None if it does not say.
+        step: optimizer steps it was trained for; None if it does not say.
     """
 
     name: str

@@ -16,12 +16,14 @@ class Loaded:
 
     Attributes:
         kept: layer -> the channels of the unpruned model that are left, where some are gone.
-        step: iterations it was trained for; None if the checkpoint does not say.
+        step: optimizer steps it was trained for; None if the checkpoint does not say.
+        epoch_length: iterations in an epoch of its training; None if it does not say.
     """
 
     model: nn.Module
     kept: dict[str, tuple[int, ...]]
     step: int | None
+    epoch_length: int | None
 
 
 class Subject(Protocol):
