@@ -12,7 +12,6 @@ from ...pruning.measures import MEASURES, Limits
 from .snapshot import Settings, Snapshot
 
 NEVER_REACHED = 'never reached by the data'
-NOT_SEEN = 'not seen by a convolution or linear layer'
 NOT_FINITE = 'gamma is NaN or infinite in {} channels'
 
 
@@ -27,6 +26,11 @@ def idle_masks(snapshot: Snapshot, settings: Settings) -> dict[str, Tensor]:
     """Layer -> the channels that do nothing: dead ones where activations were seen, else those
     that have collapsed."""
     return masks_of(snapshot, settings, 'dead' if snapshot.samples else 'collapsed')
+
+
+def unreached(channels: LayerChannels) -> bool:
+    """Whether the data never came to what reads this layer."""
+    return channels.activations is not None and not channels.activations.values.any()
 
 
 def collapsed_column(threshold: float) -> str:
@@ -81,7 +85,7 @@ def _note(channels: LayerChannels) -> str:
     notes = []
     if channels.gamma is not None and not channels.gamma.isfinite().all():
         notes.append(NOT_FINITE.format(int((~channels.gamma.isfinite()).sum())))
-    if channels.activations is not None and not channels.activations.values.any():
+    if unreached(channels):
         notes.append(NEVER_REACHED)
     return '; '.join(notes)
 
@@ -127,7 +131,7 @@ def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
         found[collapsed_column(threshold)] = sum(int(m.sum()) for m in masks)
     for measure in ('hardly_active', 'dead', 'mostly_zero'):
         found[measure] = _count(masks_of(snapshot, settings, measure))
-    seen = [c for c in layers if c.activations is not None and c.activations.values.any()]
+    seen = [c for c in layers if c.activations is not None and not unreached(c)]
     found['observed_channels'] = sum(len(c.bias) for c in seen)
     found['dead_of_collapsed'] = None
     if snapshot.samples:

@@ -67,12 +67,33 @@ class Section:
     label: str = ''
 
 
-def render_page(**context: Any) -> str:
-    """The HTML of the template's context; every string in it is escaped."""
+def render_page(
+    *,
+    title: str,
+    subtitle: str,
+    pictures: Sequence[Picture],
+    sections: Sequence[Section],
+    summary: Sequence[tuple[str, str]] = (),
+    tiles: Sequence[tuple[str, str]] = (),
+    layers: Table | None = None,
+    worst: Table | None = None,
+    glossary: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The HTML; every string in it is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(_TEMPLATE.read_text(encoding='utf-8')).render(context)
+    return environment.from_string(_TEMPLATE.read_text(encoding='utf-8')).render(
+        title=title,
+        subtitle=subtitle,
+        pictures=pictures,
+        sections=sections,
+        summary=summary,
+        tiles=tiles,
+        layers=layers,
+        worst=worst,
+        glossary=glossary,
+    )
 
 
 def shown(value: Any) -> str:

@@ -17,6 +17,7 @@ from .style import BLUE, GREY, INK, ORANGE, RED, legend, new_figure, scatter
 REGION = 0.01
 _FLOOR = 1e-6  # scales below it are drawn there
 _MOSTLY = 0.99
+_BARS = 120  # more of them are drawn without gaps, as pixels
 _STATES = (('other', BLUE), ('dead', ORANGE), ('collapsed', RED))
 
 
@@ -34,7 +35,7 @@ def draw_plane(channels: Channels) -> Figure | None:
     _scatter_states(axes, channels, channels.gamma, channels.bias)
     axes.set(xlim=(-0.02 * right, right), ylim=(min(low, 0) - margin, max(high, 0) + margin))
     axes.set(xlabel='|γ|', ylabel='effective bias b')
-    legend(axes, loc='upper right', markerscale=2)
+    legend(axes)
     return figure
 
 
@@ -60,7 +61,7 @@ def draw_scales(channels: Channels, thresholds: tuple[float, ...]) -> Figure | N
     scaled = channels.select(np.isfinite(channels.gamma))
     if not len(scaled.gamma):
         return None
-    figure, ((top,), (bottom,)) = new_figure(2, 1, height=5.0, sharex=True)
+    figure, ((top,), (bottom,)) = new_figure(2, 1, height=4.9, sharex=True)
     # side by side within the layer, in the order of the channels
     first = np.searchsorted(scaled.depth, scaled.depth)
     counts = np.bincount(scaled.depth, minlength=len(channels.layers))[scaled.depth]
@@ -68,12 +69,12 @@ def draw_scales(channels: Channels, thresholds: tuple[float, ...]) -> Figure | N
     _scatter_states(top, scaled, x, np.maximum(scaled.gamma, _FLOOR))
     top.axhline(thresholds[0], color=INK, linewidth=0.9, linestyle='--', gid='threshold')
     top.set_yscale('log')
-    top.set(ylabel='|γ|', title=f'Scales (dashed: {thresholds[0]:g})')
+    top.set(ylabel=f'|γ| (dashed: {thresholds[0]:g})')
     bottom.axhline(0, color=GREY, linewidth=0.8)
     _scatter_states(bottom, scaled, x, scaled.bias)
-    bottom.set(ylabel='b', title='Effective biases')
+    bottom.set(ylabel='effective bias b')
     _number_layers(bottom, len(channels.layers))
-    legend(top, loc='lower left', markerscale=2, ncols=3)
+    legend(top)
     return figure
 
 
@@ -87,7 +88,7 @@ def draw_l1_norms(channels: Channels) -> Figure | None:
     limit = float(np.quantile(channels.l1, 0.995)) * 1.05
     _histogram_states(axes, channels, np.minimum(channels.l1, limit), np.linspace(0, limit, 61))
     axes.set(xlabel="‖w‖₁ of a filter / its layer's median", ylabel='filters', xlim=(0, limit))
-    legend(axes, loc='upper right')
+    legend(axes)
     return figure
 
 
@@ -100,7 +101,7 @@ def draw_zero_shares(channels: Channels) -> Figure | None:
     _histogram_states(axes, channels, channels.zero_share, np.linspace(0, 1, 51))
     axes.axvline(_MOSTLY, color=INK, linewidth=0.9, linestyle='--')
     axes.set(xlabel='Pr[a = 0] (dashed: 99 %)', ylabel='channels', xlim=(0, 1))
-    legend(axes, loc='upper left')
+    legend(axes)
     return figure
 
 
@@ -116,7 +117,7 @@ def draw_universality(channels: Channels) -> Figure | None:
         ylabel='channels',
         xlim=(0, 1),
     )
-    legend(axes, loc='upper left')
+    legend(axes)
     return figure
 
 
@@ -125,27 +126,27 @@ def draw_depth(channels: Channels) -> Figure | None:
     layers = len(channels.layers)
     scaled, seen = np.isfinite(channels.gamma), np.isfinite(channels.zero_share)
     figure, ((axes,),) = new_figure()
-    curves = (
-        ('mostly zero', ORANGE, channels.zero_share > _MOSTLY, seen, 5.0, 0.35),
-        ('dead', INK, channels.dead, seen, 2.6, 0.9),
-        ('collapsed', RED, channels.collapsed, scaled, 1.3, 1.0),
+    bars = (  # from the widest to the one in front of it
+        ('mostly zero', GREY, channels.zero_share > _MOSTLY, seen, 0.9),
+        ('dead', ORANGE, channels.dead, seen, 0.6),
+        ('collapsed', RED, channels.collapsed, scaled, 0.3),
     )
-    for label, colour, has, known, width, alpha in curves:
+    for label, colour, has, known, width in bars:
         total = np.bincount(channels.depth[known], minlength=layers)
         count = np.bincount(channels.depth[known & has], minlength=layers)
         if not total.any():
             continue
-        with np.errstate(invalid='ignore'):
-            share = 100 * count / total  # a gap where the layer cannot tell
+        share = 100 * count / np.maximum(total, 1)
+        # so thin that a screen would lose them where there are hundreds
+        width = width if layers <= _BARS else 1.0
         x = np.arange(1, layers + 1)
-        style = dict(color=colour, linewidth=width, alpha=alpha, solid_capstyle='round')
-        axes.plot(x, share, label=label, gid=label, **style)
-    if not axes.get_lines():
+        axes.bar(x, share, width, color=colour, label=label, gid=label, rasterized=layers > _BARS)
+    if not axes.containers:
         return None
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
     _number_layers(axes, layers)
-    legend(axes, loc='upper left', ncols=3)
+    legend(axes)
     return figure
 
 

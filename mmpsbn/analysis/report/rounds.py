@@ -54,7 +54,7 @@ def draw_paths(snapshots: Sequence[Snapshot], settings: Settings) -> Figure | No
     margin = 0.05 * (np.nanmax(drawn[..., 1]) - bottom + 1e-3)
     axes.set(xlabel='|γ|', ylabel='effective bias b (dot: the last checkpoint)')
     axes.set(xlim=(-0.02 * right, right), ylim=(bottom - margin, None))
-    legend(axes, loc='upper right')
+    legend(axes)
     return figure
 
 
@@ -79,7 +79,7 @@ def draw_rounds(
             top.plot(x, share, color=colour, marker='o', markersize=4, label=label, gid=key)
     top.set_ylim(bottom=0)
     top.yaxis.set_major_formatter(PercentFormatter(decimals=None))
-    legend(top, loc='upper left')
+    legend(top)
     if has_scores:
         values = [np.nan if score is None else score for score in scores]
         grid[1, 0].plot(x, values, color=BLUE, marker='o', markersize=4, gid='score')

@@ -24,6 +24,7 @@ from ...pruning import (
     take_census,
 )
 
+_EMPTY = 'the data set is empty: no sample to look at; leave out --data'
 Trace = Callable[[nn.Module, Tensor], tuple[ChannelGraph, Tensor]]
 
 
@@ -109,8 +110,10 @@ def take_snapshot(
         ValueError: the data set is empty.
     """
     graph = cost = channel_map = observed = None
-    untraced = 'no input size is known' if example is None else None
+    untraced = 'no input size is known: give --input-size' if example is None else None
     samples = 0
+    if batches is not None and example is None:
+        raise ValueError(_EMPTY)
     if example is not None:
         try:
             graph, example = trace(model, example)

@@ -4,6 +4,7 @@ import io
 import re
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -31,10 +32,12 @@ WIDTH, HEIGHT = 5.3, 3.3  # inches
 _RASTER_FROM = 3000  # points; more of them are one picture in the SVG
 
 
-def new_figure(rows: int = 1, columns: int = 1, *, height: float = HEIGHT, **kwargs):
-    """A figure and its axes, as ``Figure.subplots`` returns them."""
+def new_figure(
+    rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float = HEIGHT, **kwargs
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, shape (rows, columns). Sizes in inches."""
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(WIDTH, height), dpi=150, layout='constrained')
+        figure = Figure(figsize=(width, height), dpi=150, layout='constrained')
         grid = figure.subplots(rows, columns, squeeze=False, **kwargs)
     for axes in grid.flat:
         axes.spines[['top', 'right']].set_visible(False)
@@ -59,9 +62,20 @@ def scatter(axes: Axes, x, y, *, colour: str, label: str, gid: str, size: float 
     )
 
 
-def legend(axes: Axes, **kwargs) -> None:
+def legend(axes: Axes) -> None:
+    """Above the axes, where no data is."""
     with matplotlib.rc_context(_RC):
-        axes.legend(frameon=False, handlelength=1.3, borderaxespad=0.1, **kwargs)
+        axes.legend(
+            loc='lower left',
+            bbox_to_anchor=(0, 1),
+            ncols=4,
+            frameon=False,
+            handlelength=1.2,
+            handletextpad=0.5,
+            columnspacing=1.1,
+            borderaxespad=0.1,
+            markerscale=1.6,
+        )
 
 
 def svg_of(figure: Figure, title: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .numbers import NEVER_REACHED, collapsed_column
+from .numbers import NEVER_REACHED, collapsed_column, unreached
 from .snapshot import Settings, Snapshot
 
 # A score that moves by less, of itself, is the same: the psBN paper's 0.03 points of 90.
@@ -12,6 +12,11 @@ _NO_CHANGE = 5e-4
 
 def share(part: float, whole: float) -> str:
     return f'{part / whole:.1%}' if whole else '0 %'
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """``1 filter``, ``2 filters``."""
+    return f'{count:,} {one if count == 1 else several}'
 
 
 def collapsed_words(totals: Mapping[str, Any], settings: Settings) -> str:
@@ -26,29 +31,31 @@ def collapsed_words(totals: Mapping[str, Any], settings: Settings) -> str:
     count = totals[collapsed_column(threshold)]
     if totals['median_gamma'] is None:
         return f'None of the {channels:,} scales γ is finite: this model is broken.'
-    words = (
-        f'{count:,} of {channels:,} filters ({share(count, channels)}) have collapsed: '
-        f'|γ| < {threshold:g}, where the median is {totals["median_gamma"]:.3g}.'
-        if count
-        else f'No filter of {channels:,} has collapsed: the scales |γ| are all '
-        f'{threshold:g} or more.'
-    )
+    median = f'the median |γ| is {totals["median_gamma"]:.3g}'
+    if count:
+        verb = 'has' if count == 1 else 'have'
+        words = (
+            f'{count:,} of {channels:,} filters ({share(count, channels)}) {verb} collapsed: '
+            f'|γ| < {threshold:g}, where {median}.'
+        )
+    else:
+        words = f'No filter of {channels:,} has collapsed (|γ| < {threshold:g}); {median}.'
     if totals['not_finite']:
+        scales = counted(totals['not_finite'], 'scale is', 'scales are')
         words += (
-            f' {totals["not_finite"]:,} scales are NaN or infinite, which is a failed training '
-            'and not a collapse; they are counted as neither.'
+            f' {scales} NaN or infinite, the mark of a failed training and not of a collapse, '
+            'and counted as alive.'
         )
     return words
 
 
 def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str:
     """What is dead."""
+    if snapshot.untraced:
+        return (
+            f'Which channels are dead is not known: the model was not traced ({snapshot.untraced}).'
+        )
     if not snapshot.samples:
-        if snapshot.untraced:
-            return (
-                'Which channels are dead is not known: the model was not traced '
-                f'({snapshot.untraced}).'
-            )
         return (
             f'Without data it is not known which channels are dead; '
             f'{totals["hardly_active"] or 0:,} would pass a ReLU right behind them on less than '
@@ -56,33 +63,26 @@ def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
         )
     dead, channels = totals['dead'], totals['observed_channels']
     words = (
-        f'{dead:,} of {channels:,} observed channels ({share(dead, channels)}) are dead: 0 at '
-        f'every position of all {snapshot.samples:,} samples.'
+        f'{dead:,} of {channels:,} observed channels ({share(dead, channels)}) '
+        f'{"is" if dead == 1 else "are"} dead: 0 at every position of all {snapshot.samples:,} '
+        'samples.'
     )
     collapsed = totals[collapsed_column(settings.thresholds[0])]
+    both = totals['dead_of_collapsed']
     if collapsed:
-        both = totals['dead_of_collapsed']
-        words += (
-            f' Of the {collapsed:,} collapsed filters '
-            + ('all are dead' if both == collapsed else f'{both:,} are dead')
-            + (
-                f'; {dead - both:,} dead channels have a scale that looks alive.'
-                if dead > both
-                else '.'
-            )
-        )
-    elif dead:
-        words += ' None of them shows in γ: only activations tell.'
+        which = 'all' if both == collapsed else f'{both:,}'
+        words += f' Of the {counted(collapsed, "collapsed filter", "collapsed filters")}, {which}.'
+    if dead > both:
+        others = counted(dead - both, 'dead channel has a scale', 'dead channels have scales')
+        words += f' {others} above that threshold: only activations tell.'
     silent = totals['mostly_zero'] - dead
-    if silent:
-        words += f' {silent:,} more are 0 on over 99 % of the positions.'
-    missing = [
-        name
-        for name, channels in snapshot.layers.items()
-        if channels.activations is not None and not channels.activations.values.any()
-    ]
+    if silent > 0:
+        more = counted(silent, 'more channel is', 'more channels are')
+        words += f' {more} 0 on over 99 % of the positions.'
+    missing = [name for name, c in snapshot.layers.items() if unreached(c)]
     if missing:
-        words += f' {len(missing):,} layers were {NEVER_REACHED}, {missing[0]} among them.'
+        several = f', {missing[0]} first' if len(missing) > 1 else f', {missing[0]}'
+        words += f' {counted(len(missing), "layer was", "layers were")} {NEVER_REACHED}{several}.'
     return words
 
 
@@ -97,19 +97,19 @@ def cost_words(totals: Mapping[str, Any], snapshot: Snapshot) -> str:
     whole = f'{totals["macs"] / 1e6:,.1f} M multiply-accumulates of a {size} input'
     if not totals['macs_at_stake']:
         return f'Nothing is wasted: no {what} channel costs any of the {whole}.'
-    words = (
-        f'The {what} channels take {share(totals["macs_at_stake"], totals["macs"])} of the {whole}.'
-    )
+    stake = share(totals['macs_at_stake'], totals['macs'])
+    words = f'The {what} channels take {stake} of the {whole}.'
     if not totals['removable']:
         return words + ' None of them can be cut out without changing others that live.'
     verb = 'can be removed' if snapshot.samples else 'could be removed if they are dead too'
     return words + (
         f' {totals["removable"]:,} of them {verb}, which saves '
-        f'{totals["macs_removable"] / totals["macs"]:.2%}.'
+        f'{totals["macs_removable"] / totals["macs"]:.2%}; the others belong to channels that '
+        'cannot be cut or that live elsewhere.'
     )
 
 
-def score_words(snapshot: Snapshot, settings: Settings) -> str | None:
+def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str | None:
     """Whether it matters; None where nothing was scored."""
     if not snapshot.scores:
         return None
@@ -117,17 +117,17 @@ def score_words(snapshot: Snapshot, settings: Settings) -> str | None:
     parts = []
     for threshold in settings.thresholds:
         clamped = snapshot.clamped_scores[threshold][metric]
-        change = 'as before' if clamped == value else f'{clamped - value:+.4g}'
-        parts.append(f'|γ| < {threshold:g}: {clamped:.4g} ({change})')
+        change = 'no change' if clamped == value else f'{clamped - value:+.2g}'
+        count = totals[collapsed_column(threshold)]
+        parts.append(f'{clamped:.4g} ({change}) for the {count:,} below {threshold:g}')
     first = snapshot.clamped_scores[settings.thresholds[0]][metric]
-    verdict = (
-        'They do not matter' if abs(first - value) <= _NO_CHANGE * abs(value) else 'They matter'
-    )
-    return (
-        f'{verdict} to {metric}, which is {value:.4g}. With γ set to 0 where '
-        + '; '.join(parts)
-        + '.'
-    )
+    if not totals[collapsed_column(settings.thresholds[0])]:
+        verdict = f'{metric} is {value:.4g}'
+    elif abs(first - value) <= _NO_CHANGE * abs(value):
+        verdict = f'The collapsed filters do not matter to {metric}, which is {value:.4g}'
+    else:
+        verdict = f'The collapsed filters matter to {metric}, which is {value:.4g}'
+    return f'{verdict}. With scales set to 0 it is {"; ".join(parts)}.'
 
 
 def advice(
@@ -142,13 +142,9 @@ def advice(
         return 'Nothing to do as far as the weights tell; with --data activations tell more.'
     removable = totals['removable']
     steps = []
-    if removable and prune_command:
-        steps.append(f'To make the model smaller and keep its function: {prune_command}.')
-    elif removable:
-        steps.append(
-            'To make the model smaller and keep its function: '
-            'mmpsbn.pruning.prune_dead_channels on it and some data.'
-        )
+    if removable and snapshot.samples:
+        tool = prune_command or 'mmpsbn.pruning.prune_dead_channels with some data'
+        steps.append(f'To make the model smaller and keep its function: {tool}.')
     steps.append(
         'To keep these filters in the next training: psBN in place of BN '
         '(mmpsbn.layers.convert_to_psbn, or norm_cfg=dict(type="psBN")), with weight decay on its '

@@ -211,14 +211,14 @@ def _page(
         ('Collapsed', collapsed_words(found, settings)),
         ('Dead', dead_words(found, snapshot, settings)),
         ('Cost', cost_words(found, snapshot)),
-        ('Does it matter?', score_words(snapshot, settings)),
+        ('Does it matter?', score_words(found, snapshot, settings)),
         ('What to do', advice(found, snapshot, settings, prune_command)),
     ]
     looked = f'{snapshot.samples:,} samples' if snapshot.samples else 'its weights alone'
     return render_page(
-        title=f'{title}: {snapshot.name}',
+        title=title if title == snapshot.name else f'{title}: {snapshot.name}',
         subtitle=f'Sparsity report of {looked}, by mmpsbn {__version__}',
-        summary=[(head, words) for head, words in summary if words],
+        summary=[(head, _unbroken(words)) for head, words in summary if words],
         tiles=_tiles(found, snapshot, settings),
         pictures=pictures_of(snapshot, settings),
         layers=table,
@@ -226,6 +226,13 @@ def _page(
         sections=sections,
         glossary=glossary(settings, bool(snapshot.samples)),
     )
+
+
+def _unbroken(words: str) -> str:
+    """Without line breaks within |γ| and between a number and its unit."""
+    joiner, space = '\u2060', '\u00a0'
+    words = words.replace('|γ|', f'|{joiner}γ{joiner}|')
+    return words.replace(' M ', f'{space}M ').replace(' %', f'{space}%')
 
 
 def _tiles(found: dict[str, Any], snapshot: Snapshot, settings: Settings) -> list[tuple[str, str]]:
