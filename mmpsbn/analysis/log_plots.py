@@ -61,13 +61,10 @@ def _log_in(path: Path) -> Path:
     path = path.resolve()
     if not path.is_dir():
         return path
-    logs = sorted(path.glob('*/vis_data/scalars.json')) or sorted(
-        path.glob('vis_data/scalars.json')
-    )
+    place = 'vis_data/scalars.json'
+    logs = sorted(path.glob(f'*/{place}')) or sorted(path.glob(place))
     if not logs:
-        raise FileNotFoundError(
-            f'no training log in {path}: a work dir has <timestamp>/vis_data/scalars.json'
-        )
+        raise FileNotFoundError(f'no training log in {path}: a work dir has <timestamp>/{place}')
     return logs[-1]  # a timestamp sorts as time does
 
 
@@ -138,7 +135,9 @@ def draw_quantity(axes: Axes, key: str, runs: Mapping[str, list[dict]]) -> None:
         colour = _colour(number)
         iters, values = _series(records, key)
         values = 100 * values if share else values
-        if key == 'loss' and len(values):
+        if not len(values):
+            continue
+        if key == 'loss':
             axes.plot(iters, values, color=colour, alpha=0.25, linewidth=0.8)
             values = _smooth(values)
         marker = 'o' if len(iters) < _FEW else None
@@ -146,7 +145,8 @@ def draw_quantity(axes: Axes, key: str, runs: Mapping[str, list[dict]]) -> None:
         axes.plot(iters, values, label=name, gid=f'{name} {key}', **style)
         events, removed = _series(records, 'demp/channels_removed')
         for event in events[removed > 0]:
-            axes.axvline(event, color=colour, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
+            axes.axvline(event, color=colour, linewidth=0.7, alpha=0.5, linestyle=(0, (1, 2)))
+    axes.set_xlim(0, 1.01 * max(record['iter'] for records in runs.values() for record in records))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     if key != 'loss':
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
@@ -154,7 +154,7 @@ def draw_quantity(axes: Axes, key: str, runs: Mapping[str, list[dict]]) -> None:
         axes.set_yscale('log')
         axes.yaxis.set_major_formatter('{x:g}')  # plain numbers also between the decades
         axes.yaxis.set_minor_formatter('{x:g}')
-        axes.tick_params(axis='y', which='minor', labelsize=7)
+        axes.tick_params(axis='y', which='both', labelsize=8)
     if share:
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
 
@@ -173,7 +173,7 @@ def _page(runs: Mapping[str, list[dict]]) -> str:
     rows = []
     for name, records in runs.items():
         last = [_series(records, key)[1][-1:] for key in keys]
-        rows.append(Row((name, *(shown(float(v[0])) if len(v) else '' for v in last))))
+        rows.append(Row((name, *(_number(v[0]) if len(v) else '' for v in last))))
     heads = (Head('run', text=True), *(Head(_TITLES.get(key, key), key) for key in keys))
     return render_page(
         title='Training log' if len(runs) == 1 else 'Training logs',
@@ -181,6 +181,10 @@ def _page(runs: Mapping[str, list[dict]]) -> str:
         pictures=pictures,
         sections=[Section('At the end', table=Table(heads, tuple(rows)), label='Last values')],
     )
+
+
+def _number(value: float) -> str:
+    return shown(int(value) if value == int(value) else float(value))
 
 
 def _colour(number: int) -> str:

@@ -1,7 +1,7 @@
 """Any PyTorch model as the subject of a report: a callable that builds it, and its state dicts."""
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...pruning import ChannelGraph, trace_channel_graph
 from ...pruning.forward import call_with, observing
-from .subject import Loaded
+from .subject import Loaded, readable
 
 
 def load_callable(reference: str, option: str) -> Callable:
@@ -114,7 +114,12 @@ class ArchSubject:
         """Unknown: nothing says how it was trained."""
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self._loader():
+        loader = self._loader()
+        if not isinstance(loader, Iterable):
+            raise ValueError(
+                f'--data must return an iterable of (inputs, labels), got {type(loader).__name__}'
+            )
+        for batch in loader:
             if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
                 raise ValueError(
                     f'--data must yield pairs (inputs, labels), got {type(batch).__name__}'
@@ -125,7 +130,8 @@ class ArchSubject:
 def _load_strictly(model: nn.Module, path: str) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path!r} does not exist')
-    checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    with readable(path):
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a state dict')

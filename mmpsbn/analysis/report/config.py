@@ -27,7 +27,7 @@ from ...engine.planned_run import planned_runner
 from ...pruning import ChannelGraph, scale_layers
 from ...pruning.forward import observing
 from .course import Alternative, Course
-from .subject import Loaded
+from .subject import Loaded, readable
 from .theorem import gradient_noise
 
 # Batches that the variance of a gradient is estimated from: its relative error is that of a
@@ -63,7 +63,13 @@ class ConfigSubject:
 
     def load(self, checkpoint: str) -> Loaded:
         """Raises ValueError for a checkpoint that does not fit; names the first tensor."""
-        loaded = load_model(self._cfg, checkpoint)
+        with readable(checkpoint):
+            loaded = load_model(self._cfg, checkpoint)
+        if loaded.unused:
+            raise ValueError(
+                f'{checkpoint} holds {min(loaded.unused)}, which the model of '
+                f'{self._cfg.filename} lacks: use the config that belongs to the checkpoint'
+            )
         done, epochs = loaded.iterations, loaded.epochs
         accumulated = (self._cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
         return Loaded(

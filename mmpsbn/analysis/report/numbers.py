@@ -68,6 +68,8 @@ def _channel_columns(channels: LayerChannels, settings: Settings) -> dict[str, A
     for measure in ('hardly_active', 'dead', 'mostly_zero'):
         mask = MEASURES[measure].mask(channels, limits)
         columns[measure] = None if mask is None else int(mask.sum())
+    if unreached(channels):
+        columns |= dict(dead=None, mostly_zero=None)
     seen = channels.activations
     universality = None if seen is None else torch.stack(seen.universality()).mean(0)
     columns |= dict(

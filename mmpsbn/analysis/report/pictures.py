@@ -141,9 +141,8 @@ def draw_depth(channels: Channels) -> Figure | None:
         width = width if layers <= _BARS else 1.0
         x = np.arange(1, layers + 1)
         axes.bar(x, share, width, color=colour, label=label, gid=label, rasterized=layers > _BARS)
-    if not axes.containers:
+    if not any(bar.get_height() for bars in axes.containers for bar in bars):
         return None
-    axes.set_ylim(0, max(axes.get_ylim()[1], 1))
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
     _number_layers(axes, layers)
     legend(axes)

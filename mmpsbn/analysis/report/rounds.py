@@ -77,7 +77,7 @@ def draw_rounds(
         share = [100 * t[key] / t[of] if t[key] is not None and t[of] else np.nan for t in totals]
         if np.isfinite(share).any():
             top.plot(x, share, color=colour, marker='o', markersize=4, label=label, gid=key)
-    top.set_ylim(bottom=0)
+    top.set_ylim(0, max(top.get_ylim()[1], 1))
     top.yaxis.set_major_formatter(PercentFormatter(decimals=None))
     legend(top)
     if has_scores:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from .course import Course
 from .numbers import collapsed_column
@@ -137,6 +138,9 @@ def drop_section(drops: Sequence[tuple[str, str, list[Drop]]]) -> Section:
         size=20,
     )
     axes.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle='--', label='as predicted')
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter('{x:.2g}')
     axes.set(xlabel='change of Φ by Theorem 1', ylabel='observed change of Φ')
     legend(axes)
     return Section(

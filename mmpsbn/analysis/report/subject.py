@@ -1,6 +1,8 @@
 """What a report asks of its subject, whatever framework the model is of."""
 
+import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +26,20 @@ class Loaded:
     kept: dict[str, tuple[int, ...]]
     step: int | None
     epoch_length: int | None
+
+
+@contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Within, what torch says of a file that is no checkpoint becomes one sentence.
+
+    Raises:
+        ValueError: names the file.
+    """
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError) as error:
+        what = str(error).splitlines()[0]
+        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
 
 
 class Subject(Protocol):

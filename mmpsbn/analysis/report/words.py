@@ -70,8 +70,9 @@ def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
     collapsed = totals[collapsed_column(settings.thresholds[0])]
     both = totals['dead_of_collapsed']
     if collapsed:
-        which = 'all' if both == collapsed else f'{both:,}'
-        words += f' Of the {counted(collapsed, "collapsed filter", "collapsed filters")}, {which}.'
+        which = {collapsed: 'all', 0: 'none'}.get(both, f'{both:,}')
+        filters = counted(collapsed, 'collapsed filter', 'collapsed filters')
+        words += f' Dead among the {filters}: {which}.'
     if dead > both:
         others = counted(dead - both, 'dead channel has a scale', 'dead channels have scales')
         words += f' {others} above that threshold: only activations tell.'
@@ -94,7 +95,9 @@ def cost_words(totals: Mapping[str, Any], snapshot: Snapshot) -> str:
         )
     what = 'dead' if snapshot.samples else 'collapsed'
     size = '×'.join(map(str, snapshot.input_shape[1:]))
-    whole = f'{totals["macs"] / 1e6:,.1f} M multiply-accumulates of a {size} input'
+    macs = totals['macs']
+    amount = f'{macs / 1e6:,.1f} M' if macs >= 1e6 else f'{macs:,}'
+    whole = f'{amount} multiply-accumulates of a {size} input'
     if not totals['macs_at_stake']:
         return f'Nothing is wasted: no {what} channel costs any of the {whole}.'
     stake = share(totals['macs_at_stake'], totals['macs'])
@@ -119,6 +122,8 @@ def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Setting
         clamped = snapshot.clamped_scores[threshold][metric]
         change = 'no change' if clamped == value else f'{clamped - value:+.2g}'
         count = totals[collapsed_column(threshold)]
+        if not count:
+            continue
         parts.append(f'{clamped:.4g} ({change}) for the {count:,} below {threshold:g}')
     first = snapshot.clamped_scores[settings.thresholds[0]][metric]
     if not totals[collapsed_column(settings.thresholds[0])]:
@@ -127,6 +132,8 @@ def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Setting
         verdict = f'The collapsed filters do not matter to {metric}, which is {value:.4g}'
     else:
         verdict = f'The collapsed filters matter to {metric}, which is {value:.4g}'
+    if not parts:
+        return f'{verdict}. No scale is below {max(settings.thresholds):g}: none was set to 0.'
     return f'{verdict}. With scales set to 0 it is {"; ".join(parts)}.'
 
 
@@ -136,6 +143,10 @@ def advice(
     """What to do."""
     collapsed = totals[collapsed_column(settings.thresholds[0])]
     idle = (totals['dead'] or 0) if snapshot.samples else collapsed
+    if totals['not_finite']:
+        return (
+            'Find out where the NaN comes from first: the last good checkpoint is an earlier one.'
+        )
     if not idle:
         if snapshot.samples:
             return 'Nothing to do: every channel speaks.'
