@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .plots import _save, _series, _smooth, read_scalars
 from .report.page import Head, Picture, Row, Section, Table, render_page, shown
-from .report.style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend, new_figure
+from .report.style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend, new_figure, plain
 
 _COLOURS = (BLUE, RED, GREEN, ORANGE, '#8e5bb5', '#2aa5b0', '#b0587a', GREY)
 _COLUMNS = 2
@@ -114,12 +114,12 @@ def build_log_figure(runs: Mapping[str, list[dict]]) -> Figure:
     figure, grid = new_figure(rows, _COLUMNS, width=10, height=2.3 * rows + 0.4)
     for axes, key in zip(grid.flat, keys):
         draw_quantity(axes, key, runs)
-        axes.set_title(_TITLES.get(key, key), loc='left', fontsize=10.5, color=INK)
+        axes.set_title(plain(_TITLES.get(key, key)), loc='left', fontsize=10.5, color=INK)
     for axes in grid.flat[len(keys) :]:
         axes.remove()
     if len(runs) > 1:
         figure.legend(
-            handles=[Line2D([], [], color=_colour(k), label=n) for k, n in enumerate(runs)],
+            handles=[Line2D([], [], color=_colour(k), label=plain(n)) for k, n in enumerate(runs)],
             loc='outside upper left',
             ncols=min(len(runs), 4),
             frameon=False,
@@ -142,7 +142,7 @@ def draw_quantity(axes: Axes, key: str, runs: Mapping[str, list[dict]]) -> None:
             values = _smooth(values)
         marker = 'o' if len(iters) < _FEW else None
         style = dict(color=colour, linewidth=1.6, marker=marker, markersize=4)
-        axes.plot(iters, values, label=name, gid=f'{name} {key}', **style)
+        axes.plot(iters, values, label=plain(name), gid=f'{name} {key}', **style)
         events, removed = _series(records, 'demp/channels_removed')
         for event in events[removed > 0]:
             axes.axvline(event, color=colour, linewidth=0.7, alpha=0.5, linestyle=(0, (1, 2)))

@@ -64,7 +64,10 @@ def rounds_section(
 
 def course_section(course: Course, threshold: float) -> Section:
     """When a filter that dies counts as collapsed in a run like this config's."""
-    paragraphs = [f'{course.sentence[0].upper()}{course.sentence[1:]}.']
+    words = course.sentence.removeprefix('forecast: ')
+    paragraphs = [
+        f'Were such a run begun with these scales: {words}.',
+    ]
     table = None
     if course.alternatives:
         paragraphs.append(

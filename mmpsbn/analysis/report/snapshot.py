@@ -196,7 +196,5 @@ def _not_empty(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None or not len(first):
-        raise ValueError(
-            'the data set is empty: no sample to take activations of; leave out --data'
-        )
+        raise ValueError(_EMPTY)
     return itertools.chain([first], iterator)

@@ -29,6 +29,7 @@ _RC = {
 }
 # As wide as a phone: there the page shows it as it is, elsewhere larger.
 WIDTH, HEIGHT = 5.3, 3.3  # inches
+_LEGEND_CHARACTERS = 46  # that fit beside each other
 _RASTER_FROM = 3000  # points; more of them are one picture in the SVG
 
 
@@ -63,12 +64,15 @@ def scatter(axes: Axes, x, y, *, colour: str, label: str, gid: str, size: float 
 
 
 def legend(axes: Axes) -> None:
-    """Above the axes, where no data is."""
+    """Above the axes, where no data is; in two rows if the words are long."""
+    handles, labels = axes.get_legend_handles_labels()
     with matplotlib.rc_context(_RC):
         axes.legend(
+            handles,
+            labels,
             loc='lower left',
             bbox_to_anchor=(0, 1),
-            ncols=4,
+            ncols=4 if sum(map(len, labels)) <= _LEGEND_CHARACTERS else 2,
             frameon=False,
             handlelength=1.2,
             handletextpad=0.5,
@@ -89,5 +93,11 @@ def svg_of(figure: Figure, title: str) -> str:
     svg = re.sub(r' (width|height)="[\d.]+pt"', '', svg, count=2)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
-    # matplotlib numbers its groups from 1 in every picture, and a page has one name for each
-    return re.sub(r'<g id="[^"]*">', '<g>', svg)
+    # groups are numbered from 1 in every picture, and equal images have equal names; nothing
+    # refers to either, and on a page a name stands once
+    return re.sub(r'(<g|<image)([^>]*?) id="[^"]*"', r'\1\2', svg)
+
+
+def plain(text: str) -> str:
+    """As it is, where matplotlib would read mathematics between dollars."""
+    return text.replace('$', r'\$')

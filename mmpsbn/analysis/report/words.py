@@ -144,9 +144,7 @@ def advice(
     collapsed = totals[collapsed_column(settings.thresholds[0])]
     idle = (totals['dead'] or 0) if snapshot.samples else collapsed
     if totals['not_finite']:
-        return (
-            'Find out where the NaN comes from first: the last good checkpoint is an earlier one.'
-        )
+        return 'Find where the NaN comes from first; an earlier checkpoint may still be good.'
     if not idle:
         if snapshot.samples:
             return 'Nothing to do: every channel speaks.'

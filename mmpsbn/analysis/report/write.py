@@ -58,7 +58,7 @@ def write_report(
     """
     out = Path(out_dir)
     if out.exists() and not out.is_dir():
-        raise FileExistsError(f'{out_dir!r} is a file; give a folder as --out')
+        raise FileExistsError(f'{str(out)!r} is a file; give a folder as --out')
     if not force:
         refuse_to_overwrite(*(str(out / name) for name in FILES))
     names = _names(checkpoints)
