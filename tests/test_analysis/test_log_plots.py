@@ -62,7 +62,7 @@ def test_every_sparsity_scalar_has_a_panel_with_each_run_that_logged_it(runs):
         if len(line.get_xdata()) == 2 and line.get_gid() is None
     ]  # fmt: skip
     assert set(dotted) == {15}
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ['bn', '<ps$b_n$>']
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ['bn', r'<ps\$b_n\$>']
 
 
 def test_png_and_page(runs, tmp_path):

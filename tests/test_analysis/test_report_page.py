@@ -111,7 +111,7 @@ def test_advice_holds_the_command_that_prunes(tmp_path):
         model[1].weight[0], model[1].bias[0] = 0, -1
     page = write({'x.pth': model}, tmp_path)
     assert 'keep its function: tools/prune.py <config>.' in page.text
-    assert '1 of 4 observed channels (25.0%) is dead' in page.text
+    assert '1 of 7 observed channels (14.3%) is dead' in page.text
     assert 'Dead among the 1 collapsed filter: all.' in page.text
 
 

@@ -67,9 +67,9 @@ def test_channels_as_small_as_a_step_are_left_out():
 
 
 def test_the_section_weighs_layers_by_their_channels():
-    drops = [Drop('a', 3, 0, 0.1, 0.5, -0.4, 0.1), Drop('b', 1, 2, 0.1, 0.5, 0.0, -0.3)]
+    drops = [Drop('a', 3, 0, 0.1, 0.5, -0.4, 0.1), Drop('b', 1, 2, 0.1, 0.5, 0.0, -0.1)]
     section = drop_section([('one', 'two', drops)])
-    assert '-3.00e-01 between two checkpoints, and +0.00e+00 was observed' in section.paragraphs[0]
+    assert '-3.00e-01 between two checkpoints, and +5.00e-02 was observed' in section.paragraphs[0]
     (dots,) = section.pictures[0].figure.axes[0].collections
-    assert dots.get_offsets().tolist() == [[-0.4, 0.1], [0.0, -0.3]]
+    assert dots.get_offsets().tolist() == [[-0.4, 0.1], [0.0, -0.1]]
     assert section.table.rows[1].cells[:4] == ('one → two', 'b', '1', '2')

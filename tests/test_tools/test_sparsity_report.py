@@ -141,7 +141,7 @@ def test_what_cannot_be_done_with_a_model_is_said_in_a_sentence(arch, tmp_path):
         ((f'{nets}:net', nets), "nets.py' is not a checkpoint that can be read"),
         (
             (f'{nets}:wide', arch / 'net.pth'),
-            '0.weight has shape (4, 3, 3, 3), the model wants (6,',
+            '0.weight has shape (4, 3, 3, 3), the model want',
         ),
         ((f'{nets}:maps', arch / 'net.pth'), 'does not fit the --arch model, which has no 5.'),
         ((f'{nets}:net', '--data', f'{nets}:none'), 'the data set is empty: no sample to look at'),
