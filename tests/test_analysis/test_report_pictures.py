@@ -146,6 +146,17 @@ def test_depth(channels):
     }  # fmt: skip
 
 
+def test_depth_of_many_layers():
+    layers = {str(k): layer([1.0, 0.0] if k == 7 else [1.0, 1.0], [0.0, 0.0]) for k in range(121)}
+    figure = draw_depth(channels_of(snapshot(layers), SETTINGS))
+    (stairs,) = (p for p in figure.axes[0].patches if p.get_gid() == 'collapsed')
+    values, edges, _ = stairs.get_data()
+    assert np.flatnonzero(values).tolist() == [7] and values[7] == 50
+    assert edges[7:9].tolist() == [7.5, 8.5]  # the eighth layer
+    layers['7'] = layers['8']
+    assert draw_depth(channels_of(snapshot(layers), SETTINGS)) is None
+
+
 def test_nothing_to_draw_is_no_picture():
     bare = channels_of(snapshot({'b': layer(None, [0.5])}), SETTINGS)
     for draw in (draw_plane, draw_l1_norms, draw_zero_shares, draw_universality, draw_depth):

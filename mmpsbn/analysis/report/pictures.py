@@ -1,6 +1,6 @@
 """The pictures of one checkpoint: its channels in, a matplotlib ``Figure`` out.
 
-Each returns None where there is nothing to draw: no scales, no writers, or no data.
+Each ``draw_*`` returns None where there is nothing to draw: no scales, no writers, or no data.
 """
 
 from statistics import NormalDist
@@ -10,15 +10,68 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .channels import Channels
+from .channels import Channels, channels_of
+from .page import Picture
+from .snapshot import Settings, Snapshot
 from .style import BLUE, GREY, INK, ORANGE, RED, legend, new_figure, scatter
 
 # The non-trainable region: a ReLU right behind passes less than this of a normal input.
 REGION = 0.01
 _FLOOR = 1e-6  # scales below it are drawn there
 _MOSTLY = 0.99
-_BARS = 120  # more of them are drawn without gaps, as pixels
+_BARS = 120  # more of them are drawn without gaps
 _STATES = (('other', BLUE), ('dead', ORANGE), ('collapsed', RED))
+
+
+def pictures_of(snapshot: Snapshot, settings: Settings) -> list[Picture]:
+    """The pictures of one checkpoint that there is something to draw for."""
+    if not snapshot.layers:
+        return []
+    channels = channels_of(snapshot, settings)
+    candidates = (
+        (
+            'depth',
+            'Sparsity by depth',
+            'Share of the channels of each layer; the numbers are those of the table.',
+            draw_depth(channels),
+        ),
+        (
+            'plane',
+            'Scale and bias of every channel',
+            'Shaded: where a ReLU right behind passes less than 1 % of a normally distributed '
+            'input, so that hardly any gradient comes back and weight decay alone moves the '
+            'channel, straight to the origin. (psBN paper, figure 1b)',
+            draw_plane(channels),
+        ),
+        (
+            'scales',
+            'Scales and biases by layer',
+            'One dot a channel, side by side within a layer; |γ| below 1e-6 is drawn there.',
+            draw_scales(channels, settings.thresholds),
+        ),
+        (
+            'l1',
+            'L1 norms of the filters',
+            'A separate peak at 0 is the mark of collapse. (psBN paper, figure 1a; here of all '
+            'layers, each over its own median)',
+            draw_l1_norms(channels),
+        ),
+        (
+            'zero_share',
+            'How often a channel is 0',
+            'Share of positions and samples at which the activation is exactly 0. (Frankle et '
+            'al., section 5)',
+            draw_zero_shares(channels),
+        ),
+        (
+            'universality',
+            'Universality',
+            'Left: channels that few samples excite. Right: channels that all do. (Mehta et al., '
+            'section 3)',
+            draw_universality(channels),
+        ),
+    )
+    return [Picture(*candidate) for candidate in candidates if candidate[-1] is not None]
 
 
 def draw_plane(channels: Channels) -> Figure | None:
@@ -131,17 +184,20 @@ def draw_depth(channels: Channels) -> Figure | None:
         ('dead', ORANGE, channels.dead, seen, 0.6),
         ('collapsed', RED, channels.collapsed, scaled, 0.3),
     )
+    highest = 0.0
     for label, colour, has, known, width in bars:
         total = np.bincount(channels.depth[known], minlength=layers)
         count = np.bincount(channels.depth[known & has], minlength=layers)
         if not total.any():
             continue
         share = 100 * count / np.maximum(total, 1)
-        # so thin that a screen would lose them where there are hundreds
-        width = width if layers <= _BARS else 1.0
-        x = np.arange(1, layers + 1)
-        axes.bar(x, share, width, color=colour, label=label, gid=label, rasterized=layers > _BARS)
-    if not any(bar.get_height() for bars in axes.containers for bar in bars):
+        highest = max(highest, share.max())
+        style = dict(color=colour, label=label, gid=label)
+        if layers <= _BARS:
+            axes.bar(np.arange(1, layers + 1), share, width, **style)
+        else:  # one shape
+            axes.stairs(share, np.arange(layers + 1) + 0.5, fill=True, **style)
+    if not highest:
         return None
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
     _number_layers(axes, layers)

@@ -98,8 +98,15 @@ def drop_section(drops: Sequence[tuple[str, str, list[Drop]]]) -> Section:
     """Theorem 1 against what happened.
 
     Args:
-        drops: (checkpoint, the next one, by layer).
+        drops: (checkpoint, the next one, by layer); empty where nothing can be predicted, and
+            then the section says what it would take.
     """
+    if not drops:
+        needed = (
+            'Theorem 1 predicts nothing here: it takes --data with a config that trains by SGD on '
+            'a known schedule, the training data, and checkpoints that say their iteration.'
+        )
+        return Section('Theory against this run', (needed,))
     rows = []
     for before, after, layers in drops:
         for drop in layers:

@@ -13,18 +13,10 @@ from typing import Any
 
 from ...engine.model_files import refuse_to_overwrite
 from ...version import __version__
-from .channels import channels_of
 from .course import Course
 from .numbers import collapsed_column, layer_rows, totals
-from .page import Picture, Section, glossary, layer_table, render_page, worst_table
-from .pictures import (
-    draw_depth,
-    draw_l1_norms,
-    draw_plane,
-    draw_scales,
-    draw_universality,
-    draw_zero_shares,
-)
+from .page import Section, glossary, layer_table, render_page, worst_table
+from .pictures import pictures_of
 from .sections import course_section, drop_section, rounds_section
 from .snapshot import Settings, Snapshot, take_snapshot
 from .subject import Subject
@@ -61,11 +53,42 @@ def write_report(
         raise FileExistsError(f'{str(out)!r} is a file; give a folder as --out')
     if not force:
         refuse_to_overwrite(*(str(out / name) for name in FILES))
+    snapshots, noises, course = _look(subject, checkpoints, settings)
+    found = [totals(snapshot, settings) for snapshot in snapshots]
+    rows = [layer_rows(snapshot, settings) for snapshot in snapshots]
+    drops = _drops(snapshots, noises, course)
+    sections = []
+    if len(snapshots) > 1:
+        sections += [rounds_section(snapshots, found, settings), drop_section(drops)]
+    if course is not None:
+        sections.append(course_section(course, settings.thresholds[0]))
+    page = _page(
+        subject.title, snapshots[-1], found[-1], rows[-1], settings, sections, prune_command
+    )
+    report = dict(
+        title=subject.title,
+        version=__version__,
+        settings=asdict(settings),
+        checkpoints=[_checkpoint(*parts) for parts in zip(snapshots, found, rows)],
+        drops=[
+            dict(before=before, after=after, layers=[asdict(drop) for drop in layers])
+            for before, after, layers in drops
+        ],
+        forecast=None
+        if course is None
+        else dict(sentence=course.sentence, alternatives=[asdict(a) for a in course.alternatives]),
+    )
+    return _put(out, dict(zip(FILES, (page, _json(report), _csv(snapshots, rows)))))
+
+
+def _look(
+    subject: Subject, checkpoints: Sequence[str], settings: Settings
+) -> tuple[list[Snapshot], list, Course | None]:
+    """Snapshots, the gradient noise at all but the last, and the course of the run."""
     names = _names(checkpoints)
     snapshots, noises = [], []
-    course = None
-    for number, name in enumerate(names):
-        loaded = subject.load(checkpoints[number] if checkpoints else None)
+    for number, name in enumerate(names, start=1):
+        loaded = subject.load(checkpoints[number - 1] if checkpoints else None)
         snapshots.append(
             take_snapshot(
                 loaded.model,
@@ -80,47 +103,24 @@ def write_report(
                 step=loaded.step,
             )
         )
-        if number < len(names) - 1:
+        if number < len(names):
             noises.append(subject.gradient_noise(loaded))
-        else:
-            course = subject.course(loaded, threshold=settings.thresholds[0])
-    numbers = [totals(snapshot, settings) for snapshot in snapshots]
-    rows = [layer_rows(snapshot, settings) for snapshot in snapshots]
-    drops = _drops(snapshots, noises, course)
-    sections = [rounds_section(snapshots, numbers, settings)] if len(snapshots) > 1 else []
-    sections += [drop_section(drops)] if drops else []
-    sections += [course_section(course, settings.thresholds[0])] if course else []
-    page = _page(
-        subject.title, snapshots[-1], numbers[-1], rows[-1], settings, sections, prune_command
+    return snapshots, noises, subject.course(loaded, threshold=settings.thresholds[0])
+
+
+def _checkpoint(snapshot: Snapshot, found: dict[str, Any], rows: list[dict]) -> dict[str, Any]:
+    """A snapshot as JSON has it."""
+    return dict(
+        name=snapshot.name,
+        step=snapshot.step,
+        samples=snapshot.samples,
+        untraced=snapshot.untraced,
+        input_shape=snapshot.input_shape,
+        totals=found,
+        scores=snapshot.scores,
+        clamped_scores={f'{t:g}': s for t, s in snapshot.clamped_scores.items()},
+        layers=rows,
     )
-    report = dict(
-        title=subject.title,
-        version=__version__,
-        settings=asdict(settings),
-        checkpoints=[
-            dict(
-                name=snapshot.name,
-                step=snapshot.step,
-                samples=snapshot.samples,
-                untraced=snapshot.untraced,
-                input_shape=snapshot.input_shape,
-                totals=found,
-                scores=snapshot.scores,
-                clamped_scores={f'{t:g}': s for t, s in snapshot.clamped_scores.items()},
-                layers=layers,
-            )
-            for snapshot, found, layers in zip(snapshots, numbers, rows)
-        ],
-        drops=[
-            dict(before=before, after=after, layers=[asdict(drop) for drop in found])
-            for before, after, found in drops
-        ],
-        forecast=None
-        if course is None
-        else dict(sentence=course.sentence, alternatives=[asdict(a) for a in course.alternatives]),
-    )
-    texts = (page, _json(report), _csv(snapshots, rows))
-    return _put(out, dict(zip(FILES, texts)))
 
 
 def _names(checkpoints: Sequence[str]) -> list[str]:
@@ -144,57 +144,6 @@ def _drops(snapshots: Sequence[Snapshot], noises: Sequence, course: Course | Non
         if drops:
             found.append((before.name, after.name, drops))
     return found
-
-
-def pictures_of(snapshot: Snapshot, settings: Settings) -> list[Picture]:
-    """The pictures of one checkpoint that there is something to draw for."""
-    if not snapshot.layers:
-        return []
-    channels = channels_of(snapshot, settings)
-    candidates = (
-        (
-            'depth',
-            'Sparsity by depth',
-            'Share of the channels of each layer; the numbers are those of the table.',
-            draw_depth(channels),
-        ),
-        (
-            'plane',
-            'Scale and bias of every channel',
-            'Shaded: where a ReLU right behind passes less than 1 % of a normally distributed '
-            'input, so that hardly any gradient comes back and weight decay alone moves the '
-            'channel, straight to the origin. (psBN paper, figure 1b)',
-            draw_plane(channels),
-        ),
-        (
-            'scales',
-            'Scales and biases by layer',
-            'One dot a channel, side by side within a layer; |γ| below 1e-6 is drawn there.',
-            draw_scales(channels, settings.thresholds),
-        ),
-        (
-            'l1',
-            'L1 norms of the filters',
-            'A separate peak at 0 is the mark of collapse. (psBN paper, figure 1a; here of all '
-            'layers, each over its own median)',
-            draw_l1_norms(channels),
-        ),
-        (
-            'zero_share',
-            'How often a channel is 0',
-            'Share of positions and samples at which the activation is exactly 0. (Frankle et '
-            'al., section 5)',
-            draw_zero_shares(channels),
-        ),
-        (
-            'universality',
-            'Universality',
-            'Left: channels that few samples excite. Right: channels that all do. (Mehta et al., '
-            'section 3)',
-            draw_universality(channels),
-        ),
-    )
-    return [Picture(*candidate) for candidate in candidates if candidate[-1] is not None]
 
 
 def _page(
