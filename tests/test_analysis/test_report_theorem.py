@@ -37,6 +37,11 @@ def test_the_noise_that_was_put_in_is_found(psbn):
     assert gradient_noise(model, losses(1, c=0.03)) == {}
 
 
+def test_a_gradient_that_is_always_the_same_is_no_noise():
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    assert gradient_noise(model, ((5 * model[0].bias).sum() for _ in range(4))) == {'0': 0.0}
+
+
 def test_frozen_and_unused_layers_have_no_noise():
     model = nn.ModuleList([nn.BatchNorm1d(2), nn.BatchNorm1d(2), nn.BatchNorm1d(2)])
     model[0].requires_grad_(False)

@@ -83,7 +83,7 @@ def draw_plane(channels: Channels) -> Figure | None:
     figure, ((axes,),) = new_figure()
     right = 1.06 * max(float(channels.gamma.max()), 1e-3)
     low, high = float(channels.bias.min()), float(channels.bias.max())
-    margin = 0.06 * max(high - low, 1e-3)
+    margin = 0.06 * max(high - low, 0.1)  # of a net just built all are 0
     shade_region(axes, right, min(low, 0) - margin)
     _scatter_states(axes, channels, channels.gamma, channels.bias)
     axes.set(xlim=(-0.02 * right, right), ylim=(min(low, 0) - margin, max(high, 0) + margin))
