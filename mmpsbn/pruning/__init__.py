@@ -29,6 +29,7 @@ from .sparsity import (
     SparsityReport,
     macs_at_stake,
     measure_sparsity,
+    removable_channels,
     scale_layers,
     scales_clamped,
 )
@@ -79,6 +80,7 @@ __all__ = [
     'prune_dead_channels',
     'rank_channels',
     'register_module_rule',
+    'removable_channels',
     'scale_layers',
     'scales_clamped',
     'take_census',
