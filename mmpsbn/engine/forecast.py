@@ -105,7 +105,7 @@ def compared_forecasts(runner, *, threshold: float) -> dict[str, CollapseForecas
             gamma=gamma,
             threshold=threshold,
             lrs=[lr * x / peak for x in lrs],
-            weight_decay=float(group['weight_decay']),
+            weight_decay=decay_per_lr(wrapper.optimizer, group),
             decoupled=decoupled,
             settings=group if same else optimizer.defaults,
         )
