@@ -1,8 +1,9 @@
 """What the papers count of the channels of a census."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..functional.statistics import activation_probability, collapsed_mask
