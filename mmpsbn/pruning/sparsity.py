@@ -147,8 +147,8 @@ def _layers_left(
             if mask is None:  # nothing scales this writer: its channels count as alive
                 gone.zero_()
                 break
-            channel = torch.tensor(writer.channel)
-            gone[channel] &= mask[torch.tensor(writer.index)]
+            # of several positions of one channel (GroupNorm's groups) all must have gone
+            gone[torch.tensor(writer.channel)[~mask[torch.tensor(writer.index)]]] = False
         for reader in group.readers:
             inputs_gone[reader.layer] = inputs_gone.get(reader.layer, 0) + int(
                 gone[torch.tensor(reader.channel)].sum()

@@ -186,6 +186,16 @@ def test_macs_at_stake_by_hand():
     )
 
 
+def test_an_input_is_at_stake_where_all_that_go_with_it_are_idle():
+    # GroupNorm's statistics join its channels: two groups of four, which go together
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    batch = torch.randn(1, 3, 4, 4)
+    graph = trace(model, batch)
+    cost = model_cost(model, count_positions(model, batch, forward))
+    stake = macs_at_stake({'1': torch.tensor([1, 1, 1, 1, 0, 0, 0, 1]).bool()}, graph, cost)
+    assert stake == pytest.approx({'0': cost.macs_of['0'] * 5 / 8, '3': cost.macs_of['3'] * 4 / 8})
+
+
 def test_measures_by_hand():
     model = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 1, 1)).eval()
     gamma = [0.0, -9e-4, 1e-3, 1.0, -1.0, math.nan]
