@@ -58,11 +58,7 @@ def map_channels(
 ) -> ChannelMap:
     """See :class:`ChannelMap`. Arguments as those of ``graph``."""
     normalised = set(graph.norm_of)
-    writers = {
-        member.layer
-        for group in (*graph.groups.values(), *graph.fixed.values())
-        for member in group.writers
-    }
+    writers = {member.layer for group in graph.channels.values() for member in group.writers}
     sources = scale_layers(model).keys() | (writers - normalised)
     return ChannelMap(graph, trace_readers(model, batch, forward_fn, sources=sources))
 
@@ -148,8 +144,7 @@ def _activations(
 ) -> dict[str, ActivationStatistics]:
     found: dict[str, ActivationStatistics] = {}
     wanted = set(names)
-    graph = channel_map.graph
-    for group in (*graph.groups.values(), *graph.fixed.values()):
+    for group in channel_map.graph.channels.values():
         for own in (*group.writers, *group.norms):
             readers = channel_map.readers.get(own.layer)
             if own.layer not in wanted or not readers or not _holds_outputs(model, own):

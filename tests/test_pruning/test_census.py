@@ -134,6 +134,17 @@ def test_grouped_convolutions_read_too():
     assert same(census['1'].activations, activation_statistics(x, channel_dim=1))
 
 
+def test_channels_of_a_group_norm_are_looked_at_each_by_itself():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    kill_channels(model[1], [3, 7])
+    batch = torch.randn(2, 3, 6, 6)
+    graph = trace(model, batch)
+    assert graph.groups['0'].channels == 2 and graph.channels['0'].channels == 8
+    dead = count_channels(census_of(model.eval(), [batch]), 'dead', LIMITS)
+    assert dead.masks['1'].nonzero().flatten().tolist() == [3, 7]
+
+
 def test_without_a_map_there_are_scales_and_biases():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1), psBN2d(4), nn.Linear(4, 2), nn.BatchNorm2d(3, affine=False)
@@ -252,7 +263,7 @@ def test_channels_that_cannot_be_removed_are_looked_at():
     kill_channels(model.norm, [1])
     batch = torch.randn(2, 3, 8, 8)
     graph = trace(model, batch)
-    assert 'stem' in graph.fixed and 'stem' not in graph.groups
-    assert not {n for n in graph.groups if graph.groups[n] == graph.fixed.get(n)}
+    assert 'stem' in graph.channels and 'stem' not in graph.groups
+    assert graph.groups.items() <= graph.channels.items()
     dead = count_channels(census_of(model, [batch]), 'dead', LIMITS)
     assert dead.masks['norm'].nonzero().flatten().tolist() == [1]
