@@ -97,17 +97,17 @@ def test_each_channel_is_looked_at_where_it_is_read_first(inplace):
 def test_readers_by_hand():
     model, batch = build('residual')
     assert trace_readers(model, batch, forward, sources=scale_layers(model)) == {
-        'norm': ('blocks.0.conv1',),
-        'blocks.0.bn1': ('blocks.0.conv2',),
-        'blocks.0.bn2': ('blocks.1.conv1',),
-        'blocks.1.bn1': ('blocks.1.conv2',),
-        'blocks.1.bn2': ('fc',),
+        'norm': (('blocks.0.conv1', 0),),
+        'blocks.0.bn1': (('blocks.0.conv2', 0),),
+        'blocks.0.bn2': (('blocks.1.conv1', 0),),
+        'blocks.1.bn1': (('blocks.1.conv2', 0),),
+        'blocks.1.bn2': (('fc', 0),),
     }
     model, batch = build('concat')
     # 'right' is normalised once more, and what is read is the other norm's
     assert trace_readers(model, batch, forward, sources=scale_layers(model)) == {
-        'left.1': ('out',),
-        'norm': ('join',),
+        'left.1': (('out', 0),),
+        'norm': (('join', 0),),
     }
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
@@ -143,6 +143,25 @@ def test_channels_of_a_group_norm_are_looked_at_each_by_itself():
     assert graph.groups['0'].channels == 2 and graph.channels['0'].channels == 8
     dead = count_channels(census_of(model.eval(), [batch]), 'dead', LIMITS)
     assert dead.masks['1'].nonzero().flatten().tolist() == [3, 7]
+
+
+def test_norms_of_levels_that_share_their_reader_are_looked_at_by_level():
+    torch.manual_seed(0)
+    model, batch = build('fpn')
+    for norm, gone in zip(model.tower_norms, ([0, 1], [1, 2])):
+        nn.init.constant_(norm.bias, 9)  # alive
+        kill_channels(norm, gone)
+    batches = [batch, batch[:2]]
+    assert trace_readers(model, batch, forward, sources=['tower_norms.1', 'stage2.1']) == {
+        'tower_norms.1': (('cls', 1), ('reg', 1)),
+        'stage2.1': (('lateral2', 0),),
+    }
+    dead = count_channels(census_of(model, batches), 'dead', LIMITS).masks
+    for name, gone in (('tower_norms.0', [0, 1]), ('tower_norms.1', [1, 2])):
+        assert dead[name].nonzero().flatten().tolist() == gone
+    seen = census_of(model, batches)['tower_norms.1'].activations
+    assert seen.samples.unique().tolist() == [2 * 5]  # by cls and reg
+    assert seen.values.unique().tolist() == [2 * 5 * 4 * 4]
 
 
 def test_without_a_map_there_are_scales_and_biases():
