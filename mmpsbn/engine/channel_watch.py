@@ -119,18 +119,19 @@ class ChannelWatch:
         if self.traced and (FLOPS in self.measures or WEIGHTS in self.measures):
             collapsed = count_channels(census, 'collapsed', self.limits).masks
             cost = model_cost(model, self._positions)
-            weights = {name: n / self._positions[name] for name, n in cost.macs_of.items()}
+            weights = {n: model.get_submodule(n).weight.numel() for n in cost.macs_of}
             for measure, size_of in ((FLOPS, cost.macs_of), (WEIGHTS, weights)):
                 if measure in self.measures:
                     whole = Cost(cost.params, size_of, cost.inputs_of)
                     gone = macs_at_stake(collapsed, self._map.graph, whole)
-                    reading.values[measure] = sum(gone.values()) / sum(size_of.values())
+                    reading.values[measure] = sum(gone.values()) / max(sum(size_of.values()), 1)
         return reading
 
     def read_activations(self, model: nn.Module, data_batches: Iterable) -> Reading:
         """Of the chosen measures those of the activations on some batches, over all ranks."""
-        inputs = (example_inputs(model, batch, len(batch['inputs'])) for batch in data_batches)
-        seen = observe_channels(model, self._map, inputs, forward_tensors, all_reduce=_over_ranks)
+        seen = observe_channels(
+            model, self._map, data_batches, _forward_batch, all_reduce=_over_ranks
+        )
         census = self._chosen(take_census(model, self._map, seen))
         reading = Reading(
             {m: count_channels(census, m, self.limits) for m in MEASURES if self._counts(m, True)}
@@ -168,6 +169,10 @@ class ChannelWatch:
         self._ever = {n: m | self._ever[n] if n in known else m for n, m in dead.items()}
         self._last = dead
         return values
+
+
+def _forward_batch(model: nn.Module, data_batch):
+    return forward_tensors(model, example_inputs(model, data_batch, None))
 
 
 def _over_ranks(tensor: Tensor, op: str) -> Tensor:

@@ -1,15 +1,19 @@
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS
 from ranks import run_on_ranks
 from snapshots import assert_same, snapshot
 from test_ranks import ON_RANKS
+from torch import nn
 from torch.nn import functional as F
-from toy import ToyData, kill_channels, toy_runner
+from toy import ToyData, ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine import SparsityHook
 from mmpsbn.engine.alarm import Alarm
@@ -124,6 +128,42 @@ def test_it_follows_a_model_that_is_pruned(tmp_path):
     assert '0 of 45 filters' in last
 
 
+@MODELS.register_module(force=True)
+class HiddenNet(ToyNet):
+    """With a hidden layer that no norm layer follows, half of it dead."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.fc = nn.Linear(8, 10), nn.Linear(10, 4)
+        with torch.no_grad():
+            self.hidden.bias.copy_(torch.tensor([-99.0] * 5 + [9.0] * 5))
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        x = F.relu(self.norm(self.stem(inputs)))
+        x = F.dropout(F.relu(self.hidden(self.blocks(x).mean((2, 3)))), 0.2, self.training)
+        logits = self.fc(x)
+        return dict(loss=F.cross_entropy(logits, labels)) if mode == 'loss' else logits
+
+
+def test_it_follows_a_model_that_loses_channels_without_a_norm(tmp_path):
+    demp = dict(
+        type='DemPHook',
+        penalty=dict(peak=0.0),
+        noise=dict(peak_var=0.0),
+        prune=dict(interval=6, num_samples=8),
+    )
+    runner, messages = train(
+        tmp_path,
+        [dict(HOOK, layers='hidden', measures=['dead']), demp],
+        epochs=2,
+        model=dict(type='HiddenNet'),
+        prepare=lambda runner: None,
+    )
+    assert runner.model.hidden.out_features == 5
+    lines = [m for m in messages if 'filters dead' in m]
+    assert '5 of 10 filters dead' in lines[0] and '0 of 5 filters dead' in lines[-1]
+
+
 @pytest.mark.parametrize(
     'norm, decay, warns', [('psBN', 0.0, True), ('psBN', 1e-3, False), ('BN', 0.0, False)]
 )
@@ -175,11 +215,34 @@ def test_it_watches_on_where_it_cannot_trace(tmp_path):
     runner, messages = train(tmp_path, epochs=1)
     hook = hook_of(runner)
     hook._batches.append((1, 2))
-    hook._channels = 0
+    hook._size = 0
     reading = hook._read(runner, with_data=True)
     assert not reading.values and set(reading.counts) == {'collapsed'}
     assert reading.counts['collapsed'].total == (3, 48)
     assert any('reports of gammas and biases alone: a batch must be a dict' in m for m in messages)
+
+
+@pytest.mark.parametrize(
+    'inputs, message',
+    [
+        (
+            dict(sup=[], unsup=[]),
+            "a batch's 'inputs' must be one tensor or a list of pictures, got",
+        ),
+        (None, "a batch's 'inputs' must be one tensor or a list of pictures, got NoneType"),
+        ([], "data_preprocessor must return 'inputs' as one tensor, got list"),
+        (torch.zeros(0, 3, 8, 8), 'no activation was observed'),
+    ],
+)
+def test_odd_batches_end_no_run(tmp_path, inputs, message):
+    runner, messages = train(tmp_path, epochs=1)
+    hook = hook_of(runner)
+    for size in (hook._size, 0):  # at a look, and at a trace
+        hook._size = size
+        hook._batches.extend([dict(inputs=inputs)] * 2)
+        messages.clear()
+        assert hook._read(runner, with_data=True).counts['collapsed'].total == (3, 48)
+        assert any(message in m for m in messages)
 
 
 def test_a_look_at_activations_that_fails_ends_no_run(tmp_path):
@@ -270,6 +333,35 @@ def test_what_is_looked_at_is_the_last_batches_or_a_loader(tmp_path, monkeypatch
     )
     train(tmp_path / 'b', [dict(HOOK, activations=dict(interval=1, loader=loader))], epochs=2)
     assert len(seen) == 3 and all(torch.equal(x, data.inputs[:10]) for x in seen)
+
+
+class RandomData(ToyData):
+    """Draws from every global generator, as transforms do."""
+
+    def __getitem__(self, i):
+        picture = super().__getitem__(i)
+        draws = random.random() + np.random.rand() + float(torch.rand(()))
+        return dict(picture, inputs=picture['inputs'] + draws)
+
+
+@pytest.mark.parametrize('probe', [False, True])
+def test_looking_draws_no_random_number_of_the_run(tmp_path, probe):
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=RandomData(length=4),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+    )
+    settings = dict(interval=1, loader=loader if probe else None)
+    runner, _ = train(tmp_path, [dict(HOOK, activations=settings)], epochs=1)
+
+    def states():
+        return str((torch.get_rng_state().tolist(), np.random.get_state(), random.getstate()))
+
+    before = states()
+    assert hook_of(runner)._read(runner, with_data=True).counts['dead'].total[1] == 48
+    assert states() == before
 
 
 def test_looking_changes_nothing_in_the_run(tmp_path):
