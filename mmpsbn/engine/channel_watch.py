@@ -22,6 +22,7 @@ from ..pruning import (
     mean_universality,
     model_cost,
     observe_channels,
+    raise_on_all,
     scale_layers,
     take_census,
 )
@@ -94,12 +95,18 @@ class ChannelWatch:
         biases are read.
 
         Raises:
-            RuntimeError, TypeError: the model does not run on the batch's inputs alone.
+            RuntimeError, TypeError: the model does not run on the batch's inputs alone, here or
+                on another rank.
         """
-        self._map = None
-        graph, inputs = trace_at_any_size(model, example_inputs(model, data_batch, 1))
-        self._positions = count_positions(model, inputs, forward_tensors)
-        self._map = map_channels(model, graph, inputs, forward_tensors)
+        self._map, channel_map, failure = None, None, None
+        try:
+            graph, inputs = trace_at_any_size(model, example_inputs(model, data_batch, 1))
+            self._positions = count_positions(model, inputs, forward_tensors)
+            channel_map = map_channels(model, graph, inputs, forward_tensors)
+        except Exception as error:
+            failure = error
+        raise_on_all(failure, _over_ranks, next(model.parameters()).device)
+        self._map = channel_map
 
     @property
     def traced(self) -> bool:

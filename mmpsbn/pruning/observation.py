@@ -35,10 +35,11 @@ def observe_activations(
         layers: names; by default every convolution and linear layer. One that no batch
             reaches has statistics of 0 samples.
         all_reduce: ``all_reduce(tensor, op)`` returns the element-wise ``'sum'`` or ``'max'``
-            over the ranks, each of which observes batches of its own. Called twice in all.
+            over the ranks, each of which observes batches of its own. Called three times.
 
     Raises:
         ValueError: nothing to observe: no such layer, or no batch reached one.
+        RuntimeError: a pass failed on another rank; on that one its own error.
     """
     names = [n for n, m in model.named_modules() if isinstance(m, READERS)]
     if layers is not None:
@@ -85,14 +86,18 @@ def observe_calls(
         return layer.register_forward_pre_hook(update)
 
     handles = [watch(name, model.get_submodule(name)) for name in calls]
+    failure = None
     try:
         with observing(model):
             for batch in batches:
                 called.clear()
                 forward_fn(model, batch)
+    except Exception as error:
+        failure = error
     finally:
         for handle in handles:
             handle.remove()
+    raise_on_all(failure, all_reduce, next(iter(observed.values())).peak.device)
     if all_reduce is not None:
         observed = _reduced(observed, all_reduce)
     if not any(bool(statistics.values.any()) for statistics in observed.values()):
@@ -100,6 +105,22 @@ def observe_calls(
             f'no activation was observed: batches is empty, or reaches none of {list(calls)[:5]}'
         )
     return observed
+
+
+def raise_on_all(
+    failure: Exception | None,
+    all_reduce: Callable[[Tensor, str], Tensor] | None,
+    device: torch.device,
+) -> None:
+    """Raise this rank's failure; without one a RuntimeError where another rank has failed, so that
+    none waits in a collective for one that will not come. Nothing where none has."""
+    failed = torch.tensor(int(failure is not None), device=device)
+    if all_reduce is not None:
+        failed = all_reduce(failed, 'max')
+    if failure is not None:
+        raise failure
+    if failed:
+        raise RuntimeError('it failed on another rank')
 
 
 def group_activations(

@@ -550,3 +550,22 @@ def test_dead_is_what_is_dead_on_all_ranks(tmp_path):
     assert not torch.equal(ours, theirs)
     assert dead.nonzero().flatten().tolist() == [1] and torch.equal(dead, same)
     assert universality == also
+
+
+def watch_where_a_rank_fails(work_dir, samples):
+    runner = toy_runner(f'{work_dir}/r{samples}', [dict(HOOK)], epochs=2, **ON_RANKS)
+
+    def fail(module, args):
+        if get_rank() == 1 and not module.training and len(args[0]) == samples:
+            raise RuntimeError('out of memory')
+
+    bare_model(runner).stem.register_forward_pre_hook(fail)
+    runner.train()
+    return runner.iter, hook_of(runner)._watch.traced
+
+
+@pytest.mark.parametrize('samples, traced', [(1, False), (4, True)])
+def test_a_rank_whose_look_fails_leaves_none_waiting(tmp_path, samples, traced):
+    # a trace takes one sample, a look all
+    ends = run_on_ranks(watch_where_a_rank_fails, 2, tmp_path, str(tmp_path), samples)
+    assert ends == [(8, traced)] * 2
