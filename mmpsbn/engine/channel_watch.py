@@ -26,6 +26,7 @@ from ..pruning import (
     scale_layers,
     take_census,
 )
+from ..pruning.flow import READERS
 from ..pruning.measures import MEASURES
 from .models import example_inputs, forward_tensors, trace_at_any_size
 
@@ -82,7 +83,8 @@ class ChannelWatch:
 
     def check_layers(self, model: nn.Module) -> None:
         """Raises ValueError for a pattern that no layer of the model fits."""
-        names = [name for name, module in model.named_modules() if hasattr(module, 'weight')]
+        names = [name for name, module in model.named_modules() if isinstance(module, READERS)]
+        names += scale_layers(model)
         for pattern in self.layers or ():
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(
@@ -107,6 +109,15 @@ class ChannelWatch:
             failure = error
         raise_on_all(failure, _over_ranks, next(model.parameters()).device)
         self._map = channel_map
+
+    def idle_patterns(self, model: nn.Module) -> list[str]:
+        """The patterns that no layer with channels of its own fits, as the trace has shown."""
+        names = scale_layers(model).keys() | self._map.readers.keys()
+        return [
+            pattern
+            for pattern in self.layers or ()
+            if not any(fnmatchcase(name, pattern) for name in names)
+        ]
 
     @property
     def traced(self) -> bool:

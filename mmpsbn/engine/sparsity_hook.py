@@ -111,7 +111,8 @@ class SparsityHook(Hook):
         self._epochs = self.activations.epochs_between(len(runner.train_dataloader))
         warn_if_beta_not_decayed(runner)
         runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
-        self._at_start = self._watch.read_weights(model)
+        if not runner.iter:  # of a resumed run nobody knows
+            self._at_start = self._watch.read_weights(model)
         if self._needs_data and self.activations.loader is not None:
             self._loader = Runner.build_dataloader(self.activations.loader, seed=runner.seed)
 
@@ -149,6 +150,12 @@ class SparsityHook(Hook):
                 self._watch.trace(model, self._batches[-1])
             except Exception as error:  # it watches: a run never ends over it
                 runner.logger.warning(f'reports of gammas and biases alone: {error}')
+            else:
+                for pattern in self._watch.idle_patterns(model):
+                    runner.logger.warning(
+                        f'layers: {pattern!r} fits no layer that is counted: name the norm layer '
+                        'behind a convolution'
+                    )
         reading = self._watch.read_weights(model)
         for name in reading.not_finite:
             runner.logger.warning(f'{name}: gamma is NaN or inf')

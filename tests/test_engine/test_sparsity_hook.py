@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, OPTIMIZERS
 from ranks import run_on_ranks
 from snapshots import assert_same, snapshot
 from test_ranks import ON_RANKS
@@ -418,6 +418,11 @@ def test_only_the_layers_of_the_patterns_are_looked_at(tmp_path):
     assert not any('blocks.1' in m for m in messages)
     with pytest.raises(ValueError, match=r"layers: 'block\.\*' fits no layer of ToyNet"):
         train(tmp_path / 'b', [dict(HOOK, layers='block.*')])
+    _, messages = train(tmp_path / 'c', [dict(HOOK, layers=['norm', '*.conv1'])], epochs=1)
+    said = [m for m in messages if m.startswith('layers:')]
+    assert said == [
+        "layers: '*.conv1' fits no layer that is counted: name the norm layer behind a convolution"
+    ]
 
 
 # ---------------------------------------------------------------- alarms
@@ -469,6 +474,50 @@ def test_the_causes_are_those_the_settings_allow(tmp_path, optim_wrapper, norm, 
     (text,) = alarms(messages)
     assert all(part in text for part in said), text
     assert not any(part in text for part in [*unsaid, 'loaded weights']), text
+
+
+@MODELS.register_module(force=True)
+class FrozenNet(ToyNet):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        kill_channels(self.blocks[0].bn1, [0, 1, 2])
+        self.blocks[0].bn1.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    'net, layer', [('FrozenNet', 'blocks.0.bn1 3 of 12'), ('HiddenNet', 'hidden 5 of 10')]
+)
+def test_settings_that_act_on_no_scale_are_not_blamed(tmp_path, net, layer):
+    hook = dict(HOOK, warn_at=dict(dead=0.01), layers=[layer.split()[0]], measures=['dead'])
+    _, messages = train(
+        tmp_path, [hook], epochs=1, model=dict(type=net), prepare=lambda runner: None
+    )
+    (text,) = alarms(messages)
+    assert layer in text and 'no scale of these layers is trained' in text
+    assert 'learning rate' not in text and 'weight_decay' not in text
+
+
+def test_of_an_unknown_optimizer_nothing_is_claimed(tmp_path):
+    class OwnAdamW(torch.optim.AdamW):
+        pass
+
+    OPTIMIZERS.register_module(module=OwnAdamW, force=True)
+    _, messages = train(
+        tmp_path,
+        [dict(HOOK, warn_at=dict(collapsed=0.05))],
+        epochs=1,
+        optim_wrapper=dict(optimizer=dict(type='OwnAdamW', lr=1e-4, weight_decay=1e-4)),
+    )
+    (text,) = alarms(messages)
+    assert 'on gamma, which shrinks' in text and 'inside the steps' not in text
+
+
+def test_a_resumed_run_does_not_blame_the_weights_it_goes_on_with(tmp_path):
+    hook = dict(HOOK, warn_at=dict(collapsed=0.05))
+    train(tmp_path, [hook], epochs=1)
+    _, messages = train(tmp_path, [hook], epochs=2, prepare=lambda runner: None, resume=True)
+    (text,) = alarms(messages)
+    assert 'started' not in text and 'loaded weights' not in text
 
 
 def test_under_demp_dying_is_no_accident(tmp_path):
