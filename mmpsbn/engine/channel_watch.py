@@ -1,9 +1,12 @@
 """What SparsityHook knows of a model: where its channels go and what was counted of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
@@ -147,9 +150,10 @@ class ChannelWatch:
 
     def read_activations(self, model: nn.Module, data_batches: Iterable) -> Reading:
         """Of the chosen measures those of the activations on some batches, over all ranks."""
-        seen = observe_channels(
-            model, self._map, data_batches, _forward_batch, all_reduce=_over_ranks
-        )
+        with _frozen_rng():
+            seen = observe_channels(
+                model, self._map, data_batches, _forward_batch, all_reduce=_over_ranks
+            )
         census = self._chosen(take_census(model, self._map, seen))
         reading = Reading(
             {m: count_channels(census, m, self.limits) for m in MEASURES if self._counts(m, True)}
@@ -187,6 +191,20 @@ class ChannelWatch:
         self._ever = {n: m | self._ever[n] if n in known else m for n, m in dead.items()}
         self._last = dead
         return values
+
+
+@contextmanager
+def _frozen_rng() -> Iterator[None]:
+    """Random numbers of NumPy and of ``random``, which transforms draw, from a seed within and as
+    if none had been drawn afterwards. Those of torch the observation sees to."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        random.seed(0)
+        np.random.seed(0)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def _forward_batch(model: nn.Module, data_batch):

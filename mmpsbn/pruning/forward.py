@@ -1,11 +1,9 @@
 """A model's forward pass, whatever the model takes and returns, leaving no trace in it."""
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,19 +53,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_rng(model: nn.Module, seed: int = 0) -> Iterator[None]:
-    """Random numbers from a seed within, and as if none had been drawn afterwards; also those
-    of NumPy and of ``random``, which data pipelines draw."""
+    """Random numbers from a seed within, and as if none had been drawn afterwards."""
     devices = {p.device for p in model.parameters() if p.device.type == 'cuda'}
-    states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+        yield
 
 
 @contextmanager
