@@ -129,6 +129,12 @@ class SnapshotEnsembleHook(Hook):
         _probabilities(outputs)  # not only when all is trained
 
     def after_train(self, runner) -> None:
+        if runner.iter < self._ends[-1]:
+            runner.logger.warning(
+                f'no ensemble: training stopped at iteration {runner.iter}, the last round ends at '
+                f'{self._ends[-1]}'
+            )
+            return
         barrier()  # the main process has written
         paths = self._paths(runner)[-self.num_snapshots :]
         members = [self._member(runner, path) for path in paths]

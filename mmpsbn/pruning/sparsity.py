@@ -166,7 +166,8 @@ def _idle_in(group: ChannelGroup, gone_of: Mapping[str, Tensor]) -> Tensor:
         mask = gone_of.get(writer.layer)
         if mask is None:  # nothing scales this writer: its channels count as alive
             return torch.zeros_like(gone)
-        gone[torch.tensor(writer.channel)] &= mask[torch.tensor(writer.index)]
+        # of several positions of one channel (GroupNorm's groups) all must have gone
+        gone[torch.tensor(writer.channel)[~mask[torch.tensor(writer.index)]]] = False
     return gone
 
 

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.registry import METRICS, MODELS
 from mmpretrain.structures import DataSample
 from ranks import run_on_ranks
@@ -218,3 +219,14 @@ def test_on_two_ranks(tmp_path):
     hits = (scores.argmax(1) == ToyData(seed=1).labels).float().mean()
     record = json.loads((tmp_path / 'ensemble.json').read_text())
     assert record['metrics'] == {'top1': pytest.approx(100 * hits.item())}
+
+
+def test_a_run_that_stops_early_ends_without_an_ensemble(tmp_path):
+    class Stop(Hook):
+        def after_train_epoch(self, runner):
+            runner.train_loop.stop_training = True
+
+    runner = build(tmp_path, hooks=[Stop()])
+    runner.train()
+    assert runner.iter == 4 and (tmp_path / 'round_1.pth').exists()
+    assert not (tmp_path / 'ensemble.json').exists()
