@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..functional.statistics import dead_overlap, revived_mask
 from ..pruning import (
     ChannelCounts,
+    ChannelGraph,
     ChannelMap,
     Cost,
     LayerChannels,
@@ -31,7 +32,7 @@ from ..pruning import (
 )
 from ..pruning.flow import READERS
 from ..pruning.measures import MEASURES
-from .models import example_inputs, forward_tensors, trace_at_any_size
+from .models import bare_model, example_inputs, forward_tensors, trace_at_any_size
 
 # Measures of a whole model, beside those that count channels.
 FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL = (
@@ -80,6 +81,7 @@ class ChannelWatch:
         self.measures = measures
         self.layers = layers
         self._map: ChannelMap | None = None
+        self._size = 0  # parameters of the model when it was last traced
         self._positions: dict[str, int] = {}
         self._last: dict[str, Tensor] = {}  # dead at the last reading
         self._ever: dict[str, Tensor] = {}  # dead at any
@@ -94,6 +96,25 @@ class ChannelWatch:
                     f'layers: {pattern!r} fits no layer of {type(model).__name__}; '
                     f'its norm layers are {list(scale_layers(model))[:3]} and so on'
                 )
+
+    def follow(self, runner, data_batch) -> None:
+        """Trace the model of a runner the first time, and where it was pruned since. A run does
+        not end over it: where it fails, on any rank, there is a warning."""
+        model = bare_model(runner)
+        size = sum(parameter.numel() for parameter in model.parameters())
+        if size == self._size:
+            return
+        self._size = size
+        try:
+            self.trace(model, data_batch)
+        except Exception as error:
+            runner.logger.warning(f'reports of gammas and biases alone: {error}')
+            return
+        for pattern in self.idle_patterns(model):
+            runner.logger.warning(
+                f'layers: {pattern!r} fits no layer that is counted: name the norm layer '
+                'behind a convolution'
+            )
 
     def trace(self, model: nn.Module, data_batch) -> None:
         """Look anew where the channels go. Until then, and where this fails, only gammas and
@@ -123,8 +144,9 @@ class ChannelWatch:
         ]
 
     @property
-    def traced(self) -> bool:
-        return self._map is not None
+    def graph(self) -> ChannelGraph | None:
+        """As traced last; None where that failed."""
+        return None if self._map is None else self._map.graph
 
     def read_weights(self, model: nn.Module) -> Reading:
         """Of the chosen measures those that take no data."""
@@ -137,7 +159,11 @@ class ChannelWatch:
             for limits in self._further_limits:
                 share = count_channels(census, 'collapsed', limits).share
                 reading.values[f'collapsed_below_{limits.gamma:g}_fraction'] = share
-        if self.traced and (FLOPS in self.measures or WEIGHTS in self.measures):
+        if (
+            census
+            and self.graph is not None
+            and (FLOPS in self.measures or WEIGHTS in self.measures)
+        ):
             collapsed = count_channels(census, 'collapsed', self.limits).masks
             cost = model_cost(model, self._positions)
             weights = {n: model.get_submodule(n).weight.numel() for n in cost.macs_of}

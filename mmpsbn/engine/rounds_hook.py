@@ -11,11 +11,11 @@ from mmengine.registry import HOOKS
 from ..functional.checks import is_number
 from ..functional.optimizer_state import reset_state_
 from ..functional.shuffling import shuffle_
-from ..pruning import ActivationWindow
+from ..pruning import ActivationWindow, Limits
+from .channel_watch import FLOPS, WEIGHTS, ChannelWatch
 from .models import bare_model, optimizers_of
 from .prune_event import joined_scores
 from .rounds import RoundsTable, in_epochs, round_ends
-from .sparsity_meter import SparsityMeter
 
 
 @HOOKS.register_module()
@@ -65,7 +65,10 @@ class RoundsHook(Hook):
                 raise ValueError(f'{name} must be True or False, got {value!r}')
         self.reset_optimizer = reset_optimizer
         self.shuffle = shuffle
-        self._meter = SparsityMeter(gamma_threshold)
+        self._watch = ChannelWatch(
+            [Limits(gamma=gamma_threshold, eps=0.0)], ('collapsed', FLOPS, WEIGHTS), None
+        )
+        self._batch = None  # the first one seen, for the trace
         self._ends: list[int] = []  # in iterations
         self._begun = 0
         self._table: RoundsTable | None = None
@@ -85,7 +88,7 @@ class RoundsHook(Hook):
         self._begin_round(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        self._meter.note_batch(data_batch)
+        self._batch = self._batch or data_batch
         self._begin_round(runner)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -102,8 +105,9 @@ class RoundsHook(Hook):
     def before_val_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if batch_idx or runner.iter not in self._ends:
             return
-        self._meter.note_batch(data_batch)  # a resumed run may have seen no other
-        graph = self._meter.graph(runner)
+        self._batch = self._batch or data_batch  # a resumed run may have seen no other
+        self._watch.follow(runner, self._batch)
+        graph = self._watch.graph
         if graph and graph.groups:
             self._window = ActivationWindow(
                 bare_model(runner), graph.groups, in_training_only=False
@@ -138,16 +142,20 @@ class RoundsHook(Hook):
     def _end_round(self, runner, end_iter: int) -> None:
         if end_iter not in self._ends:
             return
-        report = self._meter.measure(runner)
-        collapsed, channels = report.totals
+        if self._batch is not None:
+            self._watch.follow(runner, self._batch)
+        reading = self._watch.read_weights(bare_model(runner))
+        for name in reading.not_finite:
+            runner.logger.warning(f'{name}: gamma is NaN or inf')
+        collapsed, channels = reading.counts['collapsed'].total
         loss = runner.message_hub.log_scalars.get('train/loss')
         values = dict(
             loss=None if loss is None else loss.mean(len(runner.train_dataloader)),
             collapsed=collapsed,
             channels=channels,
-            gamma_threshold=self._meter.threshold,
-            flops_sparsity=report.flops_sparsity,
-            weight_sparsity=report.weight_sparsity,
+            gamma_threshold=self._watch.limits.gamma,
+            flops_sparsity=reading.values.get(FLOPS),
+            weight_sparsity=reading.values.get(WEIGHTS),
         )
         self._record(runner, end_iter, values)
 

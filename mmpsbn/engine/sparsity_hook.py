@@ -98,7 +98,6 @@ class SparsityHook(Hook):
         self._at_start = Reading()
         self._reported_step = -1
         self._reported: set[str] = set()
-        self._size = 0
 
     def before_train(self, runner) -> None:
         model = bare_model(runner)
@@ -143,26 +142,15 @@ class SparsityHook(Hook):
 
     def _read(self, runner, *, with_data: bool) -> Reading:
         model = bare_model(runner)
-        size = sum(parameter.numel() for parameter in model.parameters())
-        if size != self._size and self._batches:  # the first time, or pruned since
-            self._size = size
-            try:
-                self._watch.trace(model, self._batches[-1])
-            except Exception as error:  # it watches: a run never ends over it
-                runner.logger.warning(f'reports of gammas and biases alone: {error}')
-            else:
-                for pattern in self._watch.idle_patterns(model):
-                    runner.logger.warning(
-                        f'layers: {pattern!r} fits no layer that is counted: name the norm layer '
-                        'behind a convolution'
-                    )
+        if self._batches:
+            self._watch.follow(runner, self._batches[-1])
         reading = self._watch.read_weights(model)
         for name in reading.not_finite:
             runner.logger.warning(f'{name}: gamma is NaN or inf')
-        if with_data and self._needs_data and self._watch.traced:
+        if with_data and self._needs_data and self._watch.graph is not None:
             try:
                 seen = self._watch.read_activations(model, self._batches_to_look_at())
-            except Exception as error:
+            except Exception as error:  # it watches: a run never ends over it
                 runner.logger.warning(f'no activations in this report: {error}')
             else:
                 reading.counts |= seen.counts

@@ -215,7 +215,7 @@ def test_it_watches_on_where_it_cannot_trace(tmp_path):
     runner, messages = train(tmp_path, epochs=1)
     hook = hook_of(runner)
     hook._batches.append((1, 2))
-    hook._size = 0
+    hook._watch._size = 0
     reading = hook._read(runner, with_data=True)
     assert not reading.values and set(reading.counts) == {'collapsed'}
     assert reading.counts['collapsed'].total == (3, 48)
@@ -237,8 +237,8 @@ def test_it_watches_on_where_it_cannot_trace(tmp_path):
 def test_odd_batches_end_no_run(tmp_path, inputs, message):
     runner, messages = train(tmp_path, epochs=1)
     hook = hook_of(runner)
-    for size in (hook._size, 0):  # at a look, and at a trace
-        hook._size = size
+    for size in (hook._watch._size, 0):  # at a look, and at a trace
+        hook._watch._size = size
         hook._batches.extend([dict(inputs=inputs)] * 2)
         messages.clear()
         assert hook._read(runner, with_data=True).counts['collapsed'].total == (3, 48)
