@@ -2,6 +2,7 @@
 
 from .autocast import BFloat16OptimWrapper
 from .demp_hook import DemPHook
+from .freeze_hook import FreezeHook
 from .norm_constructor import NormOptimWrapperConstructor
 from .pruned_checkpoint_hook import PrunedCheckpointHook
 from .rounds_hook import RoundsHook
@@ -11,6 +12,7 @@ from .sparsity_hook import SparsityHook
 __all__ = [
     'BFloat16OptimWrapper',
     'DemPHook',
+    'FreezeHook',
     'NormOptimWrapperConstructor',
     'PrunedCheckpointHook',
     'RoundsHook',

@@ -13,7 +13,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
-from ..models import check_state_dict
+from ..models import check_state_dict, unpack_seed_checkpoint
 from ..pruning import PrunePlan, apply_plan, is_applied
 from .checkpoint_hook import AtomicLocalBackend
 from .pruned_structure import saved_by
@@ -34,6 +34,20 @@ class LoadedModel:
     dataset_meta: dict | None
 
 
+def model_cfg_of(cfg: Config) -> dict:
+    """What to build the config's model from.
+
+    Raises:
+        ValueError: the config has no model.
+    """
+    if cfg.get('model') is None:
+        raise ValueError('the config has no model; start the run with tools/train.py')
+    model_cfg = deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:  # mmpretrain's configs have it beside the model
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return model_cfg
+
+
 def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     """Build the config's model and load a checkpoint, after replaying its prune plan.
 
@@ -41,10 +55,7 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
         ValueError: plan, weights and model do not fit; names the first tensor.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model_cfg = deepcopy(cfg.model)
-    if cfg.get('data_preprocessor') is not None:  # mmpretrain's configs have it beside the model
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    model = revert_sync_batchnorm(MODELS.build(model_cfg_of(cfg)))
     checkpoint = CheckpointLoader.load_checkpoint(checkpoint_path, map_location='cpu')
     state_dict = checkpoint.get('state_dict', checkpoint)
     meta = checkpoint.get('meta', {})
@@ -55,6 +66,21 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     check_state_dict(model, {key.removeprefix('module.'): x for key, x in state_dict.items()})
     _load_checkpoint_to_model(model, checkpoint)
     return LoadedModel(model.eval(), plan, meta.get('dataset_meta'))
+
+
+def load_seed_checkpoint(cfg: Config, checkpoint_path: str) -> nn.Module:
+    """The config's model out of what FreezeHook kept as a seed and trained values.
+
+    Returns:
+        The model, in eval mode, on the CPU.
+
+    Raises:
+        ValueError: the file is no such checkpoint, or not of this config's model; this torch
+            draws other weights from its seed.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    checkpoint = torch.load(checkpoint_path, map_location='cpu', weights_only=True)
+    return unpack_seed_checkpoint(checkpoint, model_cfg_of(cfg)).eval()
 
 
 def file_name(path: str) -> str:

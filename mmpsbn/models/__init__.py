@@ -4,8 +4,19 @@ from importlib.util import find_spec
 
 from .norm_init import NormAffineInit
 from .pruned import build_pruned_model, check_state_dict, fuse_norms
+from .seed_checkpoint import draw_model, pack_seed_checkpoint, unpack_seed_checkpoint
+from .trained_parts import TrainedParts
 
-__all__ = ['NormAffineInit', 'build_pruned_model', 'check_state_dict', 'fuse_norms']
+__all__ = [
+    'NormAffineInit',
+    'TrainedParts',
+    'build_pruned_model',
+    'check_state_dict',
+    'draw_model',
+    'fuse_norms',
+    'pack_seed_checkpoint',
+    'unpack_seed_checkpoint',
+]
 
 # Detection users need not have mmpretrain. A broken mmpretrain still raises: hiding that would end
 # in "CIFARResNet is not in the registry".

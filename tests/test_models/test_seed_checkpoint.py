@@ -1,0 +1,200 @@
+"""A model as seed and trained values, and what is trained of it."""
+
+import io
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from toy import ToyNet
+
+from mmpsbn.models import (
+    TrainedParts,
+    draw_model,
+    pack_seed_checkpoint,
+    unpack_seed_checkpoint,
+)
+
+CFG = dict(type='ToyNet', norm_cfg=dict(type='psBN'))
+VARIANTS = {
+    'norm': dict(train=['norm']),
+    'norm and output': dict(train=['norm', 'fc']),
+    'output': dict(train=['fc']),
+    'two per channel': dict(train=[], per_channel=2),
+    'two per channel and output': dict(train=['fc'], per_channel=2),
+    'all but norm': dict(freeze=['norm']),
+}
+
+
+def parts(train=None, freeze=None, per_channel=None):
+    return TrainedParts(train, freeze, per_channel)
+
+
+def trained(model, frozen):
+    """As training does: every trained value and every buffer becomes another."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name not in frozen:
+                parameter.normal_()
+            elif frozen[name] is not None:
+                parameter[frozen[name]] = 3.0
+        for buffer in model.buffers():
+            if buffer.dtype.is_floating_point:
+                buffer.uniform_(0.1, 1)
+            else:
+                buffer.fill_(17)
+    return model
+
+
+def saved(checkpoint):
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def names_of(frozen, which):
+    return {name for name, mask in frozen.items() if (mask is not None) == which}
+
+
+def test_what_each_variant_trains():
+    model = ToyNet()
+    names = {name for name, _ in model.named_parameters()}
+    norms = {n for n in names if 'bn' in n or 'norm' in n}
+    convs = {n for n in names if 'conv' in n or 'stem' in n}
+    head = {'fc.weight', 'fc.bias'}
+    assert norms | convs | head == names and len(norms) == 10
+    expected = {  # wholly frozen, frozen in part
+        'norm': (convs | head, set()),
+        'norm and output': (convs, set()),
+        'output': (convs | norms, set()),
+        'two per channel': (norms | head, convs),
+        'two per channel and output': (norms, convs),
+        'all but norm': (norms, set()),
+    }
+    for variant, settings in VARIANTS.items():
+        frozen = parts(**settings).frozen(model, 0)
+        assert (names_of(frozen, False), names_of(frozen, True)) == expected[variant], variant
+    mask = parts(train=[], per_channel=2).frozen(model, 0)['stem.weight']
+    assert mask.flatten(1).sum(1).tolist() == [2] * 8
+
+
+def test_a_trained_convolution_is_not_masked():
+    frozen = parts(train=['stem'], per_channel=2).frozen(ToyNet(), 0)
+    assert 'stem.weight' not in frozen and frozen['blocks.0.conv1.weight'] is not None
+
+
+@pytest.mark.parametrize('norm', ['BN', 'psBN', 'psIN'])
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_it_reloads_to_the_bit(variant, norm):
+    cfg = dict(CFG, norm_cfg=dict(type=norm))
+    chosen = parts(**VARIANTS[variant])
+    model = draw_model(cfg, 5)
+    frozen = chosen.frozen(model, 5)
+    trained(model, frozen)
+    checkpoint = saved(pack_seed_checkpoint(model, parts=chosen, seed=5, frozen=frozen))
+    torch.manual_seed(123)  # of no consequence
+    again = unpack_seed_checkpoint(checkpoint, cfg)
+    ours, theirs = dict(model.named_parameters()), dict(again.named_parameters())
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, again.get_buffer(name)), name
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.equal(model.eval()(x), again.eval()(x))
+
+
+def test_only_what_is_trained_and_the_buffers_are_stored():
+    model = draw_model(CFG, 5)
+    chosen = parts(train=['norm'])
+    frozen = chosen.frozen(model, 5)
+    values = pack_seed_checkpoint(model, parts=chosen, seed=5, frozen=frozen)['values']
+    # gamma, beta, running mean and variance of 48 channels; batches tracked by 5 layers
+    assert {dtype: value.numel() for dtype, value in values.items()} == {
+        'torch.float32': 4 * 48,
+        'torch.int64': 5,
+    }
+
+
+def test_a_draw_leaves_the_random_state_and_depends_on_the_seed_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = draw_model(CFG, 5)
+    assert torch.equal(torch.rand(3), expected)
+    second, other = draw_model(CFG, 5), draw_model(CFG, 6)
+    assert torch.equal(first.stem.weight, second.stem.weight)
+    assert not torch.equal(first.stem.weight, other.stem.weight)
+
+
+@pytest.fixture
+def checkpoint():
+    chosen = parts(train=['norm'])
+    model = draw_model(CFG, 5)
+    frozen = chosen.frozen(model, 5)
+    return saved(pack_seed_checkpoint(model, parts=chosen, seed=5, frozen=frozen))
+
+
+def test_other_numbers_from_the_same_seed_are_an_error(checkpoint):
+    """As another torch might draw."""
+
+    @MODELS.register_module(force=True)
+    class OtherNumbers(ToyNet):
+        def init_weights(self):
+            with torch.no_grad():
+                weight = self.blocks[1].conv2.weight.view(-1)
+                weight[7] = torch.nextafter(weight[7], weight[7] + 1)
+
+    with pytest.raises(
+        ValueError,
+        match=f'weights that torch {torch.__version__.replace("+", ".")} draws from seed 5 are not '
+        'those of the checkpoint, written by torch .*: use the config of that run, and its torch',
+    ):
+        unpack_seed_checkpoint(checkpoint, dict(CFG, type='OtherNumbers'))
+
+
+@pytest.mark.parametrize(
+    'bad', [{}, [], dict(meta={}, state_dict={}), dict(meta=dict(format=2, checksum=''))]
+)
+def test_what_is_no_such_checkpoint(bad):
+    with pytest.raises(ValueError, match='this is no checkpoint of a seed and trained values'):
+        unpack_seed_checkpoint(bad, CFG)
+
+
+def test_other_trained_values_than_the_model_s(checkpoint):
+    checkpoint['values']['torch.float32'] = checkpoint['values']['torch.float32'][:-1]
+    with pytest.raises(ValueError, match=r'has \{.*191.*\} trained values and the model \{.*192'):
+        unpack_seed_checkpoint(checkpoint, CFG)
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(), 'give one of train and freeze, got train=None, freeze=None'),
+        (dict(train=['norm'], freeze=['fc']), 'give one of train and freeze'),
+        (dict(train='norm'), r"train must be a list like \['norm', 'head.fc'\], got 'norm'"),
+        (dict(freeze=['']), 'freeze must be a list'),
+        (dict(train=[], per_channel=0), 'per_channel must be None or an int >= 1, got 0'),
+        (dict(freeze=['norm'], per_channel=2), 'per_channel goes with train'),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        parts(**settings)
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(train=['norm', 'downsample']), "no parameter of ToyNet belongs to the part 'downs"),
+        (dict(train=[]), 'trains nothing of ToyNet'),
+        (dict(freeze=[]), 'trains everything of ToyNet'),
+        (dict(freeze=['norm', 'fc', 'conv', 'stem']), 'trains nothing of ToyNet'),
+    ],
+)
+def test_parts_that_do_not_fit_the_model(settings, message):
+    with pytest.raises(ValueError, match=message):
+        parts(**settings).frozen(ToyNet(), 0)
+
+
+def test_a_model_without_norm_layers():
+    with pytest.raises(ValueError, match="belongs to the part 'norm'"):
+        parts(train=['norm']).frozen(torch.nn.Linear(2, 2), 0)
