@@ -14,6 +14,7 @@ from mmengine.runner import CheckpointLoader
 
 from ..functional.checks import is_count
 from .checkpoint_hook import AtomicLocalBackend, atomic_backend_args
+from .demp_hook import DemPHook
 from .models import bare_model
 from .rounds import in_epochs, round_ends
 
@@ -104,10 +105,10 @@ class SnapshotEnsembleHook(Hook):
                 'SnapshotEnsembleHook evaluates with val_dataloader and val_evaluator; this run '
                 'has none'
             )
-        if any(hasattr(hook, 'loads_pruned_checkpoints') for hook in runner.hooks):
+        if any(isinstance(hook, DemPHook) for hook in runner.hooks):
             raise ValueError(
                 'snapshots of a net that is pruned have different shapes; take '
-                'SnapshotEnsembleHook out of custom_hooks, or the hook that prunes'
+                'SnapshotEnsembleHook or DemPHook out of custom_hooks'
             )
         for path, end in list(zip(self._paths(runner), self._ends))[-self.num_snapshots :]:
             if end <= runner.iter and not os.path.exists(path):

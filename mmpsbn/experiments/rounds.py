@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .pictures import Panel
+from .scales import length
 from .tables import Numbers, Table, arm_table
 
 CONFIG = 'cifar/resnet20_bn_cifar10_in_memory.py'
@@ -29,8 +30,10 @@ class Rounds:
 
     def options(self, *hooks: dict[str, Any]) -> dict[str, Any]:
         """Over a config of one round; ``hooks``: further ones."""
-        options = {
-            'train_dataloader.batch_size': self.batch_size,
+        whole = length(
+            self.rounds * self.epochs, batch_size=self.batch_size, bfloat16=self.bfloat16
+        )
+        return whole | {
             'optim_wrapper.optimizer.lr': self.lr,
             'optim_wrapper.optimizer.weight_decay': self.weight_decay,
             'param_scheduler': dict(
@@ -42,14 +45,9 @@ class Rounds:
                 by_epoch=True,
                 convert_to_iter_based=True,
             ),
-            'train_cfg.max_epochs': self.rounds * self.epochs,
             'train_cfg.val_interval': self.epochs,
             'custom_hooks': [dict(type='RoundsHook'), dict(type='SparsityHook'), *hooks],
-            'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
         }
-        if self.bfloat16:
-            options['optim_wrapper.type'] = 'BFloat16OptimWrapper'
-        return options
 
 
 SMOKE = Rounds(rounds=1, epochs=1, batch_size=32, weight_decay=2e-3)

@@ -51,6 +51,18 @@ def set_data(config: Config, settings: dict[str, Any]) -> None:
             dataset.setdefault(key, value)
 
 
+def length(epochs: int, *, batch_size: int, bfloat16: bool) -> dict[str, Any]:
+    """Settings of a training by epochs that is validated at its end and goes on after an
+    interruption where its last epoch began."""
+    options = {
+        'train_dataloader.batch_size': batch_size,
+        'train_cfg.max_epochs': epochs,
+        'train_cfg.val_interval': epochs,
+        'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
+    }
+    return options | ({'optim_wrapper.type': 'BFloat16OptimWrapper'} if bfloat16 else {})
+
+
 def _write_digit_folders(root: Path) -> None:
     """scikit-learn's scanned digits, 8x8, as grey 32x32 pictures in folders by class: 320 for
     training, 160 to test. What is there is left."""

@@ -17,7 +17,10 @@ class Table:
     def markdown(self) -> str:
         """First column left, the others right."""
         rule = ['---', *('---:' for _ in self.head[1:])]
-        return '\n'.join(f'| {" | ".join(row)} |' for row in (self.head, rule, *self.rows))
+        lines = [
+            [cell.replace('|', '\\|') for cell in line] for line in (self.head, rule, *self.rows)
+        ]
+        return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def grid(numbers: Numbers) -> dict[str, dict[str, dict[str, Any]]]:
