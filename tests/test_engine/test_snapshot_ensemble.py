@@ -3,8 +3,7 @@ import json
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, METRICS, MODELS
+from mmengine.registry import METRICS, MODELS
 from mmpretrain.structures import DataSample
 from test_rounds_hook import restarts, table
 from toy import ToyData, ToyNet, toy_runner
@@ -157,17 +156,12 @@ def test_members_may_write_into_the_same_samples():
         assert sample.pred_label.tolist() == [0]
 
 
-@HOOKS.register_module(force=True)
-class Prunes(Hook):
-    loads_pruned_checkpoints = True
-
-
 @pytest.mark.parametrize(
     'kwargs, error, message',
     [
         (dict(hook=dict(HOOK, num_snapshots=4)), ValueError, 'num_snapshots=4 needs as many.*3'),
         (dict(val=False), ValueError, 'evaluates with val_dataloader and val_evaluator'),
-        (dict(hooks=[dict(type='Prunes')]), ValueError, 'a net that is pruned have different sh'),
+        (dict(hooks=[dict(type='DemPHook')]), ValueError, 'a net that is pruned have different sh'),
     ],
 )
 def test_runs_it_does_not_fit(tmp_path, kwargs, error, message):
