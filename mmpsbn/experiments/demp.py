@@ -12,8 +12,8 @@ from .scales import length
 from .tables import Numbers, Table, arm_table, grid
 
 _CONFIGS = {
-    optimizer: f'cifar/resnet18_bn_demp_{optimizer.lower()}_cifar10_in_memory.py'
-    for optimizer in ('Adam', 'SGDM')
+    'Adam': 'demp_cls/resnet18_adam_cifar10.py',
+    'SGDM': 'demp_cls/resnet18_sgdm_cifar10.py',
 }
 
 

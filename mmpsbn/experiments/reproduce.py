@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
@@ -76,7 +77,12 @@ def reproduce(
 
 
 def _config_of(arm: Arm, configs: Path, seed: int) -> Config:
-    config = Config.fromfile(str(configs / arm.config))
+    config = deepcopy(_read(str(configs / arm.config)))
     changes: Mapping = dict(arm.options, randomness=dict(seed=seed))
     config.merge_from_dict(deepcopy(changes))  # it takes _delete_ out of what it is given
     return config
+
+
+@cache
+def _read(path: str) -> Config:
+    return Config.fromfile(path)

@@ -55,7 +55,8 @@ def build(work_dir, *, periods=(1, 1, 1), hook=HOOK, hooks=(), val=True, **kwarg
         kwargs = {**validation(), 'val_evaluator': dict(type='LabelAccuracy'), **kwargs}
     return toy_runner(
         work_dir,
-        [dict(hook), dict(type='RoundsHook'), *hooks],
+        # the tools add PrunedCheckpointHook to every config
+        [dict(hook), dict(type='RoundsHook'), dict(type='PrunedCheckpointHook'), *hooks],
         param_scheduler=restarts(periods, by_epoch),
         **kwargs,
     )
