@@ -31,12 +31,12 @@ class _Training:
     bfloat16: bool = False
 
 
-# small: a quarter of the width and 5,650 steps where the paper has 97,750; an event every 5 % of
+# small: a quarter of the width and 4,710 steps where the paper has 97,750; an event every 5 % of
 # them as there. With SGDM gamma goes from 1 to 0 in 1,000 steps at full rate and a penalty of 1e-3,
-# of which there are 1,740; S of these is 3.5 with four times the decay, 15 in the paper.
+# of which there are 1,413; S of these is 2.8 with four times the decay, 15 in the paper.
 _SCALES = dict(
     smoke=_Training(8, 1, 64, 2, (1e-3,), optimizers=('SGDM',)),
-    small=_Training(16, 36, 64, 280, (1e-3, 4e-3, 1e-2), sgdm_decay=2e-3, bfloat16=True),
+    small=_Training(16, 30, 64, 235, (1e-3, 4e-3, 1e-2), sgdm_decay=2e-3, bfloat16=True),
     paper=_Training(64, 250, 128, 5000, (5e-4, 1e-3, 2e-3, 4e-3)),
 )
 

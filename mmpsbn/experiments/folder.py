@@ -88,7 +88,7 @@ def machine() -> dict[str, Any]:
     """What a reader must know to compare numbers."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return dict(
-        processor=platform.processor() or platform.machine(),
+        processor=_processor(),
         cores=os.cpu_count(),
         gpus=gpus,
         python=platform.python_version(),
@@ -98,6 +98,14 @@ def machine() -> dict[str, Any]:
         mmpretrain=mmpretrain.__version__,
         mmpsbn=__version__,
     )
+
+
+def _processor() -> str:
+    """Its model where Linux tells it."""
+    path = Path('/proc/cpuinfo')
+    lines = path.read_text().splitlines() if path.exists() else []
+    models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return models[0] if models else platform.machine()
 
 
 def _read_json(path: Path) -> dict:

@@ -1,11 +1,12 @@
 """Layer-wise pruning in the implicit-sparsity paper (Mehta et al., CVPR 2019)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .experiment import Arm, Experiment
-from .implicit import LIMITS, TRAININGS, Training, sparsity_of
+from .implicit import LIMITS, TRAININGS, sparsity_of
 from .measure import TrainedArm
 from .pictures import Panel
 from .tables import Numbers, Table, arm_table
@@ -41,8 +42,9 @@ _PRUNED = dict(
 
 
 def _pruned_arms(scale: str) -> Sequence[Arm]:
-    # small: half the width, 36 epochs, S = 7,100 lambda
-    training = dict(TRAININGS, small=Training('64-0.5x', 36, bfloat16=True))[scale]
+    training = TRAININGS[scale]
+    if scale == 'small':
+        training = replace(training, width='64-0.5x')
     arms = [training.basic_net(f'{o} {k} {d:g}', o, k, d) for o, k, d in _PRUNED[scale]]
     if scale == 'paper':
         arms += [

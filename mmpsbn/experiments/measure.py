@@ -36,13 +36,14 @@ class TrainedArm:
     """A work folder whose training has ended.
 
     Attributes:
+        config: of the arm.
         model: in eval mode, with the weights and, if it was pruned, the structure of the end.
     """
 
     def __init__(self, work_dir: Path):
-        self._config = Config.fromfile(str(work_dir / 'config.py'))
-        self._checkpoint = str(final_checkpoint(work_dir, self._config))
-        loaded = load_model(self._config, self._checkpoint)
+        self.config = Config.fromfile(str(work_dir / 'config.py'))
+        self._checkpoint = str(final_checkpoint(work_dir, self.config))
+        loaded = load_model(self.config, self._checkpoint)
         self._plan = loaded.plan
         self.model = loaded.model.to('cuda' if torch.cuda.is_available() else 'cpu')
         self._test = self._loader('val')  # reads the pictures once
@@ -148,4 +149,4 @@ class TrainedArm:
             yield example_inputs(self.model, batch, len(batch['inputs']))
 
     def _loader(self, split: str) -> DataLoader:
-        return Runner.build_dataloader(self._config[f'{split}_dataloader'], seed=0)
+        return Runner.build_dataloader(self.config[f'{split}_dataloader'], seed=0)

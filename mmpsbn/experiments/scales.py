@@ -68,7 +68,8 @@ def _write_digit_folders(root: Path) -> None:
     training, 160 to test. What is there is left."""
     for split, folder in dict(train='train', val='test').items():
         digits, labels = load_split_digits(split)
-        for row in list(digits)[:: len(digits) // _SMOKE_IMAGES[split]]:
+        count = _SMOKE_IMAGES[split]
+        for row in list(digits)[:: len(digits) // count][:count]:
             path = root / folder / str(labels[row]) / f'{row}.png'
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
