@@ -87,6 +87,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmpsbn', 'mmpsbn.*']),
+    package_data={'mmpsbn.analysis.report': ['page.html']},
     # Not here: mmdet, mmcv, mmengine, mmpretrain. Two families of distributions provide them under
     # the same import names (requirements/default.txt and requirements/openmmlab.txt); to require
     # one would break environments with the other.

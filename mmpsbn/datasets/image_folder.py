@@ -38,14 +38,13 @@ def load_image_folder(data_root, split, *, cache_dir):
     classes, files = _list_pictures(folder)
     key = _key_of(folder, files)
     cache_path = Path(cache_dir) / f'{split}.mmpsbn.npz'
-    cached = _read_cache(cache_path, key)
-    if cached is None:
+    pixels = _read_cache(cache_path, key)
+    if pixels is None:
         print_log(f'decoding {len(files)} pictures of {folder}, once', logger='current')
         pixels = _decode(folder, files)
-        labels = np.array([classes.index(name.split('/')[0]) for name in files], dtype=np.int64)
-        _write_cache(cache_path, key=key, pixels=pixels, labels=labels)
-        cached = pixels, labels
-    return (*cached, classes)
+        _write_cache(cache_path, key=key, pixels=pixels)
+    labels = {name: index for index, name in enumerate(classes)}
+    return pixels, np.array([labels[name.split('/')[0]] for name in files]), classes
 
 
 def _list_pictures(folder):
@@ -102,9 +101,7 @@ def _read_cache(path, key):
     """None where there is none, or none that belongs to these files."""
     try:
         with np.load(path) as content:
-            if str(content['key']) != key:
-                return None
-            return content['pixels'], content['labels']
+            return content['pixels'] if str(content['key']) == key else None
     # A damaged cache is as good as none: np.load raises one of these.
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None

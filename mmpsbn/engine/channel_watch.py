@@ -1,9 +1,12 @@
 """What SparsityHook knows of a model: where its channels go and what was counted of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
@@ -22,9 +25,11 @@ from ..pruning import (
     mean_universality,
     model_cost,
     observe_channels,
+    raise_on_all,
     scale_layers,
     take_census,
 )
+from ..pruning.flow import READERS
 from ..pruning.measures import MEASURES
 from .models import example_inputs, forward_tensors, trace_at_any_size
 
@@ -81,7 +86,8 @@ class ChannelWatch:
 
     def check_layers(self, model: nn.Module) -> None:
         """Raises ValueError for a pattern that no layer of the model fits."""
-        names = [name for name, module in model.named_modules() if hasattr(module, 'weight')]
+        names = [name for name, module in model.named_modules() if isinstance(module, READERS)]
+        names += scale_layers(model)
         for pattern in self.layers or ():
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(
@@ -94,12 +100,27 @@ class ChannelWatch:
         biases are read.
 
         Raises:
-            RuntimeError, TypeError: the model does not run on the batch's inputs alone.
+            RuntimeError, TypeError: the model does not run on the batch's inputs alone, here or
+                on another rank.
         """
-        self._map = None
-        graph, inputs = trace_at_any_size(model, example_inputs(model, data_batch, 1))
-        self._positions = count_positions(model, inputs, forward_tensors)
-        self._map = map_channels(model, graph, inputs, forward_tensors)
+        self._map, channel_map, failure = None, None, None
+        try:
+            graph, inputs = trace_at_any_size(model, example_inputs(model, data_batch, 1))
+            self._positions = count_positions(model, inputs, forward_tensors)
+            channel_map = map_channels(model, graph, inputs, forward_tensors)
+        except Exception as error:
+            failure = error
+        raise_on_all(failure, _over_ranks, next(model.parameters()).device)
+        self._map = channel_map
+
+    def idle_patterns(self, model: nn.Module) -> list[str]:
+        """The patterns that no layer with channels of its own fits, as the trace has shown."""
+        names = scale_layers(model).keys() | self._map.readers.keys()
+        return [
+            pattern
+            for pattern in self.layers or ()
+            if not any(fnmatchcase(name, pattern) for name in names)
+        ]
 
     @property
     def traced(self) -> bool:
@@ -119,18 +140,20 @@ class ChannelWatch:
         if self.traced and (FLOPS in self.measures or WEIGHTS in self.measures):
             collapsed = count_channels(census, 'collapsed', self.limits).masks
             cost = model_cost(model, self._positions)
-            weights = {name: n / self._positions[name] for name, n in cost.macs_of.items()}
+            weights = {n: model.get_submodule(n).weight.numel() for n in cost.macs_of}
             for measure, size_of in ((FLOPS, cost.macs_of), (WEIGHTS, weights)):
                 if measure in self.measures:
                     whole = Cost(cost.params, size_of, cost.inputs_of)
                     gone = macs_at_stake(collapsed, self._map.graph, whole)
-                    reading.values[measure] = sum(gone.values()) / sum(size_of.values())
+                    reading.values[measure] = sum(gone.values()) / max(sum(size_of.values()), 1)
         return reading
 
     def read_activations(self, model: nn.Module, data_batches: Iterable) -> Reading:
         """Of the chosen measures those of the activations on some batches, over all ranks."""
-        inputs = (example_inputs(model, batch, len(batch['inputs'])) for batch in data_batches)
-        seen = observe_channels(model, self._map, inputs, forward_tensors, all_reduce=_over_ranks)
+        with _frozen_rng():
+            seen = observe_channels(
+                model, self._map, data_batches, _forward_batch, all_reduce=_over_ranks
+            )
         census = self._chosen(take_census(model, self._map, seen))
         reading = Reading(
             {m: count_channels(census, m, self.limits) for m in MEASURES if self._counts(m, True)}
@@ -168,6 +191,24 @@ class ChannelWatch:
         self._ever = {n: m | self._ever[n] if n in known else m for n, m in dead.items()}
         self._last = dead
         return values
+
+
+@contextmanager
+def _frozen_rng() -> Iterator[None]:
+    """Random numbers of NumPy and of ``random``, which transforms draw, from a seed within and as
+    if none had been drawn afterwards. Those of torch the observation sees to."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        random.seed(0)
+        np.random.seed(0)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _forward_batch(model: nn.Module, data_batch):
+    return forward_tensors(model, example_inputs(model, data_batch, None))
 
 
 def _over_ranks(tensor: Tensor, op: str) -> Tensor:

@@ -10,7 +10,7 @@ from .models import bare_model, optimizers_of
 
 
 def likely_causes(runner, layers: Iterable[str], *, threshold: float, at_start: bool) -> list[str]:
-    """A sentence for each cause that the settings of this run allow, with the remedy.
+    """A sentence for each cause that the settings of this run allow, with the remedy; at least one.
 
     Args:
         layers: names of the layers that it is about.
@@ -27,8 +27,8 @@ def likely_causes(runner, layers: Iterable[str], *, threshold: float, at_start: 
         )
     scales = scale_layers(bare_model(runner))
     norms = [scales[name] for name in layers if name in scales]
-    gammas = {norm.weight for norm in norms}
-    betas = {norm.beta for norm in norms if isinstance(norm, PostShift)}
+    gammas = {norm.weight for norm in norms if norm.weight.requires_grad}
+    betas = {n.beta for n in norms if isinstance(n, PostShift) and n.beta.requires_grad}
     for optimizer in optimizers_of(runner):
         groups = optimizer.param_groups
         with_gammas = [g for g in groups if any(p in gammas for p in g['params'])]
@@ -42,18 +42,21 @@ def likely_causes(runner, layers: Iterable[str], *, threshold: float, at_start: 
                 'no weight decay on beta, without which psBN revives nothing: no '
                 'norm_decay_mult=0 or bias_decay_mult=0 for these layers'
             )
-    return causes
+    return causes or [
+        'none in the settings, as no scale of these layers is trained: either the filters came '
+        'dead with the loaded weights, or what they read has changed'
+    ]
 
 
 def _causes_of(optimizer, group: dict, threshold: float, *, shifted: bool) -> list[str]:
     name, decay = type(optimizer).__name__, group.get('weight_decay', 0)
-    rule, decoupled = rule_of(optimizer) or (name, False)
+    rule, decoupled = rule_of(optimizer) or (None, None)
     highest = max(group['lr'], group.get('initial_lr', group['lr']))
     causes = [
         f'the learning rate, {highest:g}: the noise that pushes channels below zero grows with its '
         'square (psBN paper, Theorem 1), so a lower one, a warm-up or larger batches help'
     ]
-    if decay and rule != 'SGD' and not decoupled:
+    if decay and rule not in (None, 'SGD') and not decoupled:
         causes.append(
             f'weight_decay={decay:g} on gamma inside the steps of {name}, which undo its '
             'smallness where the loss has little gradient: decouple it (AdamW), or give gamma a '

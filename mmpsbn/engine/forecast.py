@@ -21,8 +21,7 @@ def collapse_forecast(runner, *, threshold: float) -> str:
     forecast; what DemPHook's penalty adds is not in it. |gamma| starts from their median,
     leaving out those below the threshold.
     """
-    wrapper = runner.optim_wrapper
-    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    wrappers = _wrappers(runner)
     for wrapper in wrappers:
         if not isinstance(wrapper, OptimWrapper):
             return f'forecast: none under {type(wrapper).__name__}'
@@ -32,25 +31,24 @@ def collapse_forecast(runner, *, threshold: float) -> str:
     total = sum(gamma.numel() for _, _, gammas in parts for gamma in gammas)
     if not total:
         return 'forecast: no gamma is trained, so no filter can newly collapse'
-    decayed = [part for part in parts if part[1].get('weight_decay', 0) > 0]
+    decayed = _decayed(parts)
     unseen = f'|gamma| < {threshold:g} cannot see filters that die in this run'
     if not decayed:
         return f'forecast: no weight decay on gamma, so a dead filter keeps its gamma: {unseen}'
-    wrapper, group, gammas = max(decayed, key=lambda part: sum(g.numel() for g in part[2]))
+    wrapper, group, gammas = _largest(decayed)
     optimizer = wrapper.optimizer
     known = rule_of(optimizer)
     if known is None:
         return f'forecast: none, the update rule of {type(optimizer).__name__} is not known'
-    sizes = torch.cat([gamma.detach().flatten().abs() for gamma in gammas]).cpu().double()
-    sizes = sizes[torch.isfinite(sizes) & (sizes >= threshold)]
-    if not sizes.numel():
+    gamma = _median_size(gammas, threshold)
+    if gamma is None:
         return f'forecast: none, as every gamma is below {threshold:g} already'
     rule, decoupled = known
     lrs = _scheduled_lrs(runner, wrapper, group)
     try:
         forecast = forecast_collapse(
             rule,
-            gamma=float(sizes.median()),
+            gamma=gamma,
             threshold=threshold,
             lrs=_constant_lrs(runner, wrapper, group) if lrs is None else lrs,
             weight_decay=decay_per_lr(optimizer, group),
@@ -67,6 +65,83 @@ def collapse_forecast(runner, *, threshold: float) -> str:
         f'({sum(g.numel() for g in gammas)} of {total} trained gammas, '
         f'{total - sum(g.numel() for _, _, part in decayed for g in part)} without weight decay)'
     )
+
+
+# Optimizers to compare a run with: name -> (class, its settings, a usual learning rate)
+_COMPARED = {
+    'SGD with L2': (torch.optim.SGD, dict(momentum=0.9), 0.1),
+    'Adam with L2': (torch.optim.Adam, {}, 1e-3),
+    'AdamW': (torch.optim.AdamW, {}, 1e-3),
+}
+
+
+def compared_forecasts(runner, *, threshold: float) -> dict[str, CollapseForecast]:
+    """The run's filter, decay and schedule under SGD, Adam and AdamW (Mehta et al. figure 4).
+
+    The schedule keeps its shape; its peak is a usual learning rate of the optimizer, or the
+    run's own where the run uses that rule. Empty where :func:`collapse_forecast` has no number.
+    """
+    wrappers = _wrappers(runner)
+    if runner.iter >= runner.max_iters or not all(isinstance(w, OptimWrapper) for w in wrappers):
+        return {}
+    decayed = _decayed(_trained_gammas(bare_model(runner), wrappers))
+    if not decayed:
+        return {}
+    wrapper, group, gammas = _largest(decayed)
+    gamma = _median_size(gammas, threshold)
+    own = rule_of(wrapper.optimizer)
+    lrs = gamma_lrs(runner) or _constant_lrs(runner, wrapper, group)
+    peak = max(lrs)
+    if own is None or gamma is None or not peak > 0:
+        return {}
+    found = {}
+    for name, (kind, settings, usual_lr) in _COMPARED.items():
+        optimizer = kind([torch.zeros(1, requires_grad=True)], lr=usual_lr, **settings)
+        rule, decoupled = rule_of(optimizer)
+        same = rule == own[0]
+        lr = peak if same else usual_lr
+        forecast = forecast_collapse(
+            rule,
+            gamma=gamma,
+            threshold=threshold,
+            lrs=[lr * x / peak for x in lrs],
+            weight_decay=decay_per_lr(wrapper.optimizer, group),
+            decoupled=decoupled,
+            settings=group if same else optimizer.defaults,
+        )
+        found[f'{name}, lr {lr:g}'] = forecast
+    return found
+
+
+def gamma_lrs(runner) -> list[float] | None:
+    """Learning rate of the trained gammas (of the largest part with the same settings) at each
+    optimizer step to come; None where the schedule is not known, or no gamma is trained."""
+    wrappers = [w for w in _wrappers(runner) if isinstance(w, OptimWrapper)]
+    parts = _trained_gammas(bare_model(runner), wrappers)
+    if not parts:
+        return None
+    wrapper, group, _ = _largest(_decayed(parts) or parts)
+    return _scheduled_lrs(runner, wrapper, group)
+
+
+def _wrappers(runner) -> list:
+    wrapper = runner.optim_wrapper
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _decayed(parts: list) -> list:
+    return [part for part in parts if part[1].get('weight_decay', 0) > 0]
+
+
+def _largest(parts: list) -> tuple[OptimWrapper, dict, list[Tensor]]:
+    return max(parts, key=lambda part: sum(gamma.numel() for gamma in part[2]))
+
+
+def _median_size(gammas: list[Tensor], threshold: float) -> float | None:
+    """Median |gamma| of those not below the threshold; None where all are."""
+    sizes = torch.cat([gamma.detach().flatten().abs() for gamma in gammas]).cpu().double()
+    sizes = sizes[torch.isfinite(sizes) & (sizes >= threshold)]
+    return float(sizes.median()) if sizes.numel() else None
 
 
 def _course(forecast: CollapseForecast, unseen: str) -> str:

@@ -27,11 +27,16 @@ class LoadedModel:
         model: in eval mode, on the CPU.
         plan: what the checkpoint had pruned; the model has that structure.
         dataset_meta: class names and the like, as the checkpoint has them; may be None.
+        iterations, epochs: that the model was trained for; None if the checkpoint does not say.
+        unused: tensors of the checkpoint that the model has no place for.
     """
 
     model: nn.Module
     plan: PrunePlan
     dataset_meta: dict | None
+    iterations: int | None = None
+    epochs: int | None = None
+    unused: tuple[str, ...] = ()
 
 
 def model_cfg_of(cfg: Config) -> dict:
@@ -63,9 +68,17 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     plan = PrunePlan({}, {}) if saved is None else PrunePlan.from_dict(saved.get('plan'))
     if not is_applied(model, plan):
         apply_plan(model, plan)
-    check_state_dict(model, {key.removeprefix('module.'): x for key, x in state_dict.items()})
+    state_dict = {key.removeprefix('module.'): x for key, x in state_dict.items()}
+    check_state_dict(model, state_dict)
     _load_checkpoint_to_model(model, checkpoint)
-    return LoadedModel(model.eval(), plan, meta.get('dataset_meta'))
+    return LoadedModel(
+        model.eval(),
+        plan,
+        meta.get('dataset_meta'),
+        iterations=meta.get('iter'),
+        epochs=meta.get('epoch'),
+        unused=tuple(state_dict.keys() - model.state_dict().keys()),
+    )
 
 
 def load_seed_checkpoint(cfg: Config, checkpoint_path: str) -> nn.Module:

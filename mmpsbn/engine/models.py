@@ -62,8 +62,8 @@ def _data_samples(inputs: Tensor) -> list:
     return [DetDataSample(metainfo=dict(meta)) for _ in inputs]
 
 
-def example_inputs(model: nn.Module, data_batch: dict, num_samples: int) -> Tensor:
-    """The first samples of a batch as the model sees them.
+def example_inputs(model: nn.Module, data_batch: dict, num_samples: int | None) -> Tensor:
+    """The first samples of a batch, or all, as the model sees them.
 
     Returns:
         Shape (num_samples or fewer, C, H, W), normalised, on the model's device.
@@ -76,7 +76,13 @@ def example_inputs(model: nn.Module, data_batch: dict, num_samples: int) -> Tens
             "a batch must be a dict with 'inputs', as OpenMMLab's data sets give it, "
             f'got {type(data_batch).__name__}'
         )
-    data = dict(inputs=data_batch['inputs'][:num_samples])
+    inputs = data_batch['inputs']
+    if not isinstance(inputs, (Tensor, list, tuple)):  # of several branches, say
+        raise TypeError(
+            "a batch's 'inputs' must be one tensor or a list of pictures, "
+            f'got {type(inputs).__name__}'
+        )
+    data = dict(inputs=inputs[:num_samples])
     inputs = model.data_preprocessor(data, training=False)['inputs']
     if not isinstance(inputs, Tensor):
         raise TypeError(

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from ..functional.checks import is_number
 from ..functional.optimizer_state import reset_state_
 from ..functional.shuffling import shuffle_
-from ..pruning import ActivationWindow, scale_layers
+from ..pruning import ActivationWindow
 from .models import bare_model, optimizers_of
 from .prune_event import joined_scores
 from .rounds import RoundsTable, in_epochs, round_ends
@@ -34,7 +34,8 @@ class RoundsHook(Hook):
     ``weight_sparsity`` if these were removed, ``metrics`` of the validation at its end, and
     ``dead`` of ``prunable`` channels that are 0 on the whole of it. The numbers also go to the
     visualizer as ``round/...``, the step being the round. A round that no validation followed
-    is validated before the next one begins. A resumed run goes on with the table.
+    is validated before the next one begins. A resumed run goes on with the table. Of a net
+    without normalisation layers ``channels`` is 0, the rest is as ever.
 
     Args:
         gamma_threshold: on |gamma|, > 0.
@@ -46,7 +47,7 @@ class RoundsHook(Hook):
 
     Raises:
         ValueError: an argument out of range. Before the first step: no restarts in the
-            learning rate, or rounds that do not end with the training; no normalisation scale.
+            learning rate, or rounds that do not end with the training.
     """
 
     priority = 'LOW'  # after optimizer, EMA and pruning, before the checkpoint is saved
@@ -72,11 +73,6 @@ class RoundsHook(Hook):
         self._seed = 0
 
     def before_train(self, runner) -> None:
-        if not scale_layers(bare_model(runner)):
-            raise ValueError(
-                'RoundsHook looks at the scales (gamma) of BatchNorm, InstanceNorm and '
-                f'GroupNorm layers; {type(bare_model(runner)).__name__} has none'
-            )
         self._ends = round_ends(runner)
         self._table = RoundsTable(os.path.join(runner.work_dir, 'rounds.json'))
         if is_main_process():

@@ -78,7 +78,7 @@ class SnapshotEnsembleHook(Hook):
 
     Raises:
         ValueError: an argument out of range. Before the first step: as ``RoundsHook``; fewer
-            rounds than snapshots; no validation; a hook that prunes.
+            rounds than snapshots; no validation; DemPHook.
         FileNotFoundError: a resumed run lacks the snapshot of a round that is over.
         TypeError: predictions without class probabilities, at the first validation.
     """
@@ -107,8 +107,8 @@ class SnapshotEnsembleHook(Hook):
             )
         if any(isinstance(hook, DemPHook) for hook in runner.hooks):
             raise ValueError(
-                'snapshots of a net that is pruned have different shapes; take '
-                'SnapshotEnsembleHook or DemPHook out of custom_hooks'
+                'DemPHook prunes while training, so that snapshots have different shapes; take '
+                'it or SnapshotEnsembleHook out of custom_hooks'
             )
         for path, end in list(zip(self._paths(runner), self._ends))[-self.num_snapshots :]:
             if end <= runner.iter and not os.path.exists(path):
@@ -129,6 +129,12 @@ class SnapshotEnsembleHook(Hook):
         _probabilities(outputs)  # not only when all is trained
 
     def after_train(self, runner) -> None:
+        if runner.iter < self._ends[-1]:
+            runner.logger.warning(
+                f'no ensemble: training stopped at iteration {runner.iter}, the last round ends at '
+                f'{self._ends[-1]}'
+            )
+            return
         barrier()  # the main process has written
         paths = self._paths(runner)[-self.num_snapshots :]
         members = [self._member(runner, path) for path in paths]

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from mmengine.hooks import Hook
@@ -53,7 +53,8 @@ class SparsityHook(Hook):
             weights is looked at.
         layers: patterns (``'backbone.layer4.*'``) for the names of the layers to look at; by
             default all.
-        activations: see :class:`.settings.ActivationSettings`.
+        activations: see :class:`.settings.ActivationSettings`. What differs between two looks is
+            the weights alone if its ``loader`` gives the same batches each time.
         warn_at: measure -> share of channels, as ``dict(collapsed=0.05)``: a warning with the worst
             layers, the likely causes and the remedies when it is reached, and each time it has
             doubled.
@@ -97,7 +98,7 @@ class SparsityHook(Hook):
         self._at_start = Reading()
         self._reported_step = -1
         self._reported: set[str] = set()
-        self._channels = 0
+        self._size = 0
 
     def before_train(self, runner) -> None:
         model = bare_model(runner)
@@ -110,7 +111,8 @@ class SparsityHook(Hook):
         self._epochs = self.activations.epochs_between(len(runner.train_dataloader))
         warn_if_beta_not_decayed(runner)
         runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
-        self._at_start = self._watch.read_weights(model)
+        if not runner.iter:  # of a resumed run nobody knows
+            self._at_start = self._watch.read_weights(model)
         if self._needs_data and self.activations.loader is not None:
             self._loader = Runner.build_dataloader(self.activations.loader, seed=runner.seed)
 
@@ -141,24 +143,38 @@ class SparsityHook(Hook):
 
     def _read(self, runner, *, with_data: bool) -> Reading:
         model = bare_model(runner)
-        channels = sum(layer.weight.numel() for layer in scale_layers(model).values())
-        if channels != self._channels and self._batches:  # the first time, or pruned since
-            self._channels = channels
+        size = sum(parameter.numel() for parameter in model.parameters())
+        if size != self._size and self._batches:  # the first time, or pruned since
+            self._size = size
             try:
                 self._watch.trace(model, self._batches[-1])
-            except (RuntimeError, TypeError) as error:  # it watches: a run never ends over it
+            except Exception as error:  # it watches: a run never ends over it
                 runner.logger.warning(f'reports of gammas and biases alone: {error}')
+            else:
+                for pattern in self._watch.idle_patterns(model):
+                    runner.logger.warning(
+                        f'layers: {pattern!r} fits no layer that is counted: name the norm layer '
+                        'behind a convolution'
+                    )
         reading = self._watch.read_weights(model)
         for name in reading.not_finite:
             runner.logger.warning(f'{name}: gamma is NaN or inf')
         if with_data and self._needs_data and self._watch.traced:
-            batches = self._batches
-            if self._loader is not None:
-                batches = islice(self._loader, self.activations.num_batches)
-            seen = self._watch.read_activations(model, batches)
-            reading.counts |= seen.counts
-            reading.values |= seen.values
+            try:
+                seen = self._watch.read_activations(model, self._batches_to_look_at())
+            except Exception as error:
+                runner.logger.warning(f'no activations in this report: {error}')
+            else:
+                reading.counts |= seen.counts
+                reading.values |= seen.values
         return reading
+
+    def _batches_to_look_at(self) -> Iterator:
+        """A generator: the loader begins within the look, whose random numbers are its own."""
+        if self._loader is None:
+            yield from self._batches
+        else:
+            yield from islice(self._loader, self.activations.num_batches)
 
     def _report(self, runner, *, step: int, with_data: bool) -> Reading:
         reading = self._read(runner, with_data=with_data)

@@ -6,7 +6,6 @@ from ..pruning import (
     count_positions,
     measure_sparsity,
     model_cost,
-    scale_layers,
 )
 from .models import bare_model, example_inputs, forward_tensors, trace_at_any_size
 
@@ -26,7 +25,7 @@ class SparsityMeter:
         self.batch = None
         self._graph: ChannelGraph | None = None
         self._positions: dict = {}
-        self._channels = 0
+        self._size = 0
 
     def note_batch(self, data_batch) -> None:
         """Keep the first batch seen."""
@@ -36,9 +35,9 @@ class SparsityMeter:
     def graph(self, runner) -> ChannelGraph | None:
         """Of the model as it is now; None where it cannot be traced on its inputs alone, or
         before the first batch."""
-        channels = sum(m.weight.numel() for m in scale_layers(bare_model(runner)).values())
-        if channels != self._channels and self.batch is not None:  # the first time, or pruned
-            self._channels = channels
+        size = sum(parameter.numel() for parameter in bare_model(runner).parameters())
+        if size != self._size and self.batch is not None:  # the first time, or pruned
+            self._size = size
             self._trace(runner)
         return self._graph
 

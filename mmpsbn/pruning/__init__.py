@@ -21,7 +21,7 @@ from .measures import (
     counts_table,
     mean_universality,
 )
-from .observation import group_activations, observe_activations
+from .observation import group_activations, observe_activations, raise_on_all
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
 from .prune import Removal, prune_channels
 from .ranking import RANKING_CRITERIA, keep_masks_for_budget, masked_outputs, rank_channels
@@ -29,6 +29,7 @@ from .sparsity import (
     SparsityReport,
     macs_at_stake,
     measure_sparsity,
+    removable_channels,
     scale_layers,
     scales_clamped,
 )
@@ -79,6 +80,8 @@ __all__ = [
     'prune_dead_channels',
     'rank_channels',
     'register_module_rule',
+    'removable_channels',
+    'raise_on_all',
     'scale_layers',
     'scales_clamped',
     'take_census',

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor, nn
 
 from ..functional.activations import ActivationStatistics
 from ..functional.statistics import filter_l1_norms
-from .flow import trace_readers
+from .flow import Call, trace_readers
 from .forward import ForwardFn
 from .graph import ChannelGraph, ChannelGroup, Member
-from .observation import observe_activations
+from .observation import observe_calls
 from .sparsity import scale_layers
 
 
@@ -46,11 +47,12 @@ class ChannelMap:
 
     Attributes:
         graph: what belongs together.
-        readers: layer with channels of its own -> who reads them first; see :func:`trace_readers`.
+        readers: layer with channels of its own -> the calls that read them first; see
+            :func:`trace_readers`.
     """
 
     graph: ChannelGraph
-    readers: dict[str, tuple[str, ...]]
+    readers: dict[str, tuple[Call, ...]]
 
 
 def map_channels(
@@ -58,11 +60,7 @@ def map_channels(
 ) -> ChannelMap:
     """See :class:`ChannelMap`. Arguments as those of ``graph``."""
     normalised = set(graph.norm_of)
-    writers = {
-        member.layer
-        for group in (*graph.groups.values(), *graph.fixed.values())
-        for member in group.writers
-    }
+    writers = {member.layer for group in graph.channels.values() for member in group.writers}
     sources = scale_layers(model).keys() | (writers - normalised)
     return ChannelMap(graph, trace_readers(model, batch, forward_fn, sources=sources))
 
@@ -70,7 +68,7 @@ def map_channels(
 def take_census(
     model: nn.Module,
     channel_map: ChannelMap | None = None,
-    observed: Mapping[str, ActivationStatistics] | None = None,
+    observed: Mapping[Call, ActivationStatistics] | None = None,
 ) -> dict[str, LayerChannels]:
     """The channels of every norm layer with a scale, by name, in the model's order; with a map
     also those of convolutions and linear layers that no norm layer follows and another reads.
@@ -80,7 +78,7 @@ def take_census(
 
     Args:
         channel_map: for ``writer``, ``l1_norms`` and ``activations``.
-        observed: of :func:`observe_activations`, of all layers of ``channel_map.readers``.
+        observed: of :func:`observe_channels` with that map.
     """
     scales = scale_layers(model)
     names, writer_of = list(scales), {}
@@ -144,12 +142,11 @@ def _activations(
     model: nn.Module,
     names: Sequence[str],
     channel_map: ChannelMap,
-    observed: Mapping[str, ActivationStatistics],
+    observed: Mapping[Call, ActivationStatistics],
 ) -> dict[str, ActivationStatistics]:
     found: dict[str, ActivationStatistics] = {}
     wanted = set(names)
-    graph = channel_map.graph
-    for group in (*graph.groups.values(), *graph.fixed.values()):
+    for group in channel_map.graph.channels.values():
         for own in (*group.writers, *group.norms):
             readers = channel_map.readers.get(own.layer)
             if own.layer not in wanted or not readers or not _holds_outputs(model, own):
@@ -173,14 +170,15 @@ def _holds_outputs(model: nn.Module, member: Member) -> bool:
 def _read_of(
     model: nn.Module,
     group: ChannelGroup,
-    readers: Sequence[str],
-    observed: Mapping[str, ActivationStatistics],
+    readers: Sequence[Call],
+    observed: Mapping[Call, ActivationStatistics],
 ) -> ActivationStatistics | None:
-    """What some of the layers see of a group's channels; several positions of one channel
+    """What some calls see of a group's channels; several positions of one channel
     count as further samples of it."""
     merged = None
     for member in (*group.norms, *group.readers):
-        if member.layer not in readers:
+        calls = [call for call in readers if call[0] == member.layer]
+        if not calls:
             continue
         index, channel = torch.tensor(member.index), torch.tensor(member.channel)
         if member in group.norms:  # a grouped convolution
@@ -188,9 +186,10 @@ def _read_of(
             if ('weight', 0) not in member.slices or layer.transposed:
                 continue
             index, channel = _grouped_inputs(layer, index, channel)
-        device = observed[member.layer].peak.device
-        seen = observed[member.layer].onto(index.to(device), channel.to(device), group.channels)
-        merged = seen if merged is None else merged.merged(seen)
+        for call in calls:
+            device = observed[call].peak.device
+            seen = observed[call].onto(index.to(device), channel.to(device), group.channels)
+            merged = seen if merged is None else merged.merged(seen)
     return merged
 
 
@@ -211,7 +210,9 @@ def observe_channels(
     forward_fn: ForwardFn,
     *,
     all_reduce: Callable[[Tensor, str], Tensor] | None = None,
-) -> dict[str, ActivationStatistics]:
-    """:func:`observe_activations` at the layers of ``channel_map.readers``."""
-    layers = {reader for readers in channel_map.readers.values() for reader in readers}
-    return observe_activations(model, batches, forward_fn, layers=layers, all_reduce=all_reduce)
+) -> dict[Call, ActivationStatistics]:
+    """:func:`observe_activations` at the calls of ``channel_map.readers``."""
+    calls: dict[str, int] = {}
+    for name, k in chain.from_iterable(channel_map.readers.values()):
+        calls[name] = max(calls.get(name, 0), k + 1)
+    return observe_calls(model, batches, forward_fn, calls=calls, all_reduce=all_reduce)

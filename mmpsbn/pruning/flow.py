@@ -1,5 +1,6 @@
 """Which layers read what a layer puts out."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,13 +10,18 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .forward import ForwardFn, observing, tensors_in
 
+# one call of a layer: its name, and the how manieth of a forward pass
+Call = tuple[str, int]
+
 READERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def trace_readers(
     model: nn.Module, batch: Any, forward_fn: ForwardFn, *, sources: Iterable[str]
-) -> dict[str, tuple[str, ...]]:
-    """Layer -> the convolution and linear layers that read its output first, in eval mode.
+) -> dict[str, tuple[Call, ...]]:
+    """Layer -> the calls of convolution and linear layers that read its output first, in eval mode.
+
+    A head that pyramid levels share reads the norm of each level in a call of its own.
 
     What lies between (activations, additions, pooling, concatenation) passes on; a
     convolution, a linear layer or another source ends it, and so does, for what has been
@@ -31,14 +37,16 @@ def trace_readers(
     """
     flow = _Flow()
     watched = set(sources)
-    readers: dict[str, dict[str, None]] = {}
+    readers: dict[str, dict[Call, None]] = {}
+    calls: Counter[str] = Counter()
 
     def reads(name: str) -> Callable:
         def note(module, args) -> None:
             for tensor in tensors_in(args):
                 for source in flow.sources(tensor):
-                    readers.setdefault(source, {})[name] = None
+                    readers.setdefault(source, {})[name, calls[name]] = None
                 flow.put(tensor, flow.sources(tensor), read=True)
+            calls[name] += 1
 
         return note
 

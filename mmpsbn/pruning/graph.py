@@ -1,5 +1,6 @@
 """What belongs together: channel groups, read from a trace of the model."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +65,9 @@ class ChannelGraph:
 
     Attributes:
         groups: by name.
-        fixed: channels that some layer writes and another reads and that nevertheless cannot be
-            removed, in the same form: of no use to prune, but to look at.
+        channels: all that some layer writes and another reads, in the same form, to look at:
+            also those that cannot be removed, and those that only GroupNorm's statistics join
+            each by itself.
         skipped: conv or linear layer -> why its output channels, or how many of them, are
             left whole.
         norm_of: conv or linear layer that only norm layers of its own read -> these (several
@@ -73,7 +75,7 @@ class ChannelGraph:
     """
 
     groups: dict[str, ChannelGroup]
-    fixed: dict[str, ChannelGroup]
+    channels: dict[str, ChannelGroup]
     skipped: dict[str, str]
     norm_of: dict[str, tuple[str, ...]]
 
@@ -110,7 +112,6 @@ class _GraphBuilder:
         self.model = model
         self.trace = trace
         self.find = trace.labels.find
-        self.reasons = trace.labels.reasons()
         self.order = {name: k for k, (name, _) in enumerate(model.named_modules())}
         tensors = [*model.named_parameters(), *model.named_buffers()]
         self.names = {tensor: name for name, tensor in tensors}
@@ -118,19 +119,23 @@ class _GraphBuilder:
         self.read = {trace.source[labels[0]][:2] for labels in trace.readers.values()}
 
     def build(self) -> ChannelGraph:
-        groups, fixed = self._groups(removable=True), self._groups(removable=False)
-        return ChannelGraph(groups, fixed, self._skipped(groups), self.trace.norm_of)
+        channels = self._groups(pinned=frozenset())
+        self.trace.join_norm_groups()
+        reasons = self.trace.labels.reasons()
+        groups = self._groups(pinned=reasons.keys())
+        return ChannelGraph(groups, channels, self._skipped(groups, reasons), self.trace.norm_of)
 
-    def _groups(self, *, removable: bool) -> dict[str, ChannelGroup]:
-        groups = [self._group(units) for units in self._units_that_share_layers(removable)]
+    def _groups(self, *, pinned: Set[int]) -> dict[str, ChannelGroup]:
+        groups = [self._group(units) for units in self._units_that_share_layers(pinned)]
         return {g.name: g for g in sorted(groups, key=lambda group: self.order[group.name])}
 
-    def _units(self, removable: bool) -> list[list[tuple[str, int, int]]]:
-        """The places of what goes together, where somebody writes and reads it."""
+    def _units(self, pinned: Set[int]) -> list[list[tuple[str, int, int]]]:
+        """The places of what goes together, where somebody writes and reads it; without what
+        is pinned."""
         units: dict[int, list[int]] = {}
         for label in self.trace.source:
             root = self.find(label)
-            if (root not in self.reasons) == removable:
+            if root not in pinned:
                 units.setdefault(root, []).append(label)
         placed = []
         for labels in units.values():
@@ -141,9 +146,9 @@ class _GraphBuilder:
                 placed.append((min((self.order[_layer(n)], k) for n, _, k in written), places))
         return [places for _, places in sorted(placed, key=lambda unit: unit[0])]
 
-    def _units_that_share_layers(self, removable: bool) -> list[list[list[tuple[str, int, int]]]]:
+    def _units_that_share_layers(self, pinned: Set[int]) -> list[list[list[tuple[str, int, int]]]]:
         """Units of one group: the same layers write them, which must not be left without."""
-        units = self._units(removable)
+        units = self._units(pinned)
         table = LabelTable()
         ids = table.new(len(units))
         holder: dict[str, int] = {}
@@ -182,7 +187,9 @@ class _GraphBuilder:
         }
         return ChannelGroup(sides['writers'][0].layer, len(units), **sides)
 
-    def _skipped(self, groups: dict[str, ChannelGroup]) -> dict[str, str]:
+    def _skipped(
+        self, groups: dict[str, ChannelGroup], reason_of: dict[int, str]
+    ) -> dict[str, str]:
         held: dict[tuple[str, int], int] = {}
         for group in groups.values():
             for member in group.members:
@@ -191,7 +198,7 @@ class _GraphBuilder:
                     held[place] = held.get(place, 0) + len(member.index)
         reasons: dict[tuple[str, int], str] = {}
         for label, (name, dim, _) in self.trace.source.items():
-            reason = self.reasons.get(self.find(label))
+            reason = reason_of.get(self.find(label))
             if reason:
                 reasons.setdefault((name, dim), reason)
         skipped = {}

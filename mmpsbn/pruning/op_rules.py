@@ -457,7 +457,7 @@ def _group_norm(trace, op) -> None:
     vector = trace.axes(x).get(1)
     trace.normalise(x, 1, [op.args['weight'], op.args['bias']])
     if vector is not None:
-        trace.join_blocks(vector, vector, op.args['group'], 'GroupNorm')
+        trace.note_norm_groups(vector, op.args['group'])
         if not isinstance(trace.running, nn.GroupNorm) or op.args['weight'] is None:
             trace.pin_labels(vector, 'a fixed number of groups')
     trace.put(op.outputs[0], trace.axes(x))

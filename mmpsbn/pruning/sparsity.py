@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..functional.statistics import collapsed_mask, flops_sparsity, weight_sparsity
 from .cost import Cost
-from .graph import ChannelGraph
+from .graph import ChannelGraph, ChannelGroup
 
 
 def scale_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -129,26 +129,56 @@ def macs_at_stake(idle: Mapping[str, Tensor], graph: ChannelGraph, cost: Cost) -
     return {name: cost.macs_of[name] * (1 - a * b) for name, (a, b) in left.items()}
 
 
+def removable_channels(idle: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]:
+    """Layer -> which of its idle channels surgery could remove, shape (C,), bool: those of a
+    group of which every writer is idle there. :func:`macs_at_stake` of these is what removing
+    them saves. Arguments as there.
+    """
+    gone_of = _idle_outputs(idle, graph)
+    removable = {name: torch.zeros_like(mask) for name, mask in gone_of.items()}
+    for group in graph.groups.values():
+        gone = _idle_in(group, gone_of)
+        for writer in group.writers:
+            if writer.layer in removable:
+                index, channel = torch.tensor(writer.index), torch.tensor(writer.channel)
+                removable[writer.layer][index] = gone[channel]
+    writer_of = {norm: writer for writer, norms in graph.norm_of.items() for norm in norms}
+    nothing = {name: torch.zeros_like(mask) for name, mask in idle.items()}
+    return {
+        name: removable.get(writer_of.get(name, name), nothing[name]) & mask
+        for name, mask in idle.items()
+    }
+
+
+def _idle_outputs(idle: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]:
+    """``idle``, and by the convolution or linear layer that makes the channels."""
+    return dict(idle) | {
+        writer: torch.stack([idle[norm] for norm in norms]).all(0)
+        for writer, norms in graph.norm_of.items()
+        if all(norm in idle for norm in norms)
+    }  # affine=False has no gamma
+
+
+def _idle_in(group: ChannelGroup, gone_of: Mapping[str, Tensor]) -> Tensor:
+    """The channels of a group that are idle in every writer, shape (channels,), bool."""
+    gone = torch.ones(group.channels, dtype=torch.bool)
+    for writer in group.writers:
+        mask = gone_of.get(writer.layer)
+        if mask is None:  # nothing scales this writer: its channels count as alive
+            return torch.zeros_like(gone)
+        # of several positions of one channel (GroupNorm's groups) all must have gone
+        gone[torch.tensor(writer.channel)[~mask[torch.tensor(writer.index)]]] = False
+    return gone
+
+
 def _layers_left(
     masks: Mapping[str, Tensor], graph: ChannelGraph, cost: Cost
 ) -> dict[str, tuple[float, float]]:
     """Layer that has MACs -> (input fraction left, output fraction left)."""
-    out_gone = {name: mask for name, mask in masks.items() if name in cost.macs_of}
-    out_gone |= {
-        writer: torch.stack([masks[norm] for norm in norms]).all(0)
-        for writer, norms in graph.norm_of.items()
-        if all(norm in masks for norm in norms)
-    }  # affine=False has no gamma
+    out_gone = _idle_outputs(masks, graph)
     inputs_gone: dict[str, int] = {}
     for group in graph.groups.values():
-        gone = torch.ones(group.channels, dtype=torch.bool)
-        for writer in group.writers:
-            mask = out_gone.get(writer.layer)
-            if mask is None:  # nothing scales this writer: its channels count as alive
-                gone.zero_()
-                break
-            channel = torch.tensor(writer.channel)
-            gone[channel] &= mask[torch.tensor(writer.index)]
+        gone = _idle_in(group, out_gone)
         for reader in group.readers:
             inputs_gone[reader.layer] = inputs_gone.get(reader.layer, 0) + int(
                 gone[torch.tensor(reader.channel)].sum()

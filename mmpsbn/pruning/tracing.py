@@ -124,6 +124,7 @@ class ChannelTrace(TorchDispatchMode):
         self._reads: dict[str, dict[str, None]] = {}  # writer -> norms; '' is anything else
         self._normalised: dict[str, set[str]] = {}  # norm -> writers; '' is anything else
         self._noted: Tensor | None = None  # whose read by the present operation is known
+        self._norm_groups: list[tuple[Vector, str]] = []  # and the GroupNorm
         self.called: set[str] = set()
         self._model = model
         self._static = WeakTensorKeyDictionary()  # axes of parameters and buffers
@@ -401,6 +402,17 @@ class ChannelTrace(TorchDispatchMode):
         for k in range(blocks):
             block = ours[k * a : (k + 1) * a] + theirs[k * b : (k + 1) * b]
             self.labels.join_all(block, f'{self.where()}: {reason}')
+
+    def note_norm_groups(self, vector: Vector, groups: int) -> None:
+        """Remember which channels share the statistics of a GroupNorm."""
+        size = len(vector) // groups
+        blocks = (vector[k * size : (k + 1) * size] for k in range(groups))
+        self._norm_groups += [(block, self.where()) for block in blocks]
+
+    def join_norm_groups(self) -> None:
+        """Of what shares statistics nothing can go alone, though each channel is one."""
+        for group, where in self._norm_groups:
+            self.labels.join_all(group, f'{where}: GroupNorm')
 
     def normalise(self, inputs: Tensor, dim: int, vectors: list[Tensor | None]) -> None:
         """Each channel has its own scale, offset and statistics."""

@@ -1,9 +1,8 @@
-"""Small pictures in memory: what is read, what is cached, what a loader gets."""
+"""Small pictures in memory: what is held, what a loader gets, how a run goes on."""
 
 import copy
 import hashlib
 import importlib.util
-import os
 import pickle
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import Runner
-from PIL import Image
 from torch.utils.data import ConcatDataset
 
 if importlib.util.find_spec('mmpretrain') is None:
@@ -21,126 +19,28 @@ if importlib.util.find_spec('mmpretrain') is None:
 
 import mmpretrain.datasets  # noqa: E402
 
-from mmpsbn.datasets import InMemoryImages, image_folder  # noqa: E402
+import mmpsbn.datasets  # noqa: E402
+from mmpsbn.datasets import InMemoryImages  # noqa: E402
 from mmpsbn.datasets.in_memory import select_balanced_subset  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSES = ('ant', 'bee', 'cow')
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Lossless pictures, 4 of each class for training and 2 for testing."""
-    rng = np.random.default_rng(0)
-    for split, per_class in (('train', 4), ('test', 2)):
-        for name in CLASSES:
-            (tmp_path / split / name).mkdir(parents=True)
-            for i in range(per_class):
-                pixels = rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / split / name / f'{i}.png')
-    return tmp_path
 
 
 def read(folder, split='train', **arguments):
     return InMemoryImages(str(folder), split, 'folder', **arguments)
 
 
-def test_a_folder_becomes_one_tensor_in_the_order_of_class_and_name(folder):
-    dataset = read(folder)
+def test_a_folder_becomes_one_tensor(folder):
+    dataset = read(folder, cache_dir=str(folder / 'cache'))
     assert dataset.images.shape == (12, 3, 6, 5) and dataset.images.dtype == torch.uint8
-    assert dataset.metainfo == dict(classes=CLASSES)
     assert dataset.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    with Image.open(folder / 'train/bee/2.png') as picture:
-        assert np.array_equal(dataset.images[6].permute(1, 2, 0), np.asarray(picture))
+    assert dataset.metainfo == dict(classes=('ant', 'bee', 'cow'))
     assert len(read(folder, 'test')) == 6
+    assert (folder / 'cache/train.mmpsbn.npz').is_file()
+    assert (folder / 'test.mmpsbn.npz').is_file()
 
 
-def test_the_second_start_decodes_nothing(folder, monkeypatch):
-    first = read(folder)
-    monkeypatch.setattr(image_folder, '_decode', lambda *args: pytest.fail('decoded'))
-    second = read(folder)
-    assert torch.equal(first.images, second.images) and torch.equal(first.labels, second.labels)
-
-
-def change_pixels(folder):
-    path = folder / 'train/ant/0.png'
-    Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(path)
-
-
-def touch(folder):
-    os.utime(folder / 'train/ant/0.png', ns=(0, 0))
-
-
-def damage_cache(folder):
-    path = folder / 'train.mmpsbn.npz'
-    content = bytearray(path.read_bytes())
-    path.write_bytes(content[: len(content) // 2])
-
-
-def flip_a_bit_of_the_cache(folder):
-    path = folder / 'train.mmpsbn.npz'
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize('spoil', [change_pixels, touch, damage_cache, flip_a_bit_of_the_cache])
-def test_a_cache_that_does_not_belong_to_the_files_is_made_again(folder, spoil, monkeypatch):
-    read(folder)
-    spoil(folder)
-    fresh = read(folder, cache_dir=str(folder / 'elsewhere'))
-    assert torch.equal(read(folder).images, fresh.images)
-    monkeypatch.setattr(image_folder, '_decode', lambda *args: pytest.fail('decoded'))
-    assert torch.equal(read(folder).images, fresh.images)
-
-
-def test_an_added_picture_is_seen(folder):
-    assert len(read(folder)) == 12
-    Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(folder / 'train/cow/9.png')
-    assert len(read(folder)) == 13
-    assert sorted(path.name for path in folder.iterdir()) == ['test', 'train', 'train.mmpsbn.npz']
-
-
-def not_a_picture(folder):
-    (folder / 'train/bee/1.png').write_text('no')
-
-
-def empty(folder):
-    (folder / 'train/bee/1.png').write_bytes(b'')
-
-
-def another_size(folder):
-    Image.fromarray(np.zeros((9, 5, 3), np.uint8)).save(folder / 'train/bee/1.png')
-
-
-def no_pictures(folder):
-    for path in (folder / 'train').rglob('*.png'):
-        path.unlink()
-
-
-def unwritable(folder):
-    (folder / 'cache').write_text('a file where the folder should be')
-
-
-@pytest.mark.parametrize(
-    'spoil, error, message',
-    [
-        (not_a_picture, ValueError, r'bee/1.png cannot be decoded .*; replace or remove it'),
-        (empty, ValueError, r'bee/1.png cannot be decoded .*; replace or remove it'),
-        (another_size, ValueError, r'bee/1.png has 9x5 pixels and .*ant/0.png 6x5; .*one size'),
-        (no_pictures, FileNotFoundError, r'train holds no picture; expected .*<class>/<name>.jpg'),
-        (unwritable, OSError, r'cannot write .*train.mmpsbn.npz .*name a writable folder as cache'),
-    ],
-)
-def test_a_bad_folder_is_refused(folder, spoil, error, message):
-    spoil(folder)
-    with pytest.raises(error, match=message):
-        read(folder, cache_dir=str(folder / 'cache'))
-
-
-def test_other_bad_arguments_are_refused(folder):
-    with pytest.raises(FileNotFoundError, match='valid is not a folder; data_root must hold'):
-        read(folder, 'valid')
+def test_bad_arguments_are_refused(folder):
     with pytest.raises(ValueError, match="'CIFAR10', 'CIFAR100' or 'folder', got 'MNIST'"):
         InMemoryImages(str(folder), 'train', 'MNIST')
     for arguments in (dict(num_samples=0), dict(num_samples=3, seed=-1)):
@@ -307,3 +207,19 @@ def test_a_run_with_both_hooks_repeats_and_resumes_bit_equal(folder, tmp_path):
             assert torch.equal(value, other.model.state_dict()[name]), name
     correct = whole.message_hub.get_scalar('val/accuracy/top1').current() / 100 * 6
     assert correct == pytest.approx(round(correct), abs=1e-5) and 0 <= round(correct) <= 6
+
+
+def test_importing_datasets_without_mmpretrain_is_fine(monkeypatch):
+    """Detection users need not have mmpretrain: the package imports without its part."""
+    whole, real_find_spec = set(mmpsbn.datasets.__all__), importlib.util.find_spec
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            importlib.util,
+            'find_spec',
+            lambda name, *args: None if name == 'mmpretrain' else real_find_spec(name, *args),
+        )
+        assert set(importlib.reload(mmpsbn.datasets).__all__) == {
+            'CLASSES',
+            'write_digits_dataset',
+        }
+    assert set(importlib.reload(mmpsbn.datasets).__all__) == whole

@@ -102,6 +102,16 @@ def test_frozen_weights_take_no_part_in_gradient_clipping(tmp_path):
     assert 0 < few < 0.7 * norm_of(dict(type='FreezeHook', train=['conv', 'stem']), 'all')
 
 
+def test_nothing_is_held_after_training(tmp_path):
+    runner = build(tmp_path, dict(type='FreezeHook', train=[], per_channel=1), epochs=1)
+    runner.train()
+    weight = runner.model.stem.weight
+    before = weight.detach().clone()
+    weight.grad = torch.ones_like(weight)
+    runner.optim_wrapper.optimizer.step()
+    assert (weight != before).all()
+
+
 def test_a_tensor_that_moves_is_named(tmp_path):
     @HOOKS.register_module(force=True)
     class Writes(Hook):

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS
 from snapshots import assert_same
-from toy import kill_channels, toy_runner
+from torch import nn
+from toy import ToyNet, kill_channels, toy_runner
 from toy_validation import validation
 
 from mmpsbn.engine import RoundsHook
@@ -147,10 +148,34 @@ def test_a_schedule_by_epoch_converted_to_iterations(tmp_path):
     assert [row['iter'] for row in table(tmp_path)] == [8, 16]
 
 
+def test_a_warmup_belongs_to_the_first_round(tmp_path):
+    warmup = dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=1)
+    runner = build(tmp_path, periods=[2, 2], param_scheduler=[warmup, *restarts([1, 2], begin=1)])
+    runner.train()
+    assert notes(runner).lrs[::4] == pytest.approx([0.005, 0.05, 0.05, 0.025])
+    assert [row['iter'] for row in table(tmp_path)] == [8, 16]
+
+
 def test_without_validation_the_sparsity_alone(tmp_path):
     build(tmp_path, val=dict(val_cfg=None)).train()
     assert [row['round'] for row in table(tmp_path)] == [1, 2]
     assert all('metrics' not in row and 'dead' not in row for row in table(tmp_path))
+
+
+@MODELS.register_module(force=True)
+class NoNorms(ToyNet):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.Identity()
+        for block in self.blocks:
+            block.bn1, block.bn2 = nn.Identity(), nn.Identity()
+
+
+def test_a_net_without_norm_layers(tmp_path):
+    build(tmp_path, model=dict(type='NoNorms'), hooks=[], periods=[1]).train()
+    (row,) = table(tmp_path)
+    assert (row['collapsed'], row['channels'], row['flops_sparsity']) == (0, 0, None)
+    assert 'accuracy' in row['metrics'] and row['prunable'] == 32
 
 
 @pytest.mark.parametrize('reset', [False, True])

@@ -3,13 +3,16 @@ import json
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.registry import METRICS, MODELS
 from mmpretrain.structures import DataSample
+from ranks import run_on_ranks
 from test_rounds_hook import restarts, table
 from toy import ToyData, ToyNet, toy_runner
 from toy_validation import validation
 
 from mmpsbn.engine import SnapshotEnsembleHook
+from mmpsbn.engine.models import bare_model
 from mmpsbn.engine.snapshot_ensemble import predict_as_ensemble
 
 HOOK = dict(type='SnapshotEnsembleHook', num_snapshots=2)
@@ -46,7 +49,7 @@ class LabelAccuracy(BaseMetric):
         return dict(top1=100 * sum(results) / len(results))
 
 
-def build(work_dir, *, periods=(1, 1, 1), hook=HOOK, hooks=(), val=True, **kwargs):
+def build(work_dir, *, periods=(1, 1, 1), hook=HOOK, hooks=(), shuffle=False, val=True, **kwargs):
     by_epoch = 'iters' not in kwargs
     if by_epoch:
         kwargs['epochs'] = sum(periods)
@@ -55,8 +58,7 @@ def build(work_dir, *, periods=(1, 1, 1), hook=HOOK, hooks=(), val=True, **kwarg
         kwargs = {**validation(), 'val_evaluator': dict(type='LabelAccuracy'), **kwargs}
     return toy_runner(
         work_dir,
-        # the tools add PrunedCheckpointHook to every config
-        [dict(hook), dict(type='RoundsHook'), dict(type='PrunedCheckpointHook'), *hooks],
+        [dict(hook), dict(type='RoundsHook', shuffle=shuffle), *hooks],
         param_scheduler=restarts(periods, by_epoch),
         **kwargs,
     )
@@ -87,6 +89,12 @@ def test_the_last_snapshots_average_their_probabilities(tmp_path, length):
     assert (tmp_path / 'round_1.pth').exists()
     scalars = (tmp_path / runner.timestamp / 'vis_data/scalars.json').read_text()
     assert f'"ensemble/top1": {record["metrics"]["top1"]}' in scalars
+
+
+def test_a_net_that_was_pruned_before(tmp_path):
+    """tools/train.py adds this hook to every run."""
+    build(tmp_path, hooks=[dict(type='PrunedCheckpointHook')]).train()
+    assert (tmp_path / 'ensemble.json').exists()
 
 
 def test_one_snapshot_is_the_last_round(tmp_path):
@@ -162,7 +170,7 @@ def test_members_may_write_into_the_same_samples():
     [
         (dict(hook=dict(HOOK, num_snapshots=4)), ValueError, 'num_snapshots=4 needs as many.*3'),
         (dict(val=False), ValueError, 'evaluates with val_dataloader and val_evaluator'),
-        (dict(hooks=[dict(type='DemPHook')]), ValueError, 'a net that is pruned have different sh'),
+        (dict(hooks=[dict(type='DemPHook')]), ValueError, 'DemPHook prunes while training'),
     ],
 )
 def test_runs_it_does_not_fit(tmp_path, kwargs, error, message):
@@ -182,3 +190,43 @@ def test_a_model_without_probabilities_is_refused_at_the_first_validation(tmp_pa
     with pytest.raises(TypeError, match='averages class probabilities.*got predictions.*Tensor'):
         runner.train()
     assert runner.epoch == 1
+
+
+def on_a_rank(work_dir):
+    runner = build(
+        work_dir,
+        shuffle=True,
+        launcher='pytorch',
+        batch_size=4,
+        cfg=dict(
+            model_wrapper_cfg=dict(
+                type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+            )
+        ),
+    )
+    runner.train()
+    return {name: p.detach() for name, p in bare_model(runner).named_parameters()}
+
+
+def test_on_two_ranks(tmp_path):
+    """Each validates half of the data; the numbers are of all of them."""
+    first, second = run_on_ranks(on_a_rank, 2, tmp_path, str(tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    rows = table(tmp_path)
+    assert [row['round'] for row in rows] == [1, 2, 3]
+    assert all(row['prunable'] == 32 and 'top1' in row['metrics'] for row in rows)
+    scores = expected_scores(tmp_path, [2, 3])
+    hits = (scores.argmax(1) == ToyData(seed=1).labels).float().mean()
+    record = json.loads((tmp_path / 'ensemble.json').read_text())
+    assert record['metrics'] == {'top1': pytest.approx(100 * hits.item())}
+
+
+def test_a_run_that_stops_early_ends_without_an_ensemble(tmp_path):
+    class Stop(Hook):
+        def after_train_epoch(self, runner):
+            runner.train_loop.stop_training = True
+
+    runner = build(tmp_path, hooks=[Stop()])
+    runner.train()
+    assert runner.iter == 4 and (tmp_path / 'round_1.pth').exists()
+    assert not (tmp_path / 'ensemble.json').exists()

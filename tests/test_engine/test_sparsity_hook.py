@@ -1,15 +1,19 @@
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS, OPTIMIZERS
 from ranks import run_on_ranks
 from snapshots import assert_same, snapshot
 from test_ranks import ON_RANKS
+from torch import nn
 from torch.nn import functional as F
-from toy import ToyData, kill_channels, toy_runner
+from toy import ToyData, ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine import SparsityHook
 from mmpsbn.engine.alarm import Alarm
@@ -124,6 +128,42 @@ def test_it_follows_a_model_that_is_pruned(tmp_path):
     assert '0 of 45 filters' in last
 
 
+@MODELS.register_module(force=True)
+class HiddenNet(ToyNet):
+    """With a hidden layer that no norm layer follows, half of it dead."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.fc = nn.Linear(8, 10), nn.Linear(10, 4)
+        with torch.no_grad():
+            self.hidden.bias.copy_(torch.tensor([-99.0] * 5 + [9.0] * 5))
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        x = F.relu(self.norm(self.stem(inputs)))
+        x = F.dropout(F.relu(self.hidden(self.blocks(x).mean((2, 3)))), 0.2, self.training)
+        logits = self.fc(x)
+        return dict(loss=F.cross_entropy(logits, labels)) if mode == 'loss' else logits
+
+
+def test_it_follows_a_model_that_loses_channels_without_a_norm(tmp_path):
+    demp = dict(
+        type='DemPHook',
+        penalty=dict(peak=0.0),
+        noise=dict(peak_var=0.0),
+        prune=dict(interval=6, num_samples=8),
+    )
+    runner, messages = train(
+        tmp_path,
+        [dict(HOOK, layers='hidden', measures=['dead']), demp],
+        epochs=2,
+        model=dict(type='HiddenNet'),
+        prepare=lambda runner: None,
+    )
+    assert runner.model.hidden.out_features == 5
+    lines = [m for m in messages if 'filters dead' in m]
+    assert '5 of 10 filters dead' in lines[0] and '0 of 5 filters dead' in lines[-1]
+
+
 @pytest.mark.parametrize(
     'norm, decay, warns', [('psBN', 0.0, True), ('psBN', 1e-3, False), ('BN', 0.0, False)]
 )
@@ -175,11 +215,50 @@ def test_it_watches_on_where_it_cannot_trace(tmp_path):
     runner, messages = train(tmp_path, epochs=1)
     hook = hook_of(runner)
     hook._batches.append((1, 2))
-    hook._channels = 0
+    hook._size = 0
     reading = hook._read(runner, with_data=True)
     assert not reading.values and set(reading.counts) == {'collapsed'}
     assert reading.counts['collapsed'].total == (3, 48)
     assert any('reports of gammas and biases alone: a batch must be a dict' in m for m in messages)
+
+
+@pytest.mark.parametrize(
+    'inputs, message',
+    [
+        (
+            dict(sup=[], unsup=[]),
+            "a batch's 'inputs' must be one tensor or a list of pictures, got",
+        ),
+        (None, "a batch's 'inputs' must be one tensor or a list of pictures, got NoneType"),
+        ([], "data_preprocessor must return 'inputs' as one tensor, got list"),
+        (torch.zeros(0, 3, 8, 8), 'no activation was observed'),
+    ],
+)
+def test_odd_batches_end_no_run(tmp_path, inputs, message):
+    runner, messages = train(tmp_path, epochs=1)
+    hook = hook_of(runner)
+    for size in (hook._size, 0):  # at a look, and at a trace
+        hook._size = size
+        hook._batches.extend([dict(inputs=inputs)] * 2)
+        messages.clear()
+        assert hook._read(runner, with_data=True).counts['collapsed'].total == (3, 48)
+        assert any(message in m for m in messages)
+
+
+def test_a_look_at_activations_that_fails_ends_no_run(tmp_path):
+    odd = ToyData(length=4)
+    odd.inputs = odd.inputs[:, :2]
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=odd,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+    )
+    settings = dict(interval=1, loader=loader)
+    runner, messages = train(tmp_path, [dict(HOOK, activations=settings)], epochs=1)
+    assert runner.iter == 4 and not scalars(runner, 'sparsity/dead_fraction')
+    assert any('no activations in this report: Given groups=1' in m for m in messages)
 
 
 def test_an_epoch_that_ends_with_an_interval_is_reported_once(tmp_path):
@@ -256,6 +335,35 @@ def test_what_is_looked_at_is_the_last_batches_or_a_loader(tmp_path, monkeypatch
     assert len(seen) == 3 and all(torch.equal(x, data.inputs[:10]) for x in seen)
 
 
+class RandomData(ToyData):
+    """Draws from every global generator, as transforms do."""
+
+    def __getitem__(self, i):
+        picture = super().__getitem__(i)
+        draws = random.random() + np.random.rand() + float(torch.rand(()))
+        return dict(picture, inputs=picture['inputs'] + draws)
+
+
+@pytest.mark.parametrize('probe', [False, True])
+def test_looking_draws_no_random_number_of_the_run(tmp_path, probe):
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=RandomData(length=4),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+    )
+    settings = dict(interval=1, loader=loader if probe else None)
+    runner, _ = train(tmp_path, [dict(HOOK, activations=settings)], epochs=1)
+
+    def states():
+        return str((torch.get_rng_state().tolist(), np.random.get_state(), random.getstate()))
+
+    before = states()
+    assert hook_of(runner)._read(runner, with_data=True).counts['dead'].total[1] == 48
+    assert states() == before
+
+
 def test_looking_changes_nothing_in_the_run(tmp_path):
     every = dict(HOOK, interval=1, measures=list(ALL_MEASURES))
     with_hook, _ = train(tmp_path / 'a', [every], epochs=2)
@@ -310,6 +418,11 @@ def test_only_the_layers_of_the_patterns_are_looked_at(tmp_path):
     assert not any('blocks.1' in m for m in messages)
     with pytest.raises(ValueError, match=r"layers: 'block\.\*' fits no layer of ToyNet"):
         train(tmp_path / 'b', [dict(HOOK, layers='block.*')])
+    _, messages = train(tmp_path / 'c', [dict(HOOK, layers=['norm', '*.conv1'])], epochs=1)
+    said = [m for m in messages if m.startswith('layers:')]
+    assert said == [
+        "layers: '*.conv1' fits no layer that is counted: name the norm layer behind a convolution"
+    ]
 
 
 # ---------------------------------------------------------------- alarms
@@ -361,6 +474,50 @@ def test_the_causes_are_those_the_settings_allow(tmp_path, optim_wrapper, norm, 
     (text,) = alarms(messages)
     assert all(part in text for part in said), text
     assert not any(part in text for part in [*unsaid, 'loaded weights']), text
+
+
+@MODELS.register_module(force=True)
+class FrozenNet(ToyNet):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        kill_channels(self.blocks[0].bn1, [0, 1, 2])
+        self.blocks[0].bn1.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    'net, layer', [('FrozenNet', 'blocks.0.bn1 3 of 12'), ('HiddenNet', 'hidden 5 of 10')]
+)
+def test_settings_that_act_on_no_scale_are_not_blamed(tmp_path, net, layer):
+    hook = dict(HOOK, warn_at=dict(dead=0.01), layers=[layer.split()[0]], measures=['dead'])
+    _, messages = train(
+        tmp_path, [hook], epochs=1, model=dict(type=net), prepare=lambda runner: None
+    )
+    (text,) = alarms(messages)
+    assert layer in text and 'no scale of these layers is trained' in text
+    assert 'learning rate' not in text and 'weight_decay' not in text
+
+
+def test_of_an_unknown_optimizer_nothing_is_claimed(tmp_path):
+    class OwnAdamW(torch.optim.AdamW):
+        pass
+
+    OPTIMIZERS.register_module(module=OwnAdamW, force=True)
+    _, messages = train(
+        tmp_path,
+        [dict(HOOK, warn_at=dict(collapsed=0.05))],
+        epochs=1,
+        optim_wrapper=dict(optimizer=dict(type='OwnAdamW', lr=1e-4, weight_decay=1e-4)),
+    )
+    (text,) = alarms(messages)
+    assert 'on gamma, which shrinks' in text and 'inside the steps' not in text
+
+
+def test_a_resumed_run_does_not_blame_the_weights_it_goes_on_with(tmp_path):
+    hook = dict(HOOK, warn_at=dict(collapsed=0.05))
+    train(tmp_path, [hook], epochs=1)
+    _, messages = train(tmp_path, [hook], epochs=2, prepare=lambda runner: None, resume=True)
+    (text,) = alarms(messages)
+    assert 'started' not in text and 'loaded weights' not in text
 
 
 def test_under_demp_dying_is_no_accident(tmp_path):
@@ -442,3 +599,22 @@ def test_dead_is_what_is_dead_on_all_ranks(tmp_path):
     assert not torch.equal(ours, theirs)
     assert dead.nonzero().flatten().tolist() == [1] and torch.equal(dead, same)
     assert universality == also
+
+
+def watch_where_a_rank_fails(work_dir, samples):
+    runner = toy_runner(f'{work_dir}/r{samples}', [dict(HOOK)], epochs=2, **ON_RANKS)
+
+    def fail(module, args):
+        if get_rank() == 1 and not module.training and len(args[0]) == samples:
+            raise RuntimeError('out of memory')
+
+    bare_model(runner).stem.register_forward_pre_hook(fail)
+    runner.train()
+    return runner.iter, hook_of(runner)._watch.traced
+
+
+@pytest.mark.parametrize('samples, traced', [(1, False), (4, True)])
+def test_a_rank_whose_look_fails_leaves_none_waiting(tmp_path, samples, traced):
+    # a trace takes one sample, a look all
+    ends = run_on_ranks(watch_where_a_rank_fails, 2, tmp_path, str(tmp_path), samples)
+    assert ends == [(8, traced)] * 2

@@ -114,6 +114,21 @@ def test_only_what_is_trained_and_the_buffers_are_stored():
     }
 
 
+def test_buffers_that_no_checkpoint_has_are_not_stored():
+    model = draw_model(CFG, 5)
+    model.register_buffer('mean', torch.zeros(3), persistent=False)
+    chosen = parts(train=['norm'])
+    frozen = chosen.frozen(model, 5)
+    values = pack_seed_checkpoint(model, parts=chosen, seed=5, frozen=frozen)['values']
+    assert values['torch.float32'].numel() == 4 * 48
+
+
+def test_a_transposed_convolution_s_channels_are_its_second_dimension():
+    model = torch.nn.Sequential(torch.nn.ConvTranspose2d(6, 4, 3))
+    mask = parts(train=[], per_channel=2).frozen(model, 0)['0.weight']
+    assert mask.sum((0, 2, 3)).tolist() == [2] * 4
+
+
 def test_a_draw_leaves_the_random_state_and_depends_on_the_seed_alone():
     torch.manual_seed(1)
     expected = torch.rand(3)

@@ -97,17 +97,17 @@ def test_each_channel_is_looked_at_where_it_is_read_first(inplace):
 def test_readers_by_hand():
     model, batch = build('residual')
     assert trace_readers(model, batch, forward, sources=scale_layers(model)) == {
-        'norm': ('blocks.0.conv1',),
-        'blocks.0.bn1': ('blocks.0.conv2',),
-        'blocks.0.bn2': ('blocks.1.conv1',),
-        'blocks.1.bn1': ('blocks.1.conv2',),
-        'blocks.1.bn2': ('fc',),
+        'norm': (('blocks.0.conv1', 0),),
+        'blocks.0.bn1': (('blocks.0.conv2', 0),),
+        'blocks.0.bn2': (('blocks.1.conv1', 0),),
+        'blocks.1.bn1': (('blocks.1.conv2', 0),),
+        'blocks.1.bn2': (('fc', 0),),
     }
     model, batch = build('concat')
     # 'right' is normalised once more, and what is read is the other norm's
     assert trace_readers(model, batch, forward, sources=scale_layers(model)) == {
-        'left.1': ('out',),
-        'norm': ('join',),
+        'left.1': (('out', 0),),
+        'norm': (('join', 0),),
     }
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
@@ -132,6 +132,36 @@ def test_grouped_convolutions_read_too():
     with torch.no_grad():
         x = model[:3](batch)
     assert same(census['1'].activations, activation_statistics(x, channel_dim=1))
+
+
+def test_channels_of_a_group_norm_are_looked_at_each_by_itself():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    kill_channels(model[1], [3, 7])
+    batch = torch.randn(2, 3, 6, 6)
+    graph = trace(model, batch)
+    assert graph.groups['0'].channels == 2 and graph.channels['0'].channels == 8
+    dead = count_channels(census_of(model.eval(), [batch]), 'dead', LIMITS)
+    assert dead.masks['1'].nonzero().flatten().tolist() == [3, 7]
+
+
+def test_norms_of_levels_that_share_their_reader_are_looked_at_by_level():
+    torch.manual_seed(0)
+    model, batch = build('fpn')
+    for norm, gone in zip(model.tower_norms, ([0, 1], [1, 2])):
+        nn.init.constant_(norm.bias, 9)  # alive
+        kill_channels(norm, gone)
+    batches = [batch, batch[:2]]
+    assert trace_readers(model, batch, forward, sources=['tower_norms.1', 'stage2.1']) == {
+        'tower_norms.1': (('cls', 1), ('reg', 1)),
+        'stage2.1': (('lateral2', 0),),
+    }
+    dead = count_channels(census_of(model, batches), 'dead', LIMITS).masks
+    for name, gone in (('tower_norms.0', [0, 1]), ('tower_norms.1', [1, 2])):
+        assert dead[name].nonzero().flatten().tolist() == gone
+    seen = census_of(model, batches)['tower_norms.1'].activations
+    assert seen.samples.unique().tolist() == [2 * 5]  # by cls and reg
+    assert seen.values.unique().tolist() == [2 * 5 * 4 * 4]
 
 
 def test_without_a_map_there_are_scales_and_biases():
@@ -184,6 +214,16 @@ def test_macs_at_stake_by_hand():
             'classifier.2': 0,
         }
     )
+
+
+def test_an_input_is_at_stake_where_all_that_go_with_it_are_idle():
+    # GroupNorm's statistics join its channels: two groups of four, which go together
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    batch = torch.randn(1, 3, 4, 4)
+    graph = trace(model, batch)
+    cost = model_cost(model, count_positions(model, batch, forward))
+    stake = macs_at_stake({'1': torch.tensor([1, 1, 1, 1, 0, 0, 0, 1]).bool()}, graph, cost)
+    assert stake == pytest.approx({'0': cost.macs_of['0'] * 5 / 8, '3': cost.macs_of['3'] * 4 / 8})
 
 
 def test_measures_by_hand():
@@ -242,7 +282,7 @@ def test_channels_that_cannot_be_removed_are_looked_at():
     kill_channels(model.norm, [1])
     batch = torch.randn(2, 3, 8, 8)
     graph = trace(model, batch)
-    assert 'stem' in graph.fixed and 'stem' not in graph.groups
-    assert not {n for n in graph.groups if graph.groups[n] == graph.fixed.get(n)}
+    assert 'stem' in graph.channels and 'stem' not in graph.groups
+    assert graph.groups.items() <= graph.channels.items()
     dead = count_channels(census_of(model, [batch]), 'dead', LIMITS)
     assert dead.masks['norm'].nonzero().flatten().tolist() == [1]

@@ -15,9 +15,11 @@ from mmpsbn.pruning import (
     ActivationWindow,
     apply_plan,
     count_positions,
+    macs_at_stake,
     measure_sparsity,
     model_cost,
     prune_channels,
+    removable_channels,
     scale_layers,
     scales_clamped,
 )
@@ -273,3 +275,37 @@ def test_a_norm_without_gamma_has_nothing_to_collapse():
     batch = torch.randn(1, 3, 5, 5)
     macs = [3 * 4, 4 * 4, 4 * 2]
     assert flops_sparsity(model, batch) == pytest.approx((macs[1] + macs[2]) / 4 / sum(macs))
+
+
+def test_removable_is_what_every_writer_of_a_group_has_idle():
+    """A stem and a block write to one stream; a branch of the block has its own channels."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.bn0 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.conv1, self.bn1 = nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3)
+            self.conv2, self.bn2 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.bn0(self.stem(x)).relu()
+            x = x + self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+            return self.fc(x.mean((2, 3)))
+
+    model, batch = Net(), torch.randn(1, 3, 2, 2)
+    graph, cost = trace(model, batch), cost_of(model, batch)
+    idle = dict(
+        bn0=torch.tensor([True, True, False, False]),
+        bn1=torch.tensor([False, True, False]),
+        bn2=torch.tensor([True, False, True, False]),
+    )
+    removable = removable_channels(idle, graph)
+    assert {name: mask.tolist() for name, mask in removable.items()} == dict(
+        bn0=[True, False, False, False], bn1=[False, True, False], bn2=[True, False, False, False]
+    )
+    saved = sum(macs_at_stake(removable, graph, cost).values())
+    # stem 4x4x3, conv1 4x3x4, conv2 4x4x3, fc 2x4: one of 4 and one of 3 channels gone
+    assert saved == pytest.approx(12 + (48 - 4 * 2 * 3) + (48 - 4 * 3 * 2) + 2)
+    alone = removable_channels(dict(bn0=idle['bn0']), graph)
+    assert not alone['bn0'].any()  # nothing is known of the other writer

@@ -47,6 +47,7 @@ def test_wheel_carries_configs_and_tools(tmp_path):
         assert files and {f'mmpsbn/.mim/{file}' for file in files} <= set(names)
     assert 'mmpsbn/configs/_base_/psbn.py' in names
     assert 'mmpsbn/.mim/model-index.yml' in names
+    assert 'mmpsbn/analysis/report/page.html' in names
     assert not any(name.startswith(('configs/', 'tools/', 'tests/')) for name in names)
 
 

@@ -1,0 +1,155 @@
+"""Any PyTorch model as the subject of a report: a callable that builds it, and its state dicts."""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...pruning import ChannelGraph, trace_channel_graph
+from ...pruning.forward import call_with, observing
+from .subject import Loaded, readable
+
+
+def load_callable(reference: str, option: str) -> Callable:
+    """``FILE:CALLABLE`` -> the callable.
+
+    Raises:
+        ValueError: not of that form, or the file has no such callable.
+        FileNotFoundError: no such file.
+    """
+    path, _, name = reference.rpartition(':')
+    if not path or not name:
+        raise ValueError(f'{option} must be FILE:CALLABLE, got {reference!r}')
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{option}: file {path!r} does not exist')
+    spec = importlib.util.spec_from_file_location(f'_report_{Path(path).stem}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ValueError(f'{option}: {path} has no callable {name!r}')
+    return found
+
+
+class ArchSubject:
+    """A model out of ``FILE:CALLABLE``, and optionally data out of another.
+
+    Args:
+        arch: the callable takes no argument and returns an nn.Module that takes one tensor.
+        data: the callable takes no argument and returns an iterable of (inputs, labels), anew at
+            each call; for scores the model gives logits, shape (N, classes).
+        input_size: shape of one sample, without the batch; of two numbers, three channels come
+            before; by default that of the data.
+    """
+
+    forward_fn = staticmethod(call_with)
+
+    def __init__(
+        self, arch: str, *, data: str | None, input_size: Sequence[int] | None, device: str
+    ):
+        self._build = load_callable(arch, '--arch')
+        self._loader = None if data is None else load_callable(data, '--data')
+        self._input_size = input_size
+        self._device = device
+        self.title = arch.rpartition(':')[2]
+
+    def load(self, checkpoint: str | None) -> Loaded:
+        """The model with the weights of a checkpoint; without one as it was built.
+
+        Raises:
+            ValueError: names the first tensor that does not fit.
+        """
+        model = self._build()
+        if not isinstance(model, nn.Module):
+            raise ValueError(f'--arch must return an nn.Module, got {type(model).__name__}')
+        if checkpoint is not None:
+            _load_strictly(model, checkpoint)
+        return Loaded(model.eval().to(self._device), kept={}, step=None, epoch_length=None)
+
+    def example(self, model: nn.Module) -> Tensor | None:
+        """One sample to trace: of the data, else noise of the size given, else None."""
+        if self._input_size is not None:
+            size = tuple(self._input_size)
+            shape = (1, 3, *size) if len(size) == 2 else (1, *size)
+            return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self._device)
+        if self._loader is None:
+            return None
+        return next((inputs[:1] for inputs in self.batches(model)), None)
+
+    def trace(self, model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tensor]:
+        return trace_channel_graph(model, example, call_with), example
+
+    @property
+    def has_data(self) -> bool:
+        return self._loader is not None
+
+    def batches(self, model: nn.Module) -> Iterator[Tensor]:
+        """Inputs on the device, batch by batch."""
+        for inputs, _ in self._pairs():
+            yield inputs.to(self._device)
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """Top-1 accuracy in percent over all the data."""
+        right = total = 0
+        with observing(model):
+            for inputs, labels in self._pairs():
+                logits = model(inputs.to(self._device))
+                if not isinstance(logits, Tensor) or logits.dim() != 2:
+                    raise ValueError(
+                        'top-1 accuracy needs logits of shape (N, classes) from the --arch model; '
+                        'leave the scores out with --no-score'
+                    )
+                right += int((logits.argmax(1).cpu() == labels).sum())
+                total += len(labels)
+        if not total:
+            raise ValueError('the data set is empty: nothing to score; leave out --data')
+        return {'accuracy/top1': 100 * right / total}
+
+    def gradient_noise(self, loaded: Loaded) -> None:
+        """Unknown: nothing says by which loss it was trained."""
+
+    def course(self, loaded: Loaded, *, threshold: float) -> None:
+        """Unknown: nothing says how it was trained."""
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = self._loader()
+        if not isinstance(loader, Iterable):
+            raise ValueError(
+                f'--data must return an iterable of (inputs, labels), got {type(loader).__name__}'
+            )
+        for batch in loader:
+            if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+                raise ValueError(
+                    f'--data must yield pairs (inputs, labels), got {type(batch).__name__}'
+                )
+            yield batch
+
+
+def _load_strictly(model: nn.Module, path: str) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'checkpoint {path!r} does not exist')
+    with readable(path):
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict):
+        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a state dict')
+    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    wanted = {  # absent from checkpoints older than the buffer, and of no use here
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.endswith('num_batches_tracked') or name in state
+    }
+    for name, tensor in wanted.items():
+        if name not in state:
+            raise ValueError(f'{path} does not fit the --arch model: {name} is missing')
+        if state[name].shape != tensor.shape:
+            raise ValueError(
+                f'{path} does not fit the --arch model: {name} has shape '
+                f'{tuple(state[name].shape)}, the model wants {tuple(tensor.shape)}'
+            )
+    unknown = next((name for name in state if name not in wanted), None)
+    if unknown is not None:
+        raise ValueError(f'{path} does not fit the --arch model, which has no {unknown}')
+    model.load_state_dict(state, strict=False)

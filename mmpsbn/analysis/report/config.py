@@ -1,0 +1,184 @@
+"""An mmdet or mmpretrain config as the subject of a report."""
+
+import contextlib
+import copy
+import itertools
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.registry import EVALUATOR
+from mmengine.runner import Runner, set_random_seed
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from ...engine.data_paths import check_data_paths
+from ...engine.export import pipeline_size
+from ...engine.forecast import collapse_forecast, compared_forecasts, gamma_lrs
+from ...engine.model_files import file_name, load_model
+from ...engine.models import example_inputs, forward_tensors, trace_at_any_size
+from ...engine.planned_run import planned_runner
+from ...pruning import ChannelGraph, scale_layers
+from ...pruning.forward import observing
+from .course import Alternative, Course
+from .subject import Loaded, readable
+from .theorem import gradient_noise
+
+# Batches that the variance of a gradient is estimated from: its relative error is that of a
+# chi-square over (batches - 1) x channels degrees of freedom, a few percent.
+_NOISE_BATCHES = 16
+
+
+class ConfigSubject:
+    """A config and its test data.
+
+    Args:
+        cfg: as ``launch.load_config`` gives it.
+        use_data: whether the test data is looked at.
+        input_size: height and width, or a whole sample's shape, to trace at; by default what
+            the test pipeline resizes to.
+    """
+
+    forward_fn = staticmethod(forward_tensors)
+
+    def __init__(
+        self, cfg: Config, *, use_data: bool, input_size: Sequence[int] | None, device: str
+    ):
+        self._cfg = cfg
+        self._device = device
+        self._input_size = input_size
+        self.has_data = use_data
+        self.title = file_name(cfg.filename)
+        MMLogger.get_instance('report', log_level='ERROR')  # the page says it all
+        if use_data:
+            if cfg.get('test_dataloader') is None:
+                raise ValueError(f'{cfg.filename} has no test_dataloader; leave out --data')
+            check_data_paths(cfg, splits=('test',))
+
+    def load(self, checkpoint: str) -> Loaded:
+        """Raises ValueError for a checkpoint that does not fit; names the first tensor."""
+        with readable(checkpoint):
+            loaded = load_model(self._cfg, checkpoint)
+        if loaded.unused:
+            raise ValueError(
+                f'{checkpoint} holds {min(loaded.unused)}, which the model of '
+                f'{self._cfg.filename} lacks: use the config that belongs to the checkpoint'
+            )
+        done, epochs = loaded.iterations, loaded.epochs
+        accumulated = (self._cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+        return Loaded(
+            loaded.model.to(self._device),
+            kept={
+                name: loaded.plan.kept[f'{name}.weight'][0]
+                for name in scale_layers(loaded.model)
+                if 0 in loaded.plan.kept.get(f'{name}.weight', {})
+            },
+            step=None if done is None else done // accumulated,
+            epoch_length=done // epochs if done and epochs else None,
+        )
+
+    def example(self, model: nn.Module) -> Tensor | None:
+        """Noise of the size that the test pipeline gives an image; None where it says none."""
+        size = self._input_size
+        if size is None:
+            try:
+                size = pipeline_size(self._cfg)
+            except ValueError:
+                if not self.has_data:
+                    return None
+                return next((batch[:1] for batch in self.batches(model)), None)
+        shape = (1, 3, *size) if len(size) == 2 else (1, *size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self._device)
+
+    def trace(self, model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tensor]:
+        return trace_at_any_size(model, example)
+
+    def batches(self, model: nn.Module) -> Iterator[Tensor]:
+        """Test images as the model sees them."""
+        for data_batch in Runner.build_dataloader(self._cfg.test_dataloader, seed=0):
+            yield example_inputs(model, data_batch, len(data_batch['inputs']))
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """The metrics of the config's test evaluator."""
+        if self._cfg.get('test_evaluator') is None:
+            raise ValueError(f'{self._cfg.filename} has no test_evaluator; give --no-score')
+        loader = Runner.build_dataloader(self._cfg.test_dataloader, seed=0)
+        evaluator = copy.deepcopy(self._cfg.test_evaluator)
+        if isinstance(evaluator, dict) and 'metrics' in evaluator:
+            evaluator = EVALUATOR.build(dict(evaluator, type=evaluator.get('type', 'Evaluator')))
+        else:
+            evaluator = Evaluator(evaluator)
+        evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
+        shown = track(loader, description='score', console=Console(stderr=True))
+        with observing(model), contextlib.redirect_stdout(sys.stderr):  # pycocotools prints
+            for data_batch in shown:
+                samples = model.test_step(data_batch)
+                evaluator.process(data_samples=samples, data_batch=data_batch)
+            metrics = evaluator.evaluate(len(loader.dataset))
+        return {name: float(value) for name, value in metrics.items() if _is_scalar(value)}
+
+    def gradient_noise(self, loaded: Loaded) -> dict[str, float] | None:
+        """Of batches of the training data, with a copy of the model; None without data."""
+        if not self.has_data or self._cfg.get('train_dataloader') is None:
+            return None
+        check_data_paths(self._cfg, splits=('train',))
+        set_random_seed(0)  # augmentations draw from the global generators
+        loader = Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
+        model = copy.deepcopy(loaded.model).train()
+
+        def losses() -> Iterator[Tensor]:
+            for data_batch in itertools.islice(loader, _NOISE_BATCHES):
+                data = model.data_preprocessor(data_batch, True)
+                yield model.parse_losses(model(**data, mode='loss'))[0]
+
+        shown = track(
+            losses(),
+            description='gradient noise',
+            total=min(_NOISE_BATCHES, len(loader)),
+            console=Console(stderr=True),
+        )
+        return gradient_noise(model, shown)
+
+    def course(self, loaded: Loaded, *, threshold: float) -> Course | None:
+        """The forecast of the run, from the config, the checkpoint's gammas and the length of
+        an epoch, which the checkpoint or the training data tells; None if neither does."""
+        epoch_length = loaded.epoch_length or self._epoch_length()
+        if epoch_length is None or self._cfg.get('optim_wrapper') is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            runner = planned_runner(
+                self._cfg, loaded.model, epoch_length=epoch_length, work_dir=folder
+            )
+            lrs = gamma_lrs(runner)
+            optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # None: several
+            compared = compared_forecasts(runner, threshold=threshold)
+            return Course(
+                sentence=collapse_forecast(runner, threshold=threshold),
+                alternatives=tuple(
+                    Alternative(name, f.steps_to_collapse, math.exp(-f.log_decay))
+                    for name, f in compared.items()
+                ),
+                num_steps=runner.max_iters,
+                lrs=None if lrs is None else tuple(lrs),
+                optimizer=type(optimizer).__name__,
+                momentum=getattr(optimizer, 'defaults', {}).get('momentum', 0.0),
+            )
+
+    def _epoch_length(self) -> int | None:
+        """Batches of the training data; None where it is not there."""
+        loader = self._cfg.get('train_dataloader')
+        try:
+            check_data_paths(self._cfg, splits=('train',))
+            return None if loader is None else len(Runner.build_dataloader(loader, seed=0))
+        except FileNotFoundError:
+            return None
+
+
+def _is_scalar(value) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)

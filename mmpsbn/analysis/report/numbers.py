@@ -1,0 +1,162 @@
+"""The numbers of a snapshot, as plain data: by layer and in all."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...pruning import LayerChannels, macs_at_stake, removable_channels
+from ...pruning.measures import MEASURES, Limits
+from .snapshot import Settings, Snapshot
+
+NEVER_REACHED = 'never reached by the data'
+NOT_FINITE = 'gamma is NaN or infinite in {} channels'
+
+
+def masks_of(snapshot: Snapshot, settings: Settings, measure: str) -> dict[str, Tensor]:
+    """Layer -> the channels that have a property of MEASURES, where the layer can tell."""
+    limits = Limits(gamma=settings.thresholds[0], eps=settings.eps)
+    found = {n: MEASURES[measure].mask(c, limits) for n, c in snapshot.layers.items()}
+    return {name: mask for name, mask in found.items() if mask is not None}
+
+
+def idle_masks(snapshot: Snapshot, settings: Settings) -> dict[str, Tensor]:
+    """Layer -> the channels that do nothing: dead ones where activations were seen, else those
+    that have collapsed."""
+    return masks_of(snapshot, settings, 'dead' if snapshot.samples else 'collapsed')
+
+
+def unreached(channels: LayerChannels) -> bool:
+    """Whether the data never came to what reads this layer."""
+    return channels.activations is not None and not channels.activations.values.any()
+
+
+def collapsed_column(threshold: float) -> str:
+    return f'collapsed_{threshold:g}'
+
+
+def layer_rows(snapshot: Snapshot, settings: Settings) -> list[dict[str, Any]]:
+    """One row a layer of the census, then one for each other layer with MACs; None where a
+    number does not apply. MACs are those of the convolution or linear layer that makes the
+    channels; where several norms follow one of them they stand with the first."""
+    at_stake = _at_stake(snapshot, idle_masks(snapshot, settings))
+    macs = dict(snapshot.cost.macs_of) if snapshot.cost else {}
+    rows = []
+    for name, channels in snapshot.layers.items():
+        row = dict(layer=name, writer=channels.writer, **_channel_columns(channels, settings))
+        row['macs'] = macs.pop(channels.writer, None)
+        row['macs_at_stake'] = None if row['macs'] is None else at_stake[channels.writer]
+        rows.append(row)
+    empty = dict.fromkeys(_channel_columns(_NO_CHANNELS, settings))
+    for name, count in macs.items():
+        extra = dict(macs=count, macs_at_stake=at_stake[name])
+        rows.append(dict(layer=name, writer=name, **(empty | extra)))
+    return rows
+
+
+_NO_CHANNELS = LayerChannels(None, torch.zeros(0))
+
+
+def _channel_columns(channels: LayerChannels, settings: Settings) -> dict[str, Any]:
+    limits = Limits(settings.thresholds[0], settings.eps)
+    columns: dict[str, Any] = dict(channels=len(channels.bias))
+    for threshold in settings.thresholds:
+        mask = MEASURES['collapsed'].mask(channels, Limits(threshold, settings.eps))
+        columns[collapsed_column(threshold)] = None if mask is None else int(mask.sum())
+    for measure in ('hardly_active', 'dead', 'mostly_zero'):
+        mask = MEASURES[measure].mask(channels, limits)
+        columns[measure] = None if mask is None else int(mask.sum())
+    if unreached(channels):
+        columns |= dict(dead=None, mostly_zero=None)
+    seen = channels.activations
+    universality = None if seen is None else torch.stack(seen.universality()).mean(0)
+    columns |= dict(
+        median_gamma=_median(channels.gamma if channels.gamma is None else channels.gamma.abs()),
+        median_bias=_median(channels.bias),
+        median_l1=_median(channels.l1_norms),
+        mean_zero_share=_mean(None if seen is None else seen.zero_share()),
+        mean_universality=_mean(universality),
+        note=_note(channels),
+    )
+    return columns
+
+
+def _note(channels: LayerChannels) -> str:
+    notes = []
+    if channels.gamma is not None and not channels.gamma.isfinite().all():
+        notes.append(NOT_FINITE.format(int((~channels.gamma.isfinite()).sum())))
+    if unreached(channels):
+        notes.append(NEVER_REACHED)
+    return '; '.join(notes)
+
+
+def _finite(values: Tensor | None) -> Tensor:
+    return torch.zeros(0) if values is None else values[values.isfinite()]
+
+
+def _median(values: Tensor | None) -> float | None:
+    values = _finite(values)
+    return float(values.double().median()) if values.numel() else None
+
+
+def _mean(values: Tensor | None) -> float | None:
+    values = _finite(values)
+    return float(values.double().mean()) if values.numel() else None
+
+
+def _at_stake(snapshot: Snapshot, idle: Mapping[str, Tensor]) -> dict[str, float]:
+    if snapshot.graph is None:
+        return {}
+    return macs_at_stake(idle, snapshot.graph, snapshot.cost)
+
+
+def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
+    """The model as a whole; None where a number does not apply.
+
+    ``dead_of_collapsed``: how many of the filters under the first threshold are dead.
+    ``macs_at_stake``: MACs that idle channels cost (see :func:`idle_masks`), as inputs and as
+    outputs; ``removable``, ``macs_removable``: of those, the channels that surgery can remove
+    and what that saves.
+    """
+    layers = snapshot.layers.values()
+    limits = Limits(settings.thresholds[0], settings.eps)
+    scaled = [c for c in layers if c.gamma is not None]
+    found: dict[str, Any] = dict(
+        layers=len(snapshot.layers),
+        channels=sum(len(c.bias) for c in layers),
+        scaled_channels=sum(len(c.bias) for c in scaled),
+    )
+    for threshold in settings.thresholds:
+        masks = [MEASURES['collapsed'].mask(c, Limits(threshold, settings.eps)) for c in scaled]
+        found[collapsed_column(threshold)] = sum(int(m.sum()) for m in masks)
+    for measure in ('hardly_active', 'dead', 'mostly_zero'):
+        found[measure] = _count(masks_of(snapshot, settings, measure))
+    seen = [c for c in layers if c.activations is not None and not unreached(c)]
+    found['observed_channels'] = sum(len(c.bias) for c in seen)
+    found['dead_of_collapsed'] = None
+    if snapshot.samples:
+        pairs = [
+            (MEASURES['collapsed'].mask(c, limits), MEASURES['dead'].mask(c, limits)) for c in seen
+        ]
+        found['dead_of_collapsed'] = sum(int((a & b).sum()) for a, b in pairs if a is not None)
+    gammas = [c.gamma.abs() for c in scaled]
+    found['median_gamma'] = _median(torch.cat(gammas)) if gammas else None
+    found['not_finite'] = sum(int((~g.isfinite()).sum()) for g in gammas)
+    found |= dict(macs=None, params=None, macs_at_stake=None, removable=None, macs_removable=None)
+    if snapshot.graph is not None:
+        idle = idle_masks(snapshot, settings)
+        removable = removable_channels(idle, snapshot.graph)
+        found |= dict(
+            macs=snapshot.cost.macs,
+            params=snapshot.cost.params,
+            macs_at_stake=math.fsum(_at_stake(snapshot, idle).values()),
+            removable=sum(int(mask.sum()) for mask in removable.values()),
+            macs_removable=math.fsum(_at_stake(snapshot, removable).values()),
+        )
+    return found
+
+
+def _count(masks: Mapping[str, Tensor]) -> int | None:
+    return sum(int(mask.sum()) for mask in masks.values()) if masks else None

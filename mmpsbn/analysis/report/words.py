@@ -1,0 +1,162 @@
+"""The summary of a snapshot in plain words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .numbers import NEVER_REACHED, collapsed_column, unreached
+from .snapshot import Settings, Snapshot
+
+# A score that moves by less, of itself, is the same: the psBN paper's 0.03 points of 90.
+_NO_CHANGE = 5e-4
+
+
+def share(part: float, whole: float) -> str:
+    return f'{part / whole:.1%}' if whole else '0 %'
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """``1 filter``, ``2 filters``."""
+    return f'{count:,} {one if count == 1 else several}'
+
+
+def collapsed_words(totals: Mapping[str, Any], settings: Settings) -> str:
+    """What has collapsed."""
+    channels = totals['scaled_channels']
+    if not channels:
+        return (
+            'This model has no normalisation layer with a scale γ, so no filter can be told to '
+            'have collapsed by its scale; dead channels show with data.'
+        )
+    threshold = settings.thresholds[0]
+    count = totals[collapsed_column(threshold)]
+    if totals['median_gamma'] is None:
+        return f'None of the {channels:,} scales γ is finite: this model is broken.'
+    median = f'the median |γ| is {totals["median_gamma"]:.3g}'
+    if count:
+        verb = 'has' if count == 1 else 'have'
+        words = (
+            f'{count:,} of {channels:,} filters ({share(count, channels)}) {verb} collapsed: '
+            f'|γ| < {threshold:g}, where {median}.'
+        )
+    else:
+        words = f'No filter of {channels:,} has collapsed (|γ| < {threshold:g}); {median}.'
+    if totals['not_finite']:
+        scales = counted(totals['not_finite'], 'scale is', 'scales are')
+        words += (
+            f' {scales} NaN or infinite, the mark of a failed training and not of a collapse, '
+            'and counted as alive.'
+        )
+    return words
+
+
+def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str:
+    """What is dead."""
+    if snapshot.untraced:
+        return (
+            f'Which channels are dead is not known: the model was not traced ({snapshot.untraced}).'
+        )
+    if not snapshot.samples:
+        return (
+            f'Without data it is not known which channels are dead; '
+            f'{totals["hardly_active"] or 0:,} would pass a ReLU right behind them on less than '
+            '1 % of normally distributed inputs. Run it with --data.'
+        )
+    dead, channels = totals['dead'], totals['observed_channels']
+    words = (
+        f'{dead:,} of {channels:,} observed channels ({share(dead, channels)}) '
+        f'{"is" if dead == 1 else "are"} dead: 0 at every position of all {snapshot.samples:,} '
+        'samples.'
+    )
+    collapsed = totals[collapsed_column(settings.thresholds[0])]
+    both = totals['dead_of_collapsed']
+    if collapsed:
+        which = {collapsed: 'all', 0: 'none'}.get(both, f'{both:,}')
+        filters = counted(collapsed, 'collapsed filter', 'collapsed filters')
+        words += f' Dead among the {filters}: {which}.'
+    if dead > both:
+        others = counted(dead - both, 'dead channel has a scale', 'dead channels have scales')
+        words += f' {others} above that threshold: only activations tell.'
+    silent = totals['mostly_zero'] - dead
+    if silent > 0:
+        more = counted(silent, 'more channel is', 'more channels are')
+        words += f' {more} 0 on over 99 % of the positions.'
+    missing = [name for name, c in snapshot.layers.items() if unreached(c)]
+    if missing:
+        several = f', {missing[0]} first' if len(missing) > 1 else f', {missing[0]}'
+        words += f' {counted(len(missing), "layer was", "layers were")} {NEVER_REACHED}{several}.'
+    return words
+
+
+def cost_words(totals: Mapping[str, Any], snapshot: Snapshot) -> str:
+    """What it costs."""
+    if snapshot.untraced:
+        return (
+            f'What they cost in FLOPs is not known: the model was not traced ({snapshot.untraced}).'
+        )
+    what = 'dead' if snapshot.samples else 'collapsed'
+    size = '×'.join(map(str, snapshot.input_shape[1:]))
+    macs = totals['macs']
+    amount = f'{macs / 1e6:,.1f} M' if macs >= 1e6 else f'{macs:,}'
+    whole = f'{amount} multiply-accumulates of a {size} input'
+    if not totals['macs_at_stake']:
+        return f'Nothing is wasted: no {what} channel costs any of the {whole}.'
+    stake = share(totals['macs_at_stake'], totals['macs'])
+    words = f'The {what} channels take {stake} of the {whole}.'
+    if not totals['removable']:
+        return words + ' None of them can be cut out without changing others that live.'
+    verb = 'can be removed' if snapshot.samples else 'could be removed if they are dead too'
+    return words + (
+        f' {totals["removable"]:,} of them {verb}, which saves '
+        f'{totals["macs_removable"] / totals["macs"]:.2%}; the others belong to channels that '
+        'cannot be cut or that live elsewhere.'
+    )
+
+
+def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str | None:
+    """Whether it matters; None where nothing was scored."""
+    if not snapshot.scores:
+        return None
+    metric, value = next(iter(snapshot.scores.items()))
+    parts = []
+    for threshold in settings.thresholds:
+        clamped = snapshot.clamped_scores[threshold][metric]
+        change = 'no change' if clamped == value else f'{clamped - value:+.2g}'
+        count = totals[collapsed_column(threshold)]
+        if not count:
+            continue
+        parts.append(f'{clamped:.4g} ({change}) for the {count:,} below {threshold:g}')
+    first = snapshot.clamped_scores[settings.thresholds[0]][metric]
+    if not totals[collapsed_column(settings.thresholds[0])]:
+        verdict = f'{metric} is {value:.4g}'
+    elif abs(first - value) <= _NO_CHANGE * abs(value):
+        verdict = f'The collapsed filters do not matter to {metric}, which is {value:.4g}'
+    else:
+        verdict = f'The collapsed filters matter to {metric}, which is {value:.4g}'
+    if not parts:
+        return f'{verdict}. No scale is below {max(settings.thresholds):g}: none was set to 0.'
+    return f'{verdict}. With scales set to 0 it is {"; ".join(parts)}.'
+
+
+def advice(
+    totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings, prune_command: str | None
+) -> str:
+    """What to do."""
+    collapsed = totals[collapsed_column(settings.thresholds[0])]
+    idle = (totals['dead'] or 0) if snapshot.samples else collapsed
+    if totals['not_finite']:
+        return 'Find where the NaN comes from first; an earlier checkpoint may still be good.'
+    if not idle:
+        if snapshot.samples:
+            return 'Nothing to do: every channel speaks.'
+        return 'Nothing to do as far as the weights tell; with --data activations tell more.'
+    removable = totals['removable']
+    steps = []
+    if removable and snapshot.samples:
+        tool = prune_command or 'mmpsbn.pruning.prune_dead_channels with some data'
+        steps.append(f'To make the model smaller and keep its function: {tool}.')
+    steps.append(
+        'To keep these filters in the next training: psBN in place of BN '
+        '(mmpsbn.layers.convert_to_psbn, or norm_cfg=dict(type="psBN")), with weight decay on its '
+        'bias; a smaller learning rate or, under Adam, AdamW loses fewer too.'
+    )
+    return ' '.join(steps)

@@ -1,0 +1,16 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Lossless pictures of 3 classes, 4 of each class for training and 2 for testing."""
+    rng = np.random.default_rng(0)
+    for split, per_class in (('train', 4), ('test', 2)):
+        for name in ('ant', 'bee', 'cow'):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(per_class):
+                pixels = rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f'{i}.png')
+    return tmp_path
