@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from PIL import Image
@@ -76,6 +76,7 @@ def test_a_config_trains_one_step(config):
         batch = detection_batch(config.model.bbox_head.num_classes)
     else:
         batch = classification_batch(config.model.head.num_classes)
+    config.optim_wrapper.pop('accumulative_counts', None)  # the one step is to come
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     losses = model.train_step(batch, wrapper)
@@ -95,10 +96,70 @@ def test_a_config_says_psbn_in_its_name_where_it_uses_it(config):
 def test_a_config_watches_sparsity_and_its_hooks_build(config):
     hooks = [HOOKS.build(hook) for hook in config.custom_hooks]
     names = [type(hook).__name__ for hook in hooks]
-    assert 'SparsityHook' in names
-    assert ('DemPHook' in names) == (
-        'demp' in Path(config.filename).stem or 'quickstart' in config.filename
+    path = str(Path(config.filename).relative_to(ROOT))
+    assert ('SparsityHook' in names) == ('vit_' not in path)  # which has no scale to look at
+    assert ('DemPHook' in names) == ('demp' in path or 'quickstart' in path)
+
+
+ABLATIONS = [name for name in CONFIGS if 'ablations' in name]
+
+
+@pytest.mark.parametrize('name', ABLATIONS)
+def test_an_ablation_changes_one_setting_of_demp(name):
+    base = Config.fromfile(str(ROOT / 'demp_cls/resnet18_sgdm_cifar10.py'))
+    config = Config.fromfile(str(ROOT / name))
+    *others, demp = config.custom_hooks
+    (group,) = set(demp) - {'type'}
+    assert [*others, dict(type=demp.type)] == base.custom_hooks
+    assert HOOKS.build(demp) is not None and group in ('penalty', 'noise', 'schedule')
+    config.custom_hooks = base.custom_hooks
+    assert config.to_dict() == base.to_dict()
+
+
+@pytest.mark.parametrize('net', ['resnet18', 'vgg16', 'resnet50'])
+def test_adam_and_sgdm_share_the_rest(net):
+    data = 'imagenet' if net == 'resnet50' else 'cifar10'
+    adam, sgdm = (
+        Config.fromfile(str(ROOT / f'demp_cls/{net}_{optimizer}_{data}.py'))
+        for optimizer in ('adam', 'sgdm')
     )
+    assert (adam.optim_wrapper.optimizer.type, adam.optim_wrapper.optimizer.lr) == ('AdamW', 0.005)
+    assert (sgdm.optim_wrapper.optimizer.type, sgdm.optim_wrapper.optimizer.lr) == ('SGD', 0.1)
+    for key in ('model', 'train_dataloader', 'train_cfg'):
+        assert adam[key] == sgdm[key], key
+
+
+def test_the_schedules_of_demp():
+    """Learning rates by epoch, of the paper's appendix I."""
+
+    def rates(name, epochs):
+        config = Config.fromfile(str(ROOT / f'demp_cls/{name}.py'))
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        optimizer.param_groups[0]['lr'] = config.optim_wrapper.optimizer.lr
+        assert config.train_cfg.max_epochs == epochs
+        schedulers = config.param_scheduler
+        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+        for scheduler in schedulers:  # by epoch and not by iteration, for the test
+            scheduler.pop('convert_to_iter_based', None)
+        init_default_scope('mmpretrain')
+        built = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in schedulers]
+        found = []
+        for _ in range(epochs):
+            found.append(optimizer.param_groups[0]['lr'])
+            optimizer.step()
+            for scheduler in built:
+                scheduler.step()
+        return found
+
+    rate = rates('resnet18_sgdm_cifar10', 250)
+    assert [rate[e] for e in (0, 76, 77, 154, 231)] == pytest.approx([0.1, 0.1, 0.02, 4e-3, 8e-4])
+    rate = rates('resnet50_adam_imagenet', 100)
+    assert [rate[e] for e in (29, 30, 70, 90)] == pytest.approx([5e-3, 5e-4, 5e-5, 5e-6])
+    rate = rates('vgg16_sgdm_cifar10', 80)
+    assert max(rate) == pytest.approx(0.1, rel=1e-2) and rate[0] < 0.01 > rate[-1]
+    rate = rates('vit_b16_imagenet', 150)
+    assert rate[0] == pytest.approx(9.9e-5) and max(rate) == pytest.approx(3e-3) == rate[16]
+    assert rate[-1] < 1e-5
 
 
 def test_the_main_config_is_mmdets_own_but_for_the_norm():

@@ -1,6 +1,7 @@
 """Run an experiment of the papers: train its arms, write table, picture and numbers."""
 
 import argparse
+import signal
 from pathlib import Path
 
 import mmpsbn  # noqa: F401  (registers layers and hooks before the configs are read)
@@ -34,6 +35,7 @@ def main():
     args = parse_args()
     if args.jobs < 1:
         raise SystemExit(f'error: --jobs must be >= 1, got {args.jobs}')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a Ctrl-C
     try:
         results = reproduce(
             EXPERIMENTS[args.name],
@@ -43,7 +45,6 @@ def main():
             seed=args.seed,
             jobs=args.jobs,
             configs=TOOLS.parent / 'configs',
-            train_script=TOOLS / 'train.py',
             say=lambda line: print(line, flush=True),
         )
     except (ValueError, FileNotFoundError, RuntimeError) as error:

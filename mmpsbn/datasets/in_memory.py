@@ -41,6 +41,7 @@ class InMemoryImages(Dataset):
         num_samples (int, optional): keep this many, as many of each class as of any other (the
             first classes get the remainder), drawn without replacement. Default: all.
         seed (int): of that draw, >= 0.
+        num_classes (int, optional): keep the pictures of the first so many classes. Default: all.
         cache_dir (str, optional): where the decoded folder is kept. Default: ``data_root``.
 
     Attributes:
@@ -49,12 +50,19 @@ class InMemoryImages(Dataset):
         metainfo (dict): ``classes``, their names.
 
     Raises:
-        ValueError: ``source``, ``seed`` or ``num_samples`` out of range.
+        ValueError: ``source``, ``seed``, ``num_samples`` or ``num_classes`` out of range.
         FileNotFoundError, OSError: see :func:`load_image_folder`.
     """
 
     def __init__(
-        self, data_root, split='train', source='CIFAR10', num_samples=None, seed=0, cache_dir=None
+        self,
+        data_root,
+        split='train',
+        source='CIFAR10',
+        num_samples=None,
+        seed=0,
+        num_classes=None,
+        cache_dir=None,
     ):
         if source == 'folder':
             images, labels, classes = load_image_folder(
@@ -64,6 +72,14 @@ class InMemoryImages(Dataset):
             images, labels, classes = _load_cifar(source, data_root, split)
         else:
             raise ValueError(f"source must be 'CIFAR10', 'CIFAR100' or 'folder', got {source!r}")
+        if num_classes is not None:
+            if not 1 <= num_classes <= len(classes):
+                raise ValueError(
+                    f'num_classes must be in 1..{len(classes)}, the classes of {data_root}, got '
+                    f'{num_classes!r}'
+                )
+            kept = labels < num_classes
+            images, labels, classes = images[kept], labels[kept], classes[:num_classes]
         self.split = split
         self.metainfo = dict(classes=tuple(classes))
         self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)

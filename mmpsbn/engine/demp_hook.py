@@ -55,8 +55,9 @@ class DemPHook(Hook):
 
     Raises:
         ValueError: an unknown key or a value out of range, when it is built; a model without a
-            trainable normalisation scale or a prunable channel, or a run without a prune event,
-            before the first step; a layer that runs in training only, after it.
+            prunable channel or, with a penalty, without a trainable normalisation scale, or a run
+            without a prune event, before the first step; a layer that runs in training only,
+            after it.
         TypeError: a wrapper or an optimizer that holds copies of the
             parameters, before the first step.
     """
@@ -173,11 +174,11 @@ class DemPHook(Hook):
         )
 
     def _penalised(self, runner) -> list[nn.Parameter]:
-        """The trainable parameters the penalty acts on."""
+        """The trainable parameters the penalty acts on; none, where it has no peak, will do."""
         model = bare_model(runner)
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         scales = [f'{name}.weight' for name in scale_layers(model)]
-        if not any(name in trainable for name in scales):
+        if self.penalty.peak and not any(name in trainable for name in scales):
             raise ValueError(
                 'DemPHook acts on the scales (gamma) of BatchNorm, InstanceNorm and '
                 f'GroupNorm layers: {type(model).__name__} has {len(scales)} such '

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
+
+from .pictures import Panel
+from .tables import Numbers, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -11,34 +14,23 @@ class Arm:
     """One training. Equal to itself alone.
 
     Attributes:
-        name: as in the table.
+        name: as in the table; ``'row, column'`` where arms form a grid.
         config: path under ``configs/``.
         options: settings over it, as for MMEngine's ``Config.merge_from_dict``: the keys may
             have dots, ``_delete_=True`` replaces a dict.
+        pretrained: the arm of the same experiment whose backbone it starts from.
     """
 
     name: str
     config: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: Optional['Arm'] = None
 
     @property
     def folder(self) -> str:
-        """Name of its folder: letters, digits and underscores of the name."""
+        """Name of its folder: letters, digits, dots and underscores of the name."""
         words = ''.join(c if c.isalnum() or c in '.-' else ' ' for c in self.name).split()
         return '_'.join(words)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a head, as Markdown."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def markdown(self) -> str:
-        """First column left, the others right."""
-        rule = ['---', *('---:' for _ in self.head[1:])]
-        return '\n'.join(f'| {" | ".join(row)} |' for row in (self.head, rule, *self.rows))
 
 
 @dataclass(frozen=True)
@@ -49,10 +41,11 @@ class Experiment:
         name: on the command line.
         shows: the figure or table, in words.
         claim: what the paper says.
-        arms: scale -> the trainings.
-        read: work folder of a finished arm -> its numbers, plain types.
+        arms: scale -> the trainings; an arm comes after the one it starts from.
+        read: work folder of a trained arm -> its numbers, plain types; a function that can be
+            pickled, for it runs in the process that trained.
         tabulate: numbers by arm -> the table.
-        draw: numbers by arm, path -> a picture there.
+        panels: numbers by arm -> what to draw, side by side.
         judge: numbers by arm -> a sentence: whether the claim holds in these numbers.
     """
 
@@ -61,6 +54,6 @@ class Experiment:
     claim: str
     arms: Callable[[str], Sequence[Arm]]
     read: Callable[[Path], dict[str, Any]]
-    tabulate: Callable[[Mapping[str, dict]], Table]
-    draw: Callable[[Mapping[str, dict], Path], None]
-    judge: Callable[[Mapping[str, dict]], str]
+    tabulate: Callable[[Numbers], Table]
+    panels: Callable[[Numbers], Sequence[Panel]]
+    judge: Callable[[Numbers], str]

@@ -17,16 +17,19 @@ from ..engine.checkpoint_hook import AtomicLocalBackend
 from ..version import __version__
 from .experiment import Arm
 
+_NUMBERS = 'numbers.json'
+
 
 class ExperimentFolder:
     """``--out``. A folder belongs to one experiment with one set of settings.
 
-    ``settings.json``; ``arms/NAME/`` with ``config.py``, what training writes, and
-    ``seconds.json``; ``table.md``, ``plot.png`` and ``results.json``.
+    ``settings.json``; ``arms/NAME/`` with ``config.py``, ``train.log``, what training writes,
+    ``seconds.json`` and in the end ``numbers.json``; ``table.md``, ``plot.png`` and
+    ``results.json``. It may be moved.
     """
 
     def __init__(self, path: str):
-        self.path = Path(path)
+        self.path = Path(path).resolve()
 
     def arm(self, arm: Arm) -> Path:
         """The work folder of an arm."""
@@ -39,10 +42,10 @@ class ExperimentFolder:
             ValueError: the folder was begun with other settings; says which.
         """
         settings = dict(settings, arms={arm.name: c.to_dict() for arm, c in configs.items()})
-        settings = json.loads(json.dumps(settings, default=str))
+        text = json.dumps(settings, default=str, indent=1).replace(str(self.path), '<out>')
         path = self.path / 'settings.json'
         if path.exists():
-            changed = _differences(_read_json(path), settings)
+            changed = _differences(_read_json(path), json.loads(text))
             if changed:
                 raise ValueError(
                     f'{self.path} was begun with other settings: {"; ".join(changed)}. Give '
@@ -51,21 +54,29 @@ class ExperimentFolder:
         for arm, config in configs.items():
             self.arm(arm).mkdir(parents=True, exist_ok=True)
             config.dump(str(self.arm(arm) / 'config.py'))
-        _write(path, json.dumps(settings, indent=1))
+        _write(path, text)
+
+    def finished(self, arm: Arm) -> bool:
+        """Whether an arm is trained and read."""
+        return (self.arm(arm) / _NUMBERS).exists()
+
+    def numbers(self, arm: Arm) -> dict[str, Any]:
+        """What was read of a finished arm."""
+        return _read_json(self.arm(arm) / _NUMBERS)
+
+    @staticmethod
+    def write_numbers(work_dir: Path, numbers: Mapping[str, Any]) -> None:
+        """By which an arm is finished."""
+        _write(work_dir / _NUMBERS, json.dumps(numbers, indent=1))
 
     def seconds(self, arm: Arm) -> float:
-        """Wall clock of an arm's training so far."""
+        """Wall clock of an arm's processes so far."""
         path = self.arm(arm) / 'seconds.json'
         return _read_json(path)['seconds'] if path.exists() else 0.0
 
-    def finished(self, arm: Arm) -> bool:
-        """Whether an arm is trained to its end."""
-        path = self.arm(arm) / 'seconds.json'
-        return path.exists() and _read_json(path)['finished']
-
-    def note(self, arm: Arm, seconds: float, *, finished: bool) -> None:
-        """Add the wall clock of one session."""
-        record = dict(seconds=self.seconds(arm) + seconds, finished=finished)
+    def add_seconds(self, arm: Arm, seconds: float) -> None:
+        """Of one process."""
+        record = dict(seconds=self.seconds(arm) + seconds)
         _write(self.arm(arm) / 'seconds.json', json.dumps(record))
 
     def write(self, name: str, text: str) -> None:
@@ -77,7 +88,7 @@ def machine() -> dict[str, Any]:
     """What a reader must know to compare numbers."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return dict(
-        processor=platform.processor() or platform.machine(),
+        processor=_processor(),
         cores=os.cpu_count(),
         gpus=gpus,
         python=platform.python_version(),
@@ -87,6 +98,14 @@ def machine() -> dict[str, Any]:
         mmpretrain=mmpretrain.__version__,
         mmpsbn=__version__,
     )
+
+
+def _processor() -> str:
+    """Its model where Linux tells it."""
+    path = Path('/proc/cpuinfo')
+    lines = path.read_text().splitlines() if path.exists() else []
+    models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return models[0] if models else platform.machine()
 
 
 def _read_json(path: Path) -> dict:

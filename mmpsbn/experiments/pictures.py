@@ -1,30 +1,53 @@
-"""The pictures of the experiments."""
+"""The pictures of the experiments: lines in panels side by side."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _COLOURS = ('#b2182b', '#d9730d', '#2166ac', '#2c8c5a', '#7b3294', '#8a8a8a')
+_STYLES = ('-', '--', ':')
 
 
-def draw_by_round(numbers: Mapping[str, dict], path: Path) -> None:
-    """FLOPs sparsity and accuracy over the rounds, a line an arm."""
-    figure = Figure(figsize=(9, 3.6), dpi=120, layout='constrained')
-    left, right = figure.subplots(1, 2)
-    for colour, (name, arm) in zip(_COLOURS, numbers.items()):
-        rounds = range(1, len(arm['top1']) + 1)
-        style = dict(color=colour, marker='o', markersize=4, label=name)
-        left.plot(rounds, [100 * s for s in arm['flops_sparsity']], **style)
-        right.plot(rounds, arm['top1'], **style)
-    left.set_ylabel('FLOPs sparsity, %')
-    right.set_ylabel('top-1 accuracy, %')
-    left.legend(frameon=False)
-    for axes in (left, right):
-        axes.set_xlabel('round')
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        x, y: what the axes say.
+        lines: label -> points (x, y).
+        x_scale: ``'linear'``, ``'log'`` or ``'count'``, whole numbers.
+    """
+
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    x_scale: str = 'linear'
+
+
+def draw(panels: Sequence[Panel]) -> Figure:
+    """One legend for all: a label has the same colour in each panel."""
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), dpi=120, layout='constrained')
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for label, points in panel.lines.items():
+            number = labels.index(label)
+            axes.plot(
+                *zip(*points),
+                color=_COLOURS[number % len(_COLOURS)],
+                linestyle=_STYLES[number // len(_COLOURS) % len(_STYLES)],
+                marker='o',
+                markersize=4,
+                label=label,
+            )
+        axes.set_xlabel(panel.x)
+        axes.set_ylabel(panel.y)
+        if panel.x_scale == 'log':
+            axes.set_xscale('log')
+        elif panel.x_scale == 'count':
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(axis='y', alpha=0.3)
-    left.set_ylim(bottom=0)
-    figure.savefig(path)
+        axes.legend(frameon=False, fontsize='small')
+    return figure

@@ -1,15 +1,18 @@
 """From the name of an experiment to its table, picture and numbers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
 
 from .experiment import Arm, Experiment
 from .folder import ExperimentFolder, machine
-from .scales import DEFAULT_DATA, data_options
+from .measure import final_checkpoint
+from .pictures import draw
+from .scales import data_settings, set_data
 from .training import train_arms
 
 
@@ -22,7 +25,6 @@ def reproduce(
     seed: int,
     jobs: int,
     configs: Path,
-    train_script: Path,
     say: Callable[[str], None],
 ) -> dict:
     """Train what is not trained yet, then write ``table.md``, ``plot.png`` and ``results.json``.
@@ -33,7 +35,7 @@ def reproduce(
         data: folder of the data; None for the default of the scale.
         seed: of all arms.
         configs: the folder of configs.
-        jobs, train_script, say: see :func:`.training.train_arms`.
+        jobs, say: see :func:`.training.train_arms`.
 
     Returns:
         What ``results.json`` holds.
@@ -44,33 +46,43 @@ def reproduce(
         RuntimeError: an arm failed.
     """
     folder = ExperimentFolder(out)
-    if data is None:
-        data = str(folder.path / 'data') if scale == 'smoke' else DEFAULT_DATA[scale]
-    options = data_options(scale, data) | {'randomness': dict(seed=seed)}
     arms = list(experiment.arms(scale))
-    built = {arm: _config_of(arm, configs, options) for arm in arms}
-    settings = dict(experiment=experiment.name, scale=scale, seed=seed)
-    folder.claim(settings, built)
-    train_arms(folder, arms, train_script=train_script, jobs=jobs, say=say)
-    numbers = {arm.name: experiment.read(folder.arm(arm)) for arm in arms}
-    table, verdict = experiment.tabulate(numbers), experiment.judge(numbers)
+    settings = data_settings(scale, data, default_folder=folder.path / 'data')
+    built: dict[Arm, Config] = {}
+    for arm in arms:
+        built[arm] = _config_of(arm, configs, seed)
+        set_data(built[arm], settings)
+        if arm.pretrained is not None:
+            checkpoint = final_checkpoint(folder.arm(arm.pretrained), built[arm.pretrained])
+            built[arm].model.backbone.init_cfg = dict(
+                type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
+            )
+    what = dict(experiment=experiment.name, scale=scale, seed=seed)
+    folder.claim(what, built)
+    train_arms(folder, arms, read=experiment.read, jobs=jobs, say=say)
+    numbers = {arm.name: folder.numbers(arm) for arm in arms}
     results = dict(
-        settings,
+        what,
         shows=experiment.shows,
         claim=experiment.claim,
-        verdict=verdict,
+        verdict=experiment.judge(numbers),
         machine=machine(),
         seconds={arm.name: round(folder.seconds(arm), 1) for arm in arms},
         arms=numbers,
     )
-    folder.write('table.md', table.markdown() + '\n')
+    folder.write('table.md', experiment.tabulate(numbers).markdown() + '\n')
     folder.write('results.json', json.dumps(results, indent=1) + '\n')
-    experiment.draw(numbers, folder.path / 'plot.png')
+    draw(experiment.panels(numbers)).savefig(folder.path / 'plot.png')
     return results
 
 
-def _config_of(arm: Arm, configs: Path, options: dict) -> Config:
-    config = Config.fromfile(str(configs / arm.config))
-    for changes in (options, arm.options):
-        config.merge_from_dict(deepcopy(dict(changes)))  # it takes _delete_ out of what it is given
+def _config_of(arm: Arm, configs: Path, seed: int) -> Config:
+    config = deepcopy(_read(str(configs / arm.config)))
+    changes: Mapping = dict(arm.options, randomness=dict(seed=seed))
+    config.merge_from_dict(deepcopy(changes))  # it takes _delete_ out of what it is given
     return config
+
+
+@cache
+def _read(path: str) -> Config:
+    return Config.fromfile(path)

@@ -4,52 +4,73 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 from PIL import Image
 
 from ..datasets.digits import load_split_digits
 
 SCALES = ('smoke', 'small', 'paper')
-DEFAULT_DATA = dict(smoke='digits', small='data/cifar10_jpeg', paper='data/cifar10')
-_SMALL_IMAGES = 10_000  # every fifth
+_DEFAULT_DATA = dict(small='data/cifar10_jpeg', paper='data/cifar10')
+SMALL_IMAGES = 10_000  # for training, a fifth
 _SMOKE_IMAGES = dict(train=320, val=160)
 
 
-def data_options(scale: str, data_root: str) -> dict[str, Any]:
-    """The data of a scale, over a config of ``configs/cifar`` with images in memory.
+def data_settings(scale: str, root: str | None, *, default_folder: Path) -> dict[str, Any]:
+    """The data of a scale, as settings of ``InMemoryImages``; those of ``train`` apart.
 
-    ``smoke``: scanned digits as 32x32 pictures, made in ``data_root``; ``small``: 10,000
-    training images, equally many of each class, and all test images of the JPEG CIFAR-10 in
-    class folders; ``paper``: CIFAR-10 as mmpretrain downloads it.
+    ``smoke``: scanned digits as 32x32 pictures, made in ``default_folder`` or ``root``;
+    ``small``: 10,000 training images, equally many of each class, and all test images of the
+    JPEG CIFAR-10 in class folders; ``paper``: CIFAR-10 as mmpretrain downloads it.
 
     Raises:
         FileNotFoundError: ``small`` without its folder.
     """
+    folder = Path(root or _DEFAULT_DATA.get(scale, default_folder)).resolve()
     if scale == 'paper':
-        source, settings = 'CIFAR10', {}
-    elif scale == 'small':
-        source, settings = 'folder', dict(num_samples=_SMALL_IMAGES)
-        if not (Path(data_root) / 'train').is_dir():
+        return dict(source='CIFAR10', data_root=str(folder), train={})
+    if scale == 'small':
+        if not (folder / 'train').is_dir():
             raise FileNotFoundError(
-                f'{data_root} has no folder train: --scale small reads CIFAR-10 as picture files, '
+                f'{folder} has no folder train: --scale small reads CIFAR-10 as picture files, '
                 '<data>/{train,test}/<class>/*.jpg; say where they are with --data'
             )
-    else:
-        source, settings = 'folder', {}
-        write_digit_folders(data_root)
-    options = {f'train_dataloader.dataset.{key}': value for key, value in settings.items()}
+        return dict(source='folder', data_root=str(folder), train=dict(num_samples=SMALL_IMAGES))
+    _write_digit_folders(folder)
+    return dict(source='folder', data_root=str(folder), train={})
+
+
+def set_data(config: Config, settings: dict[str, Any]) -> None:
+    """Into the data sets of a config of ``configs/cifar`` with images in memory; what the
+    config says itself about ``num_samples`` stays."""
     for split in ('train', 'val', 'test'):
-        options[f'{split}_dataloader.dataset.source'] = source
-        options[f'{split}_dataloader.dataset.data_root'] = data_root
-    return options
+        dataset = config[f'{split}_dataloader'].dataset
+        while 'dataset' in dataset:  # a wrapper
+            dataset = dataset.dataset
+        dataset.update({key: settings[key] for key in ('source', 'data_root')})
+        for key, value in settings.get(split, {}).items():
+            dataset.setdefault(key, value)
 
 
-def write_digit_folders(root: str) -> None:
+def length(epochs: int, *, batch_size: int, bfloat16: bool) -> dict[str, Any]:
+    """Settings of a training by epochs that is validated at its end and goes on after an
+    interruption where its last epoch began."""
+    options = {
+        'train_dataloader.batch_size': batch_size,
+        'train_cfg.max_epochs': epochs,
+        'train_cfg.val_interval': epochs,
+        'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
+    }
+    return options | ({'optim_wrapper.type': 'BFloat16OptimWrapper'} if bfloat16 else {})
+
+
+def _write_digit_folders(root: Path) -> None:
     """scikit-learn's scanned digits, 8x8, as grey 32x32 pictures in folders by class: 320 for
     training, 160 to test. What is there is left."""
     for split, folder in dict(train='train', val='test').items():
         digits, labels = load_split_digits(split)
-        for row in list(digits)[:: len(digits) // _SMOKE_IMAGES[split]]:
-            path = Path(root) / folder / str(labels[row]) / f'{row}.png'
+        count = _SMOKE_IMAGES[split]
+        for row in list(digits)[:: len(digits) // count][:count]:
+            path = root / folder / str(labels[row]) / f'{row}.png'
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pixels = np.repeat(np.round(255 * digits[row])[..., None], 3, axis=2)

@@ -1,16 +1,19 @@
 """Trains the arms of an experiment, several at a time, and goes on with those that were begun."""
 
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
-import signal
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 
+from ..engine import launch
 from .experiment import Arm
 from .folder import ExperimentFolder
 
@@ -26,16 +29,17 @@ def train_arms(
     folder: ExperimentFolder,
     arms: Sequence[Arm],
     *,
-    train_script: Path,
+    read: Callable[[Path], dict],
     jobs: int,
     say: Callable[[str], None],
 ) -> None:
-    """Train those arms that are not finished, each in a process of its own.
+    """Train and read those arms that are not finished, each in a process of its own.
 
-    An arm goes on from its newest checkpoint. When one fails the others are trained to their end.
+    An arm goes on from its newest checkpoint. When one fails the others are trained to their
+    end, but for those that start from it.
 
     Args:
-        train_script: ``tools/train.py``.
+        read: see :class:`.experiment.Experiment`.
         jobs: at a time, each with its share of the cores.
         say: is given lines about the progress.
 
@@ -43,62 +47,80 @@ def train_arms(
         RuntimeError: arms failed; names them and their logs.
         KeyboardInterrupt: passed on when all processes have ended.
     """
+    # processes start from one that has imported what a training needs, and done nothing else
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([__name__, 'torchvision', 'matplotlib.pyplot'])
     waiting = [arm for arm in arms if not folder.finished(arm)]
     for arm in arms:
         if arm not in waiting:
             say(f'{arm.name}: is trained')
-    running: dict[Arm, tuple[subprocess.Popen, float]] = {}
+    running: dict[Arm, tuple[BaseProcess, float]] = {}
     failed: list[Arm] = []
     last_report = time.monotonic()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                arm = waiting.pop(0)
+        while True:
+            startable = [a for a in waiting if not a.pretrained or folder.finished(a.pretrained)]
+            for arm in startable[: jobs - len(running)]:
+                waiting.remove(arm)
                 say(f'{arm.name}: training in {folder.arm(arm)}')
-                running[arm] = _start(folder.arm(arm), train_script, threads), time.monotonic()
-            time.sleep(0.2)
+                process = context.Process(
+                    target=_train_and_read, args=(folder.arm(arm), read, threads)
+                )
+                process.start()
+                running[arm] = process, time.monotonic()
+            if not running:
+                break
+            multiprocessing.connection.wait([p.sentinel for p, _ in running.values()], timeout=5)
             for arm, (process, start) in list(running.items()):
-                if process.poll() is None:
+                if process.is_alive():
                     continue
                 del running[arm]
+                process.join()
                 seconds = time.monotonic() - start
-                folder.note(arm, seconds, finished=process.returncode == 0)
-                if process.returncode:
+                folder.add_seconds(arm, seconds)
+                if process.exitcode:
                     failed.append(arm)
-                say(
-                    f'{arm.name}: {"FAILED" if process.returncode else "trained"} '
-                    f'after {seconds / 60:.1f} min'
-                )
+                word = 'FAILED' if process.exitcode else 'finished'
+                say(f'{arm.name}: {word} after {seconds / 60:.1f} min')
             if time.monotonic() - last_report > _REPORT_SECONDS:
                 last_report = time.monotonic()
                 for arm in running:
                     say(f'{arm.name}: {_progress(folder.arm(arm))}')
     except BaseException:
         for process, _ in running.values():
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
         for arm, (process, start) in running.items():
-            process.wait()
-            folder.note(arm, time.monotonic() - start, finished=False)
+            process.join()
+            folder.add_seconds(arm, time.monotonic() - start)
         raise
     if failed:
         logs = ', '.join(f'{arm.name} ({folder.arm(arm) / "train.log"})' for arm in failed)
         raise RuntimeError(f'training failed, see the end of the log: {logs}')
 
 
-def _start(work_dir: Path, train_script: Path, threads: int) -> subprocess.Popen:
-    command = [
-        *(sys.executable, str(train_script), str(work_dir / 'config.py')),
-        *('--work-dir', str(work_dir), '--resume'),
-    ]
-    with open(work_dir / 'train.log', 'ab') as log:
-        return subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | dict(OMP_NUM_THREADS=str(threads)),
-            start_new_session=True,  # a Ctrl-C is passed on by us, once
-        )
+def _train_and_read(work_dir: Path, read: Callable[[Path], dict], threads: int) -> None:
+    """The life of an arm's process."""
+    os.setsid()  # a Ctrl-C is passed on by the parent, once
+    log = os.open(work_dir / 'train.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    cfg = launch.load_config(
+        str(work_dir / 'config.py'), cfg_options=None, work_dir=str(work_dir), launcher='none'
+    )
+    launch.resume_from(cfg, 'auto')
+    launch.ensure_pruned_checkpoint_hook(cfg)
+    launch.exit_cleanly_on_sigterm()
+    launch.build_runner(cfg).train()
+    ExperimentFolder.write_numbers(work_dir, read(work_dir))
+
+
+def _end_with_parent() -> None:
+    """Or a parent that was killed and is started again would train the arm twice."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _progress(work_dir: Path) -> str:

@@ -80,6 +80,17 @@ def test_python_pickles_give_what_mmpretrain_reads_from_them(
             assert np.array_equal(ours.images[i].permute(1, 2, 0), ordinary[i]['img'])
 
 
+def test_the_first_classes_alone(folder):
+    whole, first = read(folder), read(folder, num_classes=2)
+    assert first.metainfo == dict(classes=('ant', 'bee'))
+    assert torch.equal(first.labels, whole.labels[:8])
+    assert torch.equal(first.images, whole.images[:8])
+    assert read(folder, num_classes=2, num_samples=5).labels.tolist() == [0, 0, 0, 1, 1]
+    for number in (0, 4):
+        with pytest.raises(ValueError, match=rf'num_classes must be in 1\.\.3, .*got {number}'):
+            read(folder, num_classes=number)
+
+
 def test_a_subset_is_balanced_reproducible_and_another_with_another_seed(folder):
     dataset = read(folder, num_samples=7, seed=3)
     assert dataset.labels.bincount().tolist() == [3, 2, 2]

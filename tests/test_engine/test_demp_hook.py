@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS, MODELS, OPTIMIZERS
+from mmpretrain.models import VisionTransformer
 from snapshots import assert_same
 from torch import nn
 from toy import kill_channels, toy_runner
@@ -254,6 +255,37 @@ def test_a_model_without_scales_is_refused(tmp_path):
         runner = toy_runner(tmp_path / name, [hook], model=dict(type='NoNorm'))
         with pytest.raises(ValueError, match=rf'{name} .*scales \(gamma\).*NoNorm has'):
             runner.train()
+
+
+class TinyViT(BaseModel):
+    """LayerNorm alone; GELU."""
+
+    def __init__(self):
+        super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
+        arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=24)
+        self.backbone = VisionTransformer(arch, img_size=8, patch_size=4)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        logits = self.head(self.backbone(inputs)[0])
+        return dict(loss=nn.functional.cross_entropy(logits, labels)) if mode == 'loss' else logits
+
+
+def test_noise_alone_needs_no_scales_and_prunes_the_mlps_of_a_transformer(tmp_path):
+    MODELS.register_module(module=TinyViT, force=True)
+    hook = demp(penalty=dict(peak=0.0), noise=dict(peak_var=1e-8))
+    hook['prune'].update(eps=1e-2, tolerance=5e-2)
+    runner = toy_runner(tmp_path, [hook], model=dict(type='TinyViT'), epochs=2)
+    runner.model.init_weights()  # now, and not once more when training starts
+    hidden = runner.model.backbone.layers[0].ffn.layers[0][0]
+    with torch.no_grad():
+        hidden.bias[DEAD] = -20.0
+    runner.train()
+    widths = {
+        name: m.out_features for name, m in runner.model.named_modules() if isinstance(m, nn.Linear)
+    }
+    assert widths.pop('backbone.layers.0.ffn.layers.0.0') == 24 - len(DEAD)
+    assert set(widths.values()) == {16, 24, 48, 4}  # embedding, the other MLP, qkv, classes
 
 
 def test_a_model_with_frozen_scales_is_refused(tmp_path):

@@ -1,0 +1,11 @@
+# VGG-16 of the implicit-sparsity paper: head [512][10], Adam with L2 1e-4, batches of 40.
+_base_ = [
+    '../_base_/psbn.py',
+    './_base_/vgg16.py',
+    './_base_/implicit.py',
+    './_base_/cifar10_in_memory.py',
+    'mmpretrain::_base_/default_runtime.py',
+]
+model = dict(head=dict(type='StackedLinearClsHead', mid_channels=[512], norm_cfg=dict(type='BN1d')))
+data_preprocessor = dict(padding=0)
+train_dataloader = dict(batch_size=40)

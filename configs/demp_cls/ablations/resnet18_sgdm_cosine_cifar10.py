@@ -1,0 +1,2 @@
+_base_ = '../resnet18_sgdm_cifar10.py'
+custom_hooks = [dict(type='SparsityHook'), dict(type='DemPHook', schedule=dict(type='cosine'))]

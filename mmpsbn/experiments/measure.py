@@ -1,0 +1,152 @@
+"""What is measured on the trained model of an arm."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader, Runner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..engine.model_files import load_model
+from ..engine.models import example_inputs, forward_tensors
+from ..pruning import (
+    ChannelGraph,
+    LayerChannels,
+    collapsed_channels,
+    count_positions,
+    keep_mask_of,
+    map_channels,
+    observe_channels,
+    prune_channels,
+    take_census,
+    trace_channel_graph,
+)
+
+
+def final_checkpoint(work_dir: Path, config: Config) -> Path:
+    """Of a training by epochs that has ended."""
+    return work_dir / f'epoch_{config.train_cfg.max_epochs}.pth'
+
+
+class TrainedArm:
+    """A work folder whose training has ended.
+
+    Attributes:
+        config: of the arm.
+        model: in eval mode, with the weights and, if it was pruned, the structure of the end.
+    """
+
+    def __init__(self, work_dir: Path):
+        self.config = Config.fromfile(str(work_dir / 'config.py'))
+        self._checkpoint = str(final_checkpoint(work_dir, self.config))
+        loaded = load_model(self.config, self._checkpoint)
+        self._plan = loaded.plan
+        self.model = loaded.model.to('cuda' if torch.cuda.is_available() else 'cpu')
+        self._test = self._loader('val')  # reads the pictures once
+
+    @torch.no_grad()
+    def top1(self) -> float:
+        """Accuracy on the test images, in %."""
+        hits = [
+            int(sample.pred_label == sample.gt_label)
+            for batch in self._test
+            for sample in self.model.val_step(batch)
+        ]
+        return 100 * sum(hits) / len(hits)
+
+    def census(self, split: str) -> dict[str, LayerChannels]:
+        """The channels of all norm layers, with their activations over the images of
+        ``'train'`` or ``'val'``, not augmented."""
+        graph, image = self._trace()
+        channel_map = map_channels(self.model, graph, image, forward_tensors)
+        loader = self._test if split == 'val' else self._loader(split)
+        images = self._images(loader)
+        observed = observe_channels(self.model, channel_map, images, forward_tensors)
+        return take_census(self.model, channel_map, observed)
+
+    def remove_collapsed(self, threshold: float) -> float:
+        """Remove every filter of a convolution with |gamma| < ``threshold``, beta and all, but
+        for the last one of a layer.
+
+        Returns:
+            The share of the weights of convolutions that went.
+        """
+        before = self._convolution_weights()
+        graph, image = self._trace()
+        groups = {
+            name: group
+            for name, group in graph.groups.items()
+            if isinstance(self.model.get_submodule(group.writers[0].layer), nn.Conv2d)
+        }
+        collapsed = {
+            name: collapsed_channels(self.model, group, threshold=threshold)
+            for name, group in groups.items()
+        }
+        keep_masks = {
+            name: keep_mask_of(
+                group, torch.zeros(group.channels), collapsed[name], min_channels=1, round_to=1
+            )
+            for name, group in groups.items()
+        }
+        prune_channels(
+            self.model,
+            groups,
+            keep_masks,
+            batch=image,
+            forward_fn=forward_tensors,
+            tolerance=math.inf,  # what this changes is what is to be measured
+        )
+        return 1 - self._convolution_weights() / before
+
+    def removed(self) -> dict[str, float]:
+        """What pruning during training has removed, as shares of the dense net: ``weights`` of
+        convolutions and linear layers, ``channels`` of convolutions but those in shortcuts,
+        ``macs``."""
+        positions = count_positions(self.model, next(self._images(self._test))[:1], forward_tensors)
+        left, dense = [0, 0, 0], [0, 0, 0]
+        for name, count in positions.items():
+            layer = self.model.get_submodule(name)
+            neurons = isinstance(layer, nn.Conv2d) and 'downsample' not in name
+            now = layer.weight.shape
+            before = self._plan.shapes.get(f'{name}.weight', now)
+            for total, shape in ((left, now), (dense, before)):
+                total[0] += math.prod(shape)
+                total[1] += neurons * shape[0]
+                total[2] += count * math.prod(shape)
+        shares = [1 - a / b for a, b in zip(left, dense)]
+        return dict(zip(('weights', 'channels', 'macs'), shares))
+
+    def history(self, scalar: str) -> Any:
+        """A scalar of all iterations, MMEngine's ``HistoryBuffer``."""
+        hub = CheckpointLoader.load_checkpoint(self._checkpoint)['message_hub']
+        return hub['log_scalars'][f'train/{scalar}']
+
+    def train_seconds(self) -> float:
+        """Wall clock of all iterations, prune events included; not that of validation, of
+        checkpoints and of what an interruption lost."""
+        values, _ = self.history('time').data
+        return float(values.sum())
+
+    def train_loss(self) -> float:
+        """Mean of the last epoch."""
+        return float(self.history('loss').mean(len(self._loader('train'))))
+
+    def _convolution_weights(self) -> int:
+        layers = (m for m in self.model.modules() if isinstance(m, nn.Conv2d))
+        return sum(layer.weight.numel() for layer in layers)
+
+    def _trace(self) -> tuple[ChannelGraph, Tensor]:
+        """The channel graph, and the image it was traced on."""
+        image = next(self._images(self._test))[:1]
+        return trace_channel_graph(self.model, image, forward_tensors), image
+
+    def _images(self, loader: DataLoader) -> Iterator[Tensor]:
+        for batch in loader:
+            yield example_inputs(self.model, batch, len(batch['inputs']))
+
+    def _loader(self, split: str) -> DataLoader:
+        return Runner.build_dataloader(self.config[f'{split}_dataloader'], seed=0)

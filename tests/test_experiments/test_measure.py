@@ -1,0 +1,220 @@
+"""What is read of a trained arm, against what its files say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
+
+from mmpsbn.engine.model_files import save_weights
+from mmpsbn.engine.pruned_structure import META_KEY
+from mmpsbn.experiments.bn_only import BN_ONLY
+from mmpsbn.experiments.implicit import IMPLICIT_OPTIMIZERS
+from mmpsbn.experiments.implicit_prune import IMPLICIT_PRUNE
+from mmpsbn.experiments.measure import TrainedArm
+from mmpsbn.pruning import apply_plan, plan_from_keep_masks, trace_channel_graph
+
+# channels of BasicNet 32-0.25x
+WIDTHS = [32, 32, 32, 64, 64, 128, 128]
+
+
+@pytest.fixture
+def copied(smoke, tmp_path):
+    """(experiment, folder of an arm) -> a copy of it to spoil."""
+
+    def copy(name, arm):
+        return Path(shutil.copytree(smoke(name) / 'arms' / arm, tmp_path / arm))
+
+    return copy
+
+
+def edit(folder, change):
+    """Change the checkpoint of the last epoch."""
+    path = folder / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+
+
+def weights_of(sizes):
+    """Of BasicNet's convolutions: 5x5, then 3x3."""
+    kernels = [25, *[9] * 6]
+    return sum(k * a * b for k, a, b in zip(kernels, [3, *sizes], sizes))
+
+
+def norms_of(state_dict):
+    return [name.removesuffix('.running_mean') for name in state_dict if 'running_mean' in name]
+
+
+def watch_relus(arm, images):
+    """Of each call of a ReLU in the net's convolutional part: shape (C,), share of zeros."""
+    shares = []
+    for module in arm.model.backbone.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.register_forward_hook(
+                lambda module, args, out: shares.append((out == 0).float().mean((0, 2, 3)))
+            )
+    with torch.no_grad():
+        arm.model(images, mode='tensor')
+    return torch.cat(shares)
+
+
+def images_of(arm, split):
+    """All of them in one batch, as the model sees them."""
+    loader = Runner.build_dataloader(
+        dict(arm.config[f'{split}_dataloader'], batch_size=1000), seed=0
+    )
+    (batch,) = loader
+    return arm.model.data_preprocessor(batch, training=False)['inputs']
+
+
+def test_accuracy_is_that_of_the_validation(smoke):
+    folder = smoke('psbn-lr') / 'arms/BN_0.1'
+    (row,) = json.loads((folder / 'rounds.json').read_text())
+    assert TrainedArm(folder).top1() == pytest.approx(row['metrics']['accuracy/top1'])
+    numbers = json.loads((smoke('psbn-rounds') / 'arms/psBN_ReLU/numbers.json').read_text())
+    assert len(numbers['top1']) == len(numbers['loss']) == len(numbers['dead']) == 2
+
+
+def test_inactive_filters_by_gamma_and_by_activation(copied):
+    folder = copied('implicit-optimizers', 'Adam_L2_0.001')
+
+    def spoil(checkpoint):
+        state, history = checkpoint['state_dict'], checkpoint['message_hub']['log_scalars']
+        norms = norms_of(state)
+        state[f'{norms[2]}.weight'][:8] = 9e-4  # alive, for beta is positive
+        state[f'{norms[2]}.bias'][:8] = 1.0
+        state[f'{norms[4]}.bias'][:16] = -50.0
+        state[f'{norms[7]}.weight'][:] = 0.0  # of the head: no filter
+        history['train/loss'] = HistoryBuffer([9.0] + [1.0, 2.0] * 4, [1] * 9)
+        history['train/time'] = HistoryBuffer([0.5, 0.25, 2.0], [1] * 3)
+
+    edit(folder, spoil)
+    numbers = IMPLICIT_OPTIMIZERS.read(folder)
+    before = IMPLICIT_OPTIMIZERS.read(copied('implicit-optimizers', 'Adam_L2_0'))
+    assert before['collapsed'] == 0 and len(before['by_layer']) == 7
+    assert numbers['by_layer'] == pytest.approx([0, 0, 8 / 32, 0, 0, 0, 0])
+    assert numbers['collapsed'] == pytest.approx(8 / sum(WIDTHS))
+    arm = TrainedArm(folder)
+    dead = watch_relus(arm, images_of(arm, 'train')) == 1
+    assert len(dead) == sum(WIDTHS) and dead.sum() >= 16
+    assert numbers['dead'] == pytest.approx(dead.float().mean().item())
+    assert numbers['error'] == pytest.approx(100 - TrainedArm(folder).top1())
+    assert numbers['loss'] == 1.5  # 320 images in batches of 40: the last 8
+    assert TrainedArm(folder).train_seconds() == 2.75
+
+
+def test_collapsed_filters_are_removed_for_real(copied):
+    folder = copied('implicit-prune', 'SGD_L2_0.001')
+
+    def collapse(checkpoint):
+        state = checkpoint['state_dict']
+        norms = norms_of(state)
+        for number, count in ((2, 8), (4, 64)):
+            for key in ('weight', 'bias'):
+                state[f'{norms[number]}.{key}'][:count] = 1e-9
+
+    edit(folder, collapse)
+    numbers = IMPLICIT_PRUNE.read(folder)
+    left = [32, 32, 24, 64, 1, 128, 128]  # a layer keeps its last one
+    assert numbers['weights_removed'] == pytest.approx(1 - weights_of(left) / weights_of(WIDTHS))
+    assert numbers['error_after'] == pytest.approx(numbers['error'])
+    arm = TrainedArm(folder)
+    images = torch.randn(2, 3, 32, 32)
+    before = arm.model(images)[0]
+    arm.remove_collapsed(1e-3)
+    convolutions = [m for m in arm.model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == left
+    torch.testing.assert_close(arm.model(images)[0], before)
+
+
+def test_removing_a_filter_that_works_changes_the_error(copied):
+    """Not a mask of what is 0 anyway."""
+    folder = copied('implicit-prune', 'Adam_L2_0.001')
+
+    def shrink(checkpoint):
+        state = checkpoint['state_dict']
+        for norm in norms_of(state)[:7]:
+            state[f'{norm}.weight'][:] = 5e-4
+            state[f'{norm}.bias'][:] = torch.randn(len(state[f'{norm}.bias']))
+
+    edit(folder, shrink)
+    arm = TrainedArm(folder)
+    images = torch.randn(2, 3, 32, 32)
+    before = arm.model(images)[0]
+    assert arm.remove_collapsed(1e-3) == pytest.approx(1 - weights_of([1] * 7) / weights_of(WIDTHS))
+    assert (arm.model(images)[0] - before).abs().max() > 1e-3
+
+
+def test_small_gammas_and_what_they_are_worth(copied):
+    folder = copied('bn-only', 'BN_8')
+
+    def shrink(checkpoint):
+        state = checkpoint['state_dict']
+        for name in norms_of(state):
+            state[f'{name}.weight'].fill_(0.5)
+            state[f'{name}.bias'].fill_(0.5)
+        state['backbone.bn1.weight'][:3] = torch.tensor([0.005, -0.04, 0.09])
+        state['backbone.layer1.0.bn1.bias'][0] = -50.0  # its ReLU is off
+        state['backbone.layer2.0.bn2.weight'].fill_(-0.07)
+
+    edit(folder, shrink)
+    numbers = BN_ONLY.read(folder)
+    # stem, then 2 norms a block of 4, 8 and 16 channels, and 2 shortcuts
+    channels = 4 + 2 * (4 + 8 + 16) + 8 + 16
+    assert numbers['small_gammas'] == pytest.approx(
+        {'0.01': 1 / channels, '0.05': 2 / channels, '0.1': 11 / channels}
+    )
+    arm = TrainedArm(folder)
+    off = watch_relus(arm, images_of(arm, 'val')) > 0.99
+    assert len(off) == channels - 8 - 16 and off.any()
+    assert numbers['mostly_zero'] == pytest.approx(off.float().mean().item())
+    top1 = arm.top1()
+    with torch.no_grad():
+        arm.model.backbone.bn1.weight[:3] = 0
+        arm.model.backbone.layer2[0].bn2.weight.zero_()
+    assert numbers['top1'] == top1
+    assert numbers['change_clamped']['0.1'] == pytest.approx(arm.top1() - top1)
+
+
+def test_only_what_is_trained_moves(smoke):
+    """The frozen weights of the arm are those it began with."""
+    log = (smoke('bn-only') / 'arms/BN_8/train.log').read_text()
+    assert 'frozen tensors are the same to the bit' in log
+
+
+def test_what_pruning_in_training_has_removed(copied):
+    folder = copied('demp-tradeoff', 'SGDM_0.001')
+    arm = TrainedArm(folder)
+    assert arm.removed() == dict(weights=0, channels=0, macs=0)
+    image = torch.randn(1, 3, 32, 32)
+    graph = trace_channel_graph(arm.model, image, lambda model, batch: model(batch))
+    group = graph.groups['backbone.layer1.0.conv1']
+    keep = torch.arange(8) >= 6
+    plan = plan_from_keep_masks(arm.model, {group.name: group}, {group.name: keep})
+    apply_plan(arm.model, plan)
+    save_weights(arm.model, str(folder / 'epoch_1.pth'), **{META_KEY: dict(plan=plan.to_dict())})
+    # ResNet-18 with 8, 16, 32, 64 channels: convolutions of 3x3, shortcuts of 1x1, 10 classes
+    stages = [(8, 8), (8, 16), (16, 32), (32, 64)]
+    weights = (
+        9 * 3 * 8
+        + 64 * 10
+        + sum(9 * (a * b + 3 * b * b) + (a * b if a != b else 0) for a, b in stages)
+    )
+    channels = 8 + 4 * (8 + 16 + 32 + 64)
+    sides = [32, 16, 8, 4]
+    macs = (
+        32**2 * 9 * 3 * 8
+        + 64 * 10
+        + sum(
+            side**2 * (9 * (a * b + 3 * b * b) + (a * b if a != b else 0))
+            for side, (a, b) in zip(sides, stages)
+        )
+    )
+    gone = 2 * 9 * 8 * 6
+    assert TrainedArm(folder).removed() == pytest.approx(
+        dict(weights=gone / weights, channels=6 / channels, macs=32**2 * gone / macs)
+    )
