@@ -27,7 +27,8 @@ class LoadedModel:
         model: in eval mode, on the CPU.
         plan: what the checkpoint had pruned; the model has that structure.
         dataset_meta: class names and the like, as the checkpoint has them; may be None.
-        iterations, epochs: that the model was trained for; None if the checkpoint does not say.
+        iterations: that the model was trained for; None if the checkpoint does not say.
+        epoch_length: iterations in an epoch of its training; None if the checkpoint does not say.
         unused: tensors of the checkpoint that the model has no place for.
     """
 
@@ -35,7 +36,7 @@ class LoadedModel:
     plan: PrunePlan
     dataset_meta: dict | None
     iterations: int | None = None
-    epochs: int | None = None
+    epoch_length: int | None = None
     unused: tuple[str, ...] = ()
 
 
@@ -76,9 +77,23 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
         plan,
         meta.get('dataset_meta'),
         iterations=meta.get('iter'),
-        epochs=meta.get('epoch'),
+        epoch_length=_epoch_length(checkpoint),
         unused=tuple(state_dict.keys() - model.state_dict().keys()),
     )
+
+
+def _epoch_length(checkpoint: dict) -> int | None:
+    # MMEngine's logger knows the plan of the run; epochs and iterations done give it only where
+    # the checkpoint was written at the end of an epoch
+    planned = checkpoint.get('message_hub', {}).get('runtime_info', {})
+    meta = checkpoint.get('meta', {})
+    for iterations, epochs in (
+        (planned.get('max_iters'), planned.get('max_epochs')),
+        (meta.get('iter'), meta.get('epoch')),
+    ):
+        if iterations and epochs:
+            return iterations // epochs
+    return None
 
 
 def load_seed_checkpoint(cfg: Config, checkpoint_path: str) -> nn.Module:
