@@ -62,7 +62,7 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = revert_sync_batchnorm(MODELS.build(model_cfg_of(cfg)))
-    checkpoint = CheckpointLoader.load_checkpoint(checkpoint_path, map_location='cpu')
+    checkpoint = _read_checkpoint(checkpoint_path)
     state_dict = checkpoint.get('state_dict', checkpoint)
     meta = checkpoint.get('meta', {})
     saved = saved_by(checkpoint)
@@ -82,10 +82,24 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     )
 
 
+def _read_checkpoint(path: str) -> dict:
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    except FileNotFoundError:
+        raise
+    except (LookupError, OSError, RuntimeError) as error:  # of a text or half a file
+        what = next(iter(str(error).splitlines()), '')
+        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
+    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f'{path!r} holds a {type(checkpoint).__name__}, not a state dict')
+    return checkpoint
+
+
 def _epoch_length(checkpoint: dict) -> int | None:
     # MMEngine's logger knows the plan of the run; epochs and iterations done give it only where
     # the checkpoint was written at the end of an epoch
-    planned = checkpoint.get('message_hub', {}).get('runtime_info', {})
+    planned = (checkpoint.get('message_hub') or {}).get('runtime_info') or {}
     meta = checkpoint.get('meta', {})
     for iterations, epochs in (
         (planned.get('max_iters'), planned.get('max_epochs')),

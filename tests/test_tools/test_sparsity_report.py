@@ -201,7 +201,10 @@ def test_what_the_file_of_a_model_may_hold(tmp_path):
 
 def test_files_that_are_no_checkpoint_or_no_python(arch, tmp_path):
     nets, out = f'{arch / "nets.py"}:net', ('--out', tmp_path / 'out')
-    for name, content in (('empty', b''), ('page', b'elo\n'), ('text', b'read me\n')):
+    half = (arch / 'net.pth').read_bytes()[:900]
+    for name, content in (
+        ('empty', b''), ('page', b'elo\n'), ('text', b'read me\n'), ('half', half)
+    ):  # fmt: skip
         path = tmp_path / name
         path.write_bytes(content)
         assert f"'{path}' is not a checkpoint that can be read" in refusal(
@@ -327,9 +330,10 @@ def test_the_length_of_an_epoch_in_a_checkpoint_from_the_middle_of_one(folder):
     cfg, path = Config.fromfile(str(folder / 'small.py')), folder / 'middle.pth'
     checkpoint = torch.load(folder / 'epoch_1.pth', weights_only=True)
     checkpoint['meta'] |= dict(iter=150, epoch=1)
-    checkpoint['message_hub'] = dict(runtime_info=dict(max_iters=1200, max_epochs=12))
-    torch.save(checkpoint, path)
-    assert load_model(cfg, str(path)).epoch_length == 100
+    planned = dict(runtime_info=dict(max_iters=1200, max_epochs=12))
+    for hub, length in ((planned, 100), (None, 150)):
+        torch.save(dict(checkpoint, message_hub=hub), path)
+        assert load_model(cfg, str(path)).epoch_length == length
 
 
 def test_noise_is_that_of_the_batches_of_a_step(folder):
@@ -396,6 +400,15 @@ def test_what_cannot_be_done_with_a_config_is_said_in_a_sentence(folder, tmp_pat
     assert 'more.pth holds backbone.layer9.weight, which the model of' in refusal(
         small, tmp_path / 'more.pth', *out
     )
+    whole = good.read_bytes()
+    for content in (b'', b'elo\n', whole[:5000], whole[: len(whole) // 2]):
+        (tmp_path / 'bad.pth').write_bytes(content)
+        assert "bad.pth' is not a checkpoint that can be read" in refusal(
+            small, tmp_path / 'bad.pth', *out
+        )
+    for held in ([1], {0: 1}, {'state_dict': None}):
+        torch.save(held, tmp_path / 'bad.pth')
+        assert 'not a state dict' in refusal(small, tmp_path / 'bad.pth', *out)
     missing = ('--cfg-options', 'test_dataloader.dataset.data_root=nowhere/')
     assert "'nowhere/' (test_dataloader.dataset.data_root) does not exist" in refusal(
         small, good, *out, '--data', *missing

@@ -155,8 +155,9 @@ def _load_strictly(model: nn.Module, path: str) -> None:
     try:
         with readable(path):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except LookupError as error:  # of a text that happens to begin like a pickle
-        raise ValueError(f'{path!r} is not a checkpoint that can be read') from error
+    except (LookupError, OSError, RuntimeError) as error:  # of a text or half a file
+        what = next(iter(str(error).splitlines()), '')
+        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a state dict')
