@@ -210,6 +210,8 @@ def read_scalars(path):
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError
         except ValueError:
             if number == len(lines):
                 break
@@ -401,7 +403,7 @@ def _series(scalars, key):
     pairs = sorted(
         (record['iter'], record[key])
         for record in scalars
-        if key in record and math.isfinite(record[key])
+        if isinstance(record.get(key), (int, float)) and math.isfinite(record[key])
     )
     return tuple(np.array(pairs, dtype=float).reshape(-1, 2).T)
 

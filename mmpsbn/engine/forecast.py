@@ -42,7 +42,7 @@ def collapse_forecast(runner, *, threshold: float) -> str:
         return f'forecast: none, the update rule of {type(optimizer).__name__} is not known'
     gamma = _median_size(gammas, threshold)
     if gamma is None:
-        return f'forecast: none, as every gamma is below {threshold:g} already'
+        return f'forecast: none, as every gamma is below {threshold:g} already or not finite'
     rule, decoupled = known
     lrs = _scheduled_lrs(runner, wrapper, group)
     try:
@@ -55,6 +55,7 @@ def collapse_forecast(runner, *, threshold: float) -> str:
             decoupled=decoupled,
             settings=group,
         )
+        _refuse_growth(forecast)
         course = _course(forecast, unseen)
     except ArithmeticError as error:  # eps = 0, or decay that diverges: a run never ends over it
         return f'forecast: none, {error}'
@@ -79,7 +80,8 @@ def compared_forecasts(runner, *, threshold: float) -> dict[str, CollapseForecas
     """The run's filter, decay and schedule under SGD, Adam and AdamW (Mehta et al. figure 4).
 
     The schedule keeps its shape; its peak is a usual learning rate of the optimizer, or the
-    run's own where the run uses that rule. Empty where :func:`collapse_forecast` has no number.
+    run's own where the run uses that rule. Empty where :func:`collapse_forecast` has no number;
+    without an optimizer under which that decay diverges.
     """
     wrappers = _wrappers(runner)
     if runner.iter >= runner.max_iters or not all(isinstance(w, OptimWrapper) for w in wrappers):
@@ -100,15 +102,19 @@ def compared_forecasts(runner, *, threshold: float) -> dict[str, CollapseForecas
         rule, decoupled = rule_of(optimizer)
         same = rule == own[0]
         lr = peak if same else usual_lr
-        forecast = forecast_collapse(
-            rule,
-            gamma=gamma,
-            threshold=threshold,
-            lrs=[lr * x / peak for x in lrs],
-            weight_decay=decay_per_lr(wrapper.optimizer, group),
-            decoupled=decoupled,
-            settings=group if same else optimizer.defaults,
-        )
+        try:
+            forecast = forecast_collapse(
+                rule,
+                gamma=gamma,
+                threshold=threshold,
+                lrs=[lr * x / peak for x in lrs],
+                weight_decay=decay_per_lr(wrapper.optimizer, group),
+                decoupled=decoupled,
+                settings=group if same else optimizer.defaults,
+            )
+            _refuse_growth(forecast)
+        except ArithmeticError:  # the run's decay is too strong for this optimizer
+            continue
         found[f'{name}, lr {lr:g}'] = forecast
     return found
 
@@ -142,6 +148,12 @@ def _median_size(gammas: list[Tensor], threshold: float) -> float | None:
     sizes = torch.cat([gamma.detach().flatten().abs() for gamma in gammas]).cpu().double()
     sizes = sizes[torch.isfinite(sizes) & (sizes >= threshold)]
     return float(sizes.median()) if sizes.numel() else None
+
+
+def _refuse_growth(forecast: CollapseForecast) -> None:
+    """Raises OverflowError where the decay is so strong that gamma grows."""
+    if not forecast.log_decay >= 0:
+        raise OverflowError('the weight decay is so strong for the learning rate that it diverges')
 
 
 def _course(forecast: CollapseForecast, unseen: str) -> str:

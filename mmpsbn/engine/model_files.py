@@ -27,7 +27,8 @@ class LoadedModel:
         model: in eval mode, on the CPU.
         plan: what the checkpoint had pruned; the model has that structure.
         dataset_meta: class names and the like, as the checkpoint has them; may be None.
-        iterations, epochs: that the model was trained for; None if the checkpoint does not say.
+        iterations: that the model was trained for; None if the checkpoint does not say.
+        epoch_length: iterations in an epoch of its training; None if the checkpoint does not say.
         unused: tensors of the checkpoint that the model has no place for.
     """
 
@@ -35,7 +36,7 @@ class LoadedModel:
     plan: PrunePlan
     dataset_meta: dict | None
     iterations: int | None = None
-    epochs: int | None = None
+    epoch_length: int | None = None
     unused: tuple[str, ...] = ()
 
 
@@ -61,7 +62,7 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = revert_sync_batchnorm(MODELS.build(model_cfg_of(cfg)))
-    checkpoint = CheckpointLoader.load_checkpoint(checkpoint_path, map_location='cpu')
+    checkpoint = _read_checkpoint(checkpoint_path)
     state_dict = checkpoint.get('state_dict', checkpoint)
     meta = checkpoint.get('meta', {})
     saved = saved_by(checkpoint)
@@ -76,9 +77,37 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
         plan,
         meta.get('dataset_meta'),
         iterations=meta.get('iter'),
-        epochs=meta.get('epoch'),
+        epoch_length=_epoch_length(checkpoint),
         unused=tuple(state_dict.keys() - model.state_dict().keys()),
     )
+
+
+def _read_checkpoint(path: str) -> dict:
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    except FileNotFoundError:
+        raise
+    except (LookupError, OSError, RuntimeError) as error:  # of a text or half a file
+        what = next(iter(str(error).splitlines()), '')
+        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
+    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f'{path!r} holds a {type(checkpoint).__name__}, not a state dict')
+    return checkpoint
+
+
+def _epoch_length(checkpoint: dict) -> int | None:
+    # MMEngine's logger knows the plan of the run; epochs and iterations done give it only where
+    # the checkpoint was written at the end of an epoch
+    planned = (checkpoint.get('message_hub') or {}).get('runtime_info') or {}
+    meta = checkpoint.get('meta', {})
+    for iterations, epochs in (
+        (planned.get('max_iters'), planned.get('max_epochs')),
+        (meta.get('iter'), meta.get('epoch')),
+    ):
+        if iterations and epochs:
+            return iterations // epochs
+    return None
 
 
 def load_seed_checkpoint(cfg: Config, checkpoint_path: str) -> nn.Module:

@@ -21,13 +21,13 @@ def planned_runner(cfg: Config, model: nn.Module, *, epoch_length: int, work_dir
     for key in ('train_cfg', 'optim_wrapper', 'train_dataloader'):
         if cfg.get(key) is None:
             raise ValueError(f'{cfg.filename} has no {key}')
-    batch_size = cfg.train_dataloader.get('batch_size', 1)
+    batch_size = cfg.train_dataloader.get('batch_size') or 1
     runner = Runner(
         model=model,
         work_dir=work_dir,
         train_dataloader=DataLoader(range(epoch_length * batch_size), batch_size),
         train_cfg=dict(cfg.train_cfg),
-        optim_wrapper=cfg.optim_wrapper,
+        optim_wrapper=_without_amp(cfg.optim_wrapper),
         param_scheduler=cfg.get('param_scheduler'),
         auto_scale_lr=cfg.get('auto_scale_lr'),
         default_scope=cfg.get('default_scope', 'mmengine'),
@@ -40,3 +40,12 @@ def planned_runner(cfg: Config, model: nn.Module, *, epoch_length: int, work_dir
     if runner.param_schedulers is not None:
         runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     return runner
+
+
+def _without_amp(wrapper: dict) -> dict:
+    """The same optimizer without mixed precision, which cannot be built without a GPU."""
+    kind = wrapper.get('type', 'OptimWrapper')
+    if getattr(kind, '__name__', kind) != 'AmpOptimWrapper':
+        return wrapper
+    own = ('type', 'loss_scale', 'dtype', 'use_fsdp')
+    return {key: value for key, value in wrapper.items() if key not in own}

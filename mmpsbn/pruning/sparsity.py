@@ -102,11 +102,11 @@ def scales_clamped(model: nn.Module, *, threshold: float) -> Iterator[None]:
     What a model scores within, against what it scores without, is what these filters still
     contribute (Frankle et al. figure 6). The bias stays.
     """
-    saved = {}
+    layers = list(scale_layers(model).values())
+    saved = {layer: layer.weight.detach().clone() for layer in layers}  # all, as some may be tied
     try:
         with torch.no_grad():
-            for layer in scale_layers(model).values():
-                saved[layer] = layer.weight.clone()
+            for layer in layers:
                 layer.weight[collapsed_mask(layer.weight, threshold=threshold)] = 0
         yield
     finally:
@@ -131,13 +131,16 @@ def macs_at_stake(idle: Mapping[str, Tensor], graph: ChannelGraph, cost: Cost) -
 
 def removable_channels(idle: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]:
     """Layer -> which of its idle channels surgery could remove, shape (C,), bool: those of a
-    group of which every writer is idle there. :func:`macs_at_stake` of these is what removing
-    them saves. Arguments as there.
+    group of which every writer is idle there, but for one where that is all of the group: no
+    layer goes down to nothing. :func:`macs_at_stake` of these is what removing them saves.
+    Arguments as there.
     """
     gone_of = _idle_outputs(idle, graph)
     removable = {name: torch.zeros_like(mask) for name, mask in gone_of.items()}
     for group in graph.groups.values():
         gone = _idle_in(group, gone_of)
+        if gone.all():
+            gone[0] = False
         for writer in group.writers:
             if writer.layer in removable:
                 index, channel = torch.tensor(writer.index), torch.tensor(writer.channel)

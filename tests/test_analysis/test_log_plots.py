@@ -87,3 +87,12 @@ def test_bad_input_is_said(runs, tmp_path):
         read_runs([tmp_path / 'nowhere.json'])
     with pytest.raises(ValueError, match='is given twice'):
         read_runs([tmp_path / 'bn', tmp_path / 'bn' / '20260102_000000'])
+
+
+def test_what_is_no_number_is_left_out_and_what_is_no_object_named(tmp_path):
+    good = {'iter': 1, 'loss': 2.0}
+    odd = [good, {'iter': 2, 'loss': 'x', 'sparsity/collapsed': None}, {'iter': 3, 'loss': [1]}]
+    runs = read_runs([write_log(tmp_path / 'odd', '1', odd)])
+    write_log_picture(runs, tmp_path / 'odd.html')
+    with pytest.raises(ValueError, match='record 2 is not a JSON object'):
+        read_runs([write_log(tmp_path / 'array', '1', [good, [1], good])])

@@ -23,10 +23,11 @@ class Reader(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.open, self.ids, self.outside, self.pictures, self.scripts = [], [], [], 0, 0
-        self.text, self.rows = '', 0
+        self.text, self.rows, self.alternatives = '', 0, []
         self.feed(html)
         self.close()
         assert self.open == [], f'left open: {self.open}'
+        assert len(self.alternatives) == self.pictures, 'a picture without words for it'
         assert len(set(self.ids)) == len(self.ids), 'an id stands twice'
         self.outside += _SVG_ALONE.findall(html)
 
@@ -49,6 +50,8 @@ class Reader(HTMLParser):
         self.pictures += tag == 'svg'
         self.scripts += tag == 'script'
         self.rows += tag == 'tr'
+        if ('role', 'img') in attributes:
+            self.alternatives.append(dict(attributes)['aria-label'])
         for name, value in attributes:
             if name == 'id':
                 self.ids.append(value)

@@ -192,6 +192,17 @@ def test_paths_follow_channels_of_the_unpruned_model():
     assert draw_paths([snapshot({'b': layer(None, [0.0])})] * 2, SETTINGS) is None
 
 
+def test_a_channel_that_is_not_finite_is_no_path_and_has_not_collapsed():
+    first = snapshot({'a': layer([0.5, 0.5, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0])})
+    last = snapshot({'a': layer([np.inf, np.nan, 0.4, 0.9], [0.0, 0.0, np.inf, 0.1])})
+    figure = draw_paths([first, last], SETTINGS)
+    assert [line.get_gid() for line in figure.axes[0].lines if str(line.get_gid())[0] != 'N'] == [
+        'left alive'
+    ]
+    broken = snapshot({'a': layer([np.nan], [0.0])})
+    assert draw_paths([broken, broken], SETTINGS) is None
+
+
 def test_rounds():
     base = dict(scaled_channels=10, observed_channels=20, macs=1000)
     totals = [

@@ -78,3 +78,16 @@ def test_the_section_weighs_layers_by_their_channels():
     (dots,) = section.pictures[0].figure.axes[0].collections
     assert dots.get_offsets().tolist() == [[-0.4, 0.1], [0.0, -0.1]]
     assert section.table.rows[1].cells[:4] == ('one → two', 'b', '1', '2')
+
+
+def test_nothing_is_predicted_beyond_the_run_of_the_config():
+    from dataclasses import replace
+
+    from mmpsbn.analysis.report.course import Course
+    from mmpsbn.analysis.report.write import _drops
+
+    before = replace(snapshot({'a': layer([0.5], [0.0])}), step=1)
+    course = Course('', (), 3, (0.1, 0.1, 0.1), 'SGD', 0.0)
+    for last, found in ((3, 1), (4, 0)):
+        snapshots = [before, replace(before, step=last)]
+        assert len(_drops(snapshots, [{'a': 0.1}], course)) == found

@@ -88,3 +88,20 @@ def test_no_comparison_of_scales_below_the_threshold_or_not_trained(tmp_path):
     frozen.optim_wrapper = OptimWrapper(torch.optim.SGD([torch.zeros(1)], lr=0.1))
     frozen._train_loop = frozen.build_train_loop(frozen._train_loop)
     assert compared_forecasts(frozen, threshold=1e-3) == {} and gamma_lrs(frozen) is None
+
+
+def test_an_optimizer_under_which_the_decay_diverges_is_left_out(tmp_path):
+    """5 % a step is a decay of 500 per learning rate, which SGD at 0.1 does not survive."""
+    runner = planned(tmp_path, dict(type='DecoupledAdam', lr=1e-4, weight_decay=0.05))
+    found = compared_forecasts(runner, threshold=1e-3)
+    assert list(found) == ['Adam with L2, lr 0.0001', 'AdamW, lr 0.0001']
+    runner = planned(tmp_path, dict(type='SGD', lr=1.0, weight_decay=1e3))
+    assert 'none, the weight decay is so strong' in collapse_forecast(runner, threshold=1e-3)
+
+
+def test_mixed_precision_is_planned_without_a_gpu(tmp_path):
+    wrapper = dict(type='AmpOptimWrapper', dtype='float16', optimizer=SGD, accumulative_counts=2)
+    cfg = config()
+    cfg.optim_wrapper = wrapper
+    runner = planned_runner(cfg, ToyNet(), epoch_length=20, work_dir=str(tmp_path))
+    assert type(runner.optim_wrapper) is OptimWrapper and len(gamma_lrs(runner)) == 300

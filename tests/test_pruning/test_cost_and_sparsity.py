@@ -309,3 +309,21 @@ def test_removable_is_what_every_writer_of_a_group_has_idle():
     assert saved == pytest.approx(12 + (48 - 4 * 2 * 3) + (48 - 4 * 3 * 2) + 2)
     alone = removable_channels(dict(bn0=idle['bn0']), graph)
     assert not alone['bn0'].any()  # nothing is known of the other writer
+
+
+def test_a_layer_that_is_idle_as_a_whole_keeps_one_channel():
+    """As surgery leaves it."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    graph = trace(model, torch.randn(1, 3, 2, 2))
+    removable = removable_channels({'1': torch.ones(4, dtype=torch.bool)}, graph)
+    assert removable['1'].tolist() == [False, True, True, True]
+
+
+def test_a_scale_that_two_layers_share_is_restored():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1e-4, 1.0, 2.0]))
+    model[1].weight = model[0].weight
+    with scales_clamped(model, threshold=1e-3):
+        assert model[0].weight.tolist() == [0, 1, 2]
+    assert model[0].weight[0] == torch.tensor(1e-4)

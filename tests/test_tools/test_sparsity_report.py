@@ -45,6 +45,42 @@ def none():
 def alone():
     return [torch.zeros(2, 3, 8, 8)]
 
+def column():
+    return [(x, y[:, None]) for x, y in batches()]
+
+def pairs():
+    return [((x, x), y) for x, y in batches()]
+
+def bare():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *net()[2:])
+    model[0].weight.data[:2], model[0].bias.data[:2] = 0, -1
+    return model
+
+def twice():
+    model = nn.ModuleDict(dict(used=net(), unused=net()))
+    model.unused[1].weight.data[:2] = 0
+    model.forward = lambda x: model.used(x)
+    return model
+
+def constant():
+    model = net()
+    model[1].weight.data[0], model[1].bias.data[0] = 0, 1
+    return model
+
+def all_dead():
+    model = net()
+    model[1].weight.data[:], model[1].bias.data[:] = 0, -1
+    return model
+
+def broken():
+    model = net()
+    model[0].weight.data[0] = float('nan')
+    return model
+
+def one():
+    return [(torch.ones(1, 3, 8, 8), torch.zeros(1, dtype=torch.long))]
+
 number = 3
 """
 
@@ -130,6 +166,62 @@ def test_any_model_without_data_or_checkpoint(arch, tmp_path):
     assert found['totals']['collapsed_0.001'] == 0
 
 
+def summary(arch, tmp_path, net, *, data='batches'):
+    nets, out = arch / 'nets.py', tmp_path / net
+    run('--arch', f'{nets}:{net}', '--data', f'{nets}:{data}', '--out', out)
+    page = (out / 'report.html').read_text().replace('\u2060', '')
+    return page[page.index('class="summary"') : page.index('class="tiles"', page.index('<dl>'))]
+
+
+def test_the_words_say_no_more_than_the_numbers(arch, tmp_path):
+    words = summary(arch, tmp_path, 'bare')
+    assert '2 of 4 observed channels' in words and 'above that threshold' not in words
+    assert 'saves 50.00%.' in words  # all of them can be removed: there are no others
+    words = summary(arch, tmp_path, 'twice')
+    assert '2 of 8 filters' in words and 'Dead among' not in words  # nothing is known of these
+    words = summary(arch, tmp_path, 'constant')
+    assert 'Dead among the 1 collapsed filter: none.' in words and 'Nothing to do' not in words
+    words = summary(arch, tmp_path, 'all_dead')
+    assert '3 of them can be removed, which saves 75.00%; the others' in words
+    words = summary(arch, tmp_path, 'broken')
+    assert '1 channel was NaN or infinite' in words and 'Find where the NaN comes from' in words
+    assert 'of the one sample.' in summary(arch, tmp_path, 'net', data='one')
+
+
+def test_what_the_file_of_a_model_may_hold(tmp_path):
+    """Its neighbours, and what dataclasses look up in sys.modules."""
+    (tmp_path / 'neighbour_of_nets.py').write_text(ARCH)
+    (tmp_path / 'mine.py').write_text(
+        'from __future__ import annotations\nfrom dataclasses import dataclass\n'
+        'from neighbour_of_nets import net\n@dataclass\nclass Size:\n    width: int = 4\n'
+    )
+    run('--arch', f'{tmp_path / "mine.py"}:net', '--out', tmp_path / 'out')
+    assert report(tmp_path / 'out')['checkpoints'][0]['totals']['channels'] == 4
+
+
+def test_files_that_are_no_checkpoint_or_no_python(arch, tmp_path):
+    nets, out = f'{arch / "nets.py"}:net', ('--out', tmp_path / 'out')
+    half = (arch / 'net.pth').read_bytes()[:900]
+    for name, content in (
+        ('empty', b''), ('page', b'elo\n'), ('text', b'read me\n'), ('half', half)
+    ):  # fmt: skip
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert f"'{path}' is not a checkpoint that can be read" in refusal(
+            '--arch', nets, path, *out
+        )
+    for state, message in (({0: torch.zeros(1)}, 'is missing'), ({'0.weight': 1.0}, 'type float')):
+        torch.save(state, tmp_path / 'odd.pth')
+        assert message in refusal('--arch', nets, tmp_path / 'odd.pth', *out)
+    for source, message in (('def net(:', 'invalid syntax'), ('import no_such', 'no_such')):
+        (tmp_path / 'bad.py').write_text(source)
+        assert message in refusal('--arch', f'{tmp_path / "bad.py"}:net', *out)
+    assert 'is not a .py file' in refusal('--arch', f'{tmp_path / "text"}:net', *out)
+    assert "text' is a file; give a folder" in refusal(
+        '--arch', nets, '--out', tmp_path / 'text/out'
+    )
+
+
 def test_what_cannot_be_done_with_a_model_is_said_in_a_sentence(arch, tmp_path):
     nets, out = arch / 'nets.py', ('--out', tmp_path / 'out')
     for arguments, message in (
@@ -147,6 +239,9 @@ def test_what_cannot_be_done_with_a_model_is_said_in_a_sentence(arch, tmp_path):
         ((f'{nets}:net', '--data', f'{nets}:none'), 'the data set is empty: no sample to look at'),
         ((f'{nets}:net', '--data', f'{nets}:alone'), 'must yield pairs (inputs, labels), got Tens'),
         ((f'{nets}:maps', '--data', f'{nets}:batches'), 'top-1 accuracy needs logits'),
+        ((f'{nets}:net', '--data', f'{nets}:column'), 'one label a sample, shape (5,), got (5, 1)'),
+        ((f'{nets}:net', '--data', f'{nets}:pairs'), 'inputs as one tensor, got tuple'),
+        ((f'{nets}:net', '--thresholds', '.1', '.10000001'), '--thresholds must differ, got'),
         ((f'{nets}:net', '--thresholds', '0'), '--thresholds must be numbers > 0, got [0.0]'),
     ):
         assert message in refusal('--arch', *arguments, *out)
@@ -210,6 +305,52 @@ def test_a_config_with_its_own_data_and_evaluator(folder, tmp_path):
     assert 'tools/prune.py' in page and 'Ways through the' in page
 
 
+def test_training_data_is_not_needed_to_look_at_test_data(folder, tmp_path):
+    checkpoints = [folder / f'epoch_{k}.pth' for k in (1, 2)]
+    run(
+        *(folder / 'small.py', *checkpoints, '--data', '--no-score', '--out', tmp_path / 'out'),
+        *('--cfg-options', 'train_dataloader.dataset.data_root=nowhere/'),
+        *('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.loss_scale=dynamic'),
+    )
+    found = report(tmp_path / 'out')  # on a machine without a GPU, too
+    assert found['drops'] == [] and 'weight_decay' in found['forecast']['sentence']
+
+
+def test_training_settings_that_do_not_build_cost_the_forecast_only(folder, tmp_path):
+    run(
+        *(folder / 'small.py', folder / 'epoch_1.pth', '--out', tmp_path / 'out'),
+        *('--cfg-options', 'optim_wrapper.constructor=Nobodys'),
+    )
+    assert 'Nobodys is not in' in report(tmp_path / 'out')['forecast']['sentence']
+
+
+def test_the_length_of_an_epoch_in_a_checkpoint_from_the_middle_of_one(folder):
+    from mmengine.config import Config
+
+    cfg, path = Config.fromfile(str(folder / 'small.py')), folder / 'middle.pth'
+    checkpoint = torch.load(folder / 'epoch_1.pth', weights_only=True)
+    checkpoint['meta'] |= dict(iter=150, epoch=1)
+    planned = dict(runtime_info=dict(max_iters=1200, max_epochs=12))
+    for hub, length in ((planned, 100), (None, 150)):
+        torch.save(dict(checkpoint, message_hub=hub), path)
+        assert load_model(cfg, str(path)).epoch_length == length
+
+
+def test_noise_is_that_of_the_batches_of_a_step(folder):
+    from mmengine.config import Config
+
+    from mmpsbn.analysis.report.config import ConfigSubject
+
+    def noise(counts):
+        cfg = Config.fromfile(str(folder / 'small.py'))
+        cfg.optim_wrapper.accumulative_counts = counts
+        subject = ConfigSubject(cfg, use_data=True, input_size=None, device='cpu')
+        return subject.gradient_noise(subject.load(str(folder / 'epoch_1.pth')))
+
+    one, four = noise(1), noise(4)
+    assert one and {name: c / 2 for name, c in one.items()} == pytest.approx(four)
+
+
 def _saved_by_pruning(folder, tmp_path):
     """MACs that tools/prune.py saves on the very images the report looked at."""
     from mmengine.config import Config
@@ -259,6 +400,15 @@ def test_what_cannot_be_done_with_a_config_is_said_in_a_sentence(folder, tmp_pat
     assert 'more.pth holds backbone.layer9.weight, which the model of' in refusal(
         small, tmp_path / 'more.pth', *out
     )
+    whole = good.read_bytes()
+    for content in (b'', b'elo\n', whole[:5000], whole[: len(whole) // 2]):
+        (tmp_path / 'bad.pth').write_bytes(content)
+        assert "bad.pth' is not a checkpoint that can be read" in refusal(
+            small, tmp_path / 'bad.pth', *out
+        )
+    for held in ([1], {0: 1}, {'state_dict': None}):
+        torch.save(held, tmp_path / 'bad.pth')
+        assert 'not a state dict' in refusal(small, tmp_path / 'bad.pth', *out)
     missing = ('--cfg-options', 'test_dataloader.dataset.data_root=nowhere/')
     assert "'nowhere/' (test_dataloader.dataset.data_root) does not exist" in refusal(
         small, good, *out, '--data', *missing

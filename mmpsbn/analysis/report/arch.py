@@ -1,6 +1,7 @@
 """Any PyTorch model as the subject of a report: a callable that builds it, and its state dicts."""
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from .subject import Loaded, readable
 def load_callable(reference: str, option: str) -> Callable:
     """``FILE:CALLABLE`` -> the callable.
 
+    The file finds modules in its own folder, as it does when Python runs it.
+
     Raises:
-        ValueError: not of that form, or the file has no such callable.
+        ValueError: not of that form, not Python, or the file has no such callable.
         FileNotFoundError: no such file.
     """
     path, _, name = reference.rpartition(':')
@@ -25,8 +28,17 @@ def load_callable(reference: str, option: str) -> Callable:
     if not Path(path).is_file():
         raise FileNotFoundError(f'{option}: file {path!r} does not exist')
     spec = importlib.util.spec_from_file_location(f'_report_{Path(path).stem}', path)
+    if spec is None:
+        raise ValueError(f'{option}: {path!r} is not a .py file')
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # dataclasses and pickle look there
+    folder = str(Path(path).resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ValueError(f'{option}: {path} does not load: {error}') from error
     found = getattr(module, name, None)
     if not callable(found):
         raise ValueError(f'{option}: {path} has no callable {name!r}')
@@ -101,6 +113,12 @@ class ArchSubject:
                         'top-1 accuracy needs logits of shape (N, classes) from the --arch model; '
                         'leave the scores out with --no-score'
                     )
+                labels = torch.as_tensor(labels).cpu()
+                if labels.shape != logits.shape[:1]:
+                    raise ValueError(
+                        f'top-1 accuracy needs one label a sample, shape ({len(logits)},), got '
+                        f'{tuple(labels.shape)}; leave the scores out with --no-score'
+                    )
                 right += int((logits.argmax(1).cpu() == labels).sum())
                 total += len(labels)
         if not total:
@@ -124,18 +142,26 @@ class ArchSubject:
                 raise ValueError(
                     f'--data must yield pairs (inputs, labels), got {type(batch).__name__}'
                 )
+            if not isinstance(batch[0], Tensor):
+                raise ValueError(
+                    f'--data must yield inputs as one tensor, got {type(batch[0]).__name__}'
+                )
             yield batch
 
 
 def _load_strictly(model: nn.Module, path: str) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path!r} does not exist')
-    with readable(path):
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        with readable(path):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except (LookupError, OSError, RuntimeError) as error:  # of a text or half a file
+        what = next(iter(str(error).splitlines()), '')
+        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a state dict')
-    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    state = {str(key).removeprefix('module.'): value for key, value in state.items()}
     wanted = {  # absent from checkpoints older than the buffer, and of no use here
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -144,6 +170,11 @@ def _load_strictly(model: nn.Module, path: str) -> None:
     for name, tensor in wanted.items():
         if name not in state:
             raise ValueError(f'{path} does not fit the --arch model: {name} is missing')
+        if not isinstance(state[name], Tensor):
+            raise ValueError(
+                f'{path} does not fit the --arch model: {name} is of type '
+                f'{type(state[name]).__name__}, not a tensor'
+            )
         if state[name].shape != tensor.shape:
             raise ValueError(
                 f'{path} does not fit the --arch model: {name} has shape '

@@ -70,8 +70,7 @@ class ConfigSubject:
                 f'{checkpoint} holds {min(loaded.unused)}, which the model of '
                 f'{self._cfg.filename} lacks: use the config that belongs to the checkpoint'
             )
-        done, epochs = loaded.iterations, loaded.epochs
-        accumulated = (self._cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+        done = loaded.iterations
         return Loaded(
             loaded.model.to(self._device),
             kept={
@@ -79,8 +78,8 @@ class ConfigSubject:
                 for name in scale_layers(loaded.model)
                 if 0 in loaded.plan.kept.get(f'{name}.weight', {})
             },
-            step=None if done is None else done // accumulated,
-            epoch_length=done // epochs if done and epochs else None,
+            step=None if done is None else done // self._accumulated(),
+            epoch_length=loaded.epoch_length,
         )
 
     def example(self, model: nn.Module) -> Tensor | None:
@@ -124,10 +123,14 @@ class ConfigSubject:
         return {name: float(value) for name, value in metrics.items() if _is_scalar(value)}
 
     def gradient_noise(self, loaded: Loaded) -> dict[str, float] | None:
-        """Of batches of the training data, with a copy of the model; None without data."""
+        """Of batches of the training data, with a copy of the model; None without data. What
+        one step sees: the mean over the batches that are accumulated for it."""
         if not self.has_data or self._cfg.get('train_dataloader') is None:
             return None
-        check_data_paths(self._cfg, splits=('train',))
+        try:
+            check_data_paths(self._cfg, splits=('train',))
+        except FileNotFoundError:  # a report of test data does not need it
+            return None
         set_random_seed(0)  # augmentations draw from the global generators
         loader = Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
         model = copy.deepcopy(loaded.model).train()
@@ -143,7 +146,8 @@ class ConfigSubject:
             total=min(_NOISE_BATCHES, len(loader)),
             console=Console(stderr=True),
         )
-        return gradient_noise(model, shown)
+        of_batch = gradient_noise(model, shown)
+        return {name: c / math.sqrt(self._accumulated()) for name, c in of_batch.items()}
 
     def course(self, loaded: Loaded, *, threshold: float) -> Course | None:
         """The forecast of the run, from the config, the checkpoint's gammas and the length of
@@ -152,9 +156,14 @@ class ConfigSubject:
         if epoch_length is None or self._cfg.get('optim_wrapper') is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            runner = planned_runner(
-                self._cfg, loaded.model, epoch_length=epoch_length, work_dir=folder
-            )
+            try:
+                runner = planned_runner(
+                    self._cfg, loaded.model, epoch_length=epoch_length, work_dir=folder
+                )
+            except Exception as error:  # whatever a constructor wants: no report ends over it
+                what = f'{type(error).__name__}: {next(iter(str(error).splitlines()), "")}'
+                sentence = f'forecast: none, as the training settings do not build here ({what})'
+                return Course(sentence, (), 0, None, '', 0.0)
             lrs = gamma_lrs(runner)
             optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # None: several
             compared = compared_forecasts(runner, threshold=threshold)
@@ -169,6 +178,10 @@ class ConfigSubject:
                 optimizer=type(optimizer).__name__,
                 momentum=getattr(optimizer, 'defaults', {}).get('momentum', 0.0),
             )
+
+    def _accumulated(self) -> int:
+        """Iterations to an optimizer step."""
+        return (self._cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
 
     def _epoch_length(self) -> int | None:
         """Batches of the training data; None where it is not there."""

@@ -115,7 +115,10 @@ def _at_stake(snapshot: Snapshot, idle: Mapping[str, Tensor]) -> dict[str, float
 def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
     """The model as a whole; None where a number does not apply.
 
-    ``dead_of_collapsed``: how many of the filters under the first threshold are dead.
+    ``dead_of_collapsed``: how many of the filters under the first threshold are dead, of the
+    ``observed_collapsed`` that data reached; ``dead_above``: how many dead channels have a scale
+    above it. ``silent``: mostly zero and not dead. ``not_finite_activations``: channels that
+    were NaN or infinite somewhere.
     ``macs_at_stake``: MACs that idle channels cost (see :func:`idle_masks`), as inputs and as
     outputs; ``removable``, ``macs_removable``: of those, the channels that surgery can remove
     and what that saves.
@@ -135,12 +138,26 @@ def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
         found[measure] = _count(masks_of(snapshot, settings, measure))
     seen = [c for c in layers if c.activations is not None and not unreached(c)]
     found['observed_channels'] = sum(len(c.bias) for c in seen)
-    found['dead_of_collapsed'] = None
+    found |= dict.fromkeys(
+        ('observed_collapsed', 'dead_of_collapsed', 'dead_above', 'silent')
+        + ('not_finite_activations',)
+    )
     if snapshot.samples:
-        pairs = [
-            (MEASURES['collapsed'].mask(c, limits), MEASURES['dead'].mask(c, limits)) for c in seen
-        ]
-        found['dead_of_collapsed'] = sum(int((a & b).sum()) for a, b in pairs if a is not None)
+        dead = [MEASURES['dead'].mask(c, limits) for c in seen]
+        pairs = [(c, mask) for c, mask in zip(seen, dead) if c.gamma is not None]
+        collapsed = [(MEASURES['collapsed'].mask(c, limits), mask) for c, mask in pairs]
+        found |= dict(
+            observed_collapsed=sum(int(small.sum()) for small, _ in collapsed),
+            dead_of_collapsed=sum(int((small & mask).sum()) for small, mask in collapsed),
+            dead_above=sum(
+                int((mask & (c.gamma.abs() >= limits.gamma)).sum()) for c, mask in pairs
+            ),
+            silent=sum(
+                int((MEASURES['mostly_zero'].mask(c, limits) & ~mask).sum())
+                for c, mask in zip(seen, dead)
+            ),
+            not_finite_activations=sum(int((~c.activations.peak.isfinite()).sum()) for c in seen),
+        )
     gammas = [c.gamma.abs() for c in scaled]
     found['median_gamma'] = _median(torch.cat(gammas)) if gammas else None
     found['not_finite'] = sum(int((~g.isfinite()).sum()) for g in gammas)

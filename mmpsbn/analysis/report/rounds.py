@@ -15,7 +15,7 @@ _MOST_PATHS = 400  # more of them are a smear; those that collapse are drawn fir
 
 def paths_of(snapshots: Sequence[Snapshot]) -> dict[tuple[str, int], np.ndarray]:
     """(layer, channel of the unpruned model) -> |gamma| and b at each checkpoint, shape
-    (checkpoints, 2); NaN where it has been pruned."""
+    (checkpoints, 2); NaN where it has been pruned, inf where either is not finite."""
     found: dict[tuple[str, int], np.ndarray] = {}
     for step, snapshot in enumerate(snapshots):
         for name, channels in snapshot.layers.items():
@@ -25,14 +25,15 @@ def paths_of(snapshots: Sequence[Snapshot]) -> dict[tuple[str, int], np.ndarray]
             pairs = zip(channels.gamma.abs().tolist(), channels.bias.tolist())
             for channel, pair in zip(kept, pairs):
                 path = found.setdefault((name, channel), np.full((len(snapshots), 2), np.nan))
-                path[step] = pair
+                path[step] = pair if np.isfinite(pair).all() else np.inf
     return found
 
 
 def draw_paths(snapshots: Sequence[Snapshot], settings: Settings) -> Figure | None:
     """Trajectories in the (|gamma|, b) plane from checkpoint to checkpoint, of the channels that
     are collapsed or pruned in the end and of some of the others (psBN paper figure 1b)."""
-    paths = list(paths_of(snapshots).values())
+    # a channel that was NaN or infinite is no path; one that was pruned has an end
+    paths = [path for path in paths_of(snapshots).values() if not np.isinf(path).any()]
     if not paths:
         return None
     ends = np.stack(paths)[:, -1, 0]

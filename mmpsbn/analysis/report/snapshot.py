@@ -48,7 +48,8 @@ class Settings:
     def __post_init__(self):
         if not self.thresholds or not all(is_number(t) and t > 0 for t in self.thresholds):
             raise ValueError(f'--thresholds must be numbers > 0, got {list(self.thresholds)}')
-        if len(set(self.thresholds)) < len(self.thresholds):
+        # by six digits, as the columns are called
+        if len({f'{t:g}' for t in self.thresholds}) < len(self.thresholds):
             raise ValueError(f'--thresholds must differ, got {list(self.thresholds)}')
         if not (is_number(self.eps) and self.eps >= 0):
             raise ValueError(f'--eps must be a finite number >= 0, got {self.eps}')

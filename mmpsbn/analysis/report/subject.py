@@ -38,7 +38,7 @@ def readable(path: str) -> Iterator[None]:
     try:
         yield
     except (pickle.UnpicklingError, EOFError) as error:
-        what = str(error).splitlines()[0]
+        what = next(iter(str(error).splitlines()), 'it is empty or cut off')
         raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
 
 

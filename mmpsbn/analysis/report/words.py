@@ -1,5 +1,6 @@
 """The summary of a snapshot in plain words."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from .snapshot import Settings, Snapshot
 
 # A score that moves by less, of itself, is the same: the psBN paper's 0.03 points of 90.
 _NO_CHANGE = 5e-4
+_EXACT = 1e-12  # the papers call a channel that stays below it 0
 
 
 def share(part: float, whole: float) -> str:
@@ -62,23 +64,30 @@ def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
             '1 % of normally distributed inputs. Run it with --data.'
         )
     dead, channels = totals['dead'], totals['observed_channels']
+    dead_is = '0' if settings.eps <= _EXACT else f'|a| ≤ {settings.eps:g}'
+    many = snapshot.samples > 1
     words = (
         f'{dead:,} of {channels:,} observed channels ({share(dead, channels)}) '
-        f'{"is" if dead == 1 else "are"} dead: 0 at every position of all {snapshot.samples:,} '
-        'samples.'
+        f'{"is" if dead == 1 else "are"} dead: {dead_is} at every position of '
+        f'{f"all {snapshot.samples:,} samples" if many else "the one sample"}.'
     )
-    collapsed = totals[collapsed_column(settings.thresholds[0])]
-    both = totals['dead_of_collapsed']
+    if totals['not_finite_activations']:
+        broken = counted(totals['not_finite_activations'], 'channel was', 'channels were')
+        words += f' {broken} NaN or infinite somewhere, and counted as alive.'
+    collapsed = totals['observed_collapsed']
     if collapsed:
+        both = totals['dead_of_collapsed']
         which = {collapsed: 'all', 0: 'none'}.get(both, f'{both:,}')
         filters = counted(collapsed, 'collapsed filter', 'collapsed filters')
-        words += f' Dead among the {filters}: {which}.'
-    if dead > both:
-        others = counted(dead - both, 'dead channel has a scale', 'dead channels have scales')
+        whole = collapsed == totals[collapsed_column(settings.thresholds[0])]
+        words += f' Dead among the {filters}{"" if whole else " that were observed"}: {which}.'
+    if totals['dead_above']:
+        others = counted(
+            totals['dead_above'], 'dead channel has a scale', 'dead channels have scales'
+        )
         words += f' {others} above that threshold: only activations tell.'
-    silent = totals['mostly_zero'] - dead
-    if silent > 0:
-        more = counted(silent, 'more channel is', 'more channels are')
+    if totals['silent']:
+        more = counted(totals['silent'], 'more channel is', 'more channels are')
         words += f' {more} 0 on over 99 % of the positions.'
     missing = [name for name, c in snapshot.layers.items() if unreached(c)]
     if missing:
@@ -87,7 +96,7 @@ def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
     return words
 
 
-def cost_words(totals: Mapping[str, Any], snapshot: Snapshot) -> str:
+def cost_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str:
     """What it costs."""
     if snapshot.untraced:
         return (
@@ -105,11 +114,14 @@ def cost_words(totals: Mapping[str, Any], snapshot: Snapshot) -> str:
     if not totals['removable']:
         return words + ' None of them can be cut out without changing others that live.'
     verb = 'can be removed' if snapshot.samples else 'could be removed if they are dead too'
-    return words + (
+    idle = totals['dead' if snapshot.samples else collapsed_column(settings.thresholds[0])]
+    words += (
         f' {totals["removable"]:,} of them {verb}, which saves '
-        f'{totals["macs_removable"] / totals["macs"]:.2%}; the others belong to channels that '
-        'cannot be cut or that live elsewhere.'
+        f'{totals["macs_removable"] / totals["macs"]:.2%}'
     )
+    if totals['removable'] == idle:
+        return words + '.'
+    return words + '; the others belong to channels that cannot be cut or that live elsewhere.'
 
 
 def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str | None:
@@ -128,6 +140,8 @@ def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Setting
     first = snapshot.clamped_scores[settings.thresholds[0]][metric]
     if not totals[collapsed_column(settings.thresholds[0])]:
         verdict = f'{metric} is {value:.4g}'
+    elif math.isnan(first - value):
+        verdict = f'Nothing can be said of {metric}, which is {value:.4g}'
     elif abs(first - value) <= _NO_CHANGE * abs(value):
         verdict = f'The collapsed filters do not matter to {metric}, which is {value:.4g}'
     else:
@@ -142,12 +156,12 @@ def advice(
 ) -> str:
     """What to do."""
     collapsed = totals[collapsed_column(settings.thresholds[0])]
-    idle = (totals['dead'] or 0) if snapshot.samples else collapsed
-    if totals['not_finite']:
+    idle = collapsed or totals['dead']
+    if totals['not_finite'] or totals['not_finite_activations']:
         return 'Find where the NaN comes from first; an earlier checkpoint may still be good.'
     if not idle:
         if snapshot.samples:
-            return 'Nothing to do: every channel speaks.'
+            return 'Nothing to do: no filter has collapsed and no channel that was seen is dead.'
         return 'Nothing to do as far as the weights tell; with --data activations tell more.'
     removable = totals['removable']
     steps = []

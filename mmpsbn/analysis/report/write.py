@@ -49,8 +49,11 @@ def write_report(
         ValueError: a checkpoint that does not fit, or an empty data set.
     """
     out = Path(out_dir)
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f'{str(out)!r} is a file; give a folder as --out')
+    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise FileExistsError(f'{str(above)!r} is a file; give a folder as --out')
+    if not os.access(above, os.W_OK):
+        raise PermissionError(f'{str(above)!r} cannot be written to; give another --out')
     if not force:
         refuse_to_overwrite(*(str(out / name) for name in FILES))
     snapshots, noises, course = _look(subject, checkpoints, settings)
@@ -139,6 +142,8 @@ def _drops(snapshots: Sequence[Snapshot], noises: Sequence, course: Course | Non
     for before, after, noise in zip(snapshots, snapshots[1:], noises):
         if not noise or before.step is None or after.step is None or after.step <= before.step:
             continue
+        if after.step > len(course.lrs):  # trained for longer than the config says
+            continue
         lrs = course.lrs[before.step : after.step]
         drops = drops_between(before, after, noise, lrs=lrs, momentum=course.momentum)
         if drops:
@@ -159,7 +164,7 @@ def _page(
     summary = [
         ('Collapsed', collapsed_words(found, settings)),
         ('Dead', dead_words(found, snapshot, settings)),
-        ('Cost', cost_words(found, snapshot)),
+        ('Cost', cost_words(found, snapshot, settings)),
         ('Does it matter?', score_words(found, snapshot, settings)),
         ('What to do', advice(found, snapshot, settings, prune_command)),
     ]
