@@ -66,17 +66,20 @@ def test_psbn_finetune_starts_from_the_pretrained_net(smoke):
 
 
 def test_a_changed_setting_is_refused_and_a_moved_folder_is_not(smoke, digits, tmp_path):
-    shutil.copytree(smoke('psbn-random-labels'), tmp_path / 'moved')
+    # whose arms name the folder: they start from one another
+    shutil.copytree(smoke('psbn-finetune'), tmp_path / 'moved')
     before = {p: p.read_bytes() for p in tmp_path.rglob('*.py')}
-    experiment = EXPERIMENTS['psbn-random-labels']
-    with pytest.raises(ValueError, match=r'other settings: seed: 0 -> 1; arms\.BN\.randomness\.s'):
+    experiment = EXPERIMENTS['psbn-finetune']
+    with pytest.raises(
+        ValueError, match=r'settings: seed: 0 -> 1; arms\.BN on five\.randomness\.s'
+    ):
         run(experiment, tmp_path / 'moved', data=digits, seed=1)
     other = EXPERIMENTS['psbn-rounds']
-    with pytest.raises(ValueError, match=r"experiment: 'psbn-random-labels' -> 'psbn-rounds'; "):
+    with pytest.raises(ValueError, match=r"experiment: 'psbn-finetune' -> 'psbn-rounds'; "):
         run(other, tmp_path / 'moved', data=digits)
     assert before == {p: p.read_bytes() for p in tmp_path.rglob('*.py')}
     _, lines = run(experiment, tmp_path / 'moved', data=digits)
-    assert lines == ['BN: is trained', 'psBN: is trained']
+    assert lines == [f'{arm.name}: is trained' for arm in experiment.arms('smoke')]
 
 
 def test_arms_that_fail_are_named_with_their_logs(digits, tmp_path):
