@@ -8,6 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
+from ..functional.decoupled_decay import DECOUPLED_OPTIMIZERS
 from ..functional.forecast import CollapseForecast, forecast_collapse
 from ..functional.scalar_decay import decay_per_lr, rule_of
 from ..pruning import scale_layers
@@ -80,7 +81,8 @@ def compared_forecasts(runner, *, threshold: float) -> dict[str, CollapseForecas
     """The run's filter, decay and schedule under SGD, Adam and AdamW (Mehta et al. figure 4).
 
     The schedule keeps its shape; its peak is a usual learning rate of the optimizer, or the
-    run's own where the run uses that rule. Empty where :func:`collapse_forecast` has no number;
+    run's own where the run uses that rule. Empty where :func:`collapse_forecast` has no number and
+    under this package's decoupled optimizers, whose lambda has another meaning;
     without an optimizer under which that decay diverges.
     """
     wrappers = _wrappers(runner)
@@ -96,6 +98,8 @@ def compared_forecasts(runner, *, threshold: float) -> dict[str, CollapseForecas
     peak = max(lrs)
     if own is None or gamma is None or not peak > 0:
         return {}
+    if type(wrapper.optimizer) in DECOUPLED_OPTIMIZERS:  # its lambda is of no learning rate
+        return {}
     found = {}
     for name, (kind, settings, usual_lr) in _COMPARED.items():
         optimizer = kind([torch.zeros(1, requires_grad=True)], lr=usual_lr, **settings)
@@ -108,7 +112,7 @@ def compared_forecasts(runner, *, threshold: float) -> dict[str, CollapseForecas
                 gamma=gamma,
                 threshold=threshold,
                 lrs=[lr * x / peak for x in lrs],
-                weight_decay=decay_per_lr(wrapper.optimizer, group),
+                weight_decay=float(group['weight_decay']),
                 decoupled=decoupled,
                 settings=group if same else optimizer.defaults,
             )

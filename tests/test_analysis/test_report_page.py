@@ -12,6 +12,10 @@ pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
 from test_report import SETTINGS, Given  # noqa: E402
 
 from mmpsbn.analysis.report import Settings, write_report  # noqa: E402
+from mmpsbn.analysis.report.numbers import totals  # noqa: E402
+from mmpsbn.analysis.report.snapshot import take_snapshot  # noqa: E402
+from mmpsbn.analysis.report.words import advice  # noqa: E402
+from mmpsbn.layers import psBN2d  # noqa: E402
 
 _VOID = {'meta', 'br', 'hr', 'img', 'input', 'link'}
 _SVG_ALONE = re.compile(r'url\((?!#)|@import|expression\(')
@@ -186,3 +190,29 @@ def test_the_same_numbers_give_the_same_page(tmp_path):
     for folder in ('a', 'b'):
         write({'x.pth': model}, tmp_path / folder, batches=data)
     assert (tmp_path / 'a/report.html').read_text() == (tmp_path / 'b/report.html').read_text()
+
+
+@pytest.mark.parametrize('psbn', [False, True])
+def test_psbn_is_not_advised_to_who_has_it(tmp_path, psbn):
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1), psBN2d(4) if psbn else nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1)
+    )
+    with torch.no_grad():
+        net[1].weight[0] = 0
+    settings = Settings(thresholds=(1e-3,), eps=0.0, num_samples=1, score=False)
+    snapshot = take_snapshot(
+        net,
+        name='x',
+        kept={},
+        example=None,
+        trace=None,
+        forward_fn=None,
+        batches=None,
+        score=None,
+        settings=settings,
+        step=None,
+    )
+    found = totals(snapshot, settings)
+    text = advice(found, snapshot, settings, None)
+    assert ('psBN in place of BN' in text) != psbn
+    assert ('weight decay on the bias of psBN' in text) == psbn

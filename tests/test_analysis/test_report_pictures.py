@@ -41,7 +41,7 @@ def points(figure, gid, axes=0):
 def snapshot(layers, **kwargs):
     values = dict(
         name='x', kept={}, graph=None, cost=None, input_shape=None, untraced=None, samples=0,
-        scores={}, clamped_scores={}, step=None,
+        scores={}, clamped_scores={}, step=None, has_psbn=False,
     )  # fmt: skip
     return Snapshot(layers=layers, **{**values, **kwargs})
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...functional.checks import is_count, is_number
 from ...functional.statistics import collapsed_mask
+from ...layers import PostShift
 from ...pruning import (
     ChannelGraph,
     Cost,
@@ -71,6 +72,7 @@ class Snapshot:
         scores: metric -> value of the model as it is; empty if it was not scored.
         clamped_scores: threshold -> the same with the filters below it clamped.
         step: optimizer steps it was trained for; None if it does not say.
+        has_psbn: whether the model has psBN layers, or others that are shifted.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Snapshot:
     scores: dict[str, float]
     clamped_scores: dict[float, dict[str, float]]
     step: int | None
+    has_psbn: bool
 
 
 def take_snapshot(
@@ -149,6 +152,7 @@ def take_snapshot(
         scores=scores,
         clamped_scores=clamped,
         step=step,
+        has_psbn=any(isinstance(module, PostShift) for module in model.modules()),
     )
 
 

@@ -168,9 +168,14 @@ def advice(
     if removable and snapshot.samples:
         tool = prune_command or 'mmpsbn.pruning.prune_dead_channels with some data'
         steps.append(f'To make the model smaller and keep its function: {tool}.')
+    psbn = (
+        'weight decay on the bias of psBN, which brings them back the stronger it is'
+        if snapshot.has_psbn
+        else 'psBN in place of BN (mmpsbn.layers.convert_to_psbn, or norm_cfg=dict(type="psBN")), '
+        'with weight decay on its bias'
+    )
     steps.append(
-        'To keep these filters in the next training: psBN in place of BN '
-        '(mmpsbn.layers.convert_to_psbn, or norm_cfg=dict(type="psBN")), with weight decay on its '
-        'bias; a smaller learning rate or, under Adam, AdamW loses fewer too.'
+        f'To keep these filters in the next training: {psbn}; a smaller learning rate or, under '
+        'Adam, AdamW loses fewer too.'
     )
     return ' '.join(steps)
