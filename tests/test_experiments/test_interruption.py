@@ -34,12 +34,14 @@ def stop_in(arm, stop_signal, out, data):
         + ['--out', str(out), '--data', str(data), '--jobs', '1'],
         stderr=subprocess.PIPE,
         text=True,
+        # what a shell starts in the background ignores Ctrl-C, and so do its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env=os.environ | dict(PYTHONPATH=os.pathsep.join([str(HERE), *sys.path])),
     )
     waiting = out / 'arms' / arm / 'waiting'
     wait_for(lambda: waiting.exists() or process.poll() is not None)
     process.send_signal(stop_signal)
-    error = process.communicate()[1]
+    error = process.communicate(timeout=300)[1]
     pid = int(waiting.read_text())
     # what kills the tool outright leaves its arms a moment to notice
     wait_for(lambda: not is_alive(pid))
