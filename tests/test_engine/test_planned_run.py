@@ -91,12 +91,18 @@ def test_no_comparison_of_scales_below_the_threshold_or_not_trained(tmp_path):
 
 
 def test_an_optimizer_under_which_the_decay_diverges_is_left_out(tmp_path):
-    """5 % a step is a decay of 500 per learning rate, which SGD at 0.1 does not survive."""
-    runner = planned(tmp_path, dict(type='DecoupledAdam', lr=1e-4, weight_decay=0.05))
+    """A decay of 500 per learning rate is 5 % a step, which SGD at 0.1 does not survive."""
+    runner = planned(tmp_path, dict(type='AdamW', lr=1e-4, weight_decay=500.0))
     found = compared_forecasts(runner, threshold=1e-3)
     assert list(found) == ['Adam with L2, lr 0.0001', 'AdamW, lr 0.0001']
     runner = planned(tmp_path, dict(type='SGD', lr=1.0, weight_decay=1e3))
     assert 'none, the weight decay is so strong' in collapse_forecast(runner, threshold=1e-3)
+
+
+def test_the_lambda_of_a_full_step_is_compared_with_none(tmp_path):
+    runner = planned(tmp_path, dict(type='DecoupledAdam', lr=1e-4, weight_decay=0.05))
+    assert compared_forecasts(runner, threshold=1e-3) == {}
+    assert 'DecoupledAdam' in collapse_forecast(runner, threshold=1e-3)
 
 
 def test_mixed_precision_is_planned_without_a_gpu(tmp_path):
