@@ -33,9 +33,7 @@ def likely_causes(runner, layers: Iterable[str], *, threshold: float, at_start: 
         groups = optimizer.param_groups
         with_gammas = [g for g in groups if any(p in gammas for p in g['params'])]
         if with_gammas:
-            strongest = max(
-                with_gammas, key=lambda g: g['weight_decay'] if 'weight_decay' in g else 0
-            )
+            strongest = max(with_gammas, key=lambda g: g.get('weight_decay', 0))
             causes += _causes_of(optimizer, strongest, threshold, shifted=bool(betas))
         if any(p in betas and not g.get('weight_decay') for g in groups for p in g['params']):
             causes.append(
