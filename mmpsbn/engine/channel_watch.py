@@ -16,12 +16,11 @@ from ..pruning import (
     ChannelCounts,
     ChannelGraph,
     ChannelMap,
-    Cost,
     LayerChannels,
     Limits,
     count_channels,
     count_positions,
-    macs_at_stake,
+    idle_shares,
     map_channels,
     mean_universality,
     model_cost,
@@ -166,12 +165,12 @@ class ChannelWatch:
         ):
             collapsed = count_channels(census, 'collapsed', self.limits).masks
             cost = model_cost(model, self._positions)
+            shares = idle_shares(collapsed, self.graph, cost)
             weights = {n: model.get_submodule(n).weight.numel() for n in cost.macs_of}
             for measure, size_of in ((FLOPS, cost.macs_of), (WEIGHTS, weights)):
                 if measure in self.measures:
-                    whole = Cost(cost.params, size_of, cost.inputs_of)
-                    gone = macs_at_stake(collapsed, self._map.graph, whole)
-                    reading.values[measure] = sum(gone.values()) / max(sum(size_of.values()), 1)
+                    gone = sum(size * shares[name] for name, size in size_of.items())
+                    reading.values[measure] = gone / max(sum(size_of.values()), 1)
         return reading
 
     def read_activations(self, model: nn.Module, data_batches: Iterable) -> Reading:

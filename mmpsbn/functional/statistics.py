@@ -1,6 +1,6 @@
 """Channel statistics: what is collapsed, how strongly a channel speaks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -96,35 +96,3 @@ def channel_range(x: Tensor, *, channel_dim: int) -> tuple[Tensor, Tensor]:
         nothing = x.new_zeros(x.size(channel_dim))
         return nothing, nothing
     return x.amin(dims), x.amax(dims)
-
-
-def flops_sparsity(layers: Iterable[tuple[int, float, float]]) -> float:
-    """1 - MACs left / MACs, in [0, 1] ("sparsity" in the psBN paper).
-
-    Args:
-        layers: for each conv or linear layer its MACs, the fraction of input
-            channels left and the fraction of output channels left.
-    """
-    return _share_removed(layers)
-
-
-def weight_sparsity(layers: Iterable[tuple[int, float, float]]) -> float:
-    """1 - weights left / weights of the conv and linear layers, in [0, 1] (DemP section 4).
-
-    Args:
-        layers: as for :func:`flops_sparsity`, with the number of weights for the MACs.
-    """
-    return _share_removed(layers)
-
-
-def neuron_sparsity(channels_left: int, channels_at_start: int) -> float:
-    """Removed channels / all prunable channels, in [0, 1] (DemP section 4); 0 of none."""
-    return _share_removed([(channels_at_start, 1.0, channels_left / max(channels_at_start, 1))])
-
-
-def _share_removed(layers: Iterable[tuple[int, float, float]]) -> float:
-    total = left = 0.0
-    for size, in_left, out_left in layers:
-        total += size
-        left += size * in_left * out_left
-    return 1 - left / total if total else 0.0

@@ -21,14 +21,12 @@ from .measures import (
     counts_table,
     mean_universality,
 )
-from .observation import group_activations, observe_activations, raise_on_all
+from .observation import observe_activations, raise_on_all
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
 from .prune import Removal, prune_channels
 from .ranking import RANKING_CRITERIA, keep_masks_for_budget, masked_outputs, rank_channels
 from .sparsity import (
-    SparsityReport,
-    macs_at_stake,
-    measure_sparsity,
+    idle_shares,
     removable_channels,
     scale_layers,
     scales_clamped,
@@ -51,7 +49,6 @@ __all__ = [
     'PrunePlan',
     'PruneResult',
     'Removal',
-    'SparsityReport',
     'VerificationError',
     'apply_plan',
     'also_live',
@@ -62,16 +59,14 @@ __all__ = [
     'counts_table',
     'fold_constants',
     'foldable_channels',
-    'group_activations',
+    'idle_shares',
     'is_applied',
     'keep_mask_of',
     'keep_masks_for_budget',
-    'macs_at_stake',
     'map_channels',
     'masked_outputs',
     'mean_universality',
     'measure_latency',
-    'measure_sparsity',
     'model_cost',
     'observe_activations',
     'observe_channels',

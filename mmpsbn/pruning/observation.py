@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ..functional.activations import ActivationStatistics, activation_statistics
 from .flow import READERS, Call
 from .forward import ForwardFn, call_with, input_channel_dim, observing
-from .graph import ChannelGroup
 
 
 def observe_activations(
@@ -121,31 +120,6 @@ def raise_on_all(
         raise failure
     if failed:
         raise RuntimeError('it failed on another rank')
-
-
-def group_activations(
-    groups: Mapping[str, ChannelGroup], observed: Mapping[str, ActivationStatistics]
-) -> dict[str, ActivationStatistics]:
-    """Channel group -> the statistics of its channels over all layers that read them.
-
-    A channel is inactive if it is for every reader that was reached. Further readers, and
-    several positions of one channel (after a flatten), count as further samples.
-
-    Args:
-        groups: of the model's graph.
-        observed: what :func:`observe_activations` gave; of every reader.
-    """
-    by_group = {}
-    for name, group in groups.items():
-        device = observed[group.readers[0].layer].peak.device
-        statistics = ActivationStatistics.empty(group.channels, device)
-        for reader in group.readers:
-            index = torch.tensor(reader.index, device=device)
-            channel = torch.tensor(reader.channel, device=device)
-            seen = observed[reader.layer].onto(index, channel, group.channels)
-            statistics = statistics.merged(seen)
-        by_group[name] = statistics
-    return by_group
 
 
 def _reduced(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpsbn.functional.selection import select_keep_mask
-from mmpsbn.functional.statistics import channel_range, collapsed_mask, flops_sparsity
+from mmpsbn.functional.statistics import channel_range, collapsed_mask
 
 NAN, INF = math.nan, math.inf
 
@@ -59,23 +59,6 @@ def test_channel_range_shows_nan_and_inf():
 def test_an_empty_batch_says_nothing():  # a RoI head without proposals
     for empty, dim in ((torch.zeros(0, 3, 7, 7), 1), (torch.zeros(0, 3), -1)):
         assert [x.tolist() for x in channel_range(empty, channel_dim=dim)] == [[0, 0, 0]] * 2
-
-
-@pytest.mark.parametrize(
-    'layers, sparsity',
-    [
-        ([], 0.0),
-        ([(0, 1.0, 1.0)], 0.0),
-        ([(100, 1.0, 1.0)], 0.0),
-        ([(100, 1.0, 0.75)], 0.25),
-        ([(100, 0.5, 0.5)], 0.75),
-        ([(100, 1.0, 0.5), (300, 0.5, 1.0)], 0.5),
-        ([(100, 0.0, 0.3), (300, 1.0, 1.0)], 0.25),
-        ([(7, 0.0, 0.0)], 1.0),
-    ],
-)
-def test_flops_sparsity_by_hand(layers, sparsity):
-    assert flops_sparsity(iter(layers)) == pytest.approx(sparsity, abs=1e-12)
 
 
 # ---------------------------------------------------------------- selection

@@ -15,11 +15,8 @@ from mmpsbn.functional.statistics import (
     collapsed_counts,
     dead_overlap,
     filter_l1_norms,
-    flops_sparsity,
-    neuron_sparsity,
     revived_mask,
     share_above,
-    weight_sparsity,
 )
 
 NAN, INF = math.nan, math.inf
@@ -103,14 +100,6 @@ def test_overlap_and_revivals_by_hand(before, now, overlap, revived):
 def test_share_above_leaves_out_what_was_not_measured():
     assert share_above(torch.tensor([0.99, 0.991, 1.0, 0.2, NAN]), threshold=0.99) == 0.5
     assert math.isnan(share_above(torch.tensor([NAN]), threshold=0.99))
-
-
-def test_weight_and_neuron_sparsity_by_hand():
-    layers = [(27, 1.0, 0.5), (100, 0.5, 0.8), (40, 0.8, 1.0)]  # weights, inputs, outputs left
-    assert weight_sparsity(layers) == pytest.approx(1 - (13.5 + 40 + 32) / 167)
-    assert weight_sparsity([]) == 0 and weight_sparsity(layers) == flops_sparsity(layers)
-    assert neuron_sparsity(30, 40) == 0.25
-    assert [neuron_sparsity(*n) for n in ((0, 40), (40, 40), (0, 0))] == [1, 0, 0]
 
 
 # ---------------------------------------------------------------- activations

@@ -23,11 +23,13 @@ from mmpsbn.models.cifar_resnet import (  # noqa: E402
     ZeroPadShortcut,
 )
 from mmpsbn.pruning import (  # noqa: E402
-    measure_sparsity,
+    Limits,
+    count_channels,
     observe_activations,
     prune_dead_channels,
     scale_layers,
     scales_clamped,
+    take_census,
 )
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
@@ -215,7 +217,8 @@ def test_collapsed_filters_of_published_weights_cost_time_and_give_nothing(
     ResNet-32's fire on 1 and 4 of 2,000 pictures, perhaps on none of these."""
     model, (pixels, labels) = published_classifier(depth), pictures_and_labels
     pixels, labels = pixels[::4], labels[::4]
-    assert measure_sparsity(model, threshold=1e-3).totals == collapsed
+    found = count_channels(take_census(model), 'collapsed', Limits(gamma=1e-3, eps=0.0))
+    assert found.total == collapsed
     observed = observe_activations(model, pixels.split(50), classify)
     small, silent = 0, 0
     for name, norm in scale_layers(model).items():

@@ -18,10 +18,9 @@ from mmpsbn.pruning import (
     count_channels,
     count_positions,
     counts_table,
-    macs_at_stake,
+    idle_shares,
     map_channels,
     mean_universality,
-    measure_sparsity,
     model_cost,
     observe_channels,
     scale_layers,
@@ -183,29 +182,12 @@ def test_channels_that_nobody_reads_have_no_activations():
     assert set(census_of(other, [batch])) == {'1'}
 
 
-@pytest.mark.parametrize('name', ['chain', 'residual', 'concat', 'fpn', 'mobile'])
-def test_macs_at_stake_add_up_to_the_flops_sparsity(name):
-    model, batch = build(name)
-    with torch.no_grad():
-        for layer in scale_layers(model).values():
-            layer.weight[::2] = 0
-    graph = trace(model, batch)
-    cost = model_cost(model, count_positions(model, batch, forward))
-    collapsed = count_channels(take_census(model), 'collapsed', LIMITS).masks
-    stake = macs_at_stake(collapsed, graph, cost)
-    expected = measure_sparsity(model, threshold=1e-3, graph=graph, cost=cost).flops_sparsity
-    assert sum(stake.values()) / cost.macs == pytest.approx(expected) and expected > 0
-    assert set(stake) == set(cost.macs_of)
-
-
-def test_macs_at_stake_by_hand():
+def test_idle_shares_by_hand():
     model, batch = build('chain')  # 3 -> 6 -> 6 -> 8, no norm behind the third
     idle = {'features.1': torch.arange(6) < 2, 'features.7': torch.arange(8) < 4}
     graph = trace(model, batch)
     cost = model_cost(model, count_positions(model, batch, forward))
-    stake = macs_at_stake(idle, graph, cost)
-    share = {name: stake[name] / cost.macs_of[name] for name in stake}
-    assert share == pytest.approx(
+    assert idle_shares(idle, graph, cost) == pytest.approx(
         {
             'features.0': 2 / 6,
             'features.4': 2 / 6,
@@ -216,14 +198,14 @@ def test_macs_at_stake_by_hand():
     )
 
 
-def test_an_input_is_at_stake_where_all_that_go_with_it_are_idle():
+def test_an_input_is_idle_where_all_that_go_with_it_are_idle():
     # GroupNorm's statistics join its channels: two groups of four, which go together
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     batch = torch.randn(1, 3, 4, 4)
     graph = trace(model, batch)
     cost = model_cost(model, count_positions(model, batch, forward))
-    stake = macs_at_stake({'1': torch.tensor([1, 1, 1, 1, 0, 0, 0, 1]).bool()}, graph, cost)
-    assert stake == pytest.approx({'0': cost.macs_of['0'] * 5 / 8, '3': cost.macs_of['3'] * 4 / 8})
+    idle = {'1': torch.tensor([1, 1, 1, 1, 0, 0, 0, 1]).bool()}
+    assert idle_shares(idle, graph, cost) == pytest.approx({'0': 5 / 8, '3': 4 / 8})
 
 
 def test_measures_by_hand():

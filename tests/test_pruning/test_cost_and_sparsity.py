@@ -13,15 +13,17 @@ from toy import kill_channels
 from mmpsbn.layers import psBN2d, psGN
 from mmpsbn.pruning import (
     ActivationWindow,
+    Limits,
     apply_plan,
+    count_channels,
     count_positions,
-    macs_at_stake,
-    measure_sparsity,
+    idle_shares,
     model_cost,
     prune_channels,
     removable_channels,
     scale_layers,
     scales_clamped,
+    take_census,
 )
 
 
@@ -90,6 +92,10 @@ def test_counting_leaves_no_hook_no_mode_and_no_statistics_behind():
 
 
 # ---------------------------------------------------------------- collapsed filters
+def count_collapsed(model, threshold=1e-3):
+    return count_channels(take_census(model), 'collapsed', Limits(gamma=threshold, eps=0.0))
+
+
 def test_counts_by_hand():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1),
@@ -107,36 +113,24 @@ def test_counts_by_hand():
         model[3].weight.copy_(torch.tensor([1, math.nan, 0]))
         model[5].weight.copy_(torch.tensor([math.inf, 1, -math.inf]))
         model[6].weight.zero_()
-    report = measure_sparsity(model, threshold=1e-3)
-    assert report.collapsed == {'1': (3, 4), '3': (1, 3), '5': (0, 3), '6': (3, 3), '8': (0, 2)}
-    assert report.not_finite == ['3', '5'] and report.flops_sparsity is None
-    assert report.totals == (7, 15)
-    assert measure_sparsity(model, threshold=10.0).totals == (12, 15)
-    assert set(scale_layers(model)) == set(report.collapsed)
-
-
-def test_the_table_has_a_line_a_layer():
-    model = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(5))
-    with torch.no_grad():
-        model[1].weight[:2] = 0
-    report = measure_sparsity(model, threshold=1e-3)
-    assert [line.split() for line in report.table().splitlines()] == [
-        ['layer', 'collapsed', 'channels', 'share'],
-        ['0', '0', '4', '0.0%'],
-        ['1', '2', '5', '40.0%'],
-    ]
-    assert len(report.table(only_collapsed=True).splitlines()) == 2
-
-
-def test_a_model_without_norm_layers_has_an_empty_report():
-    report = measure_sparsity(nn.Linear(2, 2), threshold=1e-3)
-    assert report.totals == (0, 0) and report.collapsed == {} and report.table()
+    counts = count_collapsed(model)
+    assert counts.by_layer == {'1': (3, 4), '3': (1, 3), '5': (0, 3), '6': (3, 3), '8': (0, 2)}
+    assert counts.total == (7, 15)
+    assert count_collapsed(model, threshold=10.0).total == (12, 15)
+    assert set(scale_layers(model)) == set(counts.by_layer)
 
 
 def flops_sparsity(model, batch):
-    return measure_sparsity(
-        model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch)
-    ).flops_sparsity
+    cost = cost_of(model, batch)
+    shares = idle_shares(count_collapsed(model).masks, trace(model, batch), cost)
+    assert set(shares) == set(cost.macs_of)
+    return sum(cost.macs_of[name] * share for name, share in shares.items()) / cost.macs
+
+
+def weight_sparsity(model, batch):
+    shares = idle_shares(count_collapsed(model).masks, trace(model, batch), cost_of(model, batch))
+    weights = {name: model.get_submodule(name).weight.numel() for name in shares}
+    return sum(weights[name] * shares[name] for name in shares) / sum(weights.values())
 
 
 def weights_of(model):
@@ -169,10 +163,7 @@ def test_flops_sparsity_is_what_removing_the_collapsed_filters_saves(name, dead)
             p.copy_(torch.where(p.abs() < 0.05, torch.full_like(p, 0.1), p))
     for layer, channels in dead.items():
         kill_channels(model.get_submodule(layer), channels)
-    report = measure_sparsity(
-        model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch)
-    )
-    claimed = report.flops_sparsity
+    claimed, weights_claimed = flops_sparsity(model, batch), weight_sparsity(model, batch)
     dense, dense_weights = torch_macs(model, batch), weights_of(model)
     graph = trace(model, batch)
     window = ActivationWindow(model, graph.groups, in_training_only=False)
@@ -197,7 +188,7 @@ def test_flops_sparsity_is_what_removing_the_collapsed_filters_saves(name, dead)
     assert sum(result.channels_removed.values()) == sum(map(len, collapsed.values())) > 0
     assert claimed == pytest.approx(1 - torch_macs(model, batch) / dense, abs=1e-12)
     weights_left = weights_of(model) / dense_weights
-    assert report.weight_sparsity == pytest.approx(1 - weights_left, abs=1e-12)
+    assert weights_claimed == pytest.approx(1 - weights_left, abs=1e-12)
     assert flops_sparsity(model, batch) == 0
 
 
@@ -245,19 +236,12 @@ def test_clamping_is_what_zero_scales_give_and_is_undone(name):
     assert all(torch.equal(clamped[n], before[n]) for n in clamped)
 
 
-def test_nan_gammas_are_reported_and_count_as_left():
+def test_nan_gammas_count_as_left():
     model, batch = build('chain')
     with torch.no_grad():
         model.features[1].weight.fill_(math.nan)
         model.features[5].weight.fill_(1)
-    report = measure_sparsity(
-        model, threshold=1e-3, graph=trace(model, batch), cost=cost_of(model, batch)
-    )
-    assert (
-        report.not_finite == ['features.1']
-        and report.totals == (0, 12)
-        and report.flops_sparsity == 0
-    )
+    assert count_collapsed(model).total == (0, 12) and flops_sparsity(model, batch) == 0
 
 
 def test_a_norm_without_gamma_has_nothing_to_collapse():
@@ -304,9 +288,10 @@ def test_removable_is_what_every_writer_of_a_group_has_idle():
     assert {name: mask.tolist() for name, mask in removable.items()} == dict(
         bn0=[True, False, False, False], bn1=[False, True, False], bn2=[True, False, False, False]
     )
-    saved = sum(macs_at_stake(removable, graph, cost).values())
-    # stem 4x4x3, conv1 4x3x4, conv2 4x4x3, fc 2x4: one of 4 and one of 3 channels gone
-    assert saved == pytest.approx(12 + (48 - 4 * 2 * 3) + (48 - 4 * 3 * 2) + 2)
+    # one of the 4 and one of the 3 channels gone
+    assert idle_shares(removable, graph, cost) == pytest.approx(
+        dict(stem=1 / 4, conv1=1 - 2 / 3 * 3 / 4, conv2=1 - 2 / 3 * 3 / 4, fc=1 / 4)
+    )
     alone = removable_channels(dict(bn0=idle['bn0']), graph)
     assert not alone['bn0'].any()  # nothing is known of the other writer
 

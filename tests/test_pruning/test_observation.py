@@ -11,9 +11,7 @@ from toy import ToyNet, kill_channels
 
 from mmpsbn.functional.activations import ActivationStatistics, activation_statistics
 from mmpsbn.pruning import (
-    ActivationWindow,
     apply_plan,
-    group_activations,
     observe_activations,
     plan_from_keep_masks,
 )
@@ -90,36 +88,6 @@ def test_in_a_residual_stream_the_activation_after_the_addition_counts():
         )
     )
     assert same(stream, activation_statistics(x, channel_dim=1))
-
-
-@pytest.mark.parametrize('name', NETS)
-def test_groups_have_what_all_their_readers_saw(name):
-    model, batch = build(name)
-    groups = trace(model, batch).groups
-    batches = batches_of(2, 3)
-    by_group = group_activations(groups, observe_activations(model, batches))
-    window = ActivationWindow(model.eval(), groups, in_training_only=False)
-    with torch.no_grad():
-        for x in batches:
-            model(x)
-    window.close()
-    inputs = stored_inputs(model, batches) if name != 'fpn' else {}
-    assert set(by_group) == set(groups)
-    for key, score in window.scores().items():
-        assert torch.equal(by_group[key].peak, score)
-        for c in range(groups[key].channels if inputs else 0):
-            columns = [
-                inputs[m.layer][:, i]
-                for m in groups[key].readers
-                for i, channel in zip(m.index, m.channel)
-                if channel == c
-            ]
-            zeros = sum(int((column == 0).sum()) for column in columns)
-            share = zeros / sum(column.numel() for column in columns)
-            assert float(by_group[key].zero_share()[c]) == pytest.approx(share, abs=1e-15)
-            tops = torch.cat([column.reshape(len(column), -1).abs().amax(1) for column in columns])
-            low, high = (bound[c] for bound in by_group[key].universality())
-            assert low <= (tops > 1e-3 * tops.max()).double().mean() <= high
 
 
 def test_a_pruned_model_is_observed_like_any_other():

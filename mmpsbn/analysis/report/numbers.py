@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...pruning import LayerChannels, macs_at_stake, removable_channels
+from ...pruning import LayerChannels, idle_shares, removable_channels
 from ...pruning.measures import MEASURES, Limits
 from .snapshot import Settings, Snapshot
 
@@ -109,7 +109,8 @@ def _mean(values: Tensor | None) -> float | None:
 def _at_stake(snapshot: Snapshot, idle: Mapping[str, Tensor]) -> dict[str, float]:
     if snapshot.graph is None:
         return {}
-    return macs_at_stake(idle, snapshot.graph, snapshot.cost)
+    shares = idle_shares(idle, snapshot.graph, snapshot.cost)
+    return {name: macs * shares[name] for name, macs in snapshot.cost.macs_of.items()}
 
 
 def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
