@@ -91,7 +91,7 @@ setup(
     # Not here: mmdet, mmcv, mmengine, mmpretrain. Two families of distributions provide them under
     # the same import names (requirements/default.txt and requirements/openmmlab.txt); to require
     # one would break environments with the other.
-    install_requires=['torch>=2.1', 'numpy'],
+    install_requires=['torch>=2.1', 'numpy', 'filelock'],
     extras_require={name: requirements(name) for name in ('demo', 'test', 'onnx')},
     cmdclass=dict(build_py=BuildPy, develop=Develop),
     zip_safe=False,

@@ -27,8 +27,15 @@ def parse_args():
     )
     parser.add_argument('--data', help='folder of the data; default: that of the scale')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--jobs', type=int, default=default_jobs(), help='arms at a time')
-    return parser.parse_args()
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        help='arms at a time; default: one a core, 1 on a GPU and where time counts',
+    )
+    args = parser.parse_args()
+    if args.jobs is None:
+        args.jobs = default_jobs(timed=EXPERIMENTS[args.name].timed)
+    return args
 
 
 def main():

@@ -153,4 +153,5 @@ DEMP_TRADEOFF = Experiment(
     tabulate=_tabulate,
     panels=_panels,
     judge=_judge,
+    timed=True,
 )

@@ -47,6 +47,8 @@ class Experiment:
         tabulate: numbers by arm -> the table.
         panels: numbers by arm -> what to draw, side by side.
         judge: numbers by arm -> a sentence: whether the claim holds in these numbers.
+        timed: the seconds of training are among the numbers, so that arms want to be trained
+            one at a time.
     """
 
     name: str
@@ -57,3 +59,4 @@ class Experiment:
     tabulate: Callable[[Numbers], Table]
     panels: Callable[[Numbers], Sequence[Panel]]
     judge: Callable[[Numbers], str]
+    timed: bool = False

@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import mmcv
 import mmengine
 import mmpretrain
 import torch
+from filelock import FileLock, Timeout
 from mmengine.config import Config
 
 from ..engine.checkpoint_hook import AtomicLocalBackend
@@ -34,6 +36,26 @@ class ExperimentFolder:
     def arm(self, arm: Arm) -> Path:
         """The work folder of an arm."""
         return self.path / 'arms' / arm.folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within, no other process works here. The lock of one that was killed is free.
+
+        Raises:
+            RuntimeError: another process does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / '.lock')
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RuntimeError(
+                f'another process works in {self.path}; wait until it ends, or give another --out'
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def claim(self, settings: Mapping[str, Any], configs: Mapping[Arm, Config]) -> None:
         """Write the settings and the arms' configs; a folder that has them is gone on with.

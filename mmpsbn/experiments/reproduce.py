@@ -1,10 +1,11 @@
 """From the name of an experiment to its table, picture and numbers."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -43,7 +44,7 @@ def reproduce(
     Raises:
         ValueError: ``out`` was begun with other settings.
         FileNotFoundError: no data.
-        RuntimeError: an arm failed.
+        RuntimeError: an arm failed, or another process works in ``out``.
     """
     folder = ExperimentFolder(out)
     arms = list(experiment.arms(scale))
@@ -58,8 +59,15 @@ def reproduce(
                 type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
             )
     what = dict(experiment=experiment.name, scale=scale, seed=seed)
-    folder.claim(what, built)
-    train_arms(folder, arms, read=experiment.read, jobs=jobs, say=say)
+    with folder.locked():
+        folder.claim(what, built)
+        train_arms(folder, arms, read=experiment.read, jobs=jobs, say=say)
+        return _write_results(folder, experiment, arms, what)
+
+
+def _write_results(
+    folder: ExperimentFolder, experiment: Experiment, arms: Sequence[Arm], what: Mapping[str, Any]
+) -> dict:
     numbers = {arm.name: folder.numbers(arm) for arm in arms}
     results = dict(
         what,

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from runs import run
 from waiting_arm import WAITING
 
@@ -40,6 +41,8 @@ def stop_in(arm, stop_signal, out, data):
     )
     waiting = out / 'arms' / arm / 'waiting'
     wait_for(lambda: waiting.exists() or process.poll() is not None)
+    with pytest.raises(RuntimeError, match=f'another process works in {out}; wait until it ends'):
+        run(WAITING, out, data=data, jobs=1)
     process.send_signal(stop_signal)
     error = process.communicate(timeout=300)[1]
     pid = int(waiting.read_text())
