@@ -78,11 +78,18 @@ class RoundsHook(Hook):
     def before_train(self, runner) -> None:
         self._ends = round_ends(runner)
         self._table = RoundsTable(os.path.join(runner.work_dir, 'rounds.json'))
+        failure = None
         if is_main_process():
-            self._table.read(runner.iter)
-        shared = [self._table.rows, runner.seed]  # diff_rank_seed gives each rank its own
+            try:
+                self._table.read(runner.iter)
+            except ValueError as error:  # the other ranks wait to hear of it
+                failure = error
+        # diff_rank_seed gives each rank its own
+        shared = [self._table.rows, runner.seed, failure]
         broadcast_object_list(shared)
-        self._table.rows, self._seed = shared
+        self._table.rows, self._seed, failure = shared
+        if failure is not None:
+            raise failure
 
     def before_train_epoch(self, runner) -> None:
         self._begin_round(runner)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..pruning import Limits, count_channels, scales_clamped
+from ..pruning import Limits, count_channels, scales_clamped, take_census
 from .experiment import Arm, Experiment
 from .measure import TrainedArm
 from .pictures import Panel
 from .scales import length
 from .tables import Numbers, grid, grid_table
+from .verdicts import POINTS, SHARE, Finding, more, of_trained
 
 _CONFIG = 'cifar/resnet14_bn_cifar10_in_memory.py'
 _THRESHOLDS = (0.01, 0.05, 0.1)
@@ -97,9 +98,7 @@ def _read(work_dir: Path) -> dict[str, Any]:
     in points, when these are 0; share of the ReLUs that are off on more than 99 % of the pixels
     of the test images."""
     arm = TrainedArm(work_dir)
-    census, top1 = arm.census('val'), arm.top1()
-    # both norms before an addition lead to the same ReLU
-    relus = {name: channels for name, channels in census.items() if 'downsample' not in name}
+    census, top1 = take_census(arm.model), arm.top1()
     small, change = {}, {}
     for threshold in _THRESHOLDS:
         limits = Limits(gamma=threshold, eps=0.0)
@@ -110,14 +109,15 @@ def _read(work_dir: Path) -> dict[str, Any]:
         top1=top1,
         small_gammas=small,
         change_clamped=change,
-        mostly_zero=count_channels(relus, 'mostly_zero', Limits(gamma=1e-3, eps=0.0)).share,
+        relus_off=arm.relus_off(),
+        loss=arm.train_loss(),
     )
 
 
 def _cell(arm: dict[str, Any]) -> str:
     shares = ', '.join(f'{100 * share:.0f}' for share in arm['small_gammas'].values())
     changes = ', '.join(f'{change:+.1f}' for change in arm['change_clamped'].values())
-    return f'{arm["top1"]:.1f} / {shares} / {changes} / {100 * arm["mostly_zero"]:.0f}'
+    return f'{arm["top1"]:.1f} / {shares} / {changes} / {100 * arm["relus_off"]:.0f}'
 
 
 def _panels(numbers: Numbers) -> list[Panel]:
@@ -135,30 +135,39 @@ def _panels(numbers: Numbers) -> list[Panel]:
             lines(lambda arm: 100 * arm['small_gammas']['0.01']),
             'log',
         ),
-        Panel('depth', 'ReLUs off, %', lines(lambda arm: 100 * arm['mostly_zero']), 'log'),
+        Panel('depth', 'ReLUs off, %', lines(lambda arm: 100 * arm['relus_off']), 'log'),
     ]
 
 
-def _judge(numbers: Numbers) -> str:
+@of_trained
+def _judge(numbers: Numbers) -> list[Finding]:
     rows = grid(numbers)
     bn = {int(depth): arm for depth, arm in rows['BN'].items()}
-    shallow, deep = bn[min(bn)], bn[max(bn)]
-    share, of_all = (row[str(max(bn))]['small_gammas']['0.01'] for row in (rows['BN'], rows['all']))
+    shallow, deep, of_all = bn[min(bn)], bn[max(bn)], rows['all'][str(max(bn))]
+    small, small_of_all = (arm['small_gammas']['0.01'] for arm in (deep, of_all))
     change = max((arm['change_clamped']['0.01'] for arm in bn.values()), key=abs)
-    grows = 'holds' if deep['top1'] > shallow['top1'] else 'does not hold'
-    found = (
-        f'BN alone: {shallow["top1"]:.1f} % at depth {min(bn)}, {deep["top1"]:.1f} % at {max(bn)}: '
-        f'that depth helps {grows} here'
-    )
-    if not share:
-        return f'{found}; no gamma is below 0.01 at this scale, which cannot show the rest'
-    disabled = 'holds' if share > of_all else 'does not hold'
-    expendable = 'holds' if abs(change) <= 1 else 'does not hold'
-    return (
-        f'{found}; |gamma| < 0.01 in {share:.0%} of channels against {of_all:.0%} with all '
-        f'trained: that BN alone disables more {disabled}; setting them to 0 changes accuracy by '
-        f'{change:+.1f} points at most: that they are expendable {expendable} (within one point)'
-    )
+    return [
+        Finding(
+            'with BN alone deeper nets are better',
+            f'{shallow["top1"]:.1f} % at depth {min(bn)}, {deep["top1"]:.1f} % at {max(bn)}',
+            more(deep['top1'], shallow['top1'], POINTS),
+        ),
+        Finding(
+            'BN alone disables more channels than training all',
+            f'|gamma| < 0.01 in {small:.0%} and {small_of_all:.0%} (1 % when training starts)',
+            more(small, small_of_all, SHARE),
+        ),
+        Finding(
+            'the disabled ones are expendable',
+            f'accuracy changes by {change:+.1f} points at most when they are 0',
+            None if small < 0.01 + SHARE else abs(change) <= POINTS,
+        ),
+        Finding(
+            'BN alone turns more ReLUs off than training all',
+            f'{deep["relus_off"]:.0%} and {of_all["relus_off"]:.0%}',
+            more(deep['relus_off'], of_all['relus_off'], SHARE),
+        ),
+    ]
 
 
 BN_ONLY = Experiment(

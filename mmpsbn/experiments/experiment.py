@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 from .pictures import Panel
 from .tables import Numbers, Table
+from .verdicts import Judge
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Experiment:
             pickled, for it runs in the process that trained.
         tabulate: numbers by arm -> the table.
         panels: numbers by arm -> what to draw, side by side.
-        judge: numbers by arm -> a sentence: whether the claim holds in these numbers.
+        judge: numbers by arm -> for each clause of the claim whether these numbers say so.
         timed: the seconds of training are among the numbers, so that arms want to be trained
             one at a time.
     """
@@ -58,5 +59,5 @@ class Experiment:
     read: Callable[[Path], dict[str, Any]]
     tabulate: Callable[[Numbers], Table]
     panels: Callable[[Numbers], Sequence[Panel]]
-    judge: Callable[[Numbers], str]
+    judge: Judge
     timed: bool = False

@@ -19,15 +19,15 @@ from ..engine.checkpoint_hook import AtomicLocalBackend
 from ..version import __version__
 from .experiment import Arm
 
-_NUMBERS = 'numbers.json'
+_NUMBERS, _MACHINE = 'numbers.json', 'machine.json'
 
 
 class ExperimentFolder:
     """``--out``. A folder belongs to one experiment with one set of settings.
 
     ``settings.json``; ``arms/NAME/`` with ``config.py``, ``train.log``, what training writes,
-    ``seconds.json`` and in the end ``numbers.json``; ``table.md``, ``plot.png`` and
-    ``results.json``. It may be moved.
+    ``seconds.json`` and in the end ``machine.json`` and ``numbers.json``; ``table.md``,
+    ``plot.png`` and ``results.json``. It may be moved.
     """
 
     def __init__(self, path: str):
@@ -86,9 +86,14 @@ class ExperimentFolder:
         """What was read of a finished arm."""
         return _read_json(self.arm(arm) / _NUMBERS)
 
+    def machine(self, arm: Arm) -> dict[str, Any]:
+        """On which a finished arm was trained, at the end at least."""
+        return _read_json(self.arm(arm) / _MACHINE)
+
     @staticmethod
     def write_numbers(work_dir: Path, numbers: Mapping[str, Any]) -> None:
-        """By which an arm is finished."""
+        """By which an arm is finished; with them the machine this runs on."""
+        _write(work_dir / _MACHINE, json.dumps(_this_machine(), indent=1))
         _write(work_dir / _NUMBERS, json.dumps(numbers, indent=1))
 
     def seconds(self, arm: Arm) -> float:
@@ -106,12 +111,13 @@ class ExperimentFolder:
         _write(self.path / name, text)
 
 
-def machine() -> dict[str, Any]:
+def _this_machine() -> dict[str, Any]:
     """What a reader must know to compare numbers."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return dict(
         processor=_processor(),
         cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
         gpus=gpus,
         python=platform.python_version(),
         torch=torch.__version__,

@@ -1,6 +1,6 @@
 """The experiments of the implicit-sparsity paper (Mehta et al., CVPR 2019)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from .measure import TrainedArm
 from .pictures import Panel
 from .scales import length
 from .tables import Numbers, grid, grid_table
+from .verdicts import SHARE, Finding, more, of_trained
 
 _CONFIG = 'cifar/basicnet_bn_cifar10_in_memory.py'
 LIMITS = Limits(gamma=1e-3, eps=1e-12)
@@ -33,13 +34,14 @@ class Training:
 
     def options(self, optimizer: str, kind: str, decay: float, batch_size: int = 40) -> dict:
         """Over a config of the paper; ``kind``: ``'L2'`` in the gradient or decoupled ``'WD'``."""
-        epochs = max(1, round(self.epochs * batch_size / 40))
+        epochs = self.epochs * batch_size / 40
         settings = dict(_OPTIMIZERS[optimizer], weight_decay=decay)
         if kind == 'WD':
             settings['type'] = f'Decoupled{settings["type"]}'
-        return length(epochs, batch_size=batch_size, bfloat16=self.bfloat16) | {
+        whole = length(max(1, round(epochs)), batch_size=batch_size, bfloat16=self.bfloat16)
+        return whole | {
             'optim_wrapper.optimizer': dict(_delete_=True, **settings),
-            'param_scheduler.milestones': [round(self.epochs * batch_size / 40 * 250 / 325)],
+            'param_scheduler.milestones': [max(1, round(epochs * 250 / 325))],
         }
 
     def basic_net(self, name: str, *args: Any) -> Arm:
@@ -131,28 +133,29 @@ def _optimizer_arms(scale: str) -> Sequence[Arm]:
     ]
 
 
-def _sparsest(arms: Iterable[dict], *, best: float) -> float:
-    """The largest share by gamma among those within 2 points of the best error."""
-    return max((arm['collapsed'] for arm in arms if arm['error'] <= best + 2), default=0.0)
-
-
-def _judge_optimizers(numbers: Numbers) -> str:
-    rows = grid(numbers)
-    adam, sgd, decayed = (rows[row] for row in ('Adam L2', 'SGD L2', 'Adam WD'))
-    found = {
-        name: _sparsest(row.values(), best=min(arm['error'] for arm in row.values()))
-        for name, row in (('Adam L2', adam), ('SGD L2', sgd), ('Adam WD', decayed))
-    }
-    text = ', '.join(f'{name} {share:.0%}' for name, share in found.items())
-    text = f"most filters inactive by gamma within 2 points of the row's best error: {text}"
-    if not any(arm['collapsed'] for arm in numbers.values()):
-        return f'{text}; nothing is inactive at this scale, which cannot show the claim'
-    ordered = found['Adam L2'] > max(found['SGD L2'], found['Adam WD'])
-    free = adam['0']['collapsed'] == 0
-    return (
-        f'{text}: that Adam with L2 is sparsest {"holds" if ordered else "does not hold"} here; '
-        f'that nothing collapses without decay {"holds" if free else "does not hold"}'
+@of_trained
+def _judge_optimizers(numbers: Numbers) -> list[Finding]:
+    chosen = {row: grid(numbers)[row] for row in ('Adam L2', 'Adam WD', 'SGD L2')}
+    # the best that the worst of the rows reaches, and two points
+    bound = 2 + max(min(arm['error'] for arm in row.values()) for row in chosen.values())
+    adam, decayed, sgd = (
+        max(arm['dead'] for arm in row.values() if arm['error'] <= bound) for row in chosen.values()
     )
+    free = numbers['Adam L2, 0']['dead']
+    like = f'at an error of {bound:.1f} % or less'
+    return [
+        Finding(
+            'Adam leaves more filters inactive than SGD',
+            f'by activation {adam:.0%} with Adam and L2, {sgd:.0%} with SGD and L2, {like}',
+            more(adam, sgd, SHARE),
+        ),
+        Finding(
+            'L2 leaves more than weight decay with Adam',
+            f'{adam:.0%} and {decayed:.0%}',
+            more(adam, decayed, SHARE),
+        ),
+        Finding('without decay none are', f'{free:.0%} with Adam', free < 2 * SHARE),
+    ]
 
 
 IMPLICIT_OPTIMIZERS = Experiment(
@@ -189,19 +192,20 @@ def _batch_size_arms(scale: str) -> Sequence[Arm]:
     ]
 
 
-def _judge_batch_sizes(numbers: Numbers) -> str:
+@of_trained
+def _judge_batch_sizes(numbers: Numbers) -> list[Finding]:
     found = []
     for row, arms in grid(numbers).items():
         shares = {int(size): arm['collapsed'] for size, arm in arms.items()}
         small, large = min(shares), max(shares)
-        verdict = 'holds' if shares[small] > shares[large] else 'does not hold'
-        if not any(shares.values()):
-            verdict = 'cannot be seen at this scale'
         found.append(
-            f'{row}: {shares[small]:.0%} inactive at batch {small}, {shares[large]:.0%} at '
-            f'{large}: that larger batches leave fewer {verdict}'
+            Finding(
+                f'larger batches leave fewer filters inactive with {row}',
+                f'{shares[small]:.0%} at {small}, {shares[large]:.0%} at {large}',
+                more(shares[small], shares[large], SHARE),
+            )
         )
-    return '; '.join(found)
+    return found
 
 
 IMPLICIT_BATCH_SIZE = Experiment(

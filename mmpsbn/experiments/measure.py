@@ -1,6 +1,7 @@
 """What is measured on the trained model of an arm."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader
 
 from ..engine.model_files import load_model
 from ..engine.models import example_inputs, forward_tensors
+from ..functional.activations import ActivationStatistics, activation_statistics
+from ..functional.statistics import share_above
 from ..pruning import (
     ChannelGraph,
     LayerChannels,
@@ -67,6 +70,34 @@ class TrainedArm:
         images = self._images(loader)
         observed = observe_channels(self.model, channel_map, images, forward_tensors)
         return take_census(self.model, channel_map, observed)
+
+    def relus_off(self) -> float:
+        """The share of ReLUs, by channel, that are 0 on more than 99 % of the pixels of the test
+        images (Frankle et al. section 5). Each call of a shared module is a ReLU of its own."""
+        seen: dict[tuple[str, int], ActivationStatistics] = {}
+        calls: Counter[str] = Counter()
+
+        def watch(name: str):
+            def note(module, args, output) -> None:
+                call = name, calls[name]
+                calls[name] += 1
+                batch = activation_statistics(output, channel_dim=1)
+                seen[call] = seen[call].merged(batch) if call in seen else batch
+
+            return note
+
+        handles = [
+            module.register_forward_hook(watch(name))
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.ReLU)
+        ]
+        for images in self._images(self._test):
+            calls.clear()
+            with torch.no_grad():
+                forward_tensors(self.model, images)
+        for handle in handles:
+            handle.remove()
+        return share_above(torch.cat([s.zero_share() for s in seen.values()]), threshold=0.99)
 
     def remove_collapsed(self, threshold: float) -> float:
         """Remove every filter of a convolution with |gamma| < ``threshold``, beta and all, but

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from .experiment import Arm, Experiment
 from .rounds import (
@@ -10,14 +11,14 @@ from .rounds import (
     PAPER,
     SMALL,
     SMOKE,
-    against_fifth,
     net,
     read_rounds,
     round_panel,
     round_panels,
     tabulate_rounds,
 )
-from .tables import Numbers, Table
+from .tables import Numbers, Table, grid
+from .verdicts import POINTS, SHARE, Finding, more, no_less, of_trained, under_a_fifth
 
 # figure 3
 _LEAKY = {'model.backbone.act_cfg': dict(type='LeakyReLU', negative_slope=0.01, inplace=True)}
@@ -34,12 +35,30 @@ def _round_arms(scale: str) -> Sequence[Arm]:
     return [Arm(name, CONFIG, schedule | change) for name, change in _ROUND_ARMS.items()]
 
 
-def _judge_rounds(numbers: Numbers) -> str:
-    bn, leaky, psbn = (numbers[name]['flops_sparsity'][-1] for name in _ROUND_ARMS)
-    return (
-        f'FLOPs sparsity after the last round: BN {bn:.1%}, Leaky ReLU {leaky:.1%}, psBN '
-        f'{psbn:.1%}; {against_fifth(bn, psbn)}'
-    )
+@of_trained
+def _judge_rounds(numbers: Numbers) -> list[Finding]:
+    bn, leaky, psbn = (numbers[name]['flops_sparsity'] for name in _ROUND_ARMS)
+    course = ', '.join(f'{share:.1%}' for share in bn)
+    grows = all(after > before for before, after in pairwise(bn))
+    top1 = [numbers[name]['top1'][-1] for name in ('psBN + ReLU', 'BN + ReLU')]
+    return [
+        Finding(
+            'the FLOPs sparsity grows with every round under BN',
+            course,
+            None if bn[-1] < SHARE else grows,
+        ),
+        Finding(
+            'Leaky ReLU changes it by less than a half',
+            f'{leaky[-1]:.1%} in the end',
+            None if bn[-1] < 2 * SHARE else abs(leaky[-1] - bn[-1]) < bn[-1] / 2,
+        ),
+        under_a_fifth(psbn[-1], bn[-1]),
+        Finding(
+            'psBN is no less accurate',
+            '{:.1f} % with psBN, {:.1f} % with BN'.format(*top1),
+            no_less(*top1, POINTS),
+        ),
+    ]
 
 
 PSBN_ROUNDS = Experiment(
@@ -75,19 +94,25 @@ def _random_arms(scale: str) -> Sequence[Arm]:
     return [Arm(name, _RANDOM_CONFIG, options | norm) for name, norm in NORMS.items()]
 
 
-def _judge_random(numbers: Numbers) -> str:
-    bn, psbn = numbers['BN'], numbers['psBN']
-    first, last = bn['flops_sparsity'][0], bn['flops_sparsity'][-1]
-    grows = f'BN {first:.1%} after the first round and {last:.1%} after the last'
-    if not last:
-        return f'{grows}: {against_fifth(last, 0)}'
-    worse = bn['loss'][-1] > min(bn['loss'])
-    return (
-        f'{grows}: that it grows {"holds" if last > first else "does not hold"} here; loss '
-        f'{min(bn["loss"]):.2f} in its best round and {bn["loss"][-1]:.2f} in the last: that the '
-        f'fit is lost again {"holds" if worse else "does not hold"}; psBN '
-        f'{psbn["flops_sparsity"][-1]:.1%}'
-    )
+def _judge_random(numbers: Numbers) -> list[Finding]:
+    bn = numbers['BN']
+    first, last, loss = bn['flops_sparsity'][0], bn['flops_sparsity'][-1], bn['loss']
+    if None in loss:
+        return [Finding('the claim', 'the loss of BN is not a number', None)]
+    best = min(loss)
+    return [
+        Finding(
+            'the FLOPs sparsity grows under BN',
+            f'{first:.1%} after the first round, {last:.1%} after the last',
+            more(last, first, SHARE),
+        ),
+        Finding(
+            'in the last round BN no longer fits the data',
+            f'loss {best:.2f} in its best round, {loss[-1]:.2f} in the last',
+            None if best > 1 else loss[-1] > 2 * best,
+        ),
+        under_a_fifth(numbers['psBN']['flops_sparsity'][-1], last),
+    ]
 
 
 PSBN_RANDOM_LABELS = Experiment(
@@ -143,19 +168,21 @@ def _tabulate_snapshots(numbers: Numbers) -> Table:
     return Table((*table.head, 'ensemble'), rows)
 
 
-def _judge_snapshots(numbers: Numbers) -> str:
+@of_trained
+def _judge_snapshots(numbers: Numbers) -> list[Finding]:
     found = []
-    for name, psbn in numbers.items():
-        if name.startswith('psBN'):
-            lr = name.split(', ')[1]
-            bn = numbers[f'BN, {lr}']
-            verdict = 'holds' if psbn['ensemble'] > bn['ensemble'] else 'does not hold'
-            found.append(
-                f'LR {lr}: ensemble {psbn["ensemble"]:.2f} % with psBN, {bn["ensemble"]:.2f} % '
-                f'with BN: that psBN is better {verdict} here, in one run; last FLOPs sparsity '
-                f'{psbn["flops_sparsity"][-1]:.1%} and {bn["flops_sparsity"][-1]:.1%}'
-            )
-    return '. '.join(found)
+    for lr, psbn in grid(numbers)['psBN'].items():
+        bn = numbers[f'BN, {lr}']
+        sparsity = under_a_fifth(psbn['flops_sparsity'][-1], bn['flops_sparsity'][-1])
+        found += [
+            Finding(
+                f"at LR {lr} psBN's ensemble is better",
+                f'{psbn["ensemble"]:.2f} % with psBN, {bn["ensemble"]:.2f} % with BN',
+                more(psbn['ensemble'], bn['ensemble'], POINTS),
+            ),
+            replace(sparsity, clause=f'at LR {lr} {sparsity.clause}'),
+        ]
+    return found
 
 
 PSBN_SNAPSHOT = Experiment(

@@ -14,12 +14,12 @@ from .rounds import (
     SMALL,
     SMOKE,
     Rounds,
-    against_fifth,
     net,
     read_rounds,
     round_cell,
 )
 from .tables import Numbers, Table, arm_table, grid, grid_table
+from .verdicts import SHARE, Finding, Judge, more, of_trained, under_a_fifth, untrained
 
 _ROUND = dict(smoke=SMOKE, small=SMALL, paper=PAPER)
 
@@ -51,24 +51,32 @@ def _sweep_panels(x: str) -> Callable[[Numbers], Sequence[Panel]]:
     return panels
 
 
-def _judge_sweep(quantity: str) -> Callable[[Numbers], str]:
-    """Whether BN's sparsity grows from the first value to the last, and psBN's does not."""
+def _judge_sweep(quantity: str) -> Judge:
+    """From the first value to the last at which all nets learn."""
 
-    def judge(numbers: Numbers) -> str:
-        rows = {
-            norm: {value: arm['flops_sparsity'][-1] for value, arm in row.items()}
-            for norm, row in grid(numbers).items()
+    def judge(numbers: Numbers) -> list[Finding]:
+        lost = untrained(numbers)
+        rows = grid({name: arm for name, arm in numbers.items() if name not in lost})
+        values = [value for value in rows.get('BN', {}) if value in rows.get('psBN', {})]
+        found = [Finding('all arms learn', '; '.join(lost), False)] if lost else []
+        if len(values) < 2:
+            return [*found, Finding('the claim', 'fewer than two values to compare', None)]
+        first, last = (rows['BN'][value] for value in (values[0], values[-1]))
+        where = f'at {quantity} {values[0]} and {values[-1]}'
+        pairs = {
+            'FLOPs sparsity': [arm['flops_sparsity'][-1] for arm in (first, last)],
+            'dead channels': [arm['dead'][-1] / arm['prunable'] for arm in (first, last)],
         }
-        (first, least), *_, (last, most) = rows['BN'].items()
-        found = f'FLOPs sparsity under BN {least:.1%} at {quantity} {first}, {most:.1%} at {last}'
-        if not most:
-            return f'{found}; {against_fifth(most, 0)}'
-        verdict = 'holds' if most > least else 'does not hold'
-        psbn = rows['psBN'][last]
-        return (
-            f'{found}: that it grows {verdict} here; psBN at {last} {psbn:.1%}, '
-            f'{against_fifth(most, psbn)}'
-        )
+        found += [
+            Finding(
+                f'BN has more {what} at the last {quantity}',
+                f'{least:.1%} and {most:.1%} {where}',
+                more(most, least, SHARE),
+            )
+            for what, (least, most) in pairs.items()
+        ]
+        psbn = rows['psBN'][values[-1]]
+        return [*found, under_a_fifth(psbn['flops_sparsity'][-1], last['flops_sparsity'][-1])]
 
     return judge
 
@@ -175,15 +183,25 @@ def _finetune_panels(numbers: Numbers) -> list[Panel]:
     ]
 
 
-def _judge_finetune(numbers: Numbers) -> str:
+@of_trained
+def _judge_finetune(numbers: Numbers) -> list[Finding]:
     names = [f'{before} on five -> {after}, {lr}' for before, after, lr in _FINETUNED]
-    bn, low, switched, psbn = (numbers[name]['flops_sparsity'][-1] for name in names)
-    before = numbers['BN on five']['flops_sparsity'][-1]
-    return (
-        f'FLOPs sparsity under BN {before:.1%} pretrained, {bn:.1%} finetuned at LR 0.1 and '
-        f'{low:.1%} at 0.01; psBN from a BN net {switched:.1%}, psBN from psBN {psbn:.1%}; '
-        f'{against_fifth(bn, switched)}'
-    )
+    names += ['BN on five']
+    bn, low, switched, psbn, before = (numbers[name]['flops_sparsity'][-1] for name in names)
+    pretrained = f'{before:.1%} pretrained'
+    return [
+        Finding(
+            'finetuning at the full rate collapses filters under BN',
+            f'FLOPs sparsity {pretrained}, {bn:.1%} finetuned at LR 0.1',
+            more(bn, before, SHARE),
+        ),
+        Finding('the rate is the reason', f'{low:.1%} finetuned at LR 0.01', more(bn, low, SHARE)),
+        Finding(
+            'psBN from a BN net avoids it',
+            f'{switched:.1%} (psBN from psBN {psbn:.1%})',
+            None if bn - before < 2 * SHARE else switched - before < (bn - before) / 5,
+        ),
+    ]
 
 
 PSBN_FINETUNE = Experiment(

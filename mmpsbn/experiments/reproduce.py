@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from .experiment import Arm, Experiment
-from .folder import ExperimentFolder, machine
+from .folder import ExperimentFolder
 from .measure import final_checkpoint
 from .pictures import draw
 from .scales import data_settings, set_data
@@ -58,7 +59,9 @@ def reproduce(
             built[arm].model.backbone.init_cfg = dict(
                 type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
             )
-    what = dict(experiment=experiment.name, scale=scale, seed=seed)
+    what: dict[str, Any] = dict(experiment=experiment.name, scale=scale, seed=seed)
+    if experiment.timed:  # seconds of arms that had other shares of the cores do not compare
+        what['jobs'] = jobs
     with folder.locked():
         folder.claim(what, built)
         train_arms(folder, arms, read=experiment.read, jobs=jobs, say=say)
@@ -69,16 +72,19 @@ def _write_results(
     folder: ExperimentFolder, experiment: Experiment, arms: Sequence[Arm], what: Mapping[str, Any]
 ) -> dict:
     numbers = {arm.name: folder.numbers(arm) for arm in arms}
+    verdict = experiment.judge(numbers)
     results = dict(
         what,
         shows=experiment.shows,
         claim=experiment.claim,
-        verdict=experiment.judge(numbers),
-        machine=machine(),
+        verdict=[asdict(finding) for finding in verdict],
+        machines={arm.name: folder.machine(arm) for arm in arms},
         seconds={arm.name: round(folder.seconds(arm), 1) for arm in arms},
         arms=numbers,
     )
-    folder.write('table.md', experiment.tabulate(numbers).markdown() + '\n')
+    table = experiment.tabulate(numbers).markdown()
+    findings = '\n'.join(f'- {finding}' for finding in verdict)
+    folder.write('table.md', f'{table}\n\n{findings}\n')
     folder.write('results.json', json.dumps(results, indent=1) + '\n')
     draw(experiment.panels(numbers)).savefig(folder.path / 'plot.png')
     return results

@@ -115,11 +115,3 @@ def round_panels(numbers: Numbers) -> list[Panel]:
         round_panel(numbers, 'flops_sparsity', 'FLOPs sparsity, %', 100),
         round_panel(numbers, 'top1', 'top-1 accuracy, %'),
     ]
-
-
-def against_fifth(bn: float, psbn: float) -> str:
-    """Whether psBN's FLOPs sparsity is under a fifth of BN's, in words."""
-    if not bn:
-        return 'nothing collapses under BN at this scale, which cannot show the claim'
-    verdict = 'holds' if psbn < bn / 5 else 'does not hold'
-    return f"{psbn / bn:.2f} of BN's: that psBN stops it {verdict} here (under a fifth)"

@@ -1,5 +1,6 @@
 """What smoke, small and paper mean for data and hardware; an experiment adds its own lengths."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from ..datasets.digits import load_split_digits
+from ..datasets.in_memory import InMemoryImages
 
 SCALES = ('smoke', 'small', 'paper')
 _DEFAULT_DATA = dict(small='data/cifar10_jpeg', paper='data/cifar10')
@@ -27,6 +29,8 @@ def data_settings(scale: str, root: str | None, *, default_folder: Path) -> dict
     """
     folder = Path(root or _DEFAULT_DATA.get(scale, default_folder)).resolve()
     if scale == 'paper':
+        # which downloads it, if need be: here once, before several arms do
+        InMemoryImages(str(folder), source='CIFAR10')
         return dict(source='CIFAR10', data_root=str(folder), train={})
     if scale == 'small':
         if not (folder / 'train').is_dir():
@@ -34,7 +38,12 @@ def data_settings(scale: str, root: str | None, *, default_folder: Path) -> dict
                 f'{folder} has no folder train: --scale small reads CIFAR-10 as picture files, '
                 '<data>/{train,test}/<class>/*.jpg; say where they are with --data'
             )
-        return dict(source='folder', data_root=str(folder), train=dict(num_samples=SMALL_IMAGES))
+        settings = dict(
+            source='folder', data_root=str(folder), train=dict(num_samples=SMALL_IMAGES)
+        )
+        if not os.access(folder, os.W_OK):
+            settings['cache_dir'] = str(default_folder)
+        return settings
     _write_digit_folders(folder)
     return dict(source='folder', data_root=str(folder), train={})
 
@@ -46,7 +55,8 @@ def set_data(config: Config, settings: dict[str, Any]) -> None:
         dataset = config[f'{split}_dataloader'].dataset
         while 'dataset' in dataset:  # a wrapper
             dataset = dataset.dataset
-        dataset.update({key: settings[key] for key in ('source', 'data_root')})
+        common = ('source', 'data_root', 'cache_dir')
+        dataset.update({key: settings[key] for key in common if key in settings})
         for key, value in settings.get(split, {}).items():
             dataset.setdefault(key, value)
 

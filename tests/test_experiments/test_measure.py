@@ -160,6 +160,7 @@ def test_small_gammas_and_what_they_are_worth(copied):
         state['backbone.bn1.weight'][:3] = torch.tensor([0.005, -0.04, 0.09])
         state['backbone.layer1.0.bn1.bias'][0] = -50.0  # its ReLU is off
         state['backbone.layer2.0.bn2.weight'].fill_(-0.07)
+        state['backbone.layer3.0.bn2.bias'].copy_(torch.linspace(-1, -3, 16))
 
     edit(folder, shrink)
     numbers = BN_ONLY.read(folder)
@@ -169,9 +170,12 @@ def test_small_gammas_and_what_they_are_worth(copied):
         {'0.01': 1 / channels, '0.05': 2 / channels, '0.1': 11 / channels}
     )
     arm = TrainedArm(folder)
-    off = watch_relus(arm, images_of(arm, 'val')) > 0.99
-    assert len(off) == channels - 8 - 16 and off.any()
-    assert numbers['mostly_zero'] == pytest.approx(off.float().mean().item())
+    zeros = watch_relus(arm, images_of(arm, 'val'))
+    off = zeros > 0.99
+    assert len(off) == channels - 8 - 16
+    # the last ones are pooled next; some are on in a few pixels of many pictures
+    assert ((0.99 < zeros[-16:]) & (zeros[-16:] < 1)).any()
+    assert numbers['relus_off'] == pytest.approx(off.float().mean().item())
     top1 = arm.top1()
     with torch.no_grad():
         arm.model.backbone.bn1.weight[:3] = 0

@@ -1,9 +1,11 @@
 """Every experiment, from its configs to its table, picture and numbers."""
 
 import json
+import os
 import runpy
 import shutil
 import sys
+from dataclasses import asdict
 
 import pytest
 from mmengine.config import Config
@@ -14,7 +16,8 @@ from mmpsbn.experiments import EXPERIMENTS
 from mmpsbn.experiments.experiment import Arm
 from mmpsbn.experiments.pictures import draw
 from mmpsbn.experiments.reproduce import _config_of
-from mmpsbn.experiments.scales import SCALES
+from mmpsbn.experiments.scales import SCALES, data_settings, set_data
+from mmpsbn.experiments.training import default_jobs
 
 CONFIG = 'cifar/resnet20_bn_cifar10_in_memory.py'
 
@@ -26,10 +29,15 @@ def test_an_experiment_runs_and_is_not_run_twice(name, smoke, digits):
     arms = experiment.arms('smoke')
     assert results['experiment'] == name and results['seed'] == 0 and results['scale'] == 'smoke'
     assert set(results['seconds']) == set(results['arms']) == {arm.name for arm in arms}
-    assert {'processor', 'cores', 'torch', 'mmengine', 'mmpsbn'} <= set(results['machine'])
-    assert results['verdict'] == experiment.judge(results['arms'])
+    assert set(results['machines']) == set(results['arms'])
+    for machine in results['machines'].values():
+        assert {'processor', 'cores', 'torch', 'mmengine', 'mmpsbn'} <= set(machine)
+        assert machine['threads'] == max(1, os.cpu_count() // 2)  # two at a time
+    verdict = experiment.judge(results['arms'])
+    assert results['verdict'] == [asdict(finding) for finding in verdict]
     table = experiment.tabulate(results['arms']).markdown()
-    assert (folder / 'table.md').read_text() == table + '\n'
+    findings = ''.join(f'\n- {finding}' for finding in verdict)
+    assert (folder / 'table.md').read_text() == f'{table}\n{findings}\n'
     panels = experiment.panels(results['arms'])
     axes = draw(panels).axes
     assert [len(a.lines) for a in axes] == [len(panel.lines) for panel in panels]
@@ -80,6 +88,29 @@ def test_a_changed_setting_is_refused_and_a_moved_folder_is_not(smoke, digits, t
     assert before == {p: p.read_bytes() for p in tmp_path.rglob('*.py')}
     _, lines = run(experiment, tmp_path / 'moved', data=digits)
     assert lines == [f'{arm.name}: is trained' for arm in experiment.arms('smoke')]
+
+
+def test_seconds_are_compared_with_the_same_share_of_the_cores_only(smoke, digits, tmp_path):
+    shutil.copytree(smoke('demp-tradeoff'), tmp_path / 'copy')
+    with pytest.raises(ValueError, match=r'settings: jobs: 2 -> 1\.'):
+        run(EXPERIMENTS['demp-tradeoff'], tmp_path / 'copy', data=digits, jobs=1)
+    assert default_jobs(timed=EXPERIMENTS['demp-tradeoff'].timed) == 1
+    assert default_jobs(timed=EXPERIMENTS['psbn-rounds'].timed) == os.cpu_count()
+
+
+def test_pictures_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / 'pictures/train').mkdir(parents=True)
+    where = dict(default_folder=tmp_path / 'out/data')
+    settings = data_settings('small', str(tmp_path / 'pictures'), **where)
+    assert 'cache_dir' not in settings
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)  # root may write everywhere
+    settings = data_settings('small', str(tmp_path / 'pictures'), **where)
+    config = Config.fromfile(str(ROOT / 'configs' / CONFIG))
+    set_data(config, settings)
+    for split in ('train', 'val', 'test'):
+        dataset = config[f'{split}_dataloader'].dataset
+        assert dataset.cache_dir == str(tmp_path / 'out/data')
+        assert dataset.data_root == str(tmp_path / 'pictures')
 
 
 def test_arms_that_fail_are_named_with_their_logs(digits, tmp_path):

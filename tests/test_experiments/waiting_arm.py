@@ -39,9 +39,7 @@ def _arms(scale):
     return [replace(arm, name=name, options=options) for name in 'ABCD']
 
 
-WAITING = replace(
-    EXPERIMENTS['psbn-rounds'], name='waiting', arms=_arms, judge=lambda numbers: 'judged'
-)
+WAITING = replace(EXPERIMENTS['psbn-rounds'], name='waiting', arms=_arms, judge=lambda numbers: [])
 
 if __name__ == '__main__':
     EXPERIMENTS['waiting'] = WAITING

@@ -1,0 +1,165 @@
+"""Each clause of each claim, on numbers written by hand."""
+
+import math
+
+import pytest
+from numbers_by_hand import (
+    BATCHES,
+    BN_ONLY,
+    DEMP,
+    FINETUNE,
+    NUMBERS,
+    OPTIMIZERS,
+    PRUNED,
+    RANDOM,
+    ROUNDS,
+    SNAPSHOT,
+    SWEEP,
+    bn_only,
+    demp,
+    inactive,
+    rounds,
+)
+
+from mmpsbn.experiments import EXPERIMENTS
+from mmpsbn.experiments.verdicts import Finding, more, no_less, untrained
+
+YES, NO, UNTOLD = True, False, None
+
+
+def changed(numbers, **changes):
+    """The same values for all arms."""
+    return {name: arm | changes for name, arm in numbers.items()}
+
+
+PSBN_WORSE = {'psBN + ReLU': rounds([0.0, 0.0, 0.06], [80.0, 80.0, 75.0])}
+UP_AND_DOWN = {'BN + ReLU': rounds([0.0, 0.4, 0.3], [80.0, 79.0, 77.0])}
+LEAKY = {'BN + Leaky ReLU': rounds([0.1], [80.0])}
+
+
+@pytest.mark.parametrize(
+    'name, numbers, holds',
+    [
+        # grows with every round, Leaky ReLU, under a fifth, accuracy
+        ('psbn-rounds', ROUNDS, [YES, YES, YES, YES]),
+        ('psbn-rounds', ROUNDS | PSBN_WORSE, [YES, YES, NO, NO]),
+        ('psbn-rounds', ROUNDS | UP_AND_DOWN | LEAKY, [NO, NO, YES, YES]),
+        ('psbn-rounds', changed(ROUNDS, flops_sparsity=[0.0, 0.01]), [UNTOLD] * 3 + [YES]),
+        (
+            'psbn-rounds',
+            ROUNDS | {'psBN + ReLU': rounds([0.0], [76.5])},
+            [YES, YES, YES, UNTOLD],
+        ),
+        # grows, the fit is lost, psBN
+        ('psbn-random-labels', RANDOM, [YES, UNTOLD, YES]),
+        ('psbn-random-labels', RANDOM | {'BN': rounds([0.1, 0.2], [10, 10], loss=[0.5, 1.5])},
+         [YES, YES, YES]),
+        ('psbn-random-labels', RANDOM | {'BN': rounds([0.2, 0.1], [10, 10], loss=[0.5, 0.4])},
+         [NO, NO, YES]),
+        ('psbn-random-labels', changed(RANDOM, flops_sparsity=[0.2, 0.21]), [UNTOLD, UNTOLD, NO]),
+        ('psbn-random-labels', changed(RANDOM, loss=[0.5, None]), [UNTOLD]),
+        # FLOPs sparsity, dead channels, psBN at the last value
+        ('psbn-lr', SWEEP, [YES, YES, NO]),
+        ('psbn-lr', SWEEP | {'BN, 0.1': rounds([0.6], [80.0], dead=[50])}, [NO, NO, NO]),
+        ('psbn-gamma-init', changed(SWEEP, flops_sparsity=[0.0], dead=[3]), [UNTOLD] * 3),
+        # a value at which a net learns nothing is left out and named
+        ('psbn-lr', SWEEP | {'psBN, 1': rounds([0.0], [10.0], loss=[None])}, [NO, UNTOLD]),
+        ('psbn-lr', SWEEP | {'BN, 3': rounds([0.0], [10], loss=[2.3]),
+                             'psBN, 3': rounds([0.0], [10])}, [NO, YES, YES, NO]),
+        # better ensemble, psBN
+        ('psbn-snapshot', SNAPSHOT, [YES, NO]),
+        ('psbn-snapshot', SNAPSHOT | {'BN, 0.2': rounds([0.3], [81], ensemble=85.0)}, [NO, YES]),
+        ('psbn-snapshot', changed(SNAPSHOT, ensemble=80.0), [UNTOLD, NO]),
+        # collapse in finetuning, by the rate, psBN
+        ('psbn-finetune', FINETUNE, [YES, YES, YES]),
+        ('psbn-finetune', FINETUNE | {'BN on five': rounds([0.4], [90])}, [UNTOLD, YES, UNTOLD]),
+        ('psbn-finetune', FINETUNE | {'BN on five -> BN, 0.01': rounds([0.5], [80]),
+                                      'BN on five -> psBN, 0.1': rounds([0.2], [80])},
+         [YES, NO, NO]),
+        # Adam against SGD, L2 against WD, none without decay
+        ('implicit-optimizers', OPTIMIZERS, [YES, YES, YES]),
+        ('implicit-optimizers', OPTIMIZERS | {'SGD L2, 0.0001': inactive(0.9, 12, dead=0.9),
+                                              'Adam L2, 0': inactive(0.1, 11, dead=0.04)},
+         [NO, YES, NO]),
+        ('implicit-optimizers', changed(OPTIMIZERS, dead=0.0), [UNTOLD, UNTOLD, YES]),
+        ('implicit-batch-size', BATCHES, [YES]),
+        ('implicit-batch-size', BATCHES | {'L2 0.001, 80': inactive(0.9, 12)}, [NO]),
+        ('implicit-batch-size', changed(BATCHES, collapsed=0.5), [UNTOLD]),
+        # expendable, nearly all
+        ('implicit-prune', PRUNED, [YES, YES]),
+        ('implicit-prune', changed(PRUNED, error_after=14.0), [NO, YES]),
+        ('implicit-prune', changed(PRUNED, weights_removed=0.05), [UNTOLD, NO]),
+        # depth, more small gammas, expendable, more ReLUs off
+        ('bn-only', BN_ONLY, [YES, YES, YES, YES]),
+        ('bn-only', BN_ONLY | {'BN, 56': bn_only(40, (0.029, 0, 0), (-3, 0, 0), 0)},
+         [NO, NO, UNTOLD, NO]),
+        ('bn-only', BN_ONLY | {'BN, 14': bn_only(64.5, (0.3, 0, 0), (-1.5, 0, 0), 0)},
+         [UNTOLD, YES, NO, YES]),
+        # 80 % within a point, faster
+        ('demp-tradeoff', DEMP, [YES, YES]),
+        ('demp-tradeoff', DEMP | {'SGDM, 0.004': demp(88.9, 50, 0.8)}, [NO, YES]),
+        ('demp-tradeoff', DEMP | {'SGDM, 0.004': demp(89.5, 200, 0.8)}, [YES, NO]),
+        ('demp-tradeoff', DEMP | {'SGDM, 0.004': demp(89.5, 95, 0.8)}, [YES, UNTOLD]),
+        ('demp-tradeoff', DEMP | {'SGDM, dense': demp(99, 100, 0)}, [NO]),
+        ('demp-tradeoff', {name: demp(90, 100, 0.01) for name in DEMP}, [UNTOLD]),
+    ],
+)  # fmt: skip
+def test_what_holds(name, numbers, holds):
+    assert [finding.holds for finding in EXPERIMENTS[name].judge(numbers)] == holds
+
+
+@pytest.mark.parametrize(
+    'name, said',
+    [
+        ('psbn-rounds', ['0.0%, 10.0%, 30.0%', '20.0% in the end', '3.0% with psBN, 30.0% with BN',
+                         '81.0 % with psBN, 77.0 % with BN']),
+        ('psbn-random-labels', ['1.0% after the first round, 20.0% after the last',
+                                'loss 1.50 in its best round, 1.75 in the last', '0.4% with psBN']),
+        ('psbn-lr', ['1.0% and 50.0% at LR 0.1 and 1', '0.0% and 40.0% at', '25.0% with psBN']),
+        ('psbn-gamma-init', ['1.0% and 50.0% at initial gamma 0.1 and 1', '', '']),
+        ('psbn-snapshot', ['83.50 % with psBN, 82.00 % with BN', '5.0% with psBN, 25.0% with BN']),
+        ('psbn-finetune', ['10.0% pretrained, 40.0% finetuned', '20.0% finetuned at LR 0.01',
+                           '6.0% (psBN from psBN 0.0%)']),
+        # the worst of the rows' best is 11.8, so Adam with L2 1e-3 counts and SGD's does not
+        ('implicit-optimizers', ['85% with Adam and L2, 0% with SGD and L2, at an error of 13.8 %',
+                                 '85% and 40%', '3% with Adam']),
+        ('implicit-batch-size', ['85% at 20, 80% at 80']),
+        ('implicit-prune', ['97% of the weights with Adam L2 0.001; the error changes most with '
+                            'Adam L2 0.001, by +0.40', '97% with Adam']),
+        ('bn-only', ['48.0 % at depth 14, 65.0 % at 56', '25% and 5%', '+0.2 points',
+                     '30% and 2%']),
+        ('demp-tradeoff', ['80% go for 1.0 points at a peak of 0.004', '2.00x']),
+    ],
+)  # fmt: skip
+def test_what_was_found(name, said):
+    findings = EXPERIMENTS[name].judge(NUMBERS[name])
+    for finding, part in zip(findings, said, strict=True):
+        assert part in finding.found
+
+
+@pytest.mark.parametrize('name', sorted(set(EXPERIMENTS) - {'psbn-random-labels'}))
+@pytest.mark.parametrize('loss', [math.nan, None, math.inf, 2.31])
+def test_an_arm_that_learnt_nothing_proves_nothing(name, loss):
+    numbers = NUMBERS[name]
+    last = list(numbers)[-1]
+    listed = isinstance(numbers[last]['loss'], list)
+    numbers = numbers | {last: numbers[last] | dict(loss=[1.0, loss] if listed else loss)}
+    assert untrained(numbers) == [last] and untrained(NUMBERS[name]) == []
+    findings = EXPERIMENTS[name].judge(numbers)
+    assert last in findings[0].found
+    assert all(finding.holds is None for finding in findings[-1:])
+
+
+def test_what_one_run_cannot_tell_apart():
+    pairs = [(3, 1), (1, 3), (1.5, 1), (1, 1.5), (1, 1)]
+    assert [more(a, b, 1) for a, b in pairs] == [YES, NO, UNTOLD, UNTOLD, UNTOLD]
+    assert [no_less(a, b, 1) for a, b in pairs] == [YES, NO, YES, UNTOLD, YES]
+
+
+def test_a_finding_in_words():
+    lines = [str(Finding('it grows', '1 to 2', holds)) for holds in (YES, NO, UNTOLD)]
+    assert lines == [
+        'it grows: holds here; 1 to 2',
+        'it grows: does not hold here; 1 to 2',
+        'it grows: cannot be told here; 1 to 2',
+    ]
