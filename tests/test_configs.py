@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, init_default_scope
@@ -160,6 +161,18 @@ def test_the_schedules_of_demp():
     rate = rates('vit_b16_imagenet', 150)
     assert rate[0] == pytest.approx(9.9e-5) and max(rate) == pytest.approx(3e-3) == rate[16]
     assert rate[-1] < 1e-5
+
+
+def test_vit_b16_is_torchvisions():
+    """Not mmpretrain's, which has dropout and a hidden layer in the head."""
+    config = Config.fromfile(str(ROOT / 'demp_cls/vit_b16_imagenet.py'))
+    init_default_scope('mmpretrain')
+    with torch.device('meta'):
+        model, theirs = MODELS.build(config.model), torchvision.models.vit_b_16()
+    count, expected = (sum(p.numel() for p in net.parameters()) for net in (model, theirs))
+    assert count == expected == 86_567_656
+    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules())
+    assert model.head.loss_module.label_smooth_val == 0.11
 
 
 def test_the_main_config_is_mmdets_own_but_for_the_norm():

@@ -3,11 +3,10 @@
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..functional.checks import is_number
+from ..layers import NORM_LAYERS
 
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 _ROLES = dict(gamma='weight', beta='bias')  # name of a norm layer's parameter
 _SETTINGS = dict(lr='lr', decay='weight_decay')  # name in a param group
 
@@ -56,7 +55,7 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 self._mults[role, setting] = mult
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        if self._mults and not any(isinstance(m, _NORMS) for m in model.modules()):
+        if self._mults and not any(isinstance(m, NORM_LAYERS) for m in model.modules()):
             raise ValueError(
                 f'{type(model).__name__} has no normalisation layer: take the multipliers of '
                 'gamma and beta out of paramwise_cfg'
@@ -67,7 +66,7 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """As MMEngine's; then the multipliers, in the groups that a norm layer has added."""
         start = len(params)
         super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
-        if not isinstance(module, _NORMS):
+        if not isinstance(module, NORM_LAYERS):
             return
         base = dict(lr=self.base_lr, weight_decay=self.base_wd)
         for (role, setting), mult in self._mults.items():

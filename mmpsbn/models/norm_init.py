@@ -13,7 +13,8 @@ from ..pruning import scale_layers
 
 @WEIGHT_INITIALIZERS.register_module(name='NormAffine')
 class NormAffineInit:
-    """gamma = c or gamma ~ U[low, high], beta = c, in every normalisation layer of a module.
+    """gamma = c or gamma ~ U[low, high], beta = c, in every BatchNorm, InstanceNorm and
+    GroupNorm of a module.
 
     As an ``init_cfg``, after those of the other layers (each child's own ``init_cfg`` comes
     after its parent's)::

@@ -8,7 +8,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..functional.checks import is_count
 from ..functional.frozen import random_weight_mask
-from ..pruning import scale_layers
+from ..layers import NORM_LAYERS
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class TrainedParts:
     def _of_part(model: nn.Module, part: str) -> set[str]:
         """Names of its parameters."""
         if part == 'norm':
-            norms = scale_layers(model)
+            norms = {n for n, module in model.named_modules() if isinstance(module, NORM_LAYERS)}
             found = {n for n, _ in model.named_parameters() if n.rpartition('.')[0] in norms}
         else:
             found = {name for name, _ in model.named_parameters() if part in name}

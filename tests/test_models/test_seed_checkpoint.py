@@ -123,6 +123,19 @@ def test_buffers_that_no_checkpoint_has_are_not_stored():
     assert values['torch.float32'].numel() == 4 * 48
 
 
+def test_norm_is_every_kind_of_norm():
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 1),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.GroupNorm(2, 4),
+        torch.nn.LayerNorm(5),
+        torch.nn.InstanceNorm2d(4, affine=True),
+        torch.nn.Linear(5, 2),
+    )
+    frozen = parts(train=['norm']).frozen(model, 0)
+    assert set(frozen) == {'0.weight', '0.bias', '5.weight', '5.bias'}
+
+
 def test_a_transposed_convolution_s_channels_are_its_second_dimension():
     model = torch.nn.Sequential(torch.nn.ConvTranspose2d(6, 4, 3))
     mask = parts(train=[], per_channel=2).frozen(model, 0)['0.weight']
