@@ -119,7 +119,7 @@ def test_what_holds(name, numbers, holds):
         ('psbn-gamma-init', ['1.0% and 50.0% at initial gamma 0.1 and 1', '', '']),
         ('psbn-snapshot', ['83.50 % with psBN, 82.00 % with BN', '5.0% with psBN, 25.0% with BN']),
         ('psbn-finetune', ['10.0% pretrained, 40.0% finetuned', '20.0% finetuned at LR 0.01',
-                           '6.0% (psBN from psBN 0.0%)']),
+                           '6.0% finetuned (psBN from psBN 0.0%)']),
         # the worst of the rows' best is 11.8, so Adam with L2 1e-3 counts and SGD's does not
         ('implicit-optimizers', ['85% with Adam and L2, 0% with SGD and L2, at an error of 13.8 %',
                                  '85% and 40%', '3% with Adam']),
