@@ -1,6 +1,7 @@
 """Finetune detectors without losing filters by accident, or losing them on purpose.
 
-``import mmpsbn`` registers psBN, SparsityHook and DemPHook with MMEngine.
+``import mmpsbn`` registers layers, hooks, optimizers, models and data sets with MMEngine, and
+changes what engine/patches.py lists in MMEngine itself.
 """
 
 from .registration import register_all

@@ -1,10 +1,14 @@
 """A project outside the clone inherits our configs from the installed package."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+
+import mmpsbn  # noqa: F401
 
 WHOLE = """
 _base_ = 'mmpsbn::retinanet/retinanet_r50_psbn_demp.py'
@@ -58,3 +62,57 @@ def test_a_downstream_config_inherits_ours(tmp_path, config, before, detector):
     assert said['built'] == "psBN2d ['SparsityHook', 'DemPHook']"
     assert Path(said['package']).parent.name == 'mmpsbn'
     assert 'registry' not in run.stdout  # MMEngine warns there of a scope it does not find
+
+
+README = (Path(__file__).parents[1] / 'README.md').read_text()
+TWO_LINES = """
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+custom_imports = dict(imports=['mmpsbn'], allow_failed_imports=False)
+"""
+MY_DETECTOR = """
+model = dict(backbone=dict(depth=18, norm_cfg=dict(type='BN')))
+custom_hooks = [dict(type='EMAHook')]
+"""
+
+
+def load(folder, text):
+    (folder / 'my_config.py').write_text(text)
+    return Config.fromfile(str(folder / 'my_config.py'))
+
+
+def test_the_configs_of_the_readme_load(tmp_path):
+    (tmp_path / 'my_detector.py').write_text(MY_DETECTOR)
+    section = README[README.index('## In your own project') : README.index('## Configs')]
+    keep, prune, whole, fragment, pure = re.findall('```python\n(.*?)```', section, re.S)
+    found = [load(tmp_path, text) for text in (keep, TWO_LINES + prune, whole, fragment, pure)]
+    assert [[hook.type for hook in cfg.custom_hooks] for cfg in found] == [
+        ['SparsityHook'],
+        ['SparsityHook', 'DemPHook'],
+        ['SparsityHook', 'DemPHook'],
+        ['SparsityHook'],
+        ['EMAHook', 'SparsityHook'],
+    ]
+    norms = [cfg.model.backbone.norm_cfg.type for cfg in found]
+    assert norms == ['psBN', 'BN', 'BN', 'psBN', 'psBN']
+    assert [cfg.model.backbone.get('norm_eval') for cfg in found[1:3]] == [False, False]
+    assert all(cfg.custom_imports.imports == ['mmpsbn'] for cfg in found)
+
+
+@pytest.mark.parametrize(
+    'base, key, kept, ours',
+    [
+        ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'custom_hooks', 'EMAHook', 'SparsityHook'),
+        (
+            'convnext/cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py',
+            'custom_imports',
+            'mmpretrain.models',
+            'mmpsbn',
+        ),
+    ],
+)
+def test_a_base_with_hooks_or_imports_of_its_own(tmp_path, base, key, kept, ours):
+    with pytest.raises(KeyError, match=f"Duplicate key is not allowed among bases.*'{key}'"):
+        load(tmp_path, f"_base_ = ['mmdet::{base}', 'mmpsbn::_base_/psbn.py']")
+    (line,) = re.findall(rf'`({key} = .*?_base_.*?)`', README)
+    cfg = load(tmp_path, f"_base_ = 'mmdet::{base}'\n{line}")
+    assert kept in str(cfg[key]) and ours in str(cfg[key])

@@ -1,11 +1,11 @@
 # BCCD blood cells from scratch, sized for a CPU: half-width ResNet-18, norm layers
-# everywhere, 320x240 images. Unpack the data to data/bccd.
+# everywhere, 320x240 images. tools/make_bccd.py makes data/bccd.
 _base_ = ['mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', '../_base_/psbn.py']
 
 data_root = 'data/bccd/'
 data_hint = (
-    'BCCD in COCO format: images/ and annotations/{train,val}.json, from the '
-    'public repository Shenggan/BCCD_Dataset'
+    'clone the public repository Shenggan/BCCD_Dataset, then run '
+    'python tools/make_bccd.py BCCD_Dataset/BCCD data/bccd'
 )
 norm = dict(type='BN', requires_grad=True)
 model = dict(

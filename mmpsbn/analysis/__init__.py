@@ -1,4 +1,4 @@
-"""Pictures and reports from predictions and logs.
+"""Floor 3, above engine: pictures and reports from predictions, checkpoints and logs.
 
 Import the module you need: nothing here is loaded before it is used.
 """

@@ -1,4 +1,4 @@
-"""Data sets: the embedded detection set, and small pictures in memory for mmpretrain.
+"""Floor 2, with MMEngine: the embedded detection set, and small pictures in memory for mmpretrain.
 
 Importing this package registers the latter where mmpretrain is installed.
 """

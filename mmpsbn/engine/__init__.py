@@ -1,4 +1,7 @@
-"""Floor 3: MMEngine hooks. A hook decides when; a lower floor does what."""
+"""Floor 3: MMEngine hooks, and what the tools call (launch, one_shot, export, ...).
+
+A hook decides when; a lower floor does what.
+"""
 
 from .autocast import BFloat16OptimWrapper
 from .demp_hook import DemPHook

@@ -54,9 +54,10 @@ class ExportResult:
         onnx: None if it was not asked for.
         needs_mmpsbn: whether the config imports mmpsbn to build the model.
         fused: number of BatchNorms folded into convolutions.
-        params, left: number of parameters; pruned tensors.
+        params: number of parameters.
         error: of the rebuilt model's outputs, relative to their maximum.
         onnx_error: of onnxruntime's against PyTorch's, relative to their maximum.
+        input_size: height and width of the images compared, and of ONNX's.
     """
 
     config: str

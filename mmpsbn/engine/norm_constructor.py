@@ -24,8 +24,10 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
         optim_wrapper = dict(
             constructor='NormOptimWrapperConstructor',
-            optimizer=dict(type='Adam', lr=1e-3, weight_decay=1e-4),
+            optimizer=dict(_delete_=True, type='Adam', lr=1e-3, weight_decay=1e-4),
             paramwise_cfg=dict(gamma_lr_mult=0.1))
+
+    (``_delete_``: over a base with SGD its momentum would be merged in, which Adam refuses.)
 
     Mehta et al., supplement, table 3: 0.1 for gamma makes fewer filters collapse, 0.1 for beta
     a few more.

@@ -1,4 +1,5 @@
-"""All that mmpsbn changes in other packages, in one place.
+"""All that mmpsbn changes in other packages; beside it, registration.py adds mmpsbn to MMEngine's
+table ``MODULE2PACKAGE``, for ``_base_ = 'mmpsbn::...'``.
 
 1. ``mmengine.model.convert_sync_batchnorm`` (0.10.7 and 0.10.12), which the runner calls
    for ``sync_bn='torch'`` or ``'mmcv'``, builds a plain SyncBatchNorm out of every

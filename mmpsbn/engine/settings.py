@@ -9,7 +9,7 @@ from ..functional.schedules import Schedule
 from ..pruning.criteria import CRITERIA
 
 SCOPES = ('gamma', 'all')
-# what it takes to look at the activations of one batch is 0.4 % of the time of as many
+# Looking at one batch costs 0.4 of an iteration; once per 100 iterations that is 0.4 %.
 _ITERATIONS_PER_BATCH = 100
 
 
@@ -213,8 +213,8 @@ class ActivationSettings:
     """On what SparsityHook measures activations.
 
     interval: epochs between measurements, >= 1; None is every epoch or, where epochs are
-    short, as many as 100 iterations per batch looked at take, which keeps the cost under 0.5 %
-    of training (a batch takes 0.4 of an iteration). num_batches: how many batches, >= 1. loader:
+    short, every so many that 100 iterations pass per batch looked at, which keeps the cost under
+    0.5 % of training. num_batches: how many batches, >= 1. loader:
     config of a data loader whose first batches are taken, a probe set that stays the same; by
     default the last training batches. eps: |a| up to which a channel counts as dead, >= 0
     (Mehta et al. section 2.1: 1e-12, and 1e-4 gives the same).

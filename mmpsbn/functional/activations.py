@@ -22,8 +22,8 @@ class ActivationStatistics:
     in any order, and no activation is kept: 81 + 4 numbers a channel.
 
     Universality needs each sample's maximum and the maximum of all, which is known only at
-    the end. The samples' maxima are therefore counted in bins of a ninth of their value
-    (8 an octave) from the largest one so far down to 1e-3 of it: what is below that now stays
+    the end. The samples' maxima are therefore counted in bins that are 9 % wide (8 an octave),
+    from the largest one so far down to 1e-3 of it: what is below that now stays
     below, because the largest only grows. One pass is enough (a second one over augmented
     training data would see others), and the only samples in doubt at the end are those in
     the one bin that holds the threshold, so :meth:`universality` gives exact bounds.

@@ -1,4 +1,7 @@
-"""Networks that OpenMMLab lacks. Importing this package registers them."""
+"""Floor 2, with MMEngine: networks that OpenMMLab lacks; models pruned, seeded, partly frozen.
+
+Importing this package registers them.
+"""
 
 from importlib.util import find_spec
 

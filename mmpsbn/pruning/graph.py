@@ -65,9 +65,9 @@ class ChannelGraph:
 
     Attributes:
         groups: by name.
-        channels: all that some layer writes and another reads, in the same form, to look at:
-            also those that cannot be removed, and those that only GroupNorm's statistics join
-            each by itself.
+        channels: all channels that one layer writes and another reads, in the same form, for
+            observation only: also those that cannot be removed; and those that only a
+            GroupNorm's statistics join are apart here, for each is dead or not by itself.
         skipped: conv or linear layer -> why its output channels, or how many of them, are
             left whole.
         norm_of: conv or linear layer that only norm layers of its own read -> these (several
