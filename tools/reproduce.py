@@ -60,7 +60,7 @@ def main():
             configs=TOOLS.parent / 'configs',
             say=lambda line: print(line, flush=True),
         )
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise SystemExit(f'error: {error}') from None
     except KeyboardInterrupt:
         raise SystemExit(

@@ -1,6 +1,7 @@
 """A folder of small pictures as one array: decoded once, then read from a cache."""
 
 import hashlib
+import logging
 import os
 import zipfile
 from pathlib import Path
@@ -23,7 +24,7 @@ def load_image_folder(data_root, split, *, cache_dir):
     Args:
         data_root (str | Path): holds the splits.
         split (str): the folder of this split: 'train', 'test', 'val', ...
-        cache_dir (str | Path): a writable folder.
+        cache_dir (str | Path): its folder; where it cannot be written, a warning says so.
 
     Returns:
         tuple: uint8 (N, 3, H, W) in RGB; int64 (N,), the index of the class; the names of the
@@ -32,7 +33,6 @@ def load_image_folder(data_root, split, *, cache_dir):
     Raises:
         FileNotFoundError: no such folder, or not a picture in it.
         ValueError: a file that is no picture, or pictures of different sizes.
-        OSError: the cache cannot be written.
     """
     folder = Path(data_root) / split
     classes, files = _list_pictures(folder)
@@ -116,7 +116,9 @@ def _write_cache(path, **content):
             np.savez(file, **content)
         os.replace(building, path)
     except OSError as error:
-        raise OSError(
-            f'cannot write the decoded pictures to {path} ({error}); '
-            'name a writable folder as cache_dir'
-        ) from error
+        print_log(
+            f'the decoded pictures cannot be kept in {path} ({error}), and will be decoded at each '
+            'start; name a writable folder as cache_dir',
+            logger='current',
+            level=logging.WARNING,
+        )

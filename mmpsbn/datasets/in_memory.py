@@ -51,7 +51,7 @@ class InMemoryImages(Dataset):
 
     Raises:
         ValueError: ``source``, ``seed``, ``num_samples`` or ``num_classes`` out of range.
-        FileNotFoundError, OSError: see :func:`load_image_folder`.
+        FileNotFoundError: see :func:`load_image_folder`.
     """
 
     def __init__(

@@ -7,11 +7,11 @@ from typing import Any
 
 from ..pruning import Limits, count_channels, scales_clamped, take_census
 from .experiment import Arm, Experiment
-from .measure import TrainedArm
+from .measure import TrainedArm, classes_of
 from .pictures import Panel
 from .scales import length
 from .tables import Numbers, grid, grid_table
-from .verdicts import POINTS, SHARE, Finding, more, of_trained
+from .verdicts import POINTS, SHARE, Finding, more, tell
 
 _CONFIG = 'cifar/resnet14_bn_cifar10_in_memory.py'
 _THRESHOLDS = (0.01, 0.05, 0.1)
@@ -111,6 +111,7 @@ def _read(work_dir: Path) -> dict[str, Any]:
         change_clamped=change,
         relus_off=arm.relus_off(),
         loss=arm.train_loss(),
+        classes=classes_of(arm.config),
     )
 
 
@@ -139,33 +140,42 @@ def _panels(numbers: Numbers) -> list[Panel]:
     ]
 
 
-@of_trained
 def _judge(numbers: Numbers) -> list[Finding]:
     rows = grid(numbers)
     bn = {int(depth): arm for depth, arm in rows['BN'].items()}
     shallow, deep, of_all = bn[min(bn)], bn[max(bn)], rows['all'][str(max(bn))]
     small, small_of_all = (arm['small_gammas']['0.01'] for arm in (deep, of_all))
     change = max((arm['change_clamped']['0.01'] for arm in bn.values()), key=abs)
+    every = [f'BN, {depth}' for depth in bn]
+    deepest = [f'{trained}, {max(bn)}' for trained in ('BN', 'all')]
     return [
-        Finding(
+        tell(
             'with BN alone deeper nets are better',
             f'{shallow["top1"]:.1f} % at depth {min(bn)}, {deep["top1"]:.1f} % at {max(bn)}',
-            more(deep['top1'], shallow['top1'], POINTS),
+            more(deep['top1'], shallow['top1'], 1.5 * POINTS),  # half of the images, at small
+            numbers,
+            every,
         ),
-        Finding(
+        tell(
             'BN alone disables more channels than training all',
             f'|gamma| < 0.01 in {small:.0%} and {small_of_all:.0%} (1 % when training starts)',
             more(small, small_of_all, SHARE),
+            numbers,
+            deepest,
         ),
-        Finding(
+        tell(
             'the disabled ones are expendable',
             f'accuracy changes by {change:+.1f} points at most when they are 0',
-            None if small < 0.01 + SHARE else abs(change) <= POINTS,
+            None if small < 0.01 + SHARE else abs(change) <= 1,
+            numbers,
+            every,
         ),
-        Finding(
+        tell(
             'BN alone turns more ReLUs off than training all',
             f'{deep["relus_off"]:.0%} and {of_all["relus_off"]:.0%}',
             more(deep['relus_off'], of_all['relus_off'], SHARE),
+            numbers,
+            deepest,
         ),
     ]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from .experiment import Arm, Experiment
-from .measure import TrainedArm
+from .measure import TrainedArm, classes_of
 from .pictures import Panel
 from .scales import length
 from .tables import Numbers, Table, arm_table, grid
-from .verdicts import POINTS, SHARE, Finding, more, of_trained
+from .verdicts import SHARE, Finding, learnt_nothing, more
 
 _CONFIGS = {
     'Adam': 'demp_cls/resnet18_adam_cifar10.py',
@@ -85,6 +85,7 @@ def _read(work_dir: Path) -> dict[str, Any]:
         top1=arm.top1(),
         train_seconds=arm.train_seconds(),
         loss=arm.train_loss(),
+        classes=classes_of(arm.config),
         removed=arm.removed(),
     )
 
@@ -128,34 +129,26 @@ def _panels(numbers: Numbers) -> list[Panel]:
     ]
 
 
-@of_trained
 def _judge(numbers: Numbers) -> list[Finding]:
     found = []
     for optimizer, row in grid(_with_speedup(numbers)).items():
-        dense, near = row['dense'], {}
-        for peak, arm in row.items():
-            if arm is not dense and arm['top1'] >= dense['top1'] - POINTS:
-                near[peak] = arm
+        row = {peak: arm for peak, arm in row.items() if not learnt_nothing(arm)}
         removed = {peak: arm['removed']['weights'] for peak, arm in row.items()}
-        if max(removed.values()) < SHARE:
+        if 'dense' not in row or max(removed.values()) < SHARE:
             found.append(Finding(f'{optimizer}: the claim', 'nothing dies at this scale', None))
             continue
-        if not near:
-            found.append(
-                Finding(f'{optimizer}: nets get sparse within a point', 'no net is within', False)
-            )
-            continue
-        peak = max(near, key=removed.__getitem__)
-        arm = near[peak]
+        floor = row['dense']['top1'] - 1
+        peak = max((p for p in row if row[p]['top1'] >= floor), key=removed.__getitem__)
+        arm = row[peak]
         found += [
             Finding(
                 f'{optimizer}: 80 % of the weights go within a point of the dense accuracy',
-                f'{removed[peak]:.0%} go for {dense["top1"] - arm["top1"]:.1f} points at a peak '
-                f'of {peak}',
+                f'{removed[peak]:.0%} go for {row["dense"]["top1"] - arm["top1"]:.1f} points at a '
+                f'peak of {peak}; {max(removed.values()):.0%} at the most',
                 removed[peak] >= 0.8,
             ),
             Finding(
-                f'{optimizer}: such a net trains faster than the dense one',
+                f'{optimizer}: the sparsest net within a point trains faster than the dense one',
                 f'{arm["speedup"]:.2f}x',
                 more(arm['speedup'], 1, 0.1),
             ),

@@ -111,14 +111,17 @@ class ExperimentFolder:
         _write(self.path / name, text)
 
 
+def hardware() -> dict[str, Any]:
+    """What a reader must know to compare times."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return dict(processor=_processor(), cores=os.cpu_count(), gpus=gpus)
+
+
 def _this_machine() -> dict[str, Any]:
     """What a reader must know to compare numbers."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return dict(
-        processor=_processor(),
-        cores=os.cpu_count(),
+        hardware(),
         threads=torch.get_num_threads(),
-        gpus=gpus,
         python=platform.python_version(),
         torch=torch.__version__,
         mmengine=mmengine.__version__,

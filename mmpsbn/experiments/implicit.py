@@ -7,11 +7,11 @@ from typing import Any
 
 from ..pruning import Limits, count_channels
 from .experiment import Arm, Experiment
-from .measure import TrainedArm
+from .measure import TrainedArm, classes_of
 from .pictures import Panel
 from .scales import length
 from .tables import Numbers, grid, grid_table
-from .verdicts import SHARE, Finding, more, of_trained
+from .verdicts import SHARE, Finding, more, tell
 
 _CONFIG = 'cifar/basicnet_bn_cifar10_in_memory.py'
 LIMITS = Limits(gamma=1e-3, eps=1e-12)
@@ -76,6 +76,7 @@ def sparsity_of(arm: TrainedArm) -> dict[str, Any]:
         by_layer=[count / size for count, size in collapsed.by_layer.values()],
         error=100 - arm.top1(),
         loss=arm.train_loss(),
+        classes=classes_of(arm.config),
     )
 
 
@@ -101,6 +102,9 @@ def _error_panel(numbers: Numbers) -> Panel:
     }
     return Panel('filters with |gamma| < 1e-3, %', 'test error, %', lines)
 
+
+# best errors further apart, in points, are not alike
+_LIKE = 5.0
 
 # table 1, the half of CIFAR-10
 _TABLE_1 = {
@@ -133,28 +137,44 @@ def _optimizer_arms(scale: str) -> Sequence[Arm]:
     ]
 
 
-@of_trained
 def _judge_optimizers(numbers: Numbers) -> list[Finding]:
     chosen = {row: grid(numbers)[row] for row in ('Adam L2', 'Adam WD', 'SGD L2')}
-    # the best that the worst of the rows reaches, and two points
-    bound = 2 + max(min(arm['error'] for arm in row.values()) for row in chosen.values())
+    best = [min(arm['error'] for arm in row.values()) for row in chosen.values()]
+    bound = max(best) + 2  # so that each row has an arm
+    like = max(best) - min(best) <= _LIKE
+    near = {
+        f'{row}, {decay}': arm['dead']
+        for row, arms in chosen.items()
+        for decay, arm in arms.items()
+        if arm['error'] <= bound
+    }
     adam, decayed, sgd = (
-        max(arm['dead'] for arm in row.values() if arm['error'] <= bound) for row in chosen.values()
+        max(dead for name, dead in near.items() if name.startswith(row)) for row in chosen
     )
     free = numbers['Adam L2, 0']['dead']
-    like = f'at an error of {bound:.1f} % or less'
     return [
-        Finding(
+        tell(
             'Adam leaves more filters inactive than SGD',
-            f'by activation {adam:.0%} with Adam and L2, {sgd:.0%} with SGD and L2, {like}',
-            more(adam, sgd, SHARE),
+            f'by activation {adam:.0%} with Adam and L2, {sgd:.0%} with SGD and L2, at an error of '
+            f'{bound:.1f} % or less',
+            more(adam, sgd, SHARE) if like else None,
+            numbers,
+            near,
         ),
-        Finding(
+        tell(
             'L2 leaves more than weight decay with Adam',
             f'{adam:.0%} and {decayed:.0%}',
-            more(adam, decayed, SHARE),
+            more(adam, decayed, SHARE) if like else None,
+            numbers,
+            near,
         ),
-        Finding('without decay none are', f'{free:.0%} with Adam', free < 2 * SHARE),
+        tell(
+            'without decay none are',
+            f'{free:.0%} with Adam',
+            free < 2 * SHARE,
+            numbers,
+            ['Adam L2, 0'],
+        ),
     ]
 
 
@@ -192,17 +212,18 @@ def _batch_size_arms(scale: str) -> Sequence[Arm]:
     ]
 
 
-@of_trained
 def _judge_batch_sizes(numbers: Numbers) -> list[Finding]:
     found = []
     for row, arms in grid(numbers).items():
         shares = {int(size): arm['collapsed'] for size, arm in arms.items()}
         small, large = min(shares), max(shares)
         found.append(
-            Finding(
+            tell(
                 f'larger batches leave fewer filters inactive with {row}',
                 f'{shares[small]:.0%} at {small}, {shares[large]:.0%} at {large}',
                 more(shares[small], shares[large], SHARE),
+                numbers,
+                [f'{row}, {small}', f'{row}, {large}'],
             )
         )
     return found

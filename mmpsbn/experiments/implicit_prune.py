@@ -10,7 +10,7 @@ from .implicit import LIMITS, TRAININGS, sparsity_of
 from .measure import TrainedArm
 from .pictures import Panel
 from .tables import Numbers, Table, arm_table
-from .verdicts import Finding, of_trained
+from .verdicts import Finding, tell
 
 _VGG_CONFIG = 'cifar/vgg16_bn_cifar10_in_memory.py'
 
@@ -72,23 +72,26 @@ def _tabulate_pruned(numbers: Numbers) -> Table:
     return arm_table('% filters removed of', numbers, columns)
 
 
-@of_trained
 def _judge_pruned(numbers: Numbers) -> list[Finding]:
     most = max(numbers, key=lambda name: numbers[name]['weights_removed'])
     weights = numbers[most]['weights_removed']
     changes = {name: arm['error_after'] - arm['error'] for name, arm in numbers.items()}
     worst = max(changes, key=lambda name: abs(changes[name]))
     return [
-        Finding(
+        tell(
             'these filters can go for half a point',
             f'{weights:.0%} of the weights with {most}; the error changes most with {worst}, by '
             f'{changes[worst]:+.2f} points',
             None if weights < 0.1 else abs(changes[worst]) <= 0.5,
+            numbers,
+            [most, worst],
         ),
-        Finding(
+        tell(
             'they are nearly all of the weights of the convolutions',
             f'{weights:.0%} with {most}, 97 % in the paper',
             weights >= 0.9,
+            numbers,
+            [most],
         ),
     ]
 

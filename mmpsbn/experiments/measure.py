@@ -35,6 +35,11 @@ def final_checkpoint(work_dir: Path, config: Config) -> Path:
     return work_dir / f'epoch_{config.train_cfg.max_epochs}.pth'
 
 
+def classes_of(config: Config) -> int:
+    """Of a classifier."""
+    return config.model.head.num_classes
+
+
 class TrainedArm:
     """A work folder whose training has ended.
 

@@ -19,7 +19,7 @@ from .rounds import (
     round_cell,
 )
 from .tables import Numbers, Table, arm_table, grid, grid_table
-from .verdicts import SHARE, Finding, Judge, more, of_trained, under_a_fifth, untrained
+from .verdicts import SHARE, Finding, Judge, grows, learnt_nothing, more, tell, under_a_fifth
 
 _ROUND = dict(smoke=SMOKE, small=SMALL, paper=PAPER)
 
@@ -52,31 +52,38 @@ def _sweep_panels(x: str) -> Callable[[Numbers], Sequence[Panel]]:
 
 
 def _judge_sweep(quantity: str) -> Judge:
-    """From the first value to the last at which all nets learn."""
+    """Over the values at which both nets learn."""
 
     def judge(numbers: Numbers) -> list[Finding]:
-        lost = untrained(numbers)
+        lost = [name for name, arm in numbers.items() if learnt_nothing(arm)]
         rows = grid({name: arm for name, arm in numbers.items() if name not in lost})
         values = [value for value in rows.get('BN', {}) if value in rows.get('psBN', {})]
         found = [Finding('all arms learn', '; '.join(lost), False)] if lost else []
         if len(values) < 2:
             return [*found, Finding('the claim', 'fewer than two values to compare', None)]
-        first, last = (rows['BN'][value] for value in (values[0], values[-1]))
-        where = f'at {quantity} {values[0]} and {values[-1]}'
-        pairs = {
-            'FLOPs sparsity': [arm['flops_sparsity'][-1] for arm in (first, last)],
-            'dead channels': [arm['dead'][-1] / arm['prunable'] for arm in (first, last)],
+        bn, psbn = ([rows[norm][value] for value in values] for norm in NORMS)
+        courses = {
+            'the FLOPs sparsity': [arm['flops_sparsity'][-1] for arm in bn],
+            'the share of dead channels': [arm['dead'][-1] / arm['prunable'] for arm in bn],
         }
+        where = f'at {quantity} {", ".join(values)}'
         found += [
             Finding(
-                f'BN has more {what} at the last {quantity}',
-                f'{least:.1%} and {most:.1%} {where}',
-                more(most, least, SHARE),
+                f'{what} grows under BN',
+                f'{", ".join(f"{share:.1%}" for share in course)} {where}',
+                grows(course, SHARE),
             )
-            for what, (least, most) in pairs.items()
+            for what, course in courses.items()
         ]
-        psbn = rows['psBN'][values[-1]]
-        return [*found, under_a_fifth(psbn['flops_sparsity'][-1], last['flops_sparsity'][-1])]
+        last = [arm[-1]['flops_sparsity'][-1] for arm in (psbn, bn)]
+        return [
+            *found,
+            Finding(
+                'psBN keeps the FLOPs sparsity under a fifth at the last value',
+                '{:.1%} with psBN, {:.1%} with BN'.format(*last),
+                under_a_fifth(*last),
+            ),
+        ]
 
     return judge
 
@@ -183,23 +190,39 @@ def _finetune_panels(numbers: Numbers) -> list[Panel]:
     ]
 
 
-@of_trained
 def _judge_finetune(numbers: Numbers) -> list[Finding]:
-    names = [f'{before} on five -> {after}, {lr}' for before, after, lr in _FINETUNED]
-    names += ['BN on five']
-    bn, low, switched, psbn, before = (numbers[name]['flops_sparsity'][-1] for name in names)
-    pretrained = f'{before:.1%} pretrained'
+    names = ['BN on five', *(f'{a} on five -> {b}, {lr}' for a, b, lr in _FINETUNED)]
+    before, bn, low, switched, psbn = (numbers[name]['flops_sparsity'][-1] for name in names)
+    dead = [numbers[name]['dead'][-1] / numbers[name]['prunable'] for name in names]
     return [
-        Finding(
+        tell(
             'finetuning at the full rate collapses filters under BN',
-            f'FLOPs sparsity {pretrained}, {bn:.1%} finetuned at LR 0.1',
+            f'FLOPs sparsity {before:.1%} pretrained, {bn:.1%} finetuned at LR 0.1',
             more(bn, before, SHARE),
+            numbers,
+            names[:2],
         ),
-        Finding('the rate is the reason', f'{low:.1%} finetuned at LR 0.01', more(bn, low, SHARE)),
-        Finding(
-            "psBN from a BN net keeps the rise under a fifth of BN's",
-            f'{switched:.1%} finetuned (psBN from psBN {psbn:.1%})',
-            None if bn - before < 2 * SHARE else switched - before < (bn - before) / 5,
+        tell(
+            'more channels die than at a tenth of the rate',
+            f'dead {dead[0]:.1%} pretrained, {dead[1]:.1%} and {dead[2]:.1%} finetuned',
+            more(dead[1], dead[2], SHARE),
+            numbers,
+            names[:3],
+        ),
+        tell(
+            "psBN from a BN net keeps the dead under a fifth of BN's",
+            f'{dead[3]:.1%} (psBN from psBN {dead[4]:.1%})',
+            under_a_fifth(dead[3], dead[1]),
+            numbers,
+            names,
+        ),
+        tell(
+            'it keeps the rise of the FLOPs sparsity under a fifth',
+            f'{switched:.1%} finetuned, a rise by {switched - before:.1%} of {bn - before:.1%} '
+            f'(psBN from psBN {psbn:.1%})',
+            under_a_fifth(switched - before, bn - before),
+            numbers,
+            names,
         ),
     ]
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
+from .measure import classes_of
 from .pictures import Panel
 from .scales import length
 from .tables import Numbers, Table, arm_table
@@ -76,6 +79,7 @@ def read_rounds(work_dir: Path) -> dict[str, Any]:
         prunable=rows[-1].get('prunable'),
         top1=[row['metrics']['accuracy/top1'] for row in rows],
         loss=[row['loss'] for row in rows],
+        classes=classes_of(Config.fromfile(str(work_dir / 'config.py'))),
     )
     ensemble = work_dir / 'ensemble.json'
     if ensemble.exists():
@@ -104,7 +108,7 @@ def tabulate_rounds(numbers: Numbers, cell=round_cell, meaning: str = CELL) -> T
 def round_panel(numbers: Numbers, key: str, y: str, factor: float = 1) -> Panel:
     """A quantity over the rounds, a line an arm."""
     lines = {
-        name: [(at, factor * value) for at, value in enumerate(arm[key], 1)]
+        name: [(at, factor * value) for at, value in enumerate(arm[key], 1) if value is not None]
         for name, arm in numbers.items()
     }
     return Panel('round', y, lines, 'count')

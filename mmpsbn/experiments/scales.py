@@ -1,6 +1,5 @@
 """What smoke, small and paper mean for data and hardware; an experiment adds its own lengths."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,8 @@ def data_settings(scale: str, root: str | None, *, default_folder: Path) -> dict
                 f'{folder} has no folder train: --scale small reads CIFAR-10 as picture files, '
                 '<data>/{train,test}/<class>/*.jpg; say where they are with --data'
             )
-        settings = dict(
-            source='folder', data_root=str(folder), train=dict(num_samples=SMALL_IMAGES)
-        )
-        if not os.access(folder, os.W_OK):
-            settings['cache_dir'] = str(default_folder)
-        return settings
+        train = dict(num_samples=SMALL_IMAGES)
+        return dict(source='folder', data_root=str(folder), train=train)
     _write_digit_folders(folder)
     return dict(source='folder', data_root=str(folder), train={})
 
@@ -55,8 +50,7 @@ def set_data(config: Config, settings: dict[str, Any]) -> None:
         dataset = config[f'{split}_dataloader'].dataset
         while 'dataset' in dataset:  # a wrapper
             dataset = dataset.dataset
-        common = ('source', 'data_root', 'cache_dir')
-        dataset.update({key: settings[key] for key in common if key in settings})
+        dataset.update({key: settings[key] for key in ('source', 'data_root')})
         for key, value in settings.get(split, {}).items():
             dataset.setdefault(key, value)
 

@@ -7,6 +7,11 @@ from typing import Any
 Numbers = Mapping[str, dict[str, Any]]  # of each arm, by its name
 
 
+def number(value: float | None, spec: str) -> str:
+    """Empty where there is none."""
+    return '' if value is None else format(value, spec)
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of text under a head, as Markdown."""

@@ -3,5 +3,5 @@
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-# of any kind, psBN and its kin too; gamma is their ``weight``
+# BatchNorm and InstanceNorm (psBN and its kin too), GroupNorm, LayerNorm; gamma is ``weight``
 NORM_LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm)

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmpsbn.datasets import image_folder
@@ -96,10 +97,6 @@ def no_pictures(folder):
         path.unlink()
 
 
-def unwritable(folder):
-    (folder / 'cache').write_text('a file where the folder should be')
-
-
 @pytest.mark.parametrize(
     'spoil, error, message',
     [
@@ -107,13 +104,23 @@ def unwritable(folder):
         (empty, ValueError, r'bee/1.png cannot be decoded .*; replace or remove it'),
         (another_size, ValueError, r'bee/1.png has 9x5 pixels and .*ant/0.png 6x5; .*one size'),
         (no_pictures, FileNotFoundError, r'train holds no picture; expected .*<class>/<name>.jpg'),
-        (unwritable, OSError, r'cannot write .*train.mmpsbn.npz .*name a writable folder as cache'),
     ],
 )
 def test_a_bad_folder_is_refused(folder, spoil, error, message):
     spoil(folder)
     with pytest.raises(error, match=message):
         read(folder, cache_dir=folder / 'cache')
+
+
+def test_pictures_that_cannot_be_kept_are_read_all_the_same(folder, caplog):
+    (folder / 'cache').write_text('a file where the folder should be')
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    images, *_ = read(folder, cache_dir=folder / 'cache')
+    logger.removeHandler(caplog.handler)
+    assert np.array_equal(images, read(folder)[0])
+    (record,) = [r for r in caplog.records if r.levelname == 'WARNING']
+    assert 'train.mmpsbn.npz' in record.message and 'name a writable folder' in record.message
 
 
 def test_an_empty_class_moves_the_labels_of_those_behind_it(folder):

@@ -11,12 +11,13 @@ def rounds(sparsity, top1, *, loss=None, dead=None, **more):
         channels=200,
         dead=dead or [10 * at for at in range(count)],
         prunable=100,
+        classes=10,
         **more,
     )
 
 
 def inactive(collapsed, error, dead=0.0, **more):
-    return dict(collapsed=collapsed, error=error, dead=dead, loss=0.25, **more)
+    return dict(collapsed=collapsed, error=error, dead=dead, loss=0.25, classes=10, **more)
 
 
 def bn_only(top1, small, change, relus):
@@ -27,12 +28,13 @@ def bn_only(top1, small, change, relus):
         change_clamped=dict(zip(keys, change)),
         relus_off=relus,
         loss=0.5,
+        classes=10,
     )
 
 
 def demp(top1, seconds, weights):
     removed = dict(weights=weights, channels=weights / 2, macs=weights / 4)
-    return dict(top1=top1, train_seconds=seconds, removed=removed, loss=0.5)
+    return dict(top1=top1, train_seconds=seconds, removed=removed, loss=0.5, classes=10)
 
 
 ROUNDS = {
@@ -41,8 +43,8 @@ ROUNDS = {
     'psBN + ReLU': rounds([0.0, 0.0, 0.03], [79.0, 80.0, 81.0]),
 }
 RANDOM = {
-    'BN': rounds([0.01, 0.2], [10.0, 10.0], loss=[1.5, 1.75]),
-    'psBN': rounds([0.0, 0.004], [10.0, 10.0], loss=[1.5, 1.25]),
+    'BN': rounds([0.01, 0.2], [10.0, 10.0], loss=[0.5, 1.75]),
+    'psBN': rounds([0.0, 0.004], [10.0, 10.0], loss=[0.75, 0.25]),
 }
 SWEEP = {
     'BN, 0.1': rounds([0.01], [80.0]),
@@ -55,8 +57,8 @@ SNAPSHOT = {
     'psBN, 0.2': rounds([0.0, 0.05], [79.0, 82.0], ensemble=83.5),
 }
 FINETUNE = {
-    'BN on five': rounds([0.1], [90.0], dead=[20]),
-    'psBN on five': rounds([0.0], [90.0], dead=[0]),
+    'BN on five': rounds([0.1], [90.0], dead=[20]) | dict(classes=5),
+    'psBN on five': rounds([0.0], [90.0], dead=[0]) | dict(classes=5),
     'BN on five -> BN, 0.1': rounds([0.4], [80.0], dead=[50]),
     'BN on five -> BN, 0.01': rounds([0.2], [79.0], dead=[20]),
     'BN on five -> psBN, 0.1': rounds([0.06], [81.0], dead=[5]),

@@ -16,7 +16,7 @@ from mmpsbn.experiments import EXPERIMENTS
 from mmpsbn.experiments.experiment import Arm
 from mmpsbn.experiments.pictures import draw
 from mmpsbn.experiments.reproduce import _config_of
-from mmpsbn.experiments.scales import SCALES, data_settings, set_data
+from mmpsbn.experiments.scales import SCALES
 from mmpsbn.experiments.training import default_jobs
 
 CONFIG = 'cifar/resnet20_bn_cifar10_in_memory.py'
@@ -90,27 +90,15 @@ def test_a_changed_setting_is_refused_and_a_moved_folder_is_not(smoke, digits, t
     assert lines == [f'{arm.name}: is trained' for arm in experiment.arms('smoke')]
 
 
-def test_seconds_are_compared_with_the_same_share_of_the_cores_only(smoke, digits, tmp_path):
+def test_seconds_are_compared_on_like_hardware_only(smoke, digits, tmp_path, monkeypatch):
     shutil.copytree(smoke('demp-tradeoff'), tmp_path / 'copy')
     with pytest.raises(ValueError, match=r'settings: jobs: 2 -> 1\.'):
         run(EXPERIMENTS['demp-tradeoff'], tmp_path / 'copy', data=digits, jobs=1)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 1000)
+    with pytest.raises(ValueError, match=r'settings: hardware\.cores: \d+ -> 1000\.'):
+        run(EXPERIMENTS['demp-tradeoff'], tmp_path / 'copy', data=digits)
     assert default_jobs(timed=EXPERIMENTS['demp-tradeoff'].timed) == 1
     assert default_jobs(timed=EXPERIMENTS['psbn-rounds'].timed) == os.cpu_count()
-
-
-def test_pictures_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    (tmp_path / 'pictures/train').mkdir(parents=True)
-    where = dict(default_folder=tmp_path / 'out/data')
-    settings = data_settings('small', str(tmp_path / 'pictures'), **where)
-    assert 'cache_dir' not in settings
-    monkeypatch.setattr(os, 'access', lambda path, mode: False)  # root may write everywhere
-    settings = data_settings('small', str(tmp_path / 'pictures'), **where)
-    config = Config.fromfile(str(ROOT / 'configs' / CONFIG))
-    set_data(config, settings)
-    for split in ('train', 'val', 'test'):
-        dataset = config[f'{split}_dataloader'].dataset
-        assert dataset.cache_dir == str(tmp_path / 'out/data')
-        assert dataset.data_root == str(tmp_path / 'pictures')
 
 
 def test_arms_that_fail_are_named_with_their_logs(digits, tmp_path):

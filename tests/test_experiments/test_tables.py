@@ -23,7 +23,7 @@ def test_every_experiment_has_numbers_here():
         (
             'psbn-random-labels',
             'FLOPs sparsity % / training loss after round|1|2',
-            {0: 'BN|1.0 / 1.50|20.0 / 1.75', 1: 'psBN|0.0 / 1.50|0.4 / 1.25'},
+            {0: 'BN|1.0 / 0.50|20.0 / 1.75', 1: 'psBN|0.0 / 0.75|0.4 / 0.25'},
         ),
         (
             'psbn-lr',
@@ -104,7 +104,7 @@ def test_the_table(name, head, rows):
         (
             'psbn-random-labels',
             [
-                {'BN': [(1, 1.5), (2, 1.75)], 'psBN': [(1, 1.5), (2, 1.25)]},
+                {'BN': [(1, 0.5), (2, 1.75)], 'psBN': [(1, 0.75), (2, 0.25)]},
                 {'BN': [(1, 1), (2, 20)], 'psBN': [(1, 0), (2, 0.4)]},
             ],
         ),
