@@ -45,6 +45,9 @@ def draw(panels: Sequence[Panel]) -> Figure:
         axes.set_ylabel(panel.y)
         if panel.x_scale == 'log':
             axes.set_xscale('log')
+            values = sorted({x for points in panel.lines.values() for x, _ in points})
+            axes.set_xticks(values, [f'{x:g}' for x in values])
+            axes.minorticks_off()
         elif panel.x_scale == 'count':
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[['top', 'right']].set_visible(False)

@@ -184,6 +184,12 @@ def test_the_picture(name, lines):
         assert (a.get_xlabel(), a.get_ylabel()) == (panel.x, panel.y)
 
 
+def test_a_logarithmic_axis_has_the_values_that_were_run():
+    (axes,) = draw([Panel('x', 'y', {'a': [(14, 1), (56, 2)], 'b': [(32, 1)]}, 'log')]).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ['14', '32', '56']
+    assert axes.get_xticks().tolist() == [14, 32, 56] and not len(axes.get_xticks(minor=True))
+
+
 def test_a_line_has_one_look_in_all_panels_and_no_two_the_same():
     lines = {str(number): [(1, number), (2, number)] for number in range(13)}
     later = dict(list(lines.items())[5:])
