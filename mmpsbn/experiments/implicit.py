@@ -67,7 +67,7 @@ def _read_sparsity(work_dir: Path) -> dict[str, Any]:
 def sparsity_of(arm: TrainedArm) -> dict[str, Any]:
     """Shares of convolution filters that are inactive by gamma and by their activations over the
     training images, test error in %, training loss."""
-    census = arm.census('train')
+    census = arm.census()
     filters = {n: channels for n, channels in census.items() if n.startswith('backbone.')}
     collapsed = count_channels(filters, 'collapsed', LIMITS)
     return dict(

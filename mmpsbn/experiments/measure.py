@@ -66,13 +66,12 @@ class TrainedArm:
         ]
         return 100 * sum(hits) / len(hits)
 
-    def census(self, split: str) -> dict[str, LayerChannels]:
-        """The channels of all norm layers, with their activations over the images of
-        ``'train'`` or ``'val'``, not augmented."""
+    def census(self) -> dict[str, LayerChannels]:
+        """The channels of all norm layers, with their activations over the training images, not
+        augmented."""
         graph, image = self._trace()
         channel_map = map_channels(self.model, graph, image, forward_tensors)
-        loader = self._test if split == 'val' else self._loader(split)
-        images = self._images(loader)
+        images = self._images(self._loader('train'))
         observed = observe_channels(self.model, channel_map, images, forward_tensors)
         return take_census(self.model, channel_map, observed)
 
