@@ -94,7 +94,7 @@ PSBN_LR = Experiment(
     shows='figure 5a of the psBN paper: sparsity of ResNet-20 against the learning rate',
     claim='The larger the learning rate, the more filters collapse under BN.',
     arms=_swept_arms(
-        dict(smoke=(0.1, 1.0), small=(0.1, 0.3, 0.6, 1.0), paper=(0.1, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        dict(smoke=(0.1, 1.0), small=(0.1, 0.3, 1.0), paper=(0.1, 0.2, 0.4, 0.6, 0.8, 1.0)),
         lambda schedule, lr: replace(schedule, lr=lr).options(),
     ),
     read=read_rounds,
@@ -116,7 +116,7 @@ PSBN_GAMMA_INIT = Experiment(
     shows='figure 5b of the psBN paper: sparsity of ResNet-20 against the initial gamma',
     claim='The smaller gamma begins, the more filters collapse under BN in the first round.',
     arms=_swept_arms(
-        dict(smoke=(1.0, 0.1), small=(1.0, 0.3, 0.1, 0.03), paper=(1.0, 0.5, 0.2, 0.1, 0.05, 0.02)),
+        dict(smoke=(1.0, 0.1), small=(1.0, 0.2, 0.04), paper=(1.0, 0.5, 0.2, 0.1, 0.05, 0.02)),
         _gamma_options,
     ),
     read=read_rounds,
