@@ -60,6 +60,7 @@ class OnlinePruner:
         # Fractions of the prunable channels and MACs at the run's start that are left.
         self.left: dict[str, float] = {}
         self._dense: dict[str, int] = {}
+        self._removed = 0  # channels, in all events
         self._positions: dict[str, int] = {}
         self._probe_size: tuple[int, ...] = ()
         self._example: Tensor | None = None  # what a latency is measured on
@@ -76,6 +77,7 @@ class OnlinePruner:
         """What a resumed run must know beside the plan, plain types."""
         return dict(
             dense=self._dense,
+            removed=self._removed,
             positions=self._positions,
             excluded=sorted(self._excluded),
             window=self._window.state() if self._window else self._saved_window,
@@ -85,6 +87,7 @@ class OnlinePruner:
 
     def restore(self, state: dict) -> None:
         self._dense, self._positions = state['dense'], state['positions']
+        self._removed = state['removed']
         self._excluded = set(state['excluded'])
         self._saved_window = state['window']
         self._samples = state['samples']
@@ -121,7 +124,7 @@ class OnlinePruner:
                 f"DemPHook needs a model that runs as model(inputs, mode='tensor'): {error}"
             ) from error
         left_whole = '; '.join(f'{n} ({r})' for n, r in self.graph.skipped.items())
-        if not self.graph.groups:
+        if not self.graph.groups and not self._dense:
             raise ValueError(
                 f'{type(model).__name__} has no group of channels that can be pruned: {left_whole}'
             )
@@ -141,11 +144,12 @@ class OnlinePruner:
             self._example = example_inputs(model, data_batch, 1)
             self.budget.start(model, self.graph.groups, self._positions, self._example)
         cost = model_cost(model, self._positions)
+        channels = sum(group.channels for group in self.graph.groups.values())
         if not self._dense:
-            self._dense = dict(channels=self._channels(), macs=cost.macs)
+            self._dense = dict(channels=channels, macs=cost.macs)
         self._update_left(cost)
         runner.logger.info(
-            f'{self._channels()} channels in {len(self.graph.groups)} groups can be '
+            f'{channels} channels in {len(self.graph.groups)} groups can be '
             f'pruned; left whole: {left_whole or "none"}'
         )
 
@@ -180,12 +184,9 @@ class OnlinePruner:
 
     def _update_left(self, cost: Cost) -> None:
         self.left = dict(
-            channels=self._channels() / self._dense['channels'],
+            channels=1 - self._removed / self._dense['channels'],
             macs=cost.macs / self._dense['macs'],
         )
-
-    def _channels(self) -> int:
-        return sum(group.channels for group in self.graph.groups.values())
 
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """Trainable parameters that write the prunable channels: convolutions and the
@@ -297,7 +298,10 @@ class OnlinePruner:
                     last=last,
                     logger=runner.logger,
                 )
-        self._report(runner, before, result, samples, time.perf_counter() - start)
+        self._removed += sum(result.channels_removed.values())
+        # by the groups of before: with one channel left there is nothing to choose, and no group
+        widths = {n: groups[n].channels - gone for n, gone in result.channels_removed.items()}
+        self._report(runner, before, result, widths, samples, time.perf_counter() - start)
 
     @staticmethod
     def _probe(models: list[nn.Module], window: ActivationWindow, probe: Tensor):
@@ -312,7 +316,15 @@ class OnlinePruner:
             windows.append(now)
         return outputs[0], windows
 
-    def _report(self, runner, before: Cost, result: Removal, samples: int, seconds: float) -> None:
+    def _report(
+        self,
+        runner,
+        before: Cost,
+        result: Removal,
+        widths: dict[str, int],
+        samples: int,
+        seconds: float,
+    ) -> None:
         removed = sum(result.channels_removed.values())
         after = model_cost(bare_model(runner), self._positions)
         self._update_left(after)
@@ -326,7 +338,7 @@ class OnlinePruner:
             f'{seconds:.2f} s'
         ]
         lines += [
-            f'  {name}: -{n}, {self.graph.groups[name].channels} left'
+            f'  {name}: -{n}, {widths[name]} left'
             for name, n in result.channels_removed.items()
         ]
         runner.logger.info('\n'.join(lines))

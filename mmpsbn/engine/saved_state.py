@@ -13,6 +13,7 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
         saved['pruner'],
         dict(
             dense=(_is_dense, 'empty or positive counts of channels and macs'),
+            removed=(_is_size, 'an int >= 0'),
             positions=(_is_counts, 'layer names, each with a count >= 0'),
             excluded=(_is_names, 'a list of names'),
             window=(_is_window, 'layer names, each with two lists of floats, min and max'),

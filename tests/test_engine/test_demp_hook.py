@@ -33,6 +33,10 @@ def train(work_dir, hooks, dead=DEAD, prepare=None, **kwargs):
     return runner
 
 
+def demp_hook_of(runner):
+    return next(hook for hook in runner.hooks if isinstance(hook, DemPHook))
+
+
 def alive(channels, dead=DEAD):
     return [c for c in range(channels) if c not in dead]
 
@@ -58,6 +62,31 @@ def test_penalty_and_noise_act_in_a_run(tmp_path):
     assert scale(loud) < 0.9 * scale(quiet)
     assert not torch.equal(noisy.model.stem.weight, quiet.model.stem.weight)
     assert torch.equal(noisy.model.fc.weight.isfinite(), torch.ones(4, 8, dtype=bool))
+
+
+def kill_all_but_one(runner):
+    kill_channels(runner.model.norm, range(1, 8))
+    for block in runner.model.blocks:
+        kill_channels(block.bn1, range(1, 12))
+        kill_channels(block.bn2, range(1, 8))
+
+
+def test_layers_go_down_to_one_channel_and_the_run_goes_on(tmp_path):
+    """Such a layer is no group any more: nothing is left to be chosen in it."""
+    hooks = [demp(**QUIET), dict(type='SparsityHook', interval=1)]
+    whole = train(tmp_path / 'whole', hooks, dead=[], prepare=kill_all_but_one)
+    assert [block.conv1.weight.shape[:2] for block in whole.model.blocks] == [(1, 1), (1, 1)]
+    pruner = demp_hook_of(whole).pruner
+    assert pruner.left['channels'] == pytest.approx(3 / 32)
+    resumed = toy_runner(
+        tmp_path / 'resumed',
+        copy.deepcopy(hooks),
+        resume=True,
+        load_from=str(tmp_path / 'whole/epoch_2.pth'),  # the event was at iteration 6
+    )
+    resumed.train()
+    assert_same(whole.model.state_dict(), resumed.model.state_dict())
+    assert demp_hook_of(resumed).pruner.left == pruner.left
 
 
 @pytest.mark.parametrize('norm', ['BN', 'psBN'])
