@@ -61,6 +61,7 @@ class OnlinePruner:
         self.left: dict[str, float] = {}
         self._dense: dict[str, int] = {}
         self._removed = 0  # channels, in all events
+        self._layers: list[str] = []  # that write prunable channels at the run's start
         self._positions: dict[str, int] = {}
         self._probe_size: tuple[int, ...] = ()
         self._example: Tensor | None = None  # what a latency is measured on
@@ -78,6 +79,7 @@ class OnlinePruner:
         return dict(
             dense=self._dense,
             removed=self._removed,
+            layers=self._layers,
             positions=self._positions,
             excluded=sorted(self._excluded),
             window=self._window.state() if self._window else self._saved_window,
@@ -87,7 +89,7 @@ class OnlinePruner:
 
     def restore(self, state: dict) -> None:
         self._dense, self._positions = state['dense'], state['positions']
-        self._removed = state['removed']
+        self._removed, self._layers = state['removed'], state['layers']
         self._excluded = set(state['excluded'])
         self._saved_window = state['window']
         self._samples = state['samples']
@@ -129,7 +131,7 @@ class OnlinePruner:
                 f'{type(model).__name__} has no group of channels that can be pruned: {left_whole}'
             )
         check_same_on_all_ranks(self.graph)
-        if self.settings.allow_live:  # needs scales to rank by; not first at an event
+        if self.settings.allow_live and not self._dense:  # needs scales to rank by; say so now
             rank_channels(model, self.graph.groups, criterion='bn_scale', seed=0)
         called = CalledLayers(model)
         positions = [count_positions(model, inputs, forward_tensors)]
@@ -147,6 +149,8 @@ class OnlinePruner:
         channels = sum(group.channels for group in self.graph.groups.values())
         if not self._dense:
             self._dense = dict(channels=channels, macs=cost.macs)
+            members = (m for g in self.graph.groups.values() for m in (*g.writers, *g.norms))
+            self._layers = list(dict.fromkeys(member.layer for member in members))
         self._update_left(cost)
         runner.logger.info(
             f'{channels} channels in {len(self.graph.groups)} groups can be '
@@ -189,16 +193,11 @@ class OnlinePruner:
         )
 
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
-        """Trainable parameters that write the prunable channels: convolutions and the
-        normalisation behind them."""
-        layers = {
-            member.layer: None
-            for group in self.graph.groups.values()
-            for member in (*group.writers, *group.norms)
-        }
+        """Trainable parameters that wrote the prunable channels when the run began: convolutions
+        and the normalisation behind them."""
         return [
             p
-            for name in layers
+            for name in self._layers
             for p in model.get_submodule(name).parameters(recurse=False)
             if p.requires_grad
         ]
@@ -338,8 +337,7 @@ class OnlinePruner:
             f'{seconds:.2f} s'
         ]
         lines += [
-            f'  {name}: -{n}, {widths[name]} left'
-            for name, n in result.channels_removed.items()
+            f'  {name}: -{n}, {widths[name]} left' for name, n in result.channels_removed.items()
         ]
         runner.logger.info('\n'.join(lines))
         runner.visualizer.add_scalar('demp/channels_removed', removed, runner.iter + 1)

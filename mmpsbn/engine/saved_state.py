@@ -14,6 +14,7 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
         dict(
             dense=(_is_dense, 'empty or positive counts of channels and macs'),
             removed=(_is_size, 'an int >= 0'),
+            layers=(_is_names, 'a list of names'),
             positions=(_is_counts, 'layer names, each with a count >= 0'),
             excluded=(_is_names, 'a list of names'),
             window=(_is_window, 'layer names, each with two lists of floats, min and max'),
@@ -25,7 +26,7 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
 
 def _check(data: Mapping, expected: dict) -> None:
     for key, (fits, what) in expected.items():
-        if not fits(data.get(key)):
+        if key not in data or not fits(data[key]):
             raise ValueError(
                 f'the checkpoint cannot be resumed: {key} in its pruning state must be {what}, '
                 f'got {shown(data.get(key))}'
