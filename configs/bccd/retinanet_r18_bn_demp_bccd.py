@@ -7,7 +7,6 @@ custom_hooks = [
     dict(
         type='DemPHook',
         penalty=dict(peak=3e-2),
-        noise=dict(peak_var=1e-5),
         prune=dict(interval=13, num_samples=64),
     ),
 ]

@@ -93,7 +93,6 @@ custom_hooks = [
     dict(
         type='DemPHook',
         penalty=dict(kind='lasso', scope='gamma', peak=3e-2),
-        noise=dict(peak_var=1e-6, asymmetric=True),
         schedule=dict(type='one_cycle', warmup=0.1, end=0.5),
         prune=dict(interval=200, end=0.9, num_samples=256),
     ),

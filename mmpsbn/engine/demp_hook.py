@@ -30,7 +30,7 @@ class DemPHook(Hook):
 
     At every optimizer step, with s the schedule's value in [0, 1],
 
-        w <- w - eta * (grad L + s * peak * grad R) + xi,  xi ~ N(0, s * peak_var),
+        w <- w - eta * (grad L + s * peak * grad R) + xi,  xi ~ N(0, (s * peak_std)^2),
 
     R on the normalisation scales, xi on the live channels of the prunable layers (DemP
     algorithm 1). Every ``interval`` iterations the channels that were dead on the last
@@ -40,7 +40,7 @@ class DemPHook(Hook):
 
     Args:
         penalty: ``kind`` ('lasso' | 'l2'), ``scope`` ('gamma' | 'all'), ``peak``.
-        noise: ``peak_var``, a variance, not scaled by the learning rate;
+        noise: ``peak_std``, a standard deviation, not scaled by the learning rate;
             ``asymmetric``, live channels only.
         schedule: ``type`` ('one_cycle' | 'constant' | 'warmup' | 'cosine'), and
             ``warmup`` and ``end`` as fractions of training.
@@ -116,7 +116,7 @@ class DemPHook(Hook):
         strength = self._strength(runner)
         for name, value in dict(
             penalty=strength * self._penalty_scale() * self.penalty.peak,
-            noise_std=(strength * self.noise.peak_var) ** 0.5,
+            noise_std=strength * self.noise.peak_std,
             channels_left=self.pruner.left['channels'],
             macs_left=self.pruner.left['macs'],
         ).items():

@@ -51,16 +51,22 @@ class PenaltySettings:
 
 @dataclass(frozen=True)
 class NoiseSettings:
-    """peak_var: variance at the schedule's peak, per step, >= 0. asymmetric: live
-    channels only."""
+    """peak_std: standard deviation at the schedule's peak, per step, >= 0. asymmetric: live
+    channels only.
 
-    peak_var: float = 5e-5
+    The text of the paper has 5e-5 for the variance (section 4.2). Its authors' code
+    (SimonDufLab/Maxwell_demon) multiplies normal numbers by the 5e-5: it is their standard
+    deviation. With the text's, 140 times as large, nets forget what they learn
+    (configs/demp_cls/README.md).
+    """
+
+    peak_std: float = 5e-5
     asymmetric: bool = True
 
     def __post_init__(self):
         _require(
-            is_number(self.peak_var) and self.peak_var >= 0,
-            f'noise peak_var must be a finite number >= 0, got {self.peak_var!r}',
+            is_number(self.peak_std) and self.peak_std >= 0,
+            f'noise peak_std must be a finite number >= 0, got {self.peak_std!r}',
         )
         _require(
             isinstance(self.asymmetric, bool),

@@ -44,7 +44,7 @@ class StepPerturbation:
         seed: int,
     ):
         self._penalised = penalised if penalty.peak > 0 else []
-        self._noisy = noisy if noise.peak_var > 0 else []
+        self._noisy = noisy if noise.peak_std > 0 else []
         self._penalty = penalty
         self._noise = noise
         self._strength = strength
@@ -110,7 +110,7 @@ class StepPerturbation:
             if p in live:
                 add_gaussian_noise_(
                     p,
-                    variance=strength * self._noise.peak_var,
+                    std=strength * self._noise.peak_std,
                     live_mask=live[p],
                     generator=self._generators[p.device],
                 )

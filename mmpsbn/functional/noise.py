@@ -16,20 +16,20 @@ def live_channel_mask(grad: Tensor) -> Tensor:
 
 
 def add_gaussian_noise_(
-    weight: Tensor, *, variance: float, live_mask: Tensor | None, generator: torch.Generator
+    weight: Tensor, *, std: float, live_mask: Tensor | None, generator: torch.Generator
 ) -> None:
-    """w_c += xi_c, xi ~ N(0, variance), for the channels c in ``live_mask``.
+    """w_c += xi_c, xi ~ N(0, std^2), for the channels c in ``live_mask``.
 
     The noise is drawn for all channels, so that what a channel gets does not
     depend on which others are alive.
 
     Args:
         weight: shape (C, ...), changed in place.
-        variance: sigma^2 >= 0, not scaled by the learning rate.
+        std: sigma >= 0, not scaled by the learning rate.
         live_mask: shape (C,), bool, or None for every channel.
         generator: on the device of ``weight``.
     """
-    noise = torch.empty_like(weight).normal_(0, variance**0.5, generator=generator)
+    noise = torch.empty_like(weight).normal_(0, std, generator=generator)
     if live_mask is not None:
         noise.mul_(live_mask.view(-1, *[1] * (weight.dim() - 1)))
     weight.add_(noise)

@@ -197,7 +197,7 @@ def train(folder, work_dir, **arguments):
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
         custom_hooks=[
             dict(type='SparsityHook', interval=1),
-            dict(type='DemPHook', prune=prune, noise=dict(peak_var=0.0)),
+            dict(type='DemPHook', prune=prune, noise=dict(peak_std=0.0)),
         ],
         randomness=dict(seed=0),
         default_scope='mmpretrain',

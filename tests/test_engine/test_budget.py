@@ -38,7 +38,7 @@ def run(tmp_path, iters=200, model=WIDE, prune=None, before=None, **hook):
         **{
             **dict(
                 penalty=dict(peak=0.05),
-                noise=dict(peak_var=1e-3),
+                noise=dict(peak_std=0.03),
                 schedule=dict(type='constant'),
                 prune=dict(interval=5, num_samples=16, **prune or {}),
             ),
@@ -84,7 +84,7 @@ def dead_half(model):
     kill_channels(model.blocks[1].bn1, range(40))
 
 
-QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_var=0.0))
+QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
 
 
 def test_an_event_removes_no_more_than_the_target_allows(tmp_path):

@@ -39,7 +39,7 @@ class Bottleneck(BaseModel):
 def test_collapsed_channels_go_and_what_they_emit_stays(tmp_path, criterion, channels):
     hook = DemPHook(
         penalty=dict(peak=0.0),
-        noise=dict(peak_var=0.0),
+        noise=dict(peak_std=0.0),
         prune=dict(interval=3, num_samples=16, criterion=criterion, tolerance=1e-10),
     )
     runner = toy_runner(

@@ -10,7 +10,7 @@ from toy import ToyNet, toy_runner
 DEMP = dict(
     type='DemPHook',
     penalty=dict(peak=0.05),
-    noise=dict(peak_var=1e-5),
+    noise=dict(peak_std=3e-3),
     prune=dict(interval=6, num_samples=16),
 )
 NAMES = ['SGD', 'Adam', 'Adagrad', 'Adadelta', 'RMSprop', 'Adamax']

@@ -16,7 +16,7 @@ from mmpsbn.engine import DemPHook, models, online_pruner
 from mmpsbn.pruning import VerificationError
 
 DEAD = [1, 3, 5]
-QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_var=0.0))
+QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
 
 
 def demp(interval=6, num_samples=16, on_failure='continue', **kwargs):
@@ -53,8 +53,8 @@ def test_every_parameter_left_is_in_the_optimizer_with_state_of_its_shape(tmp_pa
 
 def test_penalty_and_noise_act_in_a_run(tmp_path):
     quiet = train(tmp_path / 'a', [demp(**QUIET)])
-    loud = train(tmp_path / 'b', [demp(penalty=dict(peak=0.5), noise=dict(peak_var=0))])
-    noisy = train(tmp_path / 'c', [demp(penalty=dict(peak=0), noise=dict(peak_var=1e-3))])
+    loud = train(tmp_path / 'b', [demp(penalty=dict(peak=0.5), noise=dict(peak_std=0))])
+    noisy = train(tmp_path / 'c', [demp(penalty=dict(peak=0), noise=dict(peak_std=0.03))])
 
     def scale(runner):
         return float(runner.model.blocks[1].bn1.weight.detach().abs().sum())
@@ -73,7 +73,11 @@ def kill_all_but_one(runner):
 
 def test_layers_go_down_to_one_channel_and_the_run_goes_on(tmp_path):
     """Such a layer is no group any more: nothing is left to be chosen in it."""
-    hooks = [demp(**QUIET), dict(type='SparsityHook', interval=1)]
+    hooks = [
+        demp(noise=dict(peak_std=1e-3)),
+        dict(type='SparsityHook', interval=1),
+    ]
+    hooks[0]['prune'].update(allow_live=True)
     whole = train(tmp_path / 'whole', hooks, dead=[], prepare=kill_all_but_one)
     assert [block.conv1.weight.shape[:2] for block in whole.model.blocks] == [(1, 1), (1, 1)]
     pruner = demp_hook_of(whole).pruner
@@ -302,7 +306,7 @@ class TinyViT(BaseModel):
 
 def test_noise_alone_needs_no_scales_and_prunes_the_mlps_of_a_transformer(tmp_path):
     MODELS.register_module(module=TinyViT, force=True)
-    hook = demp(penalty=dict(peak=0.0), noise=dict(peak_var=1e-8))
+    hook = demp(penalty=dict(peak=0.0), noise=dict(peak_std=1e-4))
     hook['prune'].update(eps=1e-2, tolerance=5e-2)
     runner = toy_runner(tmp_path, [hook], model=dict(type='TinyViT'), epochs=2)
     runner.model.init_weights()  # now, and not once more when training starts

@@ -103,7 +103,7 @@ def test_a_two_stage_detector_is_pruned_while_it_trains(faster_rcnn, tmp_path):
             dict(
                 type='DemPHook',
                 penalty=dict(peak=0.0),
-                noise=dict(peak_var=0.0),
+                noise=dict(peak_std=0.0),
                 prune=dict(interval=1, num_samples=2),
             ),
         ],

@@ -109,7 +109,7 @@ def train(work_dir, by_epoch, hooks, line, out):
         dict(
             type='DemPHook',
             penalty=dict(peak=0.01),
-            noise=dict(peak_var=1e-5),
+            noise=dict(peak_std=3e-3),
             prune=dict(interval=6, num_samples=24),
         ),
         dict(type='EMAHook', momentum=0.5),

@@ -17,7 +17,7 @@ from mmpsbn.engine.models import check_wrapper, forward_tensors, trace_at_any_si
 from mmpsbn.engine.step_perturbation import StepPerturbation
 from mmpsbn.pruning import ActivationWindow, trace_channel_graph
 
-QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_var=0.0))
+QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
 DEMP = dict(type='DemPHook', prune=dict(interval=6, num_samples=16), **QUIET)
 STREAM = ('norm', 'blocks.0.bn2', 'blocks.1.bn2')
 

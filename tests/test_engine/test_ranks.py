@@ -15,7 +15,7 @@ from mmpsbn.engine.models import averaged_models_of, bare_model
 DEMP = dict(
     type='DemPHook',
     penalty=dict(peak=0.05),
-    noise=dict(peak_var=1e-5),
+    noise=dict(peak_std=3e-3),
     prune=dict(interval=6, num_samples=16),
 )
 
@@ -81,7 +81,7 @@ def test_ranks_equal_one_process_with_the_joined_batch(tmp_path, ranks):
 
 
 def train_dead_on_one_rank(work_dir):
-    quiet = dict(DEMP, penalty=dict(peak=0.0), noise=dict(peak_var=0.0))
+    quiet = dict(DEMP, penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
     runner = toy_runner(f'{work_dir}/r', [quiet], epochs=2, **ON_RANKS)
     layer = bare_model(runner).blocks[0].bn1
     kill_channels(layer, [1, 3])

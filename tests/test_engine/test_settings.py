@@ -16,7 +16,7 @@ from mmpsbn.engine.settings import PruneSettings
         (dict(penalty=dict(scope='beta')), r"penalty scope must be one of .*got 'beta'"),
         (dict(penalty=dict(peak=-1e-3)), 'penalty peak must be a finite number >= 0, got -0.001'),
         (dict(penalty=dict(peak=float('nan'))), 'penalty peak .* got nan'),
-        (dict(noise=dict(peak_var=-1)), 'noise peak_var must be a finite number >= 0, got -1'),
+        (dict(noise=dict(peak_std=-1)), 'noise peak_std must be a finite number >= 0, got -1'),
         (dict(schedule=dict(type='sawtooth')), "schedule type must be one of .*'sawtooth'"),
         (dict(schedule=dict(warmup=0.5, end=0.5)), 'warmup .* below end=0.5, got 0.5'),
         (dict(penalty=dict(peak='1e-3')), "penalty peak must be a finite number >= 0, got '1e-3'"),
@@ -58,7 +58,7 @@ def test_sparsity_hook_refuses_a_bad_value_when_it_is_built(kwargs, message):
 def test_settings_left_out_are_the_papers():
     hook = HOOKS.build(dict(type='DemPHook', penalty=dict(peak=0.5)))
     assert (hook.penalty.kind, hook.penalty.scope, hook.penalty.peak) == ('lasso', 'gamma', 0.5)
-    assert hook.noise.peak_var == 5e-5 and hook.noise.asymmetric
+    assert hook.noise.peak_std == 5e-5 and hook.noise.asymmetric
     assert (hook.schedule.type, hook.schedule.warmup, hook.schedule.end) == ('one_cycle', 0.1, 1.0)
     assert hook.pruner.settings.interval == 5000
     assert hook.pruner.settings.num_samples == 512

@@ -115,7 +115,7 @@ def test_it_follows_a_model_that_is_pruned(tmp_path):
     demp = dict(
         type='DemPHook',
         penalty=dict(peak=0.0),
-        noise=dict(peak_var=0.0),
+        noise=dict(peak_std=0.0),
         prune=dict(interval=3, num_samples=8),
     )
     runner, messages = train(tmp_path, [HOOK, demp], epochs=2)
@@ -147,7 +147,7 @@ def test_it_follows_a_model_that_loses_channels_without_a_norm(tmp_path):
     demp = dict(
         type='DemPHook',
         penalty=dict(peak=0.0),
-        noise=dict(peak_var=0.0),
+        noise=dict(peak_std=0.0),
         prune=dict(interval=6, num_samples=8),
     )
     runner, messages = train(

@@ -32,7 +32,7 @@ def attach(
         penalised=[layer.weight],
         noisy=[layer.weight],
         penalty=PenaltySettings(**{'peak': 0.0, **(penalty or {})}),
-        noise=NoiseSettings(**{'peak_var': 0.0, **(noise or {})}),
+        noise=NoiseSettings(**{'peak_std': 0.0, **(noise or {})}),
         strength=lambda: strength,
         penalty_scale=lambda: penalty_scale,
         step=step,
@@ -73,20 +73,20 @@ def test_penalty_is_added_after_clipping(layer):
     assert (moved > 0.9 * ETA * 0.5 * 10.0).all()
 
 
-def test_noise_has_the_scheduled_variance_and_no_learning_rate():
+def test_noise_has_the_scheduled_deviation_and_no_learning_rate():
     layer = nn.Linear(200, 200, bias=False).double()
-    optimizer = attach(layer, noise=dict(peak_var=0.04))
+    optimizer = attach(layer, noise=dict(peak_std=0.2))
     before = layer.weight.detach().clone()
     layer.weight.grad = torch.full_like(before, 1e-30)
     optimizer.step()
     noise = layer.weight.detach() - before
     n = noise.numel()
-    assert abs(noise.mean()) < 4 * (0.02 / n) ** 0.5
-    assert abs(noise.var() / 0.02 - 1) < 4 * (2 / n) ** 0.5
+    assert abs(noise.mean()) < 4 * 0.1 / n**0.5
+    assert abs(noise.var() / 0.01 - 1) < 4 * (2 / n) ** 0.5
 
 
 def test_noise_spares_channels_without_a_gradient(layer):
-    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_var=0.04))
+    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_std=0.2))
     before = layer.weight.detach().clone()
     layer.weight.grad = torch.ones_like(before)
     layer.weight.grad[2] = 0
@@ -98,7 +98,7 @@ def test_noise_spares_channels_without_a_gradient(layer):
 
 
 def test_symmetric_noise_reaches_dead_channels_too(layer):
-    optimizer = attach(layer, noise=dict(peak_var=0.04, asymmetric=False))
+    optimizer = attach(layer, noise=dict(peak_std=0.2, asymmetric=False))
     before = layer.weight.detach().clone()
     layer.weight.grad = torch.zeros_like(before)
     optimizer.step()
@@ -109,7 +109,7 @@ def test_noise_is_a_function_of_seed_and_step(layer):
     def moved(step, seed):
         twin = nn.Linear(3, 4).double()
         twin.load_state_dict(layer.state_dict())
-        optimizer = attach(twin, noise=dict(peak_var=0.04), step=lambda: step, seed=seed)
+        optimizer = attach(twin, noise=dict(peak_std=0.2), step=lambda: step, seed=seed)
         twin.weight.grad = torch.ones_like(twin.weight)
         optimizer.step()
         return twin.weight.detach()
@@ -133,7 +133,7 @@ def test_once_per_real_step_under_gradient_accumulation(layer):
 
 def test_nothing_happens_on_a_step_that_amp_skips():
     layer = nn.Linear(3, 4)
-    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_var=0.04))
+    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_std=0.2))
     if hasattr(torch.amp, 'GradScaler'):
         scaler = torch.amp.GradScaler('cpu', init_scale=2.0)
     else:
@@ -147,7 +147,7 @@ def test_nothing_happens_on_a_step_that_amp_skips():
 
 
 def test_strength_zero_leaves_the_step_alone(layer):
-    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_var=1.0), strength=0)
+    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_std=1.0), strength=0)
     before = layer.weight.detach().clone()
     layer.weight.grad = torch.ones_like(before)
     optimizer.step()

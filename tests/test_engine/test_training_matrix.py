@@ -29,7 +29,7 @@ CLOSE = dict(rtol=1e-9, atol=1e-12)
 DEMP = dict(
     type='DemPHook',
     penalty=dict(peak=0.0),
-    noise=dict(peak_var=0.0),
+    noise=dict(peak_std=0.0),
     prune=dict(interval=6, num_samples=16),
 )
 # one inner channel group, and the residual stream

@@ -73,22 +73,22 @@ def test_a_channel_held_at_zero_by_relu_is_not_live():
     assert live_channel_mask(conv.weight.grad).tolist() == [False, False, True, False]
 
 
-@pytest.mark.parametrize('variance', [5e-5, 4.0])
-def test_noise_has_mean_0_and_the_stated_variance(variance):
+@pytest.mark.parametrize('std', [5e-5, 2.0])
+def test_noise_has_mean_0_and_the_stated_standard_deviation(std):
     n = 200_000
     weight = torch.full((n, 2), 3.0, dtype=torch.float64)
-    add_gaussian_noise_(weight, variance=variance, live_mask=None, generator=generator(1))
+    add_gaussian_noise_(weight, std=std, live_mask=None, generator=generator(1))
     noise = weight - 3
     count = noise.numel()
-    assert abs(float(noise.mean())) < 5 * (variance / count) ** 0.5
-    assert abs(float(noise.var()) / variance - 1) < 5 * (2 / count) ** 0.5
-    assert abs(float((noise[:, 0] * noise[:, 1]).mean())) / variance < 5 / n**0.5
+    assert abs(float(noise.mean())) < 5 * std / count**0.5
+    assert abs(float(noise.var()) / std**2 - 1) < 5 * (2 / count) ** 0.5
+    assert abs(float((noise[:, 0] * noise[:, 1]).mean())) / std**2 < 5 / n**0.5
 
 
-def test_no_variance_means_no_change():
+def test_no_noise_means_no_change():
     weight = torch.randn(4, 3, generator=generator())
     before = weight.clone()
-    add_gaussian_noise_(weight, variance=0.0, live_mask=None, generator=generator())
+    add_gaussian_noise_(weight, std=0.0, live_mask=None, generator=generator())
     assert torch.equal(weight, before)
 
 
@@ -101,9 +101,9 @@ def test_dead_channels_stay_bit_equal_and_noise_ignores_who_else_is_alive(mask, 
     weight = torch.randn(shape, generator=generator(seed))
     everyone, some = weight.clone(), weight.clone()
     live = torch.tensor(mask)
-    add_gaussian_noise_(everyone, variance=1.0, live_mask=None, generator=generator(7))
+    add_gaussian_noise_(everyone, std=1.0, live_mask=None, generator=generator(7))
     drawn = generator(7)
-    add_gaussian_noise_(some, variance=1.0, live_mask=live, generator=drawn)
+    add_gaussian_noise_(some, std=1.0, live_mask=live, generator=drawn)
     assert torch.equal(some[~live], weight[~live])
     assert torch.equal(some[live], everyone[live])
     assert (everyone != weight).flatten().any()
@@ -116,6 +116,6 @@ def test_dead_channels_stay_bit_equal_and_noise_ignores_who_else_is_alive(mask, 
 def test_dead_channels_keep_even_nan_and_inf():
     weight = torch.tensor([float('nan'), float('inf'), 1.0])
     add_gaussian_noise_(
-        weight, variance=1.0, live_mask=torch.tensor([False, False, True]), generator=generator()
+        weight, std=1.0, live_mask=torch.tensor([False, False, True]), generator=generator()
     )
     assert weight[0].isnan() and weight[1] == float('inf') and weight[2] != 1

@@ -55,7 +55,7 @@ PRUNE = DemPHook().pruner.settings
 # Samples in a batch of the default setting, over which the cost of the statistics is spread.
 WINDOW_BATCH = 16
 # Penalty and noise act at every step, too weak to lead this model away from the plain one.
-ACTIVE = dict(penalty=dict(peak=1e-9), noise=dict(peak_var=1e-18), schedule=dict(type='constant'))
+ACTIVE = dict(penalty=dict(peak=1e-9), noise=dict(peak_std=1e-9), schedule=dict(type='constant'))
 
 EVENT_STAGES = {  # in the order of the event; a leading blank: part of the one above
     'probe activations and outputs': (online_pruner, 'probe_outputs'),

@@ -1,2 +1,2 @@
 _base_ = '../resnet18_sgdm_cifar10.py'
-custom_hooks = [dict(type='SparsityHook'), dict(type='DemPHook', noise=dict(peak_var=1e-3))]
+custom_hooks = [dict(type='SparsityHook'), dict(type='DemPHook', noise=dict(peak_std=1e-3))]
