@@ -36,11 +36,11 @@ def parse_args():
     parser.add_argument(
         '--jobs',
         type=int,
-        help='arms at a time; default: one a core, 1 on a GPU and where time counts',
+        help='arms at a time; default: one a core, 1 on a GPU',
     )
     args = parser.parse_args()
     if args.jobs is None:
-        args.jobs = default_jobs(timed=EXPERIMENTS[args.name].timed)
+        args.jobs = default_jobs()
     return args
 
 

@@ -48,8 +48,6 @@ class Experiment:
         tabulate: numbers by arm -> the table.
         panels: numbers by arm -> what to draw, side by side.
         judge: numbers by arm -> for each clause of the claim whether these numbers say so.
-        timed: the seconds of training are among the numbers, so that arms want to be trained
-            one at a time.
     """
 
     name: str
@@ -60,4 +58,3 @@ class Experiment:
     tabulate: Callable[[Numbers], Table]
     panels: Callable[[Numbers], Sequence[Panel]]
     judge: Judge
-    timed: bool = False

@@ -111,16 +111,12 @@ class ExperimentFolder:
         _write(self.path / name, text)
 
 
-def hardware() -> dict[str, Any]:
-    """What a reader must know to compare times."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return dict(processor=_processor(), cores=os.cpu_count(), gpus=gpus)
-
-
 def _this_machine() -> dict[str, Any]:
     """What a reader must know to compare numbers."""
     return dict(
-        hardware(),
+        processor=_processor(),
+        cores=os.cpu_count(),
+        gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         torch=torch.__version__,

@@ -106,15 +106,21 @@ def _random_arms(scale: str) -> Sequence[Arm]:
 
 def _judge_random(numbers: Numbers) -> list[Finding]:
     bn, psbn = numbers['BN'], numbers['psBN']
-    (first, *_, last), loss = bn['flops_sparsity'], bn['loss']
+    last, loss = bn['flops_sparsity'][-1], bn['loss']
     # a net that has fitted the data and loses it again ends as one that never did
     best, best_of_psbn = (min(filter(None, arm['loss']), default=math.inf) for arm in (bn, psbn))
     fitted = best < 1
+    dead = [count / bn['prunable'] for count in bn['dead'] if count is not None]
     return [
         Finding(
-            'the FLOPs sparsity grows under BN',
-            f'{first:.1%} after the first round, {last:.1%} after the last',
-            more(last, first, SHARE) if fitted else None,
+            'the FLOPs sparsity grows with every round under BN',
+            ', '.join(f'{share:.1%}' for share in bn['flops_sparsity']),
+            grows(bn['flops_sparsity'], SHARE) if fitted else None,
+        ),
+        Finding(
+            'and so does the share of dead channels',
+            ', '.join(f'{share:.1%}' for share in dead),
+            grows(dead, SHARE) if fitted and dead else None,
         ),
         Finding(
             'in the last round BN no longer fits the data',
@@ -138,8 +144,11 @@ PSBN_RANDOM_LABELS = Experiment(
     read=read_rounds,
     tabulate=lambda numbers: tabulate_rounds(
         numbers,
-        lambda arm, at: f'{100 * arm["flops_sparsity"][at]:.1f} / {number(arm["loss"][at], ".2f")}',
-        'FLOPs sparsity % / training loss',
+        lambda arm, at: (
+            f'{100 * arm["flops_sparsity"][at]:.1f} / {number(arm["dead"][at], "d")} / '
+            f'{number(arm["loss"][at], ".2f")}'
+        ),
+        'FLOPs sparsity % / dead / training loss',
     ),
     panels=lambda numbers: [
         round_panel(numbers, 'loss', 'training loss'),

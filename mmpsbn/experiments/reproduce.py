@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from .experiment import Arm, Experiment
-from .folder import ExperimentFolder, hardware
+from .folder import ExperimentFolder
 from .measure import final_checkpoint
 from .pictures import draw
 from .scales import data_settings, set_data
@@ -59,9 +59,7 @@ def reproduce(
             built[arm].model.backbone.init_cfg = dict(
                 type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
             )
-    what: dict[str, Any] = dict(experiment=experiment.name, scale=scale, seed=seed)
-    if experiment.timed:  # seconds on other processors, or on other shares of them, do not compare
-        what |= dict(jobs=jobs, hardware=hardware())
+    what = dict(experiment=experiment.name, scale=scale, seed=seed)
     with folder.locked():
         folder.claim(what, built)
         train_arms(folder, arms, read=experiment.read, jobs=jobs, say=say)

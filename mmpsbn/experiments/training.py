@@ -20,9 +20,9 @@ from .folder import ExperimentFolder
 _REPORT_SECONDS = 60.0
 
 
-def default_jobs(*, timed: bool) -> int:
-    """One arm a processor core; one at a time on a GPU and where arms are timed."""
-    return 1 if timed or torch.cuda.is_available() else os.cpu_count() or 1
+def default_jobs() -> int:
+    """One arm a processor core; one at a time on a GPU."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def train_arms(

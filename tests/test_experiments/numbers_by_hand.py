@@ -32,9 +32,11 @@ def bn_only(top1, small, change, relus):
     )
 
 
-def demp(top1, seconds, weights):
+def demp(top1, speedup, weights):
     removed = dict(weights=weights, channels=weights / 2, macs=weights / 4)
-    return dict(top1=top1, train_seconds=seconds, removed=removed, loss=0.5, classes=10)
+    return dict(
+        top1=top1, train_seconds=100, speedup=speedup, removed=removed, loss=0.5, classes=10
+    )
 
 
 ROUNDS = {
@@ -59,10 +61,10 @@ SNAPSHOT = {
 FINETUNE = {
     'BN on five': rounds([0.1], [90.0], dead=[20]) | dict(classes=5),
     'psBN on five': rounds([0.0], [90.0], dead=[0]) | dict(classes=5),
-    'BN on five -> BN, 0.1': rounds([0.4], [80.0], dead=[50]),
+    'BN on five -> BN, 0.1': rounds([0.4], [80.0], dead=[50]) | dict(collapsed=[40]),
     'BN on five -> BN, 0.01': rounds([0.2], [79.0], dead=[20]),
-    'BN on five -> psBN, 0.1': rounds([0.06], [81.0], dead=[5]),
-    'psBN on five -> psBN, 0.1': rounds([0.0], [82.0], dead=[1]),
+    'BN on five -> psBN, 0.1': rounds([0.06], [81.0], dead=[5]) | dict(collapsed=[2]),
+    'psBN on five -> psBN, 0.1': rounds([0.0], [82.0], dead=[1]) | dict(collapsed=[4]),
 }
 OPTIMIZERS = {
     'SGD L2, 0.001': inactive(0.27, 21.8, dead=0.28),
@@ -91,10 +93,10 @@ BN_ONLY = {
     'BN, 14': bn_only(48.0, (0.3, 0.4, 0.5), (0.0, -1.0, -9.0), 0.28),
 }
 DEMP = {
-    'SGDM, dense': demp(90.0, 100.0, 0.0),
-    'SGDM, 0.001': demp(89.5, 80.0, 0.6),
-    'SGDM, 0.004': demp(89.0, 50.0, 0.8),
-    'SGDM, 0.01': demp(85.0, 40.0, 0.9),
+    'SGDM, dense': demp(90.0, 1.0, 0.0),
+    'SGDM, 0.001': demp(89.5, 1.25, 0.6),
+    'SGDM, 0.004': demp(89.0, 2.0, 0.85),
+    'SGDM, 0.01': demp(85.0, 2.5, 0.9),
 }
 NUMBERS = {
     'psbn-rounds': ROUNDS,

@@ -1,5 +1,6 @@
 """What is read of a trained arm, against what its files say."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -8,9 +9,12 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
+from snapshots import assert_same
 
+from mmpsbn.datasets import BatchCropFlip
 from mmpsbn.engine.model_files import save_weights
 from mmpsbn.engine.pruned_structure import META_KEY
+from mmpsbn.experiments import measure
 from mmpsbn.experiments.bn_only import BN_ONLY
 from mmpsbn.experiments.implicit import IMPLICIT_OPTIMIZERS
 from mmpsbn.experiments.implicit_prune import IMPLICIT_PRUNE
@@ -222,3 +226,25 @@ def test_what_pruning_in_training_has_removed(copied):
     assert TrainedArm(folder).removed() == pytest.approx(
         dict(weights=gone / weights, channels=6 / channels, macs=32**2 * gone / macs)
     )
+
+
+def test_speed_is_that_of_the_dense_net_beside_it(copied, monkeypatch):
+    folder = copied('demp-tradeoff', 'SGDM_0.001')
+    arm = TrainedArm(folder)
+    dense = sum(p.numel() for p in arm.model.parameters())
+    arm.model.backbone.layer1 = torch.nn.Identity()
+    own = sum(p.numel() for p in arm.model.parameters())
+    before = copy.deepcopy(arm.model.state_dict())
+    asked = []
+
+    def seconds(net, batch, step, seconds=measure._seconds):
+        assert seconds(net, batch, step) > 0
+        assert type(net.data_preprocessor) is BatchCropFlip
+        asked.append(sum(p.numel() for p in net.parameters()))
+        return asked[-1] * (10 if len(asked) in (1, 4) else 1)  # a slow one of each
+
+    monkeypatch.setattr(measure, '_seconds', seconds)
+    assert arm.speedup(rounds=5) == dense / own
+    assert asked == [dense, own] * 5
+    assert_same(arm.model.state_dict(), before)
+    assert not arm.model.training

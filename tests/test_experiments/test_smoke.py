@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 from runs import ROOT, run, with_arms
@@ -90,15 +91,10 @@ def test_a_changed_setting_is_refused_and_a_moved_folder_is_not(smoke, digits, t
     assert lines == [f'{arm.name}: is trained' for arm in experiment.arms('smoke')]
 
 
-def test_seconds_are_compared_on_like_hardware_only(smoke, digits, tmp_path, monkeypatch):
-    shutil.copytree(smoke('demp-tradeoff'), tmp_path / 'copy')
-    with pytest.raises(ValueError, match=r'settings: jobs: 2 -> 1\.'):
-        run(EXPERIMENTS['demp-tradeoff'], tmp_path / 'copy', data=digits, jobs=1)
-    monkeypatch.setattr(os, 'cpu_count', lambda: 1000)
-    with pytest.raises(ValueError, match=r'settings: hardware\.cores: \d+ -> 1000\.'):
-        run(EXPERIMENTS['demp-tradeoff'], tmp_path / 'copy', data=digits)
-    assert default_jobs(timed=EXPERIMENTS['demp-tradeoff'].timed) == 1
-    assert default_jobs(timed=EXPERIMENTS['psbn-rounds'].timed) == os.cpu_count()
+def test_an_arm_a_core_by_default(monkeypatch):
+    for available, jobs in ((False, os.cpu_count()), (True, 1)):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda available=available: available)
+        assert default_jobs() == jobs
 
 
 def test_arms_that_fail_are_named_with_their_logs(digits, tmp_path):

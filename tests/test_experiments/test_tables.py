@@ -22,8 +22,8 @@ def test_every_experiment_has_numbers_here():
         ),
         (
             'psbn-random-labels',
-            'FLOPs sparsity % / training loss after round|1|2',
-            {0: 'BN|1.0 / 0.50|20.0 / 1.75', 1: 'psBN|0.0 / 0.75|0.4 / 0.25'},
+            'FLOPs sparsity % / dead / training loss after round|1|2',
+            {0: 'BN|1.0 / 0 / 0.50|20.0 / 10 / 1.75', 1: 'psBN|0.0 / 0 / 0.75|0.4 / 10 / 0.25'},
         ),
         (
             'psbn-lr',
@@ -38,7 +38,7 @@ def test_every_experiment_has_numbers_here():
         (
             'psbn-finetune',
             'pretrained -> finetuned, LR|FLOPs sparsity, %|collapsed|dead|top-1, %',
-            {2: 'BN on five -> BN, 0.1|40.0|0 of 200|50 of 100|80.0'},
+            {2: 'BN on five -> BN, 0.1|40.0|40 of 200|50 of 100|80.0'},
         ),
         (
             'implicit-optimizers',
@@ -71,8 +71,8 @@ def test_every_experiment_has_numbers_here():
         (
             'demp-tradeoff',
             'optimizer, peak of the penalty|top-1, %|weights removed, %|channels, %|FLOPs, %|'
-            'training, s|faster than dense',
-            {2: 'SGDM, 0.004|89.0|80.0|40.0|20.0|50|2.00x'},
+            'training, s|last step, faster than dense',
+            {2: 'SGDM, 0.004|89.0|85.0|42.5|21.2|100|2.00x'},
         ),
     ],
 )  # fmt: skip
@@ -167,8 +167,8 @@ def test_the_table(name, head, rows):
         (
             'demp-tradeoff',
             [
-                {'SGDM': [(0, 90), (60, 89.5), (80, 89), (90, 85)]},
-                {'SGDM': [(0, 1), (60, 1.25), (80, 2), (90, 2.5)]},
+                {'SGDM': [(0, 90), (60, 89.5), (85, 89), (90, 85)]},
+                {'SGDM': [(0, 1), (60, 1.25), (85, 2), (90, 2.5)]},
             ],
         ),
     ],
