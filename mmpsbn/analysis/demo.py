@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..datasets import write_digits_dataset
+from ..engine.models import step_seconds
 from ..pruning import count_positions, model_cost
 from .plots import draw_boxes, plot_training_curves, read_scalars
 
@@ -88,18 +89,10 @@ def _step_times(models: dict[str, nn.Module], batch: dict, rounds: int = 9) -> d
         for name, model in models.items():
             model.train()
             idle = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
-            _synchronise()
-            start = time.perf_counter()
-            model.train_step(batch, idle)
-            _synchronise()
+            taken = step_seconds(model, batch, idle)
             if round_:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _draw_predictions(runner: Runner, out_path: Path, num_images: int = 12) -> None:

@@ -1,7 +1,8 @@
 """The model inside a runner: bare, traceable, with its optimizers and averages."""
 
 import gc
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +26,25 @@ _MAX_SIDE = 256
 
 def bare_model(runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def step_seconds(
+    model: nn.Module,
+    batch: dict,
+    optim_wrapper: OptimWrapper,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Of one training step; on a GPU until it is done there."""
+    _synchronise()
+    start = clock()
+    model.train_step(batch, optim_wrapper)
+    _synchronise()
+    return clock() - start
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 # Sides of the boxes that a second stage is traced and probed with, in pixels: one for each

@@ -298,7 +298,7 @@ class OnlinePruner:
                     logger=runner.logger,
                 )
         self._removed += sum(result.channels_removed.values())
-        # by the groups of before: with one channel left there is nothing to choose, and no group
+        # of the groups of before: what has one channel left is no group any more
         widths = {n: groups[n].channels - gone for n, gone in result.channels_removed.items()}
         self._report(runner, before, result, widths, samples, time.perf_counter() - start)
 

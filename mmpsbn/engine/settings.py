@@ -56,7 +56,7 @@ class NoiseSettings:
 
     The text of the paper has 5e-5 for the variance (section 4.2). Its authors' code
     (SimonDufLab/Maxwell_demon) multiplies normal numbers by the 5e-5: it is their standard
-    deviation. With the text's, 140 times as large, nets forget what they learn
+    deviation. With the text's, 141 times as large, nets forget what they learn
     (configs/demp_cls/README.md).
     """
 

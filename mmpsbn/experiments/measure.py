@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..engine.model_files import load_model, model_cfg_of
-from ..engine.models import example_inputs, forward_tensors
+from ..engine.models import example_inputs, forward_tensors, step_seconds
 from ..functional.activations import ActivationStatistics, activation_statistics
 from ..functional.statistics import share_above
 from ..pruning import (
@@ -43,16 +43,6 @@ def final_checkpoint(work_dir: Path, config: Config) -> Path:
 def classes_of(config: Config) -> int:
     """Of a classifier."""
     return config.model.head.num_classes
-
-
-def _seconds(net: nn.Module, batch: dict, step: OptimWrapper) -> float:
-    """Of one training step."""
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    start = clock()
-    net.train_step(batch, step)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return clock() - start
 
 
 class TrainedArm:
@@ -183,10 +173,11 @@ class TrainedArm:
         batch = next(iter(self._loader('train')))
         dense = MODELS.build(model_cfg_of(self.config)).to(next(self.model.parameters()).device)
         nets = dense, copy.deepcopy(self.model)
-        steps = [build_optim_wrapper(net.train(), self.config.optim_wrapper) for net in nets]
+        wrappers = [build_optim_wrapper(net.train(), self.config.optim_wrapper) for net in nets]
+        clock = time.perf_counter if torch.cuda.is_available() else time.process_time
         ratios = []
         for _ in range(rounds):
-            before, now = (_seconds(net, batch, step) for net, step in zip(nets, steps))
+            before, now = (step_seconds(*of, clock) for of in zip(nets, [batch] * 2, wrappers))
             ratios.append(before / now)
         return statistics.median(ratios)
 

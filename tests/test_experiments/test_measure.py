@@ -237,13 +237,13 @@ def test_speed_is_that_of_the_dense_net_beside_it(copied, monkeypatch):
     before = copy.deepcopy(arm.model.state_dict())
     asked = []
 
-    def seconds(net, batch, step, seconds=measure._seconds):
-        assert seconds(net, batch, step) > 0
+    def seconds(net, *args, seconds=measure.step_seconds):
+        assert seconds(net, *args) > 0
         assert type(net.data_preprocessor) is BatchCropFlip
         asked.append(sum(p.numel() for p in net.parameters()))
         return asked[-1] * (10 if len(asked) in (1, 4) else 1)  # a slow one of each
 
-    monkeypatch.setattr(measure, '_seconds', seconds)
+    monkeypatch.setattr(measure, 'step_seconds', seconds)
     assert arm.speedup(rounds=5) == dense / own
     assert asked == [dense, own] * 5
     assert_same(arm.model.state_dict(), before)
