@@ -85,8 +85,8 @@ PSBN_ROUNDS = Experiment(
 
 
 # figure 2. small: 2,000 images that are not augmented, so that so few steps can fit them (5,000 of
-# them BN does not fit in a round), and half the decay; S = 32 * 90 steps * 0.05 * 1e-3 / 0.1 = 1.4 a
-# round, 7.2 in all
+# them BN does not fit in a round), and half the decay; S = 32 * 90 steps * 0.05 * 1e-3 / 0.1 =
+# 1.4 a round, 7.2 in all
 _RANDOM_CONFIG = 'cifar/resnet20_psbn_cifar10_random_labels.py'
 _RANDOM = dict(
     smoke=replace(SMOKE, rounds=2),

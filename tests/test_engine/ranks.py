@@ -1,5 +1,6 @@
 """Other processes for the tests: several gloo ranks of this machine."""
 
+import datetime
 import multiprocessing
 import os
 import socket
@@ -7,6 +8,17 @@ import socket
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+# for toy_runner
+ON_RANKS = dict(
+    launcher='pytorch',
+    batch_size=4,
+    cfg=dict(
+        model_wrapper_cfg=dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+        )
+    ),
+)
 
 
 def fork_context():
@@ -25,7 +37,9 @@ def _main(rank, world_size, port, function, out_dir, args):
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(world_size),
     )
-    dist.init_process_group('gloo', rank=rank, world_size=world_size)
+    # a rank that waits for one that has failed fails too
+    limit = datetime.timedelta(minutes=5)
+    dist.init_process_group('gloo', rank=rank, world_size=world_size, timeout=limit)
     try:
         torch.save(function(*args), f'{out_dir}/rank{rank}.pth')
         dist.barrier()

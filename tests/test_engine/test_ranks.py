@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.dist import get_rank
 from mmengine.registry import MODELS
-from ranks import run_on_ranks
+from ranks import ON_RANKS, run_on_ranks
 from torch import nn
 from toy import ToyNet, kill_channels, toy_runner
 
@@ -17,17 +17,6 @@ DEMP = dict(
     penalty=dict(peak=0.05),
     noise=dict(peak_std=3e-3),
     prune=dict(interval=6, num_samples=16),
-)
-
-
-ON_RANKS = dict(
-    launcher='pytorch',
-    batch_size=4,
-    cfg=dict(
-        model_wrapper_cfg=dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-        )
-    ),
 )
 
 

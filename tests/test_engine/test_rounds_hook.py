@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
+from ranks import ON_RANKS, run_on_ranks
 from snapshots import assert_same
 from torch import nn
 from toy import ToyNet, kill_channels, toy_runner
@@ -307,3 +308,15 @@ def test_a_file_that_is_no_table(tmp_path):
     (tmp_path / 'rounds.json').write_text('{"iter": 3')
     with pytest.raises(ValueError, match='rounds.json is not a table of rounds .*move it away'):
         build(tmp_path).train()
+
+
+def refusal(work_dir):
+    with pytest.raises(ValueError) as refused:
+        build(work_dir, **ON_RANKS).train()
+    return str(refused.value)
+
+
+def test_a_file_that_is_no_table_ends_the_run_on_all_ranks(tmp_path):
+    (tmp_path / 'rounds.json').write_text('{"iter": 3')
+    first, second = run_on_ranks(refusal, 2, tmp_path, str(tmp_path))
+    assert first == second and 'rounds.json is not a table of rounds' in first

@@ -6,7 +6,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS, MODELS
 from mmpretrain.structures import DataSample
-from ranks import run_on_ranks
+from ranks import ON_RANKS, run_on_ranks
 from test_rounds_hook import restarts, table
 from toy import ToyData, ToyNet, toy_runner
 from toy_validation import validation
@@ -193,17 +193,7 @@ def test_a_model_without_probabilities_is_refused_at_the_first_validation(tmp_pa
 
 
 def on_a_rank(work_dir):
-    runner = build(
-        work_dir,
-        shuffle=True,
-        launcher='pytorch',
-        batch_size=4,
-        cfg=dict(
-            model_wrapper_cfg=dict(
-                type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-            )
-        ),
-    )
+    runner = build(work_dir, shuffle=True, **ON_RANKS)
     runner.train()
     return {name: p.detach() for name, p in bare_model(runner).named_parameters()}
 

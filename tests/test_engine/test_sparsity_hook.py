@@ -8,9 +8,8 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS
-from ranks import run_on_ranks
+from ranks import ON_RANKS, run_on_ranks
 from snapshots import assert_same, snapshot
-from test_ranks import ON_RANKS
 from torch import nn
 from torch.nn import functional as F
 from toy import ToyData, ToyNet, kill_channels, toy_runner
