@@ -112,7 +112,7 @@ class Budget:
         |gamma| fill what is missing.
         """
         plan = plan_from_keep_masks(model, groups, keep_masks)
-        cost = getattr(model_cost(model, self._positions, plan), self._lever)
+        cost = getattr(model_cost(model, self._positions, plan.shapes_after()), self._lever)
         groups = {name: groups[name] for name in keep_masks}
         if cost < self._aim():
             scores = rank_channels(model, groups, criterion='l1', seed=0)

@@ -166,8 +166,7 @@ class ChannelWatch:
             collapsed = count_channels(census, 'collapsed', self.limits).masks
             cost = model_cost(model, self._positions)
             shares = idle_shares(collapsed, self.graph, cost)
-            weights = {n: model.get_submodule(n).weight.numel() for n in cost.macs_of}
-            for measure, size_of in ((FLOPS, cost.macs_of), (WEIGHTS, weights)):
+            for measure, size_of in ((FLOPS, cost.macs_of), (WEIGHTS, cost.weights_of)):
                 if measure in self.measures:
                     gone = sum(size * shares[name] for name, size in size_of.items())
                     reading.values[measure] = gone / max(sum(size_of.values()), 1)

@@ -216,7 +216,7 @@ def _pruned_model(
     """The model's config with PrunedModel in place of its type and all other keys kept."""
     model = dict(exported['model'])
     dense_type = model.pop('type')
-    shapes = {name: list(loaded.plan.shape_after(name)) for name in loaded.plan.kept}
+    shapes = {name: list(shape) for name, shape in loaded.plan.shapes_after().items()}
     if dense_type == 'PrunedModel':  # an exported model, pruned or fused further
         dense_type = model.pop('dense_type')
         shapes = {**model.pop('shapes'), **shapes}

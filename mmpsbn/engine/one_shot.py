@@ -1,7 +1,6 @@
 """Prune a trained checkpoint once, and write it as a checkpoint again."""
 
 import itertools
-import math
 import os.path as osp
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from ..pruning import (
     RANKING_CRITERIA,
     ChannelGraph,
-    PrunePlan,
     PruneResult,
     compose_plans,
     count_positions,
@@ -161,7 +159,7 @@ def prune_checkpoint(
         whole = '; '.join(f'{name} ({reason})' for name, reason in graph.skipped.items())
         raise ValueError(f'{type(model).__name__} has no channels that can be pruned: {whole}')
     positions = count_positions(model, probe, forward_tensors)
-    dense_macs = _dense_macs(model, loaded.plan, positions)
+    dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
     if settings.criterion in LOSSLESS_CRITERIA:
         removal = _remove_silent(model, probe, loader, settings)
@@ -250,14 +248,6 @@ def _masks_for_budget(
             'at least one channel a layer); ask for that, or for a smaller --round-to'
         )
     return keep_masks
-
-
-def _dense_macs(model: nn.Module, plan: PrunePlan, positions: Mapping[str, int]) -> int:
-    """MACs of the model before its plan."""
-    return sum(
-        n * math.prod(plan.shapes.get(f'{name}.weight', model.get_submodule(name).weight.shape))
-        for name, n in positions.items()
-    )
 
 
 def _batches(model: nn.Module, loader) -> Iterator[Tensor]:

@@ -28,6 +28,7 @@ from ..pruning import (
     count_positions,
     keep_mask_of,
     map_channels,
+    model_cost,
     observe_channels,
     prune_channels,
     take_census,
@@ -147,18 +148,19 @@ class TrainedArm:
         convolutions and linear layers, ``channels`` of convolutions but those in shortcuts,
         ``macs``."""
         positions = count_positions(self.model, next(self._images(self._test))[:1], forward_tensors)
-        left, dense = [0, 0, 0], [0, 0, 0]
-        for name, count in positions.items():
-            layer = self.model.get_submodule(name)
-            neurons = isinstance(layer, nn.Conv2d) and 'downsample' not in name
-            now = layer.weight.shape
-            before = self._plan.shapes.get(f'{name}.weight', now)
-            for total, shape in ((left, now), (dense, before)):
-                total[0] += math.prod(shape)
-                total[1] += neurons * shape[0]
-                total[2] += count * math.prod(shape)
-        shares = [1 - a / b for a, b in zip(left, dense)]
-        return dict(zip(('weights', 'channels', 'macs'), shares))
+        left = model_cost(self.model, positions)
+        dense = model_cost(self.model, positions, self._plan.shapes)
+        channels = [
+            (len(layer.weight), self._plan.shapes.get(f'{name}.weight', layer.weight.shape)[0])
+            for name, layer in self.model.named_modules()
+            if isinstance(layer, nn.Conv2d) and 'downsample' not in name
+        ]
+        channels_left, dense_channels = map(sum, zip(*channels))
+        return dict(
+            weights=1 - sum(left.weights_of.values()) / sum(dense.weights_of.values()),
+            channels=1 - channels_left / dense_channels,
+            macs=1 - left.macs / dense.macs,
+        )
 
     def history(self, scalar: str) -> Any:
         """A scalar of all iterations, MMEngine's ``HistoryBuffer``."""

@@ -1,17 +1,18 @@
 """What a model costs: parameters and multiply-accumulates."""
 
 import copy
+import inspect
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .forward import ForwardFn, observing
-from .plan import PrunePlan
+from .forward import ForwardFn, is_conv_or_linear, observing, tensors_in
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Cost:
 
     Attributes:
         macs_of: layer name -> MACs, summed over all calls of a shared layer.
+        weights_of: layer name -> number of its weights, without the bias.
         inputs_of: layer name -> input channels or features.
     """
 
     params: int
     macs_of: dict[str, int]
+    weights_of: dict[str, int]
     inputs_of: dict[str, int]
 
     @property
@@ -32,23 +35,29 @@ class Cost:
         return sum(self.macs_of.values())
 
 
-def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict[str, int]:
-    """Layer name -> how often each of its filters is applied: N * H_out * W_out, summed
-    over the calls. Pruning channels does not change it."""
-    positions: dict[str, int] = {}
+def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict[str, float]:
+    """Name of a conv or linear layer's weight -> how often it is applied, summed over the calls:
+    N * H_out * W_out, of a transposed convolution N * H_in * W_in. Pruning channels does not
+    change it.
+
+    Of ``nn.MultiheadAttention`` these are the tokens that a projection sees; ``in_proj_weight``
+    is three projections, so that it gets the mean of queries, keys and values.
+    """
+    positions: dict[str, float] = {}
 
     def count(name: str):
 
-        def add(module, args, output) -> None:
-            calls = output.numel() // module.weight.size(0)
-            positions[name] = positions.get(name, 0) + calls
+        def add(module, args, kwargs, output) -> None:
+            for weight, calls in _applications(module, args, kwargs, output).items():
+                weight = f'{name}.{weight}'.lstrip('.')
+                positions[weight] = positions.get(weight, 0) + calls
 
         return add
 
     handles = [
-        module.register_forward_hook(count(name))
+        module.register_forward_hook(count(name), with_kwargs=True)
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
+        if is_conv_or_linear(module) or isinstance(module, nn.MultiheadAttention)
     ]
     try:
         with observing(model):
@@ -59,27 +68,52 @@ def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict
     return positions
 
 
-def model_cost(model: nn.Module, positions: dict[str, int], plan: PrunePlan | None = None) -> Cost:
-    """The cost of a model as it is now, at the input its positions were counted on, or as it
-    would be after a plan.
+def _applications(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> dict[str, float]:
+    """Weight of the module -> how often this call applies it."""
+    if isinstance(module, nn.MultiheadAttention):
+        call = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        q, k, v = (math.prod(call[part].shape[:-1]) for part in ('query', 'key', 'value'))
+        projections = (
+            dict(q_proj_weight=q, k_proj_weight=k, v_proj_weight=v)
+            if module.in_proj_weight is None
+            else dict(in_proj_weight=(q + k + v) / 3)
+        )
+        return projections | {'out_proj.weight': q}  # whose own forward is never called
+    if not isinstance(output, Tensor):
+        return {}  # a sparse convolution
+    transposed = getattr(module, 'transposed', False)
+    applied_to = next(tensors_in((args, kwargs))) if transposed else output
+    return {'weight': applied_to.numel() // module.weight.size(0)}
+
+
+def model_cost(
+    model: nn.Module,
+    positions: Mapping[str, float],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Cost:
+    """The cost of a model at the input its positions were counted on: as it is now, or with
+    other ``shapes`` of some parameters, those before or after a :class:`PrunePlan`.
 
     MACs of a convolution are N * H_out * W_out * C_out * (C_in / groups) * k_h * k_w;
-    normalisation, activations and pooling are not counted.
+    normalisation, activations, pooling and the products of queries, keys and values with one
+    another are not counted.
     """
-    shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
-    if plan is not None:
-        shapes |= {name: plan.shape_after(name) for name in plan.kept if name in shapes}
-    own = {name for name, _ in model.named_parameters()}  # a shared parameter counts once
-    weights = {name: shapes.get(f'{name}.weight'.lstrip('.')) for name in positions}
-    weights = {
-        name: model.get_submodule(name).weight.shape if shape is None else shape  # computed
-        for name, shape in weights.items()
+    shapes = {
+        name: (shapes or {}).get(name, p.shape)
+        for name, p in model.named_parameters(remove_duplicate=False)
     }
-    return Cost(
-        params=sum(math.prod(shapes[name]) for name in own),
-        macs_of={name: n * math.prod(weights[name]) for name, n in positions.items()},
-        inputs_of={name: shape[1] for name, shape in weights.items()},
-    )
+    own = {name for name, _ in model.named_parameters()}  # a shared parameter counts once
+    macs_of: dict[str, int] = {}
+    weights_of: dict[str, int] = {}
+    inputs_of: dict[str, int] = {}
+    for name, n in positions.items():
+        layer, _, attribute = name.rpartition('.')
+        module = model.get_submodule(layer)
+        weight = shapes[name] if name in shapes else getattr(module, attribute).shape  # computed
+        macs_of[layer] = macs_of.get(layer, 0) + round(n * math.prod(weight))
+        weights_of[layer] = weights_of.get(layer, 0) + math.prod(weight)
+        inputs_of[layer] = weight[0] if getattr(module, 'transposed', False) else weight[1]
+    return Cost(sum(math.prod(shapes[name]) for name in own), macs_of, weights_of, inputs_of)
 
 
 def measure_latency(

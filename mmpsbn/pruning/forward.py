@@ -29,6 +29,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
+def is_conv_or_linear(module: nn.Module) -> bool:
+    """Whether a module is a convolution or linear layer of any kind, mmcv's deformable ones
+    among them, and not a block that holds one."""
+    sized = hasattr(module, 'out_channels') or hasattr(module, 'out_features')
+    weight = getattr(module, 'weight', None)
+    return sized and isinstance(weight, Tensor) and weight.dim() > 1
+
+
 def input_channel_dim(weight: Tensor) -> int:
     """The dimension of the channels in what a layer with this weight reads, from the end."""
     # a convolution's weight has two dimensions of channels, its input one

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .forward import ForwardFn, observing
+from .forward import ForwardFn, is_conv_or_linear, observing
 from .labels import LabelTable
 from .tracing import ChannelTrace
 
@@ -203,9 +203,7 @@ class _GraphBuilder:
                 reasons.setdefault((name, dim), reason)
         skipped = {}
         for layer, module in self.model.named_modules():
-            # convolutions and linear layers of any kind, not blocks that hold one
-            sized = hasattr(module, 'out_channels') or hasattr(module, 'out_features')
-            if not sized or not hasattr(module, 'weight'):
+            if not is_conv_or_linear(module):
                 continue
             name = self.names.get(dict(module.named_parameters(recurse=False)).get('weight'))
             place = name, int(getattr(module, 'transposed', False))

@@ -33,6 +33,9 @@ class PrunePlan:
         kept = self.kept[name]
         return tuple(len(kept.get(dim, range(size))) for dim, size in enumerate(self.shapes[name]))
 
+    def shapes_after(self) -> dict[str, tuple[int, ...]]:
+        return {name: self.shape_after(name) for name in self.kept}
+
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts and lists of ints and strings; survives JSON."""
         tensors = {

@@ -171,7 +171,7 @@ def keep_masks_for_budget(
 
     def left(removed: int) -> float:
         plan = plan_from_keep_masks(model, groups, masks(removed))
-        return getattr(model_cost(model, positions, plan), measure)
+        return getattr(model_cost(model, positions, plan.shapes_after()), measure)
 
     enough, too_many = 0, total  # left(enough) >= target >= left(too_many), if it is in reach
     while too_many - enough > 1:

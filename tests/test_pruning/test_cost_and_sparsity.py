@@ -25,6 +25,7 @@ from mmpsbn.pruning import (
     scales_clamped,
     take_census,
 )
+from mmpsbn.pruning.forward import call_with
 
 
 def cost_of(model, batch):
@@ -81,6 +82,58 @@ def test_macs_of_other_layers_and_of_repeated_calls():
     assert cost.params == sum(p.numel() for p in model.parameters())
 
 
+class Attends(nn.Module):
+    """Queries, keys and values of different numbers, lengths and widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.same = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.other = nn.MultiheadAttention(8, 2, kdim=6, vdim=10, batch_first=True)
+
+    def forward(self, batch):
+        queries, keys, values = batch
+        queries = self.same(queries, key=queries[:, :2], value=queries[:, 2:4])[0]
+        return self.other(queries, keys, values)[0]
+
+
+def test_macs_of_attention_are_those_of_its_projections():
+    model = Attends()
+    batch = [torch.randn(2, length, width) for length, width in ((5, 8), (7, 6), (7, 10))]
+    model.requires_grad_(True).train()  # in eval mode torch may run a kernel it does not count
+    with FlopCounterMode(display=False) as counter:
+        model(batch)
+    flops = counter.get_flop_counts()['Global']
+    projections = sum(n for op, n in flops.items() if 'bmm' not in str(op))
+    cost = cost_of(model, batch)
+    assert cost.macs == projections // 2
+    assert cost.macs_of['same'] == 2 * (5 + 2 + 2) * 8 * 8
+    assert cost.macs_of['other'] == 2 * (5 * 8 + 7 * 6 + 7 * 10) * 8
+    assert cost.weights_of['other'] == 8 * (8 + 6 + 10)
+    assert cost.macs_of['same.out_proj'] == 2 * 5 * 8 * 8
+
+
+def test_macs_of_transposed_convolutions_are_counted_at_their_input():
+    up = nn.ConvTranspose2d(6, 4, 3, stride=2, groups=2, output_padding=1)
+    model, batch = nn.Sequential(nn.Conv2d(3, 6, 1), up), torch.randn(2, 3, 5, 7)
+    cost = cost_of(model, batch)
+    assert cost.macs == torch_macs(model, batch)
+    assert cost.macs_of['1'] == 2 * 5 * 7 * 6 * 2 * 9
+    assert cost.inputs_of == {'0': 3, '1': 6} and cost.weights_of == {'0': 18, '1': 108}
+    called_by_name = model_cost(
+        up, count_positions(up, dict(input=batch.new_ones(2, 6, 5, 7)), call_with)
+    )
+    assert called_by_name.macs_of == {'': cost.macs_of['1']}
+
+
+def test_a_layer_whose_output_is_no_tensor_is_not_counted():
+    class Sparse(nn.Linear):
+        def forward(self, x):
+            return [super().forward(x)]
+
+    model, batch = nn.Sequential(nn.Conv2d(3, 6, 1), Sparse(5, 2)), torch.randn(2, 3, 5, 5)
+    assert set(cost_of(model, batch).macs_of) == {'0'}
+
+
 def test_counting_leaves_no_hook_no_mode_and_no_statistics_behind():
     model, batch = build('chain')
     before = {n: b.clone() for n, b in model.named_buffers()}
@@ -128,8 +181,11 @@ def flops_sparsity(model, batch):
 
 
 def weight_sparsity(model, batch):
-    shares = idle_shares(count_collapsed(model).masks, trace(model, batch), cost_of(model, batch))
-    weights = {name: model.get_submodule(name).weight.numel() for name in shares}
+    cost = cost_of(model, batch)
+    shares, weights = (
+        idle_shares(count_collapsed(model).masks, trace(model, batch), cost),
+        cost.weights_of,
+    )
     return sum(weights[name] * shares[name] for name in shares) / sum(weights.values())
 
 

@@ -1,0 +1,65 @@
+"""Deformable convolutions and RoI pooling, which mmcv computes out of the tracer's sight."""
+
+import pytest
+import torch
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign
+from torch import nn
+from toy import kill_channels
+
+import mmpsbn  # noqa: F401  registers the rules
+from mmpsbn.pruning import count_positions, model_cost, prune_dead_channels
+from mmpsbn.pruning.forward import call_with
+
+
+class Deformed(nn.Module):
+    """Two deformable convolutions behind each other, then a region pooled and classified."""
+
+    def __init__(self, groups):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.first = ModulatedDeformConv2dPack(8, 12, 3, padding=1, groups=groups)
+        self.first_norm = nn.BatchNorm2d(12)
+        self.second, self.second_norm = (
+            DeformConv2dPack(12, 6, 3, stride=2, padding=1),
+            nn.BatchNorm2d(6),
+        )
+        self.pool, self.fc = RoIAlign(2, 1.0), nn.Linear(6 * 4, 5)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        x = self.first_norm(self.first(x)).relu()
+        x = self.second_norm(self.second(x)).relu()
+        region = x.new_tensor([[0, 0.5, 0.5, 3, 3.5]])
+        return self.fc(self.pool(x, region).flatten(1))
+
+
+def deformed(groups=1):
+    torch.manual_seed(0)
+    model = Deformed(groups).double()
+    for layer in (model.first, model.second):
+        nn.init.normal_(layer.conv_offset.weight, std=0.2)
+    return model.eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+
+
+def test_macs_of_deformable_convolutions_are_those_of_ordinary_ones():
+    model, batch = deformed()
+    macs = model_cost(model, count_positions(model, batch, call_with)).macs_of
+    assert macs['first'] == 2 * 64 * 12 * 8 * 9
+    assert macs['second'] == 2 * 16 * 6 * 12 * 9
+    assert macs['first.conv_offset'] == 2 * 64 * 27 * 8 * 9
+
+
+@pytest.mark.parametrize('groups, widths', [(1, (6, 9, 5)), (4, (6, 9, 5))])
+def test_dead_channels_around_deformable_convolutions_go_without_a_change(groups, widths):
+    model, batch = deformed(groups)
+    kill_channels(model.norm, [0, 1])
+    kill_channels(model.first_norm, [0, 1, 2])
+    kill_channels(model.second_norm, [4])
+    before = model(batch)
+    macs = model_cost(model, count_positions(model, batch, call_with)).macs
+    prune_dead_channels(model, [batch], tolerance=1e-12)
+    torch.testing.assert_close(model(batch), before, rtol=1e-12, atol=1e-12)
+    layers = model.norm, model.first_norm, model.second_norm
+    assert tuple(layer.num_features for layer in layers) == widths
+    assert (len(model.stem.weight), len(model.first.weight), len(model.second.weight)) == widths
+    assert model_cost(model, count_positions(model, batch, call_with)).macs < macs
