@@ -48,7 +48,7 @@ class Budget:
         self._prune = prune
         self._dense: dict[str, float] = {}
         self._now: dict[str, float] = {}
-        self._positions: dict[str, int] = {}
+        self._positions: dict[str, float] = {}
         self.scale = 1.0
         self.met = False
 
@@ -74,7 +74,7 @@ class Budget:
     def left(self) -> float:
         return self._now[self._settings.measure] / self._dense[self._settings.measure]
 
-    def start(self, model: nn.Module, groups, positions: dict[str, int], inputs: Tensor) -> None:
+    def start(self, model: nn.Module, groups, positions: dict[str, float], inputs: Tensor) -> None:
         """Measure the model; of a run that is not resumed it is the dense one.
 
         Raises:

@@ -81,7 +81,7 @@ class ChannelWatch:
         self.layers = layers
         self._map: ChannelMap | None = None
         self._size = 0  # parameters of the model when it was last traced
-        self._positions: dict[str, int] = {}
+        self._positions: dict[str, float] = {}
         self._last: dict[str, Tensor] = {}  # dead at the last reading
         self._ever: dict[str, Tensor] = {}  # dead at any
 

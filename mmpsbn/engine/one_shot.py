@@ -225,7 +225,7 @@ def _remove_silent(
 def _masks_for_budget(
     model: nn.Module,
     graph: ChannelGraph,
-    positions: Mapping[str, int],
+    positions: Mapping[str, float],
     dense_macs: int,
     settings: OneShotSettings,
 ) -> dict[str, Tensor]:

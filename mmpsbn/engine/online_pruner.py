@@ -62,7 +62,7 @@ class OnlinePruner:
         self._dense: dict[str, int] = {}
         self._removed = 0  # channels, in all events
         self._layers: list[str] = []  # that write prunable channels at the run's start
-        self._positions: dict[str, int] = {}
+        self._positions: dict[str, float] = {}
         self._probe_size: tuple[int, ...] = ()
         self._example: Tensor | None = None  # what a latency is measured on
         self._excluded: set[str] = set()

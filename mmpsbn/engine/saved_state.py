@@ -15,7 +15,7 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
             dense=(_is_dense, 'empty or positive counts of channels and macs'),
             removed=(_is_size, 'an int >= 0'),
             layers=(_is_names, 'a list of names'),
-            positions=(_is_counts, 'layer names, each with a count >= 0'),
+            positions=(_is_counts, 'names of weights, each with a number >= 0'),
             excluded=(_is_names, 'a list of names'),
             window=(_is_window, 'layer names, each with two lists of floats, min and max'),
             samples=(_is_size, 'an int >= 0'),
@@ -52,7 +52,12 @@ def _is_dense(value) -> bool:
 
 
 def _is_counts(value) -> bool:
-    return _is_dict(value) and _is_names(list(value)) and all(map(_is_size, value.values()))
+    return (
+        _is_dict(value)
+        and _is_names(list(value))
+        and all(name.endswith('weight') for name in value)
+        and all(is_number(count) and count >= 0 for count in value.values())
+    )
 
 
 def _is_names(value) -> bool:

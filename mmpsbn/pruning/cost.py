@@ -22,7 +22,7 @@ class Cost:
     Attributes:
         macs_of: layer name -> MACs, summed over all calls of a shared layer.
         weights_of: layer name -> number of its weights, without the bias.
-        inputs_of: layer name -> input channels or features.
+        inputs_of: layer name -> input channels or features; of attention those of its queries.
     """
 
     params: int
@@ -57,7 +57,7 @@ def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict
     handles = [
         module.register_forward_hook(count(name), with_kwargs=True)
         for name, module in model.named_modules()
-        if is_conv_or_linear(module) or isinstance(module, nn.MultiheadAttention)
+        if is_conv_or_linear(module) or _is_attention(module)
     ]
     try:
         with observing(model):
@@ -68,22 +68,28 @@ def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict
     return positions
 
 
+def _is_attention(module: nn.Module) -> bool:
+    """Whether its projections are computed out of sight of their own modules: not so in
+    subclasses that compute them in another way."""
+    forward = nn.MultiheadAttention.forward
+    return getattr(type(module), 'forward', None) is forward
+
+
 def _applications(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> dict[str, float]:
     """Weight of the module -> how often this call applies it."""
-    if isinstance(module, nn.MultiheadAttention):
+    if _is_attention(module):
         call = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        q, k, v = (math.prod(call[part].shape[:-1]) for part in ('query', 'key', 'value'))
+        inputs = (call[part] for part in ('query', 'key', 'value'))
+        q, k, v = (tokens.numel() // tokens.size(-1) for tokens in inputs)
         projections = (
             dict(q_proj_weight=q, k_proj_weight=k, v_proj_weight=v)
             if module.in_proj_weight is None
             else dict(in_proj_weight=(q + k + v) / 3)
         )
         return projections | {'out_proj.weight': q}  # whose own forward is never called
-    if not isinstance(output, Tensor):
-        return {}  # a sparse convolution
     transposed = getattr(module, 'transposed', False)
-    applied_to = next(tensors_in((args, kwargs))) if transposed else output
-    return {'weight': applied_to.numel() // module.weight.size(0)}
+    applied_to = [next(tensors_in((args, kwargs)))] if transposed else tensors_in(output)
+    return {'weight': sum(map(Tensor.numel, applied_to)) // module.weight.size(0)}
 
 
 def model_cost(
@@ -109,11 +115,17 @@ def model_cost(
     for name, n in positions.items():
         layer, _, attribute = name.rpartition('.')
         module = model.get_submodule(layer)
-        weight = shapes[name] if name in shapes else getattr(module, attribute).shape  # computed
+        weight = shapes[name] if name in shapes else _computed_shape(module, attribute)
         macs_of[layer] = macs_of.get(layer, 0) + round(n * math.prod(weight))
         weights_of[layer] = weights_of.get(layer, 0) + math.prod(weight)
-        inputs_of[layer] = weight[0] if getattr(module, 'transposed', False) else weight[1]
+        width = weight[0] if getattr(module, 'transposed', False) else weight[1]
+        inputs_of.setdefault(layer, width)
     return Cost(sum(math.prod(shapes[name]) for name in own), macs_of, weights_of, inputs_of)
+
+
+def _computed_shape(module: nn.Module, name: str) -> tuple[int, ...]:
+    with observing(module):  # a spectral norm goes on with its estimate in training mode
+        return getattr(module, name).shape
 
 
 def measure_latency(

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 
@@ -33,8 +35,10 @@ def is_conv_or_linear(module: nn.Module) -> bool:
     """Whether a module is a convolution or linear layer of any kind, mmcv's deformable ones
     among them, and not a block that holds one."""
     sized = hasattr(module, 'out_channels') or hasattr(module, 'out_features')
+    if is_parametrized(module, 'weight'):  # to read it is to compute it, which may change buffers
+        return sized
     weight = getattr(module, 'weight', None)
-    return sized and isinstance(weight, Tensor) and weight.dim() > 1
+    return sized and isinstance(weight, Tensor) and (is_lazy(weight) or weight.dim() > 1)
 
 
 def input_channel_dim(weight: Tensor) -> int:

@@ -132,7 +132,7 @@ def keep_masks_for_budget(
     model: nn.Module,
     groups: Mapping[str, ChannelGroup],
     scores: Mapping[str, Tensor],
-    positions: Mapping[str, int],
+    positions: Mapping[str, float],
     *,
     measure: str,
     target: float,

@@ -44,8 +44,8 @@ def scales_clamped(model: nn.Module, *, threshold: float) -> Iterator[None]:
 
 
 def idle_shares(idle: Mapping[str, Tensor], graph: ChannelGraph, cost: Cost) -> dict[str, float]:
-    """Convolution or linear layer -> the share of its weights, hence of its MACs, that belongs
-    to idle channels, as inputs or as outputs, in [0, 1].
+    """Layer with MACs -> the share of its weights, hence of its MACs, that belongs to idle
+    channels, as inputs or as outputs, in [0, 1].
 
     An output is idle where its own norm is, an input where every writer of it is (psBN paper
     section 3.1). Weighted with the MACs of the layers the mean is the FLOPs sparsity, with

@@ -10,7 +10,7 @@ from mmengine.registry import MODEL_WRAPPERS, MODELS, OPTIMIZERS
 from mmpretrain.models import VisionTransformer
 from snapshots import assert_same
 from torch import nn
-from toy import kill_channels, toy_runner
+from toy import ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine import DemPHook, models, online_pruner
 from mmpsbn.pruning import VerificationError
@@ -116,6 +116,42 @@ def test_a_resumed_run_ends_bit_equal(tmp_path, norm, epoch):
     states = [r.optim_wrapper.state_dict()['state'] for r in (whole, resumed)]
     for i, state in states[0].items():
         assert torch.equal(state['momentum_buffer'], states[1][i]['momentum_buffer'])
+
+
+class AttentiveHead(nn.Module):
+    """One query, two keys and values."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, 2, batch_first=True)
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x):
+        keys = torch.stack([x, x.flip(-1)], 1)
+        return self.fc(self.attention(x[:, None], keys, keys)[0].squeeze(1))
+
+
+@MODELS.register_module(force=True)
+class AttentiveNet(ToyNet):
+    def __init__(self, width=8, classes=4, **kwargs):
+        super().__init__(width=width, classes=classes, **kwargs)
+        self.fc = AttentiveHead(width, classes)
+
+
+def test_a_run_with_attention_resumes(tmp_path):
+    model = dict(type='AttentiveNet')
+    whole = train(tmp_path / 'whole', [demp()], model=model)
+    assert demp_hook_of(whole).pruner.left['macs'] < 1
+    resumed = toy_runner(
+        tmp_path / 'resumed',
+        [demp()],
+        model=dict(model),
+        resume=True,
+        load_from=str(tmp_path / 'whole/epoch_2.pth'),
+    )
+    resumed.train()
+    assert_same(whole.model.state_dict(), resumed.model.state_dict())
+    assert demp_hook_of(resumed).pruner.left == demp_hook_of(whole).pruner.left
 
 
 def test_the_plan_in_a_checkpoint_is_plain_and_safe_to_load(tmp_path):

@@ -135,6 +135,11 @@ def test_a_spoilt_checkpoint_is_a_value_error_or_loads_and_never_half(checkpoint
         ),
         (lambda m: m['pruner'].update(window={'fc': [[1.0], [0.0]]}), 'window .* min and max'),
         (lambda m: m['pruner'].update(removed=-1), 'removed .* an int >= 0, got -1'),
+        (
+            lambda m: m['pruner'].update(positions={'fc': 1}),
+            r"positions .* names of weights, each with a number >= 0, got {'fc': 1}",
+        ),
+        (lambda m: m['pruner'].update(positions={'fc.weight': -1}), 'positions .* number >= 0'),
         (lambda m: m['pruner'].update(layers=[0]), r'layers .* a list of names, got \[0\]'),
         (lambda m: m['pruner'].pop('budget'), 'budget .* None or scale, met, .* got None'),
         (lambda m: m['pruner'].update(samples=1.5), 'samples .* an int >= 0, got 1.5'),

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,7 @@ def test_speed_is_that_of_the_dense_net_beside_it(copied, monkeypatch):
     asked = []
 
     def seconds(net, *args, seconds=measure.step_seconds):
+        assert args[-1] is time.process_time  # of one thread
         assert seconds(net, *args) > 0
         assert type(net.data_preprocessor) is BatchCropFlip
         asked.append(sum(p.numel() for p in net.parameters()))

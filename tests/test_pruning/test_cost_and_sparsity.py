@@ -1,6 +1,7 @@
 """MACs against torch's own counter; collapsed filters in numbers and in FLOPs."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,19 +126,52 @@ def test_macs_of_transposed_convolutions_are_counted_at_their_input():
     assert called_by_name.macs_of == {'': cost.macs_of['1']}
 
 
-def test_a_layer_whose_output_is_no_tensor_is_not_counted():
+class SelfAttention(nn.MultiheadAttention):
+    def forward(self, x):
+        q, k, v = F.linear(x, self.in_proj_weight).chunk(3, -1)
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v))
+
+
+def test_of_attention_that_computes_in_another_way_only_its_layers_are_counted():
+    cost = cost_of(nn.Sequential(SelfAttention(8, 1)), torch.randn(2, 5, 8))
+    assert cost.macs_of == {'0.out_proj': 2 * 5 * 8 * 8}
+
+
+def test_attention_over_nested_tensors_is_counted():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    hidden = torch.tensor([[False] * 3, [False, False, True]])
+    batch = dict(src=torch.randn(2, 3, 8), src_key_padding_mask=hidden)
+    macs_of = model_cost(encoder, count_positions(encoder, batch, call_with)).macs_of
+    assert macs_of['layers.0.self_attn'] == 5 * 3 * 8 * 8
+    assert macs_of['layers.0.linear1'] == 5 * 16 * 8
+
+
+def test_layers_that_return_lists_are_counted_and_sparse_ones_are_not():
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return [super().forward(x), super().forward(x[:1])]
+
     class Sparse(nn.Linear):
         def forward(self, x):
-            return [super().forward(x)]
+            return SimpleNamespace(features=super().forward(x[0]))
 
-    model, batch = nn.Sequential(nn.Conv2d(3, 6, 1), Sparse(5, 2)), torch.randn(2, 3, 5, 5)
-    assert set(cost_of(model, batch).macs_of) == {'0'}
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), Twice(5, 2), Sparse(2, 4))
+    batch = torch.ones(2, 3, 5, 5)
+    cost = model_cost(model, count_positions(model, batch, lambda m, x: m(x).features))
+    assert cost.macs_of == {'0': 50 * 18, '1': 3 * 30 * 10, '2': 0}
+
+
+def test_layers_without_a_shape_yet_get_it():
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3))
+    assert cost_of(model, torch.randn(2, 3, 5, 5)).macs_of == {'0': 2 * 9 * 4 * 27, '2': 2 * 3 * 36}
 
 
 def test_counting_leaves_no_hook_no_mode_and_no_statistics_behind():
     model, batch = build('chain')
+    nn.utils.parametrizations.spectral_norm(model.classifier[2])
     before = {n: b.clone() for n, b in model.named_buffers()}
-    count_positions(model, batch, forward)
+    cost_of(model, batch)
+    trace(model, batch)
     with pytest.raises(RuntimeError):
         count_positions(model, batch[:, :2], forward)
     assert all(m.training and not m._forward_hooks for m in model.modules())
