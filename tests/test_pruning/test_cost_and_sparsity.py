@@ -138,12 +138,11 @@ def test_of_attention_that_computes_in_another_way_only_its_layers_are_counted()
 
 
 def test_attention_over_nested_tensors_is_counted():
-    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
-    hidden = torch.tensor([[False] * 3, [False, False, True]])
-    batch = dict(src=torch.randn(2, 3, 8), src_key_padding_mask=hidden)
-    macs_of = model_cost(encoder, count_positions(encoder, batch, call_with)).macs_of
-    assert macs_of['layers.0.self_attn'] == 5 * 3 * 8 * 8
-    assert macs_of['layers.0.linear1'] == 5 * 16 * 8
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(2, 8)])
+    batch = dict(query=x, key=x, value=x, need_weights=False)
+    macs_of = model_cost(attention, count_positions(attention, batch, call_with)).macs_of
+    assert macs_of == {'': 5 * 3 * 8 * 8, 'out_proj': 5 * 8 * 8}
 
 
 def test_layers_that_return_lists_are_counted_and_sparse_ones_are_not():
