@@ -38,9 +38,10 @@ def grid(numbers: Numbers) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def grid_table(corner: str, numbers: Numbers, cell: Callable[[dict[str, Any]], str]) -> Table:
-    """Rows and columns of :func:`grid`; empty where there is no such arm."""
+    """Rows and columns of :func:`grid`, columns from the smallest number to the largest; empty
+    where there is no such arm."""
     rows = grid(numbers)
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    columns = sorted({column for row in rows.values() for column in row}, key=float)
     return Table(
         (corner, *columns),
         [

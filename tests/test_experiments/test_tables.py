@@ -42,16 +42,16 @@ def test_every_experiment_has_numbers_here():
         ),
         (
             'implicit-optimizers',
-            '% inactive by activation / by gamma / test error % at decay|0.001|0.0001|0',
+            '% inactive by activation / by gamma / test error % at decay|0|0.0001|0.001',
             {
-                0: 'SGD L2|28 / 27 / 21.8|0 / 0 / 11.8|',
+                0: 'SGD L2||0 / 0 / 11.8|28 / 27 / 21.8',
                 2: 'Adam WD||40 / 40 / 11.2|',
             },
         ),
         (
             'implicit-batch-size',
-            '% inactive by gamma / test error % / training loss at batch size|80|20',
-            {0: 'L2 0.001|80 / 12.2 / 0.25|85 / 15.2 / 0.25'},
+            '% inactive by gamma / test error % / training loss at batch size|20|80',
+            {0: 'L2 0.001|85 / 15.2 / 0.25|80 / 12.2 / 0.25'},
         ),
         (
             'implicit-prune',
@@ -64,9 +64,9 @@ def test_every_experiment_has_numbers_here():
         (
             'bn-only',
             'top-1 % / |gamma| < 0.01, 0.05, 0.1 % / change of top-1 with these at 0 / ReLUs off '
-            '%, at depth|56|14',
-            {1: 'BN|65.0 / 25, 40, 50 / +0.2, -1.0, -4.0 / 30|48.0 / 30, 40, 50 / +0.0, -1.0, '
-             '-9.0 / 28'},
+            '%, at depth|14|56',
+            {1: 'BN|48.0 / 30, 40, 50 / +0.0, -1.0, -9.0 / 28|65.0 / 25, 40, 50 / +0.2, -1.0, '
+             '-4.0 / 30'},
         ),
         (
             'demp-tradeoff',
@@ -209,4 +209,4 @@ def test_a_grid_has_the_rows_and_columns_of_its_arms():
     numbers = {'r, s, 2': dict(n=1), 'r, s, 1': dict(n=2), 't, 1': dict(n=3)}
     assert grid(numbers) == {'r, s': {'2': dict(n=1), '1': dict(n=2)}, 't': {'1': dict(n=3)}}
     table = grid_table('corner', numbers, lambda arm: str(arm['n']))
-    assert table == Table(('corner', '2', '1'), [('r, s', '1', '2'), ('t', '', '3')])
+    assert table == Table(('corner', '1', '2'), [('r, s', '2', '1'), ('t', '3', '')])
