@@ -138,36 +138,39 @@ def _optimizer_arms(scale: str) -> Sequence[Arm]:
 
 
 def _judge_optimizers(numbers: Numbers) -> list[Finding]:
-    chosen = {row: grid(numbers)[row] for row in ('Adam L2', 'Adam WD', 'SGD L2')}
-    best = {row: min(arm['error'] for arm in arms.values()) for row, arms in chosen.items()}
-    like = max(best.values()) - min(best.values()) <= _LIKE
-    near = [
-        max(
+    rows = grid(numbers)
+    best = {row: min(arm['error'] for arm in arms.values()) for row, arms in rows.items()}
+    near = {
+        row: max(
             (f'{row}, {decay}' for decay, arm in arms.items() if arm['error'] <= best[row] + _NEAR),
             key=lambda name: numbers[name]['dead'],
         )
-        for row, arms in chosen.items()
-    ]
-    adam, decayed, sgd = (numbers[name]['dead'] for name in near)
+        for row, arms in rows.items()
+    }
+
+    def compare(clause: str, sparse: str, other: str, words: str = '') -> Finding:
+        names = near[sparse], near[other]
+        alike = abs(best[sparse] - best[other]) <= _LIKE
+        shares = [numbers[name]['dead'] for name in names]
+        found = ' and '.join(f'{share:.0%} with {name}' for share, name in zip(shares, names))
+        return tell(clause, found + words, more(*shares, SHARE) if alike else None, numbers, names)
+
     free = numbers['Adam L2, 0']['dead']
     return [
-        tell(
+        compare(
             'Adam leaves more filters inactive than SGD',
-            f'by activation {adam:.0%} with {near[0]} and {sgd:.0%} with {near[2]}, the most at an '
-            f'error within {_NEAR} points of the best of its row',
-            more(adam, sgd, SHARE) if like else None,
-            numbers,
-            [near[0], near[2]],
+            'Adam L2',
+            'SGD L2',
+            f', by activation, the most at an error within {_NEAR} points of the best of its row',
         ),
-        tell(
-            'L2 leaves more than weight decay with Adam',
-            f'{adam:.0%} with {near[0]} and {decayed:.0%} with {near[1]}',
-            more(adam, decayed, SHARE) if like else None,
-            numbers,
-            near[:2],
+        *(
+            compare(f'so does {row.removesuffix(" L2")}', row, 'SGD L2')
+            for row in ('Adadelta L2', 'Adagrad L2')
+            if row in rows
         ),
+        compare('L2 leaves more than weight decay with Adam', 'Adam L2', 'Adam WD'),
         tell(
-            'without decay none are',
+            'without decay next to none are',
             f'{free:.0%} with Adam',
             free < 2 * SHARE,
             numbers,
@@ -180,7 +183,7 @@ IMPLICIT_OPTIMIZERS = Experiment(
     name='implicit-optimizers',
     shows='table 1 of the implicit-sparsity paper: BasicNet, optimizer x L2 or weight decay',
     claim='At like error Adam with L2 leaves more filters inactive (70 %) than with weight decay '
-    '(40 %) and than SGD (0 %); without decay none are.',
+    '(40 %) and than SGD (0 %), and so do Adadelta and Adagrad; without decay next to none are.',
     arms=_optimizer_arms,
     read=_read_sparsity,
     tabulate=lambda numbers: grid_table(f'{_CELL} at decay', numbers, _cell),

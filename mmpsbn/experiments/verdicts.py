@@ -50,6 +50,14 @@ def grows(course: Sequence[float], margin: float) -> bool | None:
     return False if falls else more(course[-1], course[0], margin)
 
 
+def falls(course: Sequence[float], margin: float) -> bool | None:
+    """Whether numbers end below their largest by ``margin``; None where they end neither so nor
+    above the first by it."""
+    if max(course) - course[-1] >= margin:
+        return True
+    return False if course[-1] - course[0] >= margin else None
+
+
 def learnt_nothing(arm: dict[str, Any]) -> bool:
     """Whether the last loss is that of a guess among the classes, nearly, or no number. A net
     without a working filter, or one that diverged, has no sparsity to compare."""
@@ -69,5 +77,5 @@ def tell(
 
 def under_a_fifth(psbn: float, bn: float) -> bool | None:
     """Whether psBN has under a fifth of BN's share; None where BN has little, or within a
-    percent of a fifth."""
+    percentage point of a fifth."""
     return None if bn < 2 * SHARE else more(bn / 5, psbn, SHARE / 2)
