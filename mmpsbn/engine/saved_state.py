@@ -15,7 +15,7 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
             dense=(_is_dense, 'empty or positive counts of channels and macs'),
             removed=(_is_size, 'an int >= 0'),
             layers=(_is_names, 'a list of names'),
-            positions=(_is_counts, 'names of weights, each with a number >= 0'),
+            positions=(_is_positions, 'names of weights, each with a number >= 0'),
             excluded=(_is_names, 'a list of names'),
             window=(_is_window, 'layer names, each with two lists of floats, min and max'),
             samples=(_is_size, 'an int >= 0'),
@@ -51,7 +51,7 @@ def _is_dense(value) -> bool:
     )
 
 
-def _is_counts(value) -> bool:
+def _is_positions(value) -> bool:
     return (
         _is_dict(value)
         and _is_names(list(value))

@@ -17,7 +17,8 @@ from .forward import ForwardFn, is_conv_or_linear, observing, tensors_in
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters of a model, and MACs of its conv and linear layers on one input.
+    """Parameters of a model, and MACs of its convolutions, linear layers and attention's
+    projections on one input.
 
     Attributes:
         macs_of: layer name -> MACs, summed over all calls of a shared layer.
@@ -38,7 +39,7 @@ class Cost:
 def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict[str, float]:
     """Name of a conv or linear layer's weight -> how often it is applied, summed over the calls:
     N * H_out * W_out, of a transposed convolution N * H_in * W_in. Pruning channels does not
-    change it.
+    change it. Layers compiled by TorchScript are not counted.
 
     Of ``nn.MultiheadAttention`` these are the tokens that a projection sees; ``in_proj_weight``
     is three projections, so that it gets the mean of queries, keys and values.
@@ -57,7 +58,8 @@ def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict
     handles = [
         module.register_forward_hook(count(name), with_kwargs=True)
         for name, module in model.named_modules()
-        if is_conv_or_linear(module) or _is_attention(module)
+        if (is_conv_or_linear(module) or _is_attention(module))
+        and not isinstance(module, torch.jit.ScriptModule)  # these take no hooks
     ]
     try:
         with observing(model):

@@ -3,7 +3,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from ranks import run_on_ranks
+from ranks import ON_RANKS, run_on_ranks
 from snapshots import assert_same
 from toy import toy_runner
 
@@ -190,18 +190,7 @@ def test_bad_seeds(seed):
 
 
 def on_a_rank(work_dir, hook):
-    runner = build(
-        work_dir,
-        hook,
-        launcher='pytorch',
-        batch_size=4,
-        cfg=dict(
-            CFG,
-            model_wrapper_cfg=dict(
-                type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-            ),
-        ),
-    )
+    runner = build(work_dir, hook, **dict(ON_RANKS, cfg=CFG | ON_RANKS['cfg']))
     runner.train()
     return {n: p.detach() for n, p in bare_model(runner).named_parameters()}, moved(runner)
 

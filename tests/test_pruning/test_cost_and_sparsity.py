@@ -120,10 +120,8 @@ def test_macs_of_transposed_convolutions_are_counted_at_their_input():
     assert cost.macs == torch_macs(model, batch)
     assert cost.macs_of['1'] == 2 * 5 * 7 * 6 * 2 * 9
     assert cost.inputs_of == {'0': 3, '1': 6} and cost.weights_of == {'0': 18, '1': 108}
-    called_by_name = model_cost(
-        up, count_positions(up, dict(input=batch.new_ones(2, 6, 5, 7)), call_with)
-    )
-    assert called_by_name.macs_of == {'': cost.macs_of['1']}
+    by_name = count_positions(up, dict(input=torch.ones(2, 6, 5, 7)), call_with)
+    assert model_cost(up, by_name).macs_of == {'': cost.macs_of['1']}
 
 
 class SelfAttention(nn.MultiheadAttention):
@@ -158,6 +156,11 @@ def test_layers_that_return_lists_are_counted_and_sparse_ones_are_not():
     batch = torch.ones(2, 3, 5, 5)
     cost = model_cost(model, count_positions(model, batch, lambda m, x: m(x).features))
     assert cost.macs_of == {'0': 50 * 18, '1': 3 * 30 * 10, '2': 0}
+
+
+def test_a_compiled_layer_is_not_counted():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), torch.jit.script(nn.Conv2d(4, 5, 1)))
+    assert set(cost_of(model, torch.randn(1, 3, 4, 4)).macs_of) == {'0'}
 
 
 def test_layers_without_a_shape_yet_get_it():
@@ -215,11 +218,8 @@ def flops_sparsity(model, batch):
 
 def weight_sparsity(model, batch):
     cost = cost_of(model, batch)
-    shares, weights = (
-        idle_shares(count_collapsed(model).masks, trace(model, batch), cost),
-        cost.weights_of,
-    )
-    return sum(weights[name] * shares[name] for name in shares) / sum(weights.values())
+    shares = idle_shares(count_collapsed(model).masks, trace(model, batch), cost)
+    return sum(cost.weights_of[n] * shares[n] for n in shares) / sum(cost.weights_of.values())
 
 
 def weights_of(model):
