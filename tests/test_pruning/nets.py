@@ -1,4 +1,5 @@
-"""Nets of the shapes pruning must be right on, in float64, and how to mask and prune them."""
+"""Nets of the shapes pruning must be right on, in float64; how to mask and prune them,
+and what they cost."""
 
 import copy
 
@@ -6,10 +7,16 @@ import torch
 from snapshots import assert_same, snapshot  # noqa: F401  for the tests that import nets
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from toy import ToyNet
 
 from mmpsbn.layers import convert_to_psbn
-from mmpsbn.pruning import plan_from_keep_masks, trace_channel_graph
+from mmpsbn.pruning import (
+    count_positions,
+    model_cost,
+    plan_from_keep_masks,
+    trace_channel_graph,
+)
 
 
 def forward(model, batch):
@@ -211,3 +218,13 @@ def loss_of(outputs):
         (o.sin() * torch.linspace(-1, 2, o.numel(), dtype=o.dtype).view_as(o)).sum()
         for o in flat(outputs)
     )
+
+
+def cost_of(model, batch):
+    return model_cost(model, count_positions(model, batch, forward))
+
+
+def torch_macs(model, batch):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(batch)
+    return counter.get_total_flops() // 2
