@@ -3,6 +3,7 @@
 A hook decides when; a lower floor does what.
 """
 
+from .add_alpha_hook import AddAlphaHook
 from .autocast import BFloat16OptimWrapper
 from .demp_hook import DemPHook
 from .freeze_hook import FreezeHook
@@ -13,6 +14,7 @@ from .snapshot_ensemble import SnapshotEnsembleHook
 from .sparsity_hook import SparsityHook
 
 __all__ = [
+    'AddAlphaHook',
     'BFloat16OptimWrapper',
     'DemPHook',
     'FreezeHook',

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..functional.schedules import Schedule
 from ..pruning import scale_layers
-from .beta_decay import warn_if_beta_not_decayed
+from .beta_decay import check_beta_decay
 from .models import bare_model, check_wrapper, optimizers_of, use_compiled_step
 from .online_pruner import OnlinePruner
 from .pruned_checkpoint_hook import PrunedCheckpointHook
@@ -94,7 +94,7 @@ class DemPHook(Hook):
 
     def before_train(self, runner) -> None:
         check_wrapper(runner)
-        warn_if_beta_not_decayed(runner)
+        check_beta_decay(runner)
         self._penalised(runner)
         if self._noise_seed is None:
             seed = [runner.seed]

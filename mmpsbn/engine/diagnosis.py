@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ..functional.scalar_decay import rule_of
-from ..layers import PostShift
+from ..layers import alpha_of
 from ..pruning import scale_layers
 from .demp_hook import DemPHook
 from .models import bare_model, optimizers_of
@@ -28,7 +28,7 @@ def likely_causes(runner, layers: Iterable[str], *, threshold: float, at_start: 
     scales = scale_layers(bare_model(runner))
     norms = [scales[name] for name in layers if name in scales]
     gammas = {norm.weight for norm in norms if norm.weight.requires_grad}
-    betas = {n.beta for n in norms if isinstance(n, PostShift) and n.beta.requires_grad}
+    betas = {n.bias for n in norms if alpha_of(n.bias) and n.bias.requires_grad}
     for optimizer in optimizers_of(runner):
         groups = optimizer.param_groups
         with_gammas = [g for g in groups if any(p in gammas for p in g['params'])]

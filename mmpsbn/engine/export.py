@@ -43,7 +43,7 @@ _KEPT_KEYS = (
 _PLAIN_NORMS = dict(
     psBN='BN', psBN1d='BN1d', psBN2d='BN2d', psBN3d='BN3d', psSyncBN='SyncBN', psIN='IN', psGN='GN'
 )
-_PSBN_ARGUMENTS = ('alpha', 'pretrained_bias')
+_PSBN_ARGUMENTS = ('alpha',)
 
 
 @dataclass(frozen=True)

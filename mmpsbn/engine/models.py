@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import EMAHook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.structures import InstanceData
 from mmengine.utils import digit_version
@@ -135,7 +135,11 @@ def trace_at_any_size(model: nn.Module, inputs: Tensor) -> tuple[ChannelGraph, T
 
 def optimizers_of(runner) -> list[Optimizer]:
     """The built optimizers; empty in a run that only tests."""
-    wrapper = runner.optim_wrapper
+    return optimizers_in(runner.optim_wrapper)
+
+
+def optimizers_in(wrapper: OptimWrapper | OptimWrapperDict | dict | None) -> list[Optimizer]:
+    """Those that a wrapper holds; none in what is not built."""
     if isinstance(wrapper, OptimWrapperDict):
         return [w.optimizer for w in wrapper.values()]
     return [wrapper.optimizer] if isinstance(wrapper, OptimWrapper) else []
@@ -143,11 +147,12 @@ def optimizers_of(runner) -> list[Optimizer]:
 
 def averaged_models_of(runner) -> list[nn.Module]:
     """The models that EMA hooks keep; they must have the trained model's structure."""
-    return [
-        hook.ema_model.module
-        for hook in runner.hooks
-        if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')
-    ]
+    return [averaged.module for averaged in _ema_models_of(runner)]
+
+
+def _ema_models_of(runner) -> list[BaseAveragedModel]:
+    hooks = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    return [hook.ema_model for hook in hooks if hasattr(hook, 'ema_model')]
 
 
 def check_wrapper(runner) -> None:
@@ -193,18 +198,21 @@ def use_compiled_step(runner, compiled: bool) -> None:
 
 @contextmanager
 def unwrapped_model(runner) -> Iterator[nn.Module]:
-    """The bare model, free to change shape; DDP is wrapped around it anew on exit.
+    """The bare model, free to change shape, and its averages with it; DDP is wrapped around it
+    anew on exit.
 
     The old DDP wrapper must be gone before a parameter changes shape: its reducer
     holds gradient accumulators that know the old one.
     """
-    if not is_model_wrapper(runner.model):
-        yield runner.model
-        return
-    model = runner.model.module
-    runner.model = model
-    gc.collect()
+    wrapped, model = is_model_wrapper(runner.model), bare_model(runner)
+    if wrapped:
+        runner.model = model
+        gc.collect()
     try:
         yield model
     finally:
-        runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), model)
+        if wrapped:
+            runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), model)
+        for averaged in _ema_models_of(runner):
+            if averaged.update_buffers:  # MMEngine writes through tensors that it took once
+                averaged.avg_parameters = averaged.module.state_dict()

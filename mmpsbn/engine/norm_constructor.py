@@ -6,6 +6,8 @@ from torch import nn
 
 from ..functional.checks import is_number
 from ..layers import NORM_LAYERS
+from .beta_decay import check_betas_held
+from .models import optimizers_in
 
 _ROLES = dict(gamma='weight', beta='bias')  # name of a norm layer's parameter
 _SETTINGS = dict(lr='lr', decay='weight_decay')  # name in a param group
@@ -35,6 +37,7 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Raises:
         ValueError: a factor out of range, one without ``lr`` or ``weight_decay`` in the
             optimizer to multiply, or a model without a normalisation layer to apply it to.
+        TypeError: psBN's betas will not be in the optimizer; see :func:`.check_betas_held`.
     """
 
     def _validate_cfg(self) -> None:
@@ -62,7 +65,9 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'{type(model).__name__} has no normalisation layer: take the multipliers of '
                 'gamma and beta out of paramwise_cfg'
             )
-        return super().__call__(model)
+        wrapper = super().__call__(model)
+        check_betas_held(model, optimizers_in(wrapper))
+        return wrapper
 
     def add_params(self, params, module, prefix='', is_dcn_module=None) -> None:
         """As MMEngine's; then the multipliers, in the groups that a norm layer has added."""

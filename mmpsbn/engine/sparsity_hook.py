@@ -12,7 +12,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from ..functional.checks import is_count, is_number
 from ..pruning import MEASURES, Limits, counts_table, scale_layers
 from .alarm import Alarm, worst_layers
-from .beta_decay import warn_if_beta_not_decayed
+from .beta_decay import check_beta_decay
 from .channel_watch import ALL_MEASURES, DATA_MEASURES, ChannelWatch, Reading
 from .diagnosis import likely_causes
 from .forecast import collapse_forecast
@@ -108,7 +108,7 @@ class SparsityHook(Hook):
             )
         self._watch.check_layers(model)
         self._epochs = self.activations.epochs_between(len(runner.train_dataloader))
-        warn_if_beta_not_decayed(runner)
+        check_beta_decay(runner)
         runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
         if not runner.iter:  # of a resumed run nobody knows
             self._at_start = self._watch.read_weights(model)

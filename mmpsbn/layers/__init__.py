@@ -1,13 +1,15 @@
 """Floor 1: the post-shifted normalisation layers and their conversion."""
 
-from .conversion import convert_from_psbn, convert_to_psbn
+from .conversion import add_alpha, convert_from_psbn, convert_to_psbn
 from .kinds import NORM_LAYERS
-from .psbn import PostShift, beta_in_state_dict, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
+from .optimizer_view import alpha_of, step_hooks_run
+from .psbn import PostShift, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
 
 __all__ = [
     'NORM_LAYERS',
     'PostShift',
-    'beta_in_state_dict',
+    'add_alpha',
+    'alpha_of',
     'convert_from_psbn',
     'convert_to_psbn',
     'psBN1d',
@@ -16,4 +18,5 @@ __all__ = [
     'psGN',
     'psIN',
     'psSyncBN',
+    'step_hooks_run',
 ]

@@ -1,12 +1,18 @@
-"""BN <-> psBN on a built model. Parameters stay the same objects, so an optimizer
-that holds them goes on working."""
+"""BN <-> psBN on a built model, in place: layers and parameters stay the same objects, so that an
+optimizer that holds them goes on working."""
+
+import warnings
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
-from .psbn import PRETRAINED_BIAS, PostShift, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
+from .optimizer_view import set_alpha, unwatch, watch
+from .psbn import PostShift, check_alpha, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
 
-_PLAIN_TO_PS = {
+# plain layer -> its psBN form; those of further subclasses are added as they are met
+_PS_OF: dict[type, type] = {
     nn.BatchNorm1d: psBN1d,
     nn.BatchNorm2d: psBN2d,
     nn.BatchNorm3d: psBN3d,
@@ -14,100 +20,118 @@ _PLAIN_TO_PS = {
     nn.InstanceNorm2d: psIN,
     nn.GroupNorm: psGN,
 }
-_PS_TO_PLAIN = {ps: plain for plain, ps in _PLAIN_TO_PS.items()}
 
 
-def _arguments(layer: nn.Module) -> dict:
-    if isinstance(layer, nn.GroupNorm):
-        names = ('num_channels', 'num_groups', 'eps', 'affine')
-    else:
-        names = ('num_features', 'eps', 'momentum', 'affine', 'track_running_stats')
-    if hasattr(layer, 'process_group'):  # SyncBatchNorm and psSyncBN
-        names = (*names, 'process_group')
-    return {name: getattr(layer, name) for name in names}
+def _ps_of(plain: type) -> type:
+    """The psBN form of a BatchNorm, InstanceNorm, GroupNorm or a subclass: with the mixin."""
+    if plain not in _PS_OF:
+        # pickled by the plain class: this one has no name to be found by
+        reduce = dict(__reduce_ex__=lambda self, _: (_empty, (plain,), self.__dict__.copy()))
+        _PS_OF[plain] = type(f'ps{plain.__name__}', (PostShift, plain), reduce)
+    return _PS_OF[plain]
 
 
-def _replace(layer: nn.Module, new: nn.Module, shift: float) -> nn.Module:
-    with torch.no_grad():
-        layer._parameters['bias'].add_(shift)
-    new._parameters.update(layer._parameters)
-    new._buffers.update(layer._buffers)
-    return new.train(layer.training)
+def _empty(plain: type) -> nn.Module:
+    ps = _ps_of(plain)
+    return ps.__new__(ps)
 
 
-def _swap_layers(model: nn.Module, swap) -> tuple:
-    """Replace each submodule m by swap(m) where that is not None. Returns the model
-    (another object only if it is itself such a layer) and the names replaced."""
-    swapped, names = {}, []
-    for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if layer not in swapped:  # a layer used under two names stays one layer
-            swapped[layer] = swap(layer)
-        if swapped[layer] is None:
-            continue
-        names.append(name)
-        if not name:
-            return swapped[layer], names
-        parent, _, child = name.rpartition('.')
-        setattr(model.get_submodule(parent), child, swapped[layer])
-    return model, names
+def convert_to_psbn(model: nn.Module, *, alpha: float = 0.1) -> nn.Module:
+    """Turn each affine BatchNorm, SyncBatchNorm, InstanceNorm and GroupNorm of ``model`` into its
+    psBN form, in place.
 
-
-def convert_to_psbn(
-    model: nn.Module, *, alpha: float = 0.1, pretrained_bias: str = 'effective'
-) -> nn.Module:
-    """Turn each affine BN, SyncBN, IN and GN of ``model`` into its psBN form, in place.
+    The model's function is unchanged: the bias is b, and from now on weight decay pulls it to
+    alpha. Subclasses (timm's ``BatchNormAct2d``, say) keep their own forward pass and attributes.
+    A warning names those that cannot be converted.
 
     Args:
         alpha: the shift, > 0.
-        pretrained_bias: ``'effective'``, the model's function is unchanged
-            (beta = bias - alpha); ``'beta'``, beta = bias and alpha comes on top.
 
     Returns:
-        ``model``, or its replacement if it is itself such a layer.
+        ``model``.
 
     Raises:
-        ValueError: no layer to convert, or an argument out of range.
+        ValueError: no layer to convert, or alpha out of range.
     """
-    if pretrained_bias not in PRETRAINED_BIAS:
-        raise ValueError(
-            f'pretrained_bias must be one of {PRETRAINED_BIAS}, got {pretrained_bias!r}'
+    check_alpha(alpha)
+    converted, left = [], {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, (_NormBase, nn.GroupNorm)) or isinstance(layer, PostShift):
+            continue
+        if not layer.affine:
+            continue
+        bias = layer._parameters.get('bias')
+        if bias is None or is_lazy(bias):
+            left[name] = f'{type(layer).__name__} without a bias of its own as yet'
+            continue
+        layer.__class__ = _ps_of(type(layer))
+        layer.alpha = alpha
+        layer.mark_bias()
+        watch(layer)
+        converted.append(name)
+    if left:
+        warnings.warn(
+            'left as they are: ' + ', '.join(f'{name} ({why})' for name, why in left.items()),
+            stacklevel=2,
         )
-    shift = -alpha if pretrained_bias == 'effective' else 0.0
-
-    def swap(layer):
-        ps_type = _PLAIN_TO_PS.get(type(layer))
-        if ps_type is None or not layer.affine:
-            return None
-        new = ps_type(**_arguments(layer), alpha=alpha)
-        return _replace(layer, new, shift)
-
-    model, names = _swap_layers(model, swap)
-    if not names:
+    if not converted:
         raise ValueError(
-            'no affine BatchNorm, SyncBatchNorm, InstanceNorm2d or '
+            'no affine BatchNorm, SyncBatchNorm, InstanceNorm or '
             f'GroupNorm found in {type(model).__name__}'
         )
     return model
 
 
 def convert_from_psbn(model: nn.Module) -> nn.Module:
-    """Turn each psBN-like layer of ``model`` into its plain form, in place; the
-    function is unchanged (bias = beta + alpha).
+    """Turn each psBN-like layer of ``model`` into its plain form, in place; the bias is b, and the
+    function is unchanged.
 
     Returns:
-        ``model``, or its replacement if it is itself such a layer.
+        ``model``.
 
     Raises:
-        ValueError: no psBN-like layer found.
+        ValueError: no psBN-like layer found, or one of a class that was derived from it.
     """
-
-    def swap(layer):
-        if not isinstance(layer, PostShift):
-            return None
-        new = _PS_TO_PLAIN[type(layer)](**_arguments(layer))
-        return _replace(layer, new, layer.alpha)
-
-    model, names = _swap_layers(model, swap)
-    if not names:
-        raise ValueError(f'no psBN layer found in {type(model).__name__}')
+    layers = _psbn_layers(model)
+    plain_of = {ps: plain for plain, ps in _PS_OF.items()}
+    for name, layer in layers.items():
+        if type(layer) not in plain_of:
+            raise ValueError(f'{name} is a {type(layer).__name__}, which has no plain form')
+    for layer in layers.values():
+        unwatch(layer)
+        set_alpha(layer.bias, None)
+        layer.__class__ = plain_of[type(layer)]
+        vars(layer).pop('alpha_added', None)
+        del layer.alpha
     return model
+
+
+@torch.no_grad()
+def add_alpha(model: nn.Module) -> nn.Module:
+    """b <- b + alpha in each psBN-like layer, once: what was read as b (the bias of a BatchNorm
+    checkpoint) is beta from now on, and alpha comes on top.
+
+    Call it after the weights are loaded. A layer remembers it; a fresh one, where b = alpha, stays.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ValueError: no psBN-like layer, or alpha was added before; names the layer. Nothing changed.
+    """
+    layers = _psbn_layers(model)
+    for name, layer in layers.items():
+        if layer.alpha_added:
+            raise ValueError(f'alpha={layer.alpha} was added to the bias of {name} before')
+    for layer in layers.values():
+        if not layer.bias.eq(layer.alpha).all():
+            layer.bias += layer.alpha
+            layer.alpha_added = True
+    return model
+
+
+def _psbn_layers(model: nn.Module) -> dict[str, PostShift]:
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PostShift)}
+    if not layers:
+        raise ValueError(f'no psBN layer found in {type(model).__name__}')
+    return layers

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from mmengine.model import update_init_info
+import torch
+from mmengine.model import PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
 from ..functional.checks import is_number
-from ..layers import PostShift
+from ..layers import PostShift, alpha_of
 from ..pruning import scale_layers
 
 
@@ -21,8 +22,7 @@ class NormAffineInit:
 
         init_cfg=[dict(type='Kaiming', layer='Conv2d'), dict(type='NormAffine', gamma=[0, 1])]
 
-    beta is what the optimizer owns, so a psBN's effective bias starts as beta + alpha; MMEngine's
-    ``Constant`` and ``Uniform`` write into that computed bias, where it is lost. Numbers come
+    Of a psBN layer beta is what the optimizer sees: its bias starts as beta + alpha. Numbers come
     from torch's default generator, which MMEngine seeds.
 
     In use: gamma 1 and beta 0; gamma ~ U[0, 1], beta 0 and gamma ~ U[-1, 1], beta 0 and gamma 1,
@@ -66,8 +66,26 @@ class NormAffineInit:
                 nn.init.uniform_(layer.weight, *self.gamma)
             else:
                 nn.init.constant_(layer.weight, self.gamma)
-            beta = layer.beta if isinstance(layer, PostShift) else layer.bias
-            if beta is not None:
-                nn.init.constant_(beta, self.beta)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, self.beta + (alpha_of(layer.bias) or 0.0))
+            if isinstance(layer, PostShift):
+                layer.alpha_added = True
         if hasattr(module, '_params_init_info'):
             update_init_info(module, f'NormAffine: gamma={self.gamma}, beta={self.beta}')
+
+
+@torch.no_grad()
+def start_at_alpha(module: nn.Module) -> None:
+    """Give psBN layers beta = 0 where init code has written b = 0, as that of mmcv, mmdet and
+    torchvision does in every norm layer.
+
+    What ``NormAffine`` has set and an ``init_cfg`` of type ``Pretrained`` has loaded stays.
+    """
+    cfgs = getattr(module, 'init_cfg', None) or []
+    cfgs = cfgs if isinstance(cfgs, (list, tuple)) else [cfgs]
+    if any(cfg['type'] in ('Pretrained', PretrainedInit) for cfg in cfgs):
+        return
+    if isinstance(module, PostShift) and not module.alpha_added and not module.bias.any():
+        nn.init.constant_(module.bias, module.alpha)
+    for child in module.children():
+        start_at_alpha(child)

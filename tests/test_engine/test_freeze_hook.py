@@ -153,7 +153,7 @@ def test_the_weights_are_the_seed_s_whatever_the_run_s(tmp_path):
     drawn = draw_model(MODEL, 7)
     assert torch.equal(runner.model.stem.weight, drawn.stem.weight)
     first = next(hook for hook in runner.hooks if isinstance(hook, Before)).weights
-    assert torch.equal(first['norm.bias'], drawn.norm.beta)
+    assert torch.equal(first['norm.bias'], drawn.norm.bias)
     assert not (tmp_path / 'no').exists() and (tmp_path / 'from_seed.pth').exists()
 
 

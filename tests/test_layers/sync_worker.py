@@ -51,7 +51,7 @@ def forward_backward(layer, x, weights, steps):
         out=out.detach(),
         grad=leaf.grad,
         gamma_grad=layer.weight.grad,
-        beta_grad=layer.beta.grad,
+        beta_grad=layer.bias.grad,
         buffers=dict(layer.named_buffers()),
     )
 

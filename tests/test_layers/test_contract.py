@@ -5,10 +5,12 @@ import math
 import pickle
 import subprocess
 import sys
+from inspect import signature
 
 import pytest
 import torch
-from layer_cases import BATCH_NORMS, CASES, C, by_hand, make
+from layer_cases import BATCH_NORMS, CASES, C, by_hand, make, randomise
+from mmengine.analysis import get_model_complexity_info
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,12 +22,21 @@ close = dict(rtol=1e-11, atol=1e-11)
 
 
 @every_layer
-def test_bias_is_b_and_the_parameter_is_beta(case):
+def test_the_parameter_is_b_and_beta_is_computed(case):
     layer, plain, _ = make(case, alpha=0.3)
     parameters = dict(layer.named_parameters())
     assert list(parameters) == [name for name, _ in plain.named_parameters()] == ['weight', 'bias']
-    assert parameters['bias'] is layer.beta and isinstance(layer.beta, nn.Parameter)
-    assert torch.equal(layer.bias, parameters['bias'] + 0.3)
+    assert parameters['bias'] is layer.bias and type(layer.bias) is nn.Parameter
+    assert torch.equal(layer.beta, layer.bias - 0.3)
+    kept = layer.state_dict(keep_vars=True)
+    assert kept['bias'] is layer.bias
+
+
+@pytest.mark.parametrize('case', [case for case in CASES if case != 'psSyncBN'])
+def test_forward_is_torchs(case):
+    layer, plain, _ = make(case)
+    assert type(layer).forward is type(plain).forward
+    assert isinstance(layer, type(plain))
 
 
 @every_layer
@@ -56,7 +67,7 @@ def test_forward_and_gradients_are_those_of_the_formula(case, training):
     weights = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(5))
     (out.sin() * weights).sum().backward()
     (expected.sin() * weights).sum().backward()
-    for ours, theirs in ((x1, x2), (layer.weight, gamma), (layer.beta, beta)):
+    for ours, theirs in ((x1, x2), (layer.weight, gamma), (layer.bias, beta)):
         torch.testing.assert_close(ours.grad, theirs.grad, **close)
 
 
@@ -120,10 +131,6 @@ def test_no_extra_pass_and_no_extra_saved_activation(case, training):
         (dict(alpha=math.nan), 'alpha must be > 0 and finite, got nan'),
         (dict(alpha=math.inf), 'alpha must be > 0 and finite, got inf'),
         (dict(affine=False), 'affine=True, got affine=False'),
-        (
-            dict(pretrained_bias='b'),
-            r"pretrained_bias must be one of \('effective', 'beta'\), got 'b'",
-        ),
     ],
 )
 def test_bad_arguments_are_refused_by_name_and_value(case, kwargs, message):
@@ -142,7 +149,7 @@ def test_weight_decay_lifts_a_dead_psbn_channel_and_leaves_a_dead_bn_channel(alp
     layer = layer_type(3, **(dict(alpha=alpha) if alpha else {})).double()
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([0.3, -0.2, 0.1]))
-        layer._parameters['bias'].fill_(-10)  # below zero on every sample: no gradient
+        layer.bias.fill_(-10)  # below zero on every sample: no gradient
     before = (layer.bias / layer.weight.abs()).detach()
     optimizer = torch.optim.SGD(layer.parameters(), lr=eta, weight_decay=decay)
     out = torch.relu(layer(torch.randn(4, 3, 5, 5, dtype=torch.float64)))
@@ -156,10 +163,12 @@ def test_weight_decay_lifts_a_dead_psbn_channel_and_leaves_a_dead_bn_channel(alp
 
 
 @every_layer
-def test_writing_into_the_computed_bias_reaches_nothing(case):
-    layer = CASES[case][0]()
+def test_what_is_written_into_the_bias_is_b(case):
+    layer = CASES[case][0](alpha=0.3)
     nn.init.constant_(layer.bias, 5.0)
-    assert torch.equal(layer.beta, torch.zeros(C))
+    torch.testing.assert_close(layer.beta.detach(), torch.full((C,), 4.7))
+    layer.bias = nn.Parameter(torch.zeros(C))
+    torch.testing.assert_close(layer.beta.detach(), torch.full((C,), -0.3))
 
 
 @every_layer
@@ -174,27 +183,28 @@ def test_copies_are_independent_and_keep_the_contract(case, clone):
     twin = clone(layer)
     assert torch.equal(twin(x), layer(x)) and twin.alpha == 0.7
     with torch.no_grad():
-        twin.beta.add_(1)
-    assert torch.equal(twin.bias, twin.beta + 0.7) and not torch.equal(twin.bias, layer.bias)
-    assert torch.equal(twin.state_dict()['bias'], twin.bias)
+        twin.bias.add_(1)
+    assert not torch.equal(twin.bias, layer.bias)
+    assert torch.equal(twin.beta, twin.bias - 0.7)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
-def test_dtype_conversion_takes_beta_along(dtype):
+def test_dtype_conversion_takes_the_bias_along(dtype):
     layer = psBN2d(C).to(dtype)
-    assert layer.beta.dtype == layer.bias.dtype == layer.state_dict()['bias'].dtype == dtype
+    assert layer.beta.dtype == layer.bias.dtype == dtype
     if dtype != torch.float16:  # torch 2.1 has no such kernel on the CPU
         assert layer(torch.randn(2, C, 3, 3, dtype=dtype)).dtype == dtype
 
 
-def test_functional_call_sees_beta():
+def test_functional_call_takes_b():
     layer, _, x = make('psBN2d', alpha=0.4)
     layer.eval()
     parameters = {name: p.detach() * 2 for name, p in layer.named_parameters()}
-    expected = by_hand(layer, x, parameters['weight'], parameters['bias'] + 0.4)
+    expected = by_hand(layer, x, parameters['weight'], parameters['bias'])
     torch.testing.assert_close(
         torch.func.functional_call(layer, parameters, (x,)), expected, **close
     )
+    assert torch.equal(torch.func.functional_call(layer, layer.state_dict(), (x,)), layer(x))
 
 
 _COMPILE = """
@@ -205,11 +215,11 @@ layer, x = psBN2d(5, alpha=0.4).double().eval(), torch.randn(2, 5, 3, 3, dtype=t
 compiled = torch.compile(layer, backend='eager', fullgraph=True)
 torch.testing.assert_close(compiled(x), layer(x), rtol=1e-10, atol=1e-12)
 compiled(x).sum().backward()
-torch.testing.assert_close(layer.beta.grad, torch.full((5,), 18.0, dtype=torch.float64))
+torch.testing.assert_close(layer.bias.grad, torch.full((5,), 18.0, dtype=torch.float64))
 """
 
 
-def test_compiled_code_sees_beta():
+def test_compiled_code_computes_the_same():
     # in a process of its own: torch 2.1 switches optimizer step hooks off once it compiled
     run = subprocess.run([sys.executable, '-c', _COMPILE], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -221,3 +231,41 @@ def test_repr_shows_alpha():
 
 def test_a_meta_layer_has_a_state_dict():
     assert psBN2d(C, device='meta').state_dict()['bias'].is_meta
+
+
+def small_net(norm):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), norm(4), nn.ReLU()).double().eval()
+
+
+TOOLS = dict(
+    script=lambda m, x: torch.jit.script(m)(x),
+    trace=lambda m, x: torch.jit.trace(m, x)(x),
+    traced_state=lambda m, x: torch.jit.trace(m, x).state_dict()['1.bias'],
+    exported_state=lambda m, x: torch.export.export(m, (x,)).state_dict['1.bias'],
+)
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_torchs_tools_see_a_batch_norm(tool):
+    model, x = small_net(psBN2d), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    randomise(model[1])
+    expected = model[1].bias if tool.endswith('state') else model(x)
+    torch.testing.assert_close(TOOLS[tool](model, x), expected, **close)
+
+
+def test_mmengines_complexity_analysis_and_torchscript_onnx_export(tmp_path):
+    model = small_net(psBN2d).float()
+    found, expected = (
+        get_model_complexity_info(m, (3, 8, 8), show_table=False, show_arch=False)
+        for m in (model, small_net(nn.BatchNorm2d).float())
+    )
+    assert found['flops'] == expected['flops'] > 0 and found['params'] == expected['params']
+    legacy = dict(dynamo=False) if 'dynamo' in signature(torch.onnx.export).parameters else {}
+    torch.onnx.export(model, (torch.zeros(1, 3, 8, 8),), str(tmp_path / 'm.onnx'), **legacy)
+
+
+def test_data_parallel_replicas_hold_b():
+    model = nn.Sequential(randomise(psBN2d(C)))
+    replica = model[0]._replicate_for_data_parallel()
+    replica.bias = model[0].bias.detach() * 1
+    assert torch.equal(replica.bias, model[0].bias)

@@ -1,5 +1,8 @@
 """BN <-> psBN on a built model."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from layer_cases import C, generator, randomise
@@ -7,6 +10,8 @@ from torch import nn
 
 from mmpsbn.layers import (
     PostShift,
+    add_alpha,
+    alpha_of,
     convert_from_psbn,
     convert_to_psbn,
     psBN1d,
@@ -70,25 +75,26 @@ def run(model, x, training):
 
 @pytest.mark.parametrize('name', PAIRS)
 @pytest.mark.parametrize('training', [True, False])
-def test_a_bare_layer_is_replaced_and_computes_the_same_both_ways(name, training):
+def test_a_bare_layer_is_converted_and_computes_the_same_both_ways(name, training):
     build, ps_type, shape = PAIRS[name]
     plain = randomise(build()).double().train(training)
     x = torch.randn(shape, generator=generator(1), dtype=torch.float64)
     bias, state = plain.bias, {k: v.clone() for k, v in plain.state_dict().items()}
-    described = settings(plain)
+    described, plain_type = settings(plain), type(plain)
     with torch.no_grad():
         expected = build().double().train(training)
         expected.load_state_dict(state)
         expected = expected(x)
     layer = convert_to_psbn(plain, alpha=0.25)
-    assert type(layer) is ps_type and layer.alpha == 0.25 and layer.beta is bias
+    assert type(layer) is ps_type and layer.alpha == 0.25 and layer.bias is bias
     assert settings(layer) == described
-    torch.testing.assert_close(layer.state_dict()['bias'], state['bias'], **close)
-    torch.testing.assert_close(layer.beta, state['bias'] - 0.25, **close)
+    assert torch.equal(layer.bias, state['bias'])
+    assert alpha_of(layer.bias) == 0.25
     torch.testing.assert_close(layer(x), expected, **close)
     layer.load_state_dict(state)
     back = convert_from_psbn(layer)
-    assert type(back) is type(plain) and back.bias is bias and settings(back) == described
+    assert type(back) is plain_type and back.bias is bias and settings(back) == described
+    assert alpha_of(back.bias) is None and not hasattr(back, 'alpha')
     torch.testing.assert_close(back(x), expected, **close)
 
 
@@ -108,23 +114,87 @@ def test_a_model_computes_the_same_after_each_conversion(training):
             torch.testing.assert_close(ours, theirs, **close)
 
 
-def test_a_shared_layer_stays_one_layer_and_is_shifted_once():
+def test_a_shared_layer_stays_one_layer():
     model = randomise(Net())
     before = model.shared.bias.detach().clone()
     convert_to_psbn(model, alpha=0.5)
     assert model.alias is model.shared and isinstance(model.shared, psBN2d)
-    torch.testing.assert_close(model.shared.beta, before - 0.5)
+    assert torch.equal(model.shared.bias, before)
     assert sum(isinstance(m, PostShift) for m in model.modules()) == 3
     convert_from_psbn(model)
     assert model.alias is model.shared and type(model.shared) is nn.BatchNorm2d
-    torch.testing.assert_close(model.shared.bias, before)
+    assert torch.equal(model.shared.bias, before)
 
 
-def test_the_other_reading_puts_alpha_on_top():
-    model = randomise(nn.Sequential(nn.BatchNorm2d(C)))
-    bias = model[0].bias.detach().clone()
-    convert_to_psbn(model, alpha=0.5, pretrained_bias='beta')
-    assert torch.equal(model[0].beta, bias) and torch.equal(model[0].bias, bias + 0.5)
+def test_alpha_comes_on_top_once():
+    model = randomise(nn.Sequential(nn.BatchNorm2d(C), psBN2d(C, alpha=0.5), psGN(C, 2)))
+    model.append(psBN2d(C))
+    before = [layer.bias.detach().clone() for layer in model]
+    assert add_alpha(model) is model
+    for layer, bias, alpha in zip(model, before, (0, 0.5, 0.1, 0)):
+        assert torch.equal(layer.bias, bias + alpha)
+    before = [layer.bias.detach().clone() for layer in model]
+    with pytest.raises(ValueError, match='alpha=0.5 was added to the bias of 1 before'):
+        add_alpha(copy.deepcopy(model))
+    with pytest.raises(ValueError, match='alpha=0.1 was added to the bias of 1.0 before'):
+        add_alpha(nn.Sequential(psBN2d(C), nn.Sequential(model[2])))
+    for layer, bias in zip(model, before):
+        assert torch.equal(layer.bias, bias)
+    with pytest.raises(ValueError, match='no psBN layer found in Linear'):
+        add_alpha(nn.Linear(2, 2))
+
+
+def doubled(module, args, output):
+    return 2 * output
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """As timm's: a norm with its activation."""
+
+    def __init__(self, channels, slope):
+        super().__init__(channels)
+        self.act = nn.LeakyReLU(slope)
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    'copied', [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+def test_a_subclass_keeps_its_forward_and_is_shifted(copied):
+    model = nn.Sequential(BatchNormAct2d(C, 0.3), nn.InstanceNorm1d(C, affine=True)).double()
+    randomise(model)
+    model[0].register_forward_hook(doubled)
+    x = torch.randn(3, C, 4, 4, dtype=torch.float64)
+    expected = model[0](x)
+    model = copied(convert_to_psbn(model, alpha=0.5))
+    layer = model[0]
+    assert isinstance(layer, BatchNormAct2d) and isinstance(layer, PostShift)
+    assert type(layer).__name__ == 'psBatchNormAct2d' and layer.act.negative_slope == 0.3
+    assert alpha_of(layer.bias) == alpha_of(model[1].bias) == 0.5
+    assert torch.equal(layer(x), expected)
+    back = convert_from_psbn(model)[0]
+    assert type(back) is BatchNormAct2d and alpha_of(back.bias) is None
+    assert torch.equal(back(x), expected)
+
+
+def test_what_cannot_be_converted_is_named():
+    model = nn.Sequential(nn.BatchNorm2d(C), nn.LazyBatchNorm2d())
+    with pytest.warns(UserWarning, match=r'left as they are: 1 \(LazyBatchNorm2d without a bias'):
+        convert_to_psbn(model)
+    assert type(model[0]) is psBN2d and type(model[1]) is nn.LazyBatchNorm2d
+
+
+class Derived(psBN2d):
+    pass
+
+
+def test_a_class_derived_from_psbn_has_no_plain_form():
+    model = nn.Sequential(psBN2d(C), Derived(C))
+    with pytest.raises(ValueError, match='1 is a Derived, which has no plain form'):
+        convert_from_psbn(model)
+    assert type(model[0]) is psBN2d
 
 
 def test_an_optimizer_goes_on_with_the_parameters_it_holds():
@@ -178,7 +248,6 @@ def test_nothing_to_convert_back_is_an_error():
     [
         (dict(alpha=-1), 'alpha must be > 0 and finite, got -1'),
         (dict(alpha=float('nan')), 'alpha .* got nan'),
-        (dict(pretrained_bias='plain'), "pretrained_bias must be one of .* got 'plain'"),
     ],
 )
 def test_bad_arguments_change_nothing(kwargs, message):

@@ -9,14 +9,14 @@ from mmcv.cnn import ConvModule, build_norm_layer
 from mmcv.cnn import fuse_conv_bn as mmcv_fuse_conv_bn
 from mmdet.models import ResNet
 from mmengine import MODELS
-from mmengine.model import constant_init, convert_sync_batchnorm, initialize, revert_sync_batchnorm
+from mmengine.model import BaseModule, convert_sync_batchnorm, initialize, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.runner import Runner
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mmpsbn  # noqa: F401
 from mmpsbn.layers import PostShift, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
+from mmpsbn.models import start_at_alpha
 
 close = dict(rtol=1e-11, atol=1e-11)
 REGISTERED = dict(
@@ -57,7 +57,6 @@ def test_mmcv_builds_each_layer_from_a_config(name):
     [
         (dict(alpha=0), 'alpha must be > 0'),
         (dict(alpha=math.nan), 'alpha must be > 0'),
-        (dict(pretrained_bias=''), 'pretrained_bias'),
         (dict(affine=False), 'affine=False'),
     ],
 )
@@ -79,7 +78,7 @@ def test_fused_convolution_computes_the_same(fuse, name):
     torch.testing.assert_close(fuse(model)(x), before, **close)
 
 
-def test_mmcv_efficient_conv_bn_eval_computes_the_same_and_trains_beta():
+def test_mmcv_efficient_conv_bn_eval_computes_the_same_and_trains_b():
     block = ConvModule(
         3, C, 3, norm_cfg=dict(type='psBN', alpha=0.5), efficient_conv_bn_eval=True
     ).double()
@@ -91,26 +90,55 @@ def test_mmcv_efficient_conv_bn_eval_computes_the_same_and_trains_beta():
     out = block(x)
     torch.testing.assert_close(out, torch.relu(block.bn(block.conv(x))), **close)
     out.sum().backward()
-    torch.testing.assert_close(block.bn.beta.grad, (out > 0).sum((0, 2, 3)).double(), **close)
+    torch.testing.assert_close(block.bn.bias.grad, (out > 0).sum((0, 2, 3)).double(), **close)
 
 
-def test_initialisation_through_the_attribute_leaves_beta_0():
-    layer = psBN2d(C)
-    constant_init(layer, val=0.5, bias=3)
-    assert torch.equal(layer.beta, torch.zeros(C)) and torch.equal(
-        layer.weight, torch.full((C,), 0.5)
-    )
-    model = resnet(
+def biases(model):
+    return {n: m.bias.detach() for n, m in model.named_modules() if isinstance(m, PostShift)}
+
+
+class Neck(BaseModule):
+    """Norms that init code of MMEngine, mmcv and torchvision's kind reaches."""
+
+    def __init__(self, init_cfg=None):
+        super().__init__(init_cfg)
+        norm = dict(type='psBN', alpha=0.3)
+        self.conv = ConvModule(3, C, 1, norm_cfg=norm)
+        self.plain = nn.Sequential(build_norm_layer(norm, C)[1], build_norm_layer(norm, C)[1])
+        nn.init.zeros_(self.plain[0].bias)
+        nn.init.constant_(self.plain[1].bias, 2.0)
+
+
+def test_init_code_that_writes_0_means_beta():
+    model = Neck([dict(type='Kaiming', layer='Conv2d')])
+    assert not model.conv.bn.bias.any(), 'mmcv has not written 0: no test'
+    model.init_weights()
+    found = biases(model)
+    assert torch.equal(found['conv.bn'], torch.full((C,), 0.3))
+    assert torch.equal(found['plain.0'], torch.full((C,), 0.3))
+    assert torch.equal(found['plain.1'], torch.full((C,), 2.0))
+    net = resnet(
+        zero_init_residual=True,
         init_cfg=[
             dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Constant', val=0.5, bias=2, layer=['_BatchNorm']),
-        ]
+            dict(type='Constant', val=1, layer=['_BatchNorm']),
+        ],
     )
+    net.init_weights()
+    assert len(biases(net)) == 20
+    for bias in biases(net).values():
+        assert torch.equal(bias, torch.full_like(bias, 0.1))
+    bn = nn.Sequential(nn.BatchNorm2d(C))
+    start_at_alpha(bn)
+    assert not bn[0].bias.any()
+
+
+def test_pretrained_biases_stay_zeros_too(tmp_path):
+    torch.save(dict(state_dict=Neck().state_dict()), tmp_path / 'n.pth')
+    model = Neck(dict(type='Pretrained', checkpoint=str(tmp_path / 'n.pth')))
     model.init_weights()
-    for module in model.modules():
-        if isinstance(module, PostShift):
-            assert torch.equal(module.beta, torch.zeros_like(module.beta))
-            assert torch.equal(module.weight, torch.full_like(module.weight, 0.5))
+    for ours, theirs in zip(biases(model).values(), biases(Neck()).values()):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -118,12 +146,10 @@ def test_initialisation_through_the_attribute_leaves_beta_0():
 )
 def test_init_cfg_finds_the_layer_by_the_name_of_its_kind(layer):
     model = nn.Sequential(layer)
-    initialize(
-        model, dict(type='Constant', val=0.25, layer=['_BatchNorm', '_InstanceNorm', 'GroupNorm'])
-    )
-    assert torch.equal(layer.weight, torch.full((C,), 0.25)) and torch.equal(
-        layer.beta, torch.zeros(C)
-    )
+    kinds = ['_BatchNorm', '_InstanceNorm', 'GroupNorm']
+    initialize(model, dict(type='Constant', val=0.25, bias=2.0, layer=kinds))
+    assert torch.equal(layer.weight, torch.full((C,), 0.25))
+    assert torch.equal(layer.bias, torch.full((C,), 2.0))
 
 
 def test_resnet_has_the_keys_and_the_function_of_its_bn_twin():
@@ -146,7 +172,7 @@ def test_norm_eval_and_frozen_stages_apply_to_psbn():
     assert len(norms) == 20 and not any(m.training for m in norms.values())
     for name, layer in norms.items():
         frozen = name == 'bn1' or name.startswith('layer1')
-        assert layer.beta.requires_grad is layer.weight.requires_grad is not frozen
+        assert layer.bias.requires_grad is layer.weight.requires_grad is not frozen
     trained = resnet(norm_eval=False, frozen_stages=1)
     trained.train()
     assert trained.layer2[0].bn1.training and not trained.bn1.training
@@ -169,34 +195,36 @@ def test_norm_decay_mult_reaches_gamma_and_beta(name):
         for p in group['params']
     }
     assert decay[id(model[0].weight)] == 0.5
-    assert decay[id(model[1].weight)] == decay[id(model[1].beta)] == 0.125
+    assert decay[id(model[1].weight)] == decay[id(model[1].bias)] == 0.125
+
+
+def decays_to(bias):
+    """Where an optimizer pulls it that sees no gradient."""
+    optimizer = torch.optim.SGD([bias], lr=0.5, weight_decay=1.0)
+    for _ in range(60):
+        bias.grad = torch.zeros_like(bias)
+        optimizer.step()
+    return bias.detach()
 
 
 @pytest.mark.parametrize('case', ['psBN1d-NC', 'psBN2d', 'psBN3d', 'psSyncBN'])
-def test_mmengine_makes_psbn_synchronised_and_never_plain(case):
-    layer, _, x = make(case, alpha=0.35, pretrained_bias='beta')
-    model = nn.Sequential(layer, nn.Sequential(nn.BatchNorm2d(C).double())).train()
-    before, beta = model[0].state_dict(), layer.beta
-    converted = convert_sync_batchnorm(model, 'torch')
-    new = converted[0]
-    assert (
-        type(new) is psSyncBN
-        and new.beta is beta
-        and new.alpha == 0.35
-        and new.pretrained_bias == 'beta'
-    )
-    assert type(converted[1][0]) is nn.SyncBatchNorm and new.training
-    for key, value in before.items():
-        assert torch.equal(new.state_dict()[key], value)
-    frozen = nn.Sequential(make(case)[0]).eval()
-    assert not convert_sync_batchnorm(frozen, 'torch')[0].training
+@pytest.mark.parametrize(
+    'convert',
+    [lambda m: convert_sync_batchnorm(m, 'torch'), nn.SyncBatchNorm.convert_sync_batchnorm],
+    ids=['mmengine', 'torch'],
+)
+def test_conversion_to_sync_batch_norm_and_back_keeps_what_decays_to_alpha(case, convert):
+    layer, _, x = make(case, alpha=0.35)
+    twin = make(case, alpha=0.35)[0]
+    bias = layer.bias
+    converted = convert(nn.Sequential(layer, nn.BatchNorm2d(C).double()).train())
+    assert type(converted[0]) is nn.SyncBatchNorm and converted[0].bias is bias
     reverted = revert_sync_batchnorm(converted)
-    assert reverted[0] is new and type(reverted[1][0]) is not nn.SyncBatchNorm
-    assert convert_sync_batchnorm(reverted, 'torch')[0] is new
-    # one process: the synchronised form computes what psBN does
-    twin = make(case, alpha=0.35)[0].train()
-    torch.testing.assert_close(reverted[0](x), twin(x), **close)
-    torch.testing.assert_close(new.running_var, twin.running_var, **close)
+    assert not isinstance(reverted[0], nn.SyncBatchNorm) and reverted[0].bias is bias
+    torch.testing.assert_close(reverted[0](x), twin.train()(x), **close)
+    torch.testing.assert_close(decays_to(bias), torch.full_like(bias, 0.35))
+    plain = reverted[1].bias
+    torch.testing.assert_close(decays_to(plain), torch.zeros_like(plain))
 
 
 def test_other_psbn_like_layers_stay_themselves():
@@ -206,18 +234,7 @@ def test_other_psbn_like_layers_stay_themselves():
         assert list(change(model)) == layers
 
 
-def test_torchs_own_conversion_is_refused_and_not_silently_wrong():
-    with pytest.raises(TypeError, match="parameter 'bias'"):
-        nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(psBN2d(C)))
-
-
-def test_the_runner_wraps_with_the_patched_conversion(tmp_path):
-    from mmengine.runner import runner
-
-    assert runner.convert_sync_batchnorm is convert_sync_batchnorm
-    assert Runner.wrap_model.__globals__['convert_sync_batchnorm'] is convert_sync_batchnorm
-    before = convert_sync_batchnorm
-    from mmpsbn.engine.patches import apply_patches
-
-    apply_patches()
-    assert runner.convert_sync_batchnorm is before  # a second call changes nothing
+def test_parameter_groups_by_isinstance_find_the_bias():
+    # as MMYOLO's constructor of optimizers picks what has no decay
+    layer = psBN2d(C)
+    assert isinstance(layer.bias, nn.Parameter) and isinstance(layer.weight, nn.Parameter)

@@ -112,6 +112,8 @@ def test_norm_overhead_reports_the_ratios_it_measured(
     monkeypatch.setattr(
         norm_overhead, 'CANDIDATES', {name: layer_of(clock, s) for name, s in seconds.items()}
     )
+    steps = dict(ms=dict(BN=1.0, psBN=1.0), ratio={n: dict(median=1.0) for n in seconds})
+    monkeypatch.setattr(norm_overhead, 'measure_step', lambda *_: steps)
     norm_overhead.main(
         [
             '--devices',
@@ -159,6 +161,12 @@ def test_norm_overhead_counts_memory(benchmark):
     assert forward['naive'] - forward['BN'] == pytest.approx(feature_map, rel=0.01)
     for peak in (forward, both):
         assert 0 <= peak['psBN'] - peak['BN'] <= 2 * 64 * 4
+
+
+def test_norm_overhead_measures_the_step(benchmark):
+    step = benchmark('norm_overhead').measure_step(rounds=2, warmup=0, seed=0, depth=18)
+    assert all(step['ms'][name] > 0 for name in ('BN', 'psBN', 'BN again'))
+    assert set(step['ratio']) == {'psBN', 'BN again'}
 
 
 def test_shares_of_the_hooks(benchmark):

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     norm = loaded.model.get_submodule(DEAD[0])
     with torch.no_grad():
         norm.weight[DEAD[1]] = 0
-        norm.beta[DEAD[1]] = -1
+        norm.bias[DEAD[1]] = -1
     save_weights(
         loaded.model, str(folder / 'planted.pth'), dataset_meta=loaded.dataset_meta, epoch=3
     )
@@ -96,7 +96,7 @@ def test_collapsed_channels_go_where_their_constant_can_be_folded(prune, load, t
     loaded = load('dense.pth')
     with torch.no_grad():  # a constant 0.5, read by a zero-padded convolution
         loaded.model.backbone.layer2[0].bn1.weight[4] = 0
-        loaded.model.backbone.layer2[0].bn1.beta[4] = 0.4
+        loaded.model.backbone.layer2[0].bn1.bias[4] = 0.5
     path = tmp_path / 'constant.pth'
     save_weights(loaded.model, str(path))
     arguments = (path, '--criterion', 'collapsed', '--round-to', '1')

@@ -272,7 +272,7 @@ def folder(tmp_path_factory):
     norm = loaded.model.get_submodule('backbone.layer2.0.bn1')
     with torch.no_grad():
         norm.weight[[1, 5, 6]] = 0
-        norm.beta[[1, 5, 6]] = -1
+        norm.bias[[1, 5, 6]] = -1
     save_weights(loaded.model, str(folder / 'epoch_2.pth'), iter=4, epoch=2)
     return folder
 
