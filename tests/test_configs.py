@@ -78,6 +78,7 @@ def test_a_config_trains_one_step(config):
     else:
         batch = classification_batch(config.model.head.num_classes)
     config.optim_wrapper.pop('accumulative_counts', None)  # the one step is to come
+    config.optim_wrapper.optimizer.lr = 1.0  # the smallest gradient shows
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     losses = model.train_step(batch, wrapper)

@@ -52,7 +52,7 @@ def resuming_runner(trained):
     """What the hook needs of a runner, on copies."""
     model, optimizer, average = copy.deepcopy(trained)
     ema_hook = EMAHook()
-    ema_hook.ema_model = SimpleNamespace(module=average)
+    ema_hook.ema_model = SimpleNamespace(module=average, update_buffers=False)
     return SimpleNamespace(
         model=model,
         optim_wrapper=OptimWrapper(optimizer),
