@@ -95,7 +95,7 @@ def restore_biases() -> None:
 
 
 class _Step:
-    """One call of ``step``, and the biases it sees as betas; at least one."""
+    """One call of ``step``, and the biases it sees as betas."""
 
     def __init__(self, optimizer: Optimizer, biases: list[nn.Parameter]):
         self.optimizer = optimizer
@@ -103,18 +103,21 @@ class _Step:
         # of a DTensor what this rank holds
         self._tensors = [p.to_local() if hasattr(p, 'to_local') else p for p in biases]
         self._b = [tensor.clone() for tensor in self._tensors]
-        self._beta = torch._foreach_sub(self._b, [alpha_of(p) for p in biases])
+        alphas = [alpha_of(p) for p in biases]
+        self._beta = torch._foreach_sub(self._b, alphas) if biases else []
         self._shift(self._b, self._beta)
 
     def _shift(self, now: list[Tensor], then: list[Tensor]) -> None:
-        _move_(self._tensors, now, then)
-        # Nobody computes in the midst of a step; but one that raises has no end.
-        self._guard = register_module_forward_pre_hook(lambda *_: restore_biases())
+        if self.biases:
+            _move_(self._tensors, now, then)
+            # Nobody computes in the midst of a step; but one that raises has no end.
+            self._guard = register_module_forward_pre_hook(lambda *_: restore_biases())
 
     def end(self) -> None:
         """b again, moved by as much as the step has moved beta."""
-        self._guard.remove()
-        _move_(self._tensors, self._beta, self._b)
+        if self.biases:
+            self._guard.remove()
+            _move_(self._tensors, self._beta, self._b)
 
     @contextmanager
     def interrupted(self) -> Iterator[None]:
@@ -138,22 +141,22 @@ def _move_(tensors: list[Tensor], now: list[Tensor], then: list[Tensor]) -> None
 
 @torch.no_grad()
 def _before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    if any(step.optimizer is optimizer for step in _thread.steps):
-        restore_biases()  # that step has raised
     for layer in _layers:
         layer.mark_bias()
+    # A wrapper's step, or that of a subclass, calls an inner one: what is beta already stays so.
     shifted = {id(p) for step in _thread.steps for p in step.biases}
     biases = {id(p): p for p in _biases_in(optimizer) if id(p) not in shifted}
-    if biases:
-        _thread.steps.append(_Step(optimizer, list(biases.values())))
-    _warn_if_nobody_shifts(bool(_thread.steps))
+    _thread.steps.append(_Step(optimizer, list(biases.values())))
+    _warn_if_nobody_shifts(bool(biases or shifted))
     return _with_closure_that_sees_b(args, kwargs)
 
 
 def _after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
     steps = _thread.steps
-    while any(step.optimizer is optimizer for step in steps):
-        steps.pop().end()  # within it those of inner optimizers that raised
+    ended = not any(step.optimizer is optimizer for step in steps)
+    while not ended:  # above it lie inner steps that raised
+        ended = steps[-1].optimizer is optimizer
+        steps.pop().end()
 
 
 def _biases_in(optimizer: Optimizer) -> Iterator[nn.Parameter]:

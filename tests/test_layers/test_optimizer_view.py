@@ -174,6 +174,40 @@ def test_a_wrapper_optimizer_shifts_once():
     assert_same(*models)
 
 
+class DecayedAfterwards(optim.SGD):
+    """A subclass of an optimizer that goes on after its base's step."""
+
+    def step(self, closure=None):
+        super().step()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group['params']:
+                    p.mul_(0.9)
+
+
+def test_a_step_that_calls_its_base_class_step():
+    optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)  # after that its step has hooks of its own
+    models = pair()
+    for model in models:
+        optimizer = DecayedAfterwards(model.parameters(), lr=0.05, momentum=0.9)
+        for step in range(10):
+            backward(model, step)
+            optimizer.step()
+    assert_same(*models)
+
+
+def test_what_an_optimizer_keeps_of_the_weights_is_beta():
+    models = pair()
+    averages = []
+    for model in models:
+        optimizer = optim.ASGD(model.parameters(), lr=0.05, t0=0)
+        for step in range(5):
+            backward(model, step)
+            optimizer.step()
+        averages.append(optimizer.state[model[1].bias]['ax'])
+    torch.testing.assert_close(*averages)
+
+
 def test_gradient_accumulation():
     models = pair()
     for model in models:
@@ -291,7 +325,7 @@ class Interrupted(optim.Optimizer):
     [
         lambda model, optimizer: model.state_dict(),
         lambda model, optimizer: model(torch.zeros(1, 3, 8, 8, dtype=torch.float64)),
-        lambda model, optimizer: optimizer.step(),
+        lambda model, optimizer: (optimizer.step(), model.state_dict()),
     ],
     ids=['state_dict', 'forward', 'step'],
 )
