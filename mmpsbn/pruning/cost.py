@@ -135,7 +135,8 @@ def measure_latency(
 ) -> float:
     """Median seconds of a forward pass in eval mode on a device, of ``repeats`` after two that
     warm up. A model that lives elsewhere is copied there."""
-    if next(model.parameters()).device != torch.device(device):
+    there = torch.empty(0, device=device).device  # 'cuda' is the present one, 'cuda:0' say
+    if next(model.parameters()).device != there:
         model = copy.deepcopy(model).to(device)
     batch = batch.to(device) if isinstance(batch, Tensor) else batch
     seconds = []
@@ -143,7 +144,7 @@ def measure_latency(
         for _ in range(repeats + 2):
             start = time.perf_counter()
             forward_fn(model, batch)
-            if torch.device(device).type == 'cuda':
+            if there.type == 'cuda':
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmpsbn.pruning import (
     apply_plan,
     count_positions,
+    measure_latency,
     model_cost,
 )
 from mmpsbn.pruning.forward import call_with
@@ -156,3 +157,15 @@ def test_counting_leaves_no_hook_no_mode_and_no_statistics_behind():
         count_positions(model, batch[:, :2], forward)
     assert all(m.training and not m._forward_hooks for m in model.modules())
     assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cpu:0'])
+def test_a_model_is_measured_where_it_lives_not_on_a_copy(device):
+    model, called = nn.Linear(3, 2), []
+
+    def forward_fn(model, batch):
+        called.append(model)
+        return model(batch)
+
+    assert measure_latency(model, torch.randn(1, 3), forward_fn, device=device, repeats=1) > 0
+    assert all(one is model for one in called)
