@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from ..functional.checks import is_count, is_number
 from ..functional.penalties import PENALTY_KINDS
-from ..functional.schedules import Schedule
+from ..functional.schedules import Schedule, steps_of
 from ..pruning.criteria import CRITERIA
 
 SCOPES = ('gamma', 'all')
@@ -87,17 +87,18 @@ class ScheduleSettings(Schedule):
 class PruneSettings:
     """When and how channels are removed.
 
-    interval: iterations between events, >= 1. begin, end: fractions of training in which
-    events happen. criterion: dead | collapsed (these, and channels whose |gamma| is below
-    gamma_threshold in every norm; their constant is folded into what reads them, also
-    behind zero padding with fold_padding). num_samples: training samples (over all ranks)
-    on which a channel must have been dead, >= 1. eps: |a| up to which a channel counts as
-    0, for activations without an exact zero. tolerance: largest relative change of the
-    outputs on the probe that passes. on_failure: of that check: continue (the groups at
-    fault stay whole from then on) | stop. round_to: widths are kept at multiples of this.
-    allow_live: live channels go, those with the smallest |gamma| first, where the nearest
-    multiple is below or a budget is missed in the end. min_channels: a layer is never left
-    with fewer.
+    interval: iterations between events, >= 1. begin, end: fractions of training in which events
+    happen. criterion: dead | collapsed (these, and channels whose |gamma| is below
+    gamma_threshold in every norm; their constant is folded into what reads them, also behind
+    zero padding with fold_padding). num_samples: training samples (over all ranks) on which a
+    channel must have been dead, >= 1; each layer that reads it must have seen a tenth of that,
+    so that a branch that few samples reach, or none, loses nothing. eps: |a| up to which a
+    channel counts as 0, for activations without an exact zero. tolerance: largest relative
+    change of the outputs on the probe that passes. on_failure: of that check: continue (of the
+    groups at fault only what was exactly 0 goes at that event, or nothing) | stop. round_to:
+    widths are kept at multiples of this. allow_live: live channels go, those with the smallest
+    |gamma| first, where the nearest multiple is below or a budget is missed in the end.
+    min_channels: a layer is never left with fewer.
     """
 
     interval: int = 5000
@@ -154,9 +155,16 @@ class PruneSettings:
     def next_event(self, step: int, total_steps: int) -> int | None:
         """Steps done at the first event after ``step`` of ``total_steps`` steps; None if
         no event is left."""
-        first = max(step + 1, math.ceil(self.begin * total_steps))
+        first = max(step + 1, math.ceil(steps_of(self.begin, total_steps)))
         event = -(-first // self.interval) * self.interval
-        return event if event <= self.end * total_steps else None
+        return event if event <= steps_of(self.end, total_steps) else None
+
+    @property
+    def least_samples(self) -> int:
+        """What a layer must have seen before what it reads can be called dead: less than
+        ``num_samples``, for the branches of a net share these; more than one, on which half of
+        all ReLUs may be off."""
+        return -(-self.num_samples // 10)
 
     def progress(self, step: int, total_steps: int) -> float:
         """Share of the pruning window that is over after ``step`` steps, in [0, 1]."""

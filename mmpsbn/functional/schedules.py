@@ -20,6 +20,12 @@ def _warmup(progress: float, warmup: float, end: float) -> float:
     return progress / warmup if progress < warmup else 1.0
 
 
+def steps_of(fraction: float, total_steps: int) -> float:
+    """The point of training that a fraction of it stands for, in steps: 0.07 of 100 steps are
+    7, though their product in floating point is 7.000000000000001, and a third of 300 is 100."""
+    return round(fraction * total_steps, 6)
+
+
 SCHEDULES = {
     'one_cycle': _one_cycle,
     'constant': lambda progress, warmup, end: 1.0,

@@ -73,6 +73,9 @@ def test_settings_left_out_are_the_papers():
         (dict(interval=3, begin=0.6), 10, [6, 9]),
         (dict(interval=3, end=0.6), 10, [3, 6]),
         (dict(interval=20), 10, []),
+        (dict(interval=29, end=0.29), 100, [29]),  # 0.29 * 100 is 28.999999999999996
+        (dict(interval=7, begin=0.07, end=0.2), 100, [7, 14]),  # 0.07 * 100 is 7.000000000000001
+        (dict(interval=100, begin=1 / 3, end=2 / 3), 300, [100, 200]),
     ],
 )
 def test_events_happen_every_interval_between_begin_and_end(settings, steps, events):
