@@ -110,6 +110,7 @@ class DemPHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.pruner.check_coverage(runner)
+        self.pruner.join_windows(runner)
         if self.pruner.is_due(runner):
             self._check_steps()
             self.pruner.prune(runner, data_batch)

@@ -16,11 +16,11 @@ from ..pruning import (
     compose_plans,
     count_positions,
     keep_masks_for_budget,
-    masked_outputs,
     model_cost,
     prune_channels,
     prune_dead_channels,
     rank_channels,
+    scale_layers,
 )
 from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
 from .models import example_inputs, forward_tensors, trace_at_any_size
@@ -137,8 +137,8 @@ def prune_checkpoint(
     A checkpoint that is pruned already is pruned further.
 
     Raises:
-        ValueError: a checkpoint that does not fit the config, a budget out of reach, or
-            nothing to prune.
+        ValueError: a checkpoint that does not fit the config, a budget out of reach,
+            ``'bn_scale'`` without a norm layer, or nothing to prune.
         FileExistsError: there is such a file, and not ``force``.
         RuntimeError: the model cannot be traced, or failed verification.
     """
@@ -174,7 +174,7 @@ def prune_checkpoint(
             batch=probe,
             forward_fn=forward_tensors,
             tolerance=settings.tolerance,
-            outputs_before=masked_outputs(model, graph.groups, keep_masks, probe, forward_tensors),
+            live=True,
         )
     if not removal.plan:
         refused = [f'; {name}: {skipped[name]}' for name in graph.groups if name in skipped]
@@ -229,6 +229,11 @@ def _masks_for_budget(
     dense_macs: int,
     settings: OneShotSettings,
 ) -> dict[str, Tensor]:
+    if settings.criterion == 'bn_scale' and not scale_layers(model):
+        raise ValueError(
+            'bn_scale ranks by the scales of normalisation layers, and '
+            f'{type(model).__name__} has none; rank by l1'
+        )
     keep_masks, macs = keep_masks_for_budget(
         model,
         graph.groups,

@@ -6,7 +6,6 @@ import torch
 from mmengine.dist import all_reduce, broadcast_object_list
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ..pruning import (
     ActivationWindow,
@@ -19,8 +18,8 @@ from ..pruning import (
     collapsed_channels,
     foldable_channels,
     keep_mask_of,
-    masked_outputs,
     prune_channels,
+    prune_what_holds,
     rank_channels,
 )
 from .models import forward_tensors
@@ -46,39 +45,43 @@ def check_same_on_all_ranks(graph: ChannelGraph) -> None:
         )
 
 
-def joined_scores(windows: Sequence[ActivationWindow], logger: MMLogger) -> dict[str, Tensor]:
-    """max |activation| of each channel of each group over all windows of all ranks.
+def reduced(tensor: Tensor, op: str) -> Tensor:
+    """The element-wise ``'sum'`` or ``'max'`` over the ranks."""
+    tensor = tensor.clone()
+    all_reduce(tensor, op=op)
+    return tensor
 
-    NaN and inf are reported with their group and count as alive.
+
+def joined_scores(
+    windows: Sequence[ActivationWindow], logger: MMLogger, *, least_samples: int = 1
+) -> dict[str, Tensor]:
+    """max |activation| of each channel of each group over all windows of all ranks, on the CPU;
+    inf, with a line in the log, for what is NaN or unknown.
+
+    Args:
+        windows: of the same groups; joined over the ranks here.
+        least_samples: of all ranks, that each reader must have seen in each window.
     """
-    # NaN would not survive a maximum over ranks on every backend; inf does
-    scores = [
-        {n: s.nan_to_num(nan=float('inf'), posinf=float('inf')) for n, s in w.scores().items()}
-        for w in windows
-    ]
-    names = list(scores[0])
-    joined = torch.stack([torch.cat([s[name] for name in names]) for s in scores]).amax(0)
-    all_reduce(joined, op='max')
-    split = dict(zip(names, joined.cpu().split([len(scores[0][name]) for name in names])))
-    for name, score in split.items():
-        unknown = int((~score.isfinite()).sum())
-        if unknown:
+    short: dict[str, int] = {}
+    for window in windows:
+        window.join(reduced)
+        short |= window.short_of(least_samples)
+    if short:
+        seen = ', '.join(f'{count} by {name}' for name, count in short.items())
+        logger.info(
+            f'what these read stays, for they saw fewer than {least_samples} samples: {seen}'
+        )
+    scores = [window.scores(least_samples) for window in windows]
+    joined = {}
+    for name, group in windows[0].groups.items():
+        score = torch.stack([s[name].cpu() for s in scores]).amax(0)
+        joined[name] = score.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        unknown = int((~joined[name].isfinite()).sum())
+        if unknown and not any(member.layer in short for member in group.readers):
             logger.warning(
                 f'{name}: NaN or inf in the activations of {unknown} channels; they count as alive'
             )
-    return split
-
-
-def joined_constants(window: ActivationWindow) -> dict[str, Tensor]:
-    """What each reader sees of each position, the middle of the range over all ranks."""
-    names = sorted(window.ranges)
-    constants = {}
-    for name in names:
-        low, high = (x.clone() for x in window.ranges[name])
-        all_reduce(low, op='min')
-        all_reduce(high, op='max')
-        constants[name] = (low + high) / 2
-    return constants
+    return joined
 
 
 def select_keep_masks(
@@ -111,7 +114,7 @@ def select_keep_masks(
                     for model in models
                 ]
             )
-            removable |= collapsed.all(0)
+            removable |= collapsed.all(0) & score.isfinite()  # else it is unknown
         rounding = dict(min_channels=settings.min_channels, round_to=settings.round_to)
         if name in importance:
             silent = removable
@@ -126,49 +129,34 @@ def cut(
     groups: dict[str, ChannelGroup],
     keep_masks: dict[str, Tensor],
     *,
-    probe: Tensor,
-    outputs: list[Tensor] | None,
-    constants: dict[str, Tensor] | None,
-    norm_of: dict[str, tuple[str, ...]],
-    optimizers: list[Optimizer],
+    scores: dict[str, Tensor],
     settings: PruneSettings,
     logger: MMLogger,
-) -> tuple[Removal, set[str]]:
-    """Prune, verified, and without the groups that fail verification.
+    **how,
+) -> Removal:
+    """Prune, verified: at this event, without what fails verification.
 
     Args:
-        outputs: of the probe before; None where live channels are removed, and the outputs must
-            be those of a model in which no reader sees them.
-
-    Returns:
-        What was done, and the names of the groups that must stay whole from now on.
+        scores: of :func:`joined_scores`.
+        how: ``batch``, ``optimizers``, ``constants``, ``averages``, ``norm_of`` and ``live`` of
+            :func:`prune_channels`.
     """
-    at_fault: set[str] = set()
-    while True:
-        masks = {n: mask for n, mask in keep_masks.items() if n not in at_fault}
-        expected = outputs
-        if expected is None:
-            expected = masked_outputs(model, groups, masks, probe, forward_tensors)
-        try:
-            result = prune_channels(
-                model,
-                groups,
-                masks,
-                batch=probe,
-                forward_fn=forward_tensors,
-                optimizers=optimizers,
-                tolerance=settings.tolerance,
-                constants=constants,
-                norm_of=norm_of,
-                outputs_before=expected,
-                agree=over_ranks,
-            )
-            return result, at_fault
-        except VerificationError as error:
-            if settings.on_failure == 'stop':
-                raise
-            if not error.groups:
-                logger.error(f'{error}; nothing is removed at this event')
-                return Removal(PrunePlan({}, {}), {}, 0.0, 0.0), at_fault
-            logger.error(f'{error}; these groups stay whole from now on')
-            at_fault.update(error.groups)
+    how |= dict(forward_fn=forward_tensors, tolerance=settings.tolerance, agree=over_ranks)
+    if settings.on_failure == 'stop':
+        return prune_channels(model, groups, keep_masks, **how)
+    try:
+        removal, refused = prune_what_holds(
+            model,
+            groups,
+            keep_masks,
+            scores=scores,
+            min_channels=settings.min_channels,
+            round_to=settings.round_to,
+            **how,
+        )
+    except VerificationError as error:
+        logger.error(f'{error}; nothing is removed at this event')
+        return Removal(PrunePlan({}, {}), {}, 0.0, 0.0)
+    for why in dict.fromkeys(refused.values()):
+        logger.error(f'{why}; at this event what was not exactly 0 stays there')
+    return removal

@@ -14,10 +14,12 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
         dict(
             dense=(_is_dense, 'empty or positive counts of channels and macs'),
             removed=(_is_size, 'an int >= 0'),
-            layers=(_is_names, 'a list of names'),
+            channel_dims=(_is_dims, 'names of tensors, each with 0 or 1'),
             positions=(_is_positions, 'names of weights, each with a number >= 0'),
-            excluded=(_is_names, 'a list of names'),
-            window=(_is_window, 'layer names, each with two lists of floats, min and max'),
+            windows=(
+                _is_windows,
+                'a list of windows: layers, each with samples and lists of floats low and high',
+            ),
             samples=(_is_size, 'an int >= 0'),
             budget=(_is_budget, 'None or scale, met, and the costs dense and now'),
         ),
@@ -60,19 +62,33 @@ def _is_positions(value) -> bool:
     )
 
 
+def _is_dims(value) -> bool:
+    return (
+        _is_dict(value)
+        and _is_names(list(value))
+        and all(type(dim) is int and dim in (0, 1) for dim in value.values())
+    )
+
+
 def _is_names(value) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _is_window(value) -> bool:
-    """Layer name -> (min, max) of each input channel; NaN where one was seen."""
-    return _is_dict(value) and _is_names(list(value)) and all(map(_is_ranges, value.values()))
+def _is_windows(value) -> bool:
+    """Layer name -> what it saw, of the model and of its averages."""
+    return isinstance(value, list) and all(
+        _is_dict(window) and _is_names(list(window)) and all(map(_is_seen, window.values()))
+        for window in value
+    )
 
 
-def _is_ranges(value) -> bool:
-    if not (isinstance(value, list) and len(value) == 2 and all(map(_is_floats, value))):
+def _is_seen(value) -> bool:
+    """Samples, and (min, max) of each input channel; NaN where one was seen."""
+    if not (_is_dict(value) and value.keys() == {'samples', 'low', 'high'}):
         return False
-    low, high = value
+    low, high = value['low'], value['high']
+    if not (_is_size(value['samples']) and _is_floats(low) and _is_floats(high)):
+        return False
     return len(low) == len(high) and not any(a > b for a, b in zip(low, high))
 
 

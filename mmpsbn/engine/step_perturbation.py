@@ -24,7 +24,8 @@ class StepPerturbation:
     a resume.
 
     Args:
-        penalised, noisy: parameters.
+        penalised: parameters.
+        noisy: parameter -> the dimension of its channels.
         strength: () -> fraction of the peaks now, in [0, 1].
         penalty_scale: () -> what the penalty is multiplied by besides.
         step: () -> index of the current training iteration.
@@ -35,7 +36,7 @@ class StepPerturbation:
         self,
         *,
         penalised: list[nn.Parameter],
-        noisy: list[nn.Parameter],
+        noisy: dict[nn.Parameter, int],
         penalty: PenaltySettings,
         noise: NoiseSettings,
         strength: Callable[[], float],
@@ -44,7 +45,7 @@ class StepPerturbation:
         seed: int,
     ):
         self._penalised = penalised if penalty.peak > 0 else []
-        self._noisy = noisy if noise.peak_std > 0 else []
+        self._noisy = noisy if noise.peak_std > 0 else {}
         self._penalty = penalty
         self._noise = noise
         self._strength = strength
@@ -87,7 +88,9 @@ class StepPerturbation:
             return
         # who is alive is read off the loss gradient, before the penalty joins it
         self._live = {
-            p: live_channel_mask(p.grad) if self._noise.asymmetric else None
+            p: live_channel_mask(p.grad, channel_dim=self._noisy[p])
+            if self._noise.asymmetric
+            else None
             for p in noisy
             if p.grad is not None
         }
@@ -112,5 +115,6 @@ class StepPerturbation:
                     p,
                     std=strength * self._noise.peak_std,
                     live_mask=live[p],
+                    channel_dim=self._noisy[p],
                     generator=self._generators[p.device],
                 )

@@ -4,19 +4,29 @@ import torch
 from torch import Tensor
 
 
-def live_channel_mask(grad: Tensor) -> Tensor:
+def live_channel_mask(grad: Tensor, *, channel_dim: int) -> Tensor:
     """Channels whose weights receive any loss gradient, shape (C,), bool.
 
     A channel that a ReLU holds at zero on the whole batch has an exactly zero
-    gradient. ``grad``: shape (C, ...), channel first; NaN and inf count as live.
+    gradient. NaN and inf count as live.
+
+    Args:
+        channel_dim: the dimension of ``grad`` that has the C output channels: 0, or 1 of a
+            transposed convolution.
     """
-    if grad.dim() > 1:  # the maximum is five times faster than ne(0).any() on a CPU
-        grad = grad.flatten(1).abs().amax(dim=1)
+    others = [dim for dim in range(grad.dim()) if dim != channel_dim]
+    if others:  # the maximum is five times faster than ne(0).any() on a CPU
+        grad = grad.abs().amax(dim=others)
     return grad.ne(0)
 
 
 def add_gaussian_noise_(
-    weight: Tensor, *, std: float, live_mask: Tensor | None, generator: torch.Generator
+    weight: Tensor,
+    *,
+    std: float,
+    live_mask: Tensor | None,
+    channel_dim: int,
+    generator: torch.Generator,
 ) -> None:
     """w_c += xi_c, xi ~ N(0, std^2), for the channels c in ``live_mask``.
 
@@ -24,12 +34,13 @@ def add_gaussian_noise_(
     depend on which others are alive.
 
     Args:
-        weight: shape (C, ...), changed in place.
+        weight: changed in place.
         std: sigma >= 0, not scaled by the learning rate.
         live_mask: shape (C,), bool, or None for every channel.
+        channel_dim: the dimension of ``weight`` that has the C channels.
         generator: on the device of ``weight``.
     """
     noise = torch.empty_like(weight).normal_(0, std, generator=generator)
     if live_mask is not None:
-        noise.mul_(live_mask.view(-1, *[1] * (weight.dim() - 1)))
+        noise.mul_(live_mask.view(-1, *[1] * (weight.dim() - channel_dim - 1)))
     weight.add_(noise)

@@ -87,12 +87,12 @@ def share_above(values: Tensor, *, threshold: float) -> float:
 
 def channel_range(x: Tensor, *, channel_dim: int) -> tuple[Tensor, Tensor]:
     """min and max of x over everything but the channels, shapes (C,); NaN propagates, and
-    of nothing (an empty batch) both are 0."""
+    of nothing (an empty batch) they are inf and -inf."""
     x = x.detach()
     dims = [d for d in range(x.dim()) if d != channel_dim % x.dim()]
     if not dims:  # amin([]) would reduce over all dimensions
         return x, x
     if not x.numel():
-        nothing = x.new_zeros(x.size(channel_dim))
-        return nothing, nothing
+        low = x.new_full((x.size(channel_dim),), torch.inf)
+        return low, -low
     return x.amin(dims), x.amax(dims)

@@ -23,8 +23,8 @@ from .measures import (
 )
 from .observation import observe_activations, raise_on_all
 from .plan import PrunePlan, compose_plans, plan_from_keep_masks
-from .prune import Removal, prune_channels
-from .ranking import RANKING_CRITERIA, keep_masks_for_budget, masked_outputs, rank_channels
+from .prune import Removal, Subject, prune_channels, prune_what_holds
+from .ranking import RANKING_CRITERIA, keep_masks_for_budget, rank_channels
 from .sparsity import (
     idle_shares,
     removable_channels,
@@ -33,7 +33,7 @@ from .sparsity import (
 )
 from .surgery import apply_plan, is_applied
 from .tracing import register_module_rule
-from .verification import VerificationError
+from .verification import VerificationError, masked_outputs
 
 __all__ = [
     'MEASURES',
@@ -49,6 +49,7 @@ __all__ = [
     'PrunePlan',
     'PruneResult',
     'Removal',
+    'Subject',
     'VerificationError',
     'apply_plan',
     'also_live',
@@ -73,6 +74,7 @@ __all__ = [
     'plan_from_keep_masks',
     'prune_channels',
     'prune_dead_channels',
+    'prune_what_holds',
     'rank_channels',
     'register_module_rule',
     'removable_channels',

@@ -1,12 +1,12 @@
 """Which channels still speak: the running max of what each reader sees."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..functional.statistics import channel_range
-from .forward import input_channel_dim
+from .forward import first_argument, input_channel_dim
 from .graph import ChannelGroup
 
 
@@ -15,7 +15,8 @@ class ActivationWindow:
 
     A channel is dead if every reader only ever saw 0 of it: then it can go without
     changing anything, whatever lies between writer and readers (ReLU, an addition,
-    pooling). It is constant if every reader only ever saw one value. Reads the forward
+    pooling). It is constant if every reader only ever saw one value. A reader that saw no
+    sample, or too few, tells nothing: what it would see is unknown. Reads the forward
     passes that happen anyway; the values stay on the device until asked for.
 
     Args:
@@ -26,6 +27,9 @@ class ActivationWindow:
     Attributes:
         ranges: reader -> (min, max) of its input at each position, shapes (P,), float32 or
             the input's dtype where that is wider.
+        samples: reader -> how many samples it saw, >= 1. They are counted where they are read:
+            a branch that few pictures reach saw few, the second stage of a detector many a
+            picture. Dimension 0 counts, unless it is that of the channels: then it is one.
     """
 
     def __init__(
@@ -35,65 +39,79 @@ class ActivationWindow:
         self._model = model
         self._in_training_only = in_training_only
         self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
-        readers = {m.layer for group in groups.values() for m in group.readers}
+        self.samples: dict[str, int] = {}
+        self._joined: dict[str, int] = {}  # of the samples those that are of all ranks
+        readers = {m.layer: m.size for group in groups.values() for m in group.readers}
+        self._positions = dict(sorted(readers.items()))
         self._handles = [
-            model.get_submodule(name).register_forward_pre_hook(self._watch(name))
-            for name in sorted(readers)
+            model.get_submodule(name).register_forward_pre_hook(self._watch(name), with_kwargs=True)
+            for name in self._positions
         ]
 
     def _watch(self, name: str):
 
         watched = self._model.get_submodule(name)
 
-        def update(module, args) -> None:
+        def update(module, args, kwargs) -> None:
             if module is not watched:  # a deep copy of the model keeps the hook
                 return
             # the model's own mode: a frozen layer is in eval mode while it trains
             if self._in_training_only and not self._model.training:
                 return
-            low, high = channel_range(args[0], channel_dim=input_channel_dim(module.weight))
+            x = first_argument(module, args, kwargs)
+            if not x.numel():  # nothing was observed
+                return
+            dim = input_channel_dim(module.weight)
+            low, high = channel_range(x, channel_dim=dim)
             if low.dtype in (torch.float16, torch.bfloat16):
                 low, high = low.float(), high.float()
             if name in self.ranges:
                 before = self.ranges[name]
-                if before[0].shape != low.shape:
-                    raise ValueError(
-                        f'{name} reads {len(low)} channels, its saved window has {len(before[0])}'
-                    )
                 low, high = torch.minimum(before[0], low), torch.maximum(before[1], high)
             self.ranges[name] = low, high
+            samples = 1 if dim % x.dim() == 0 else x.size(0)
+            self.samples[name] = self.samples.get(name, 0) + samples
 
         return update
 
-    def scores(self) -> dict[str, Tensor]:
+    def scores(self, least_samples: int = 1) -> dict[str, Tensor]:
         """max |activation| of each channel of each group, shape (channels,).
 
-        NaN where a reader saw NaN, inf in a group one of whose readers never ran: what it
-        would see is unknown.
+        NaN where a reader saw NaN, inf in a group one of whose readers saw fewer than
+        ``least_samples``: what it would see is unknown.
         """
-        return self._over_readers(lambda low, high: torch.maximum(low.abs(), high.abs()))
+        return self._over_readers(
+            lambda low, high: torch.maximum(low.abs(), high.abs()), least_samples
+        )
 
     def spreads(self) -> dict[str, Tensor]:
         """The largest (max - min) / max |activation| over the readers of each channel of each
-        group, shape (channels,): 0 where it is constant, dead included; at most 2."""
+        group, shape (channels,): 0 where it is constant, dead included; at most 2. inf in a
+        group one of whose readers saw nothing."""
 
         def spread(low: Tensor, high: Tensor) -> Tensor:
             scale = torch.maximum(low.abs(), high.abs())
             return torch.where(scale > 0, (high - low) / scale, scale)
 
-        return self._over_readers(spread)
+        return self._over_readers(spread, 1)
 
     def values(self) -> dict[str, Tensor]:
         """The middle of the range at each position of each reader, shape (P,)."""
         return {name: (low + high) / 2 for name, (low, high) in self.ranges.items()}
 
-    def _over_readers(self, measure) -> dict[str, Tensor]:
-        return {name: self._largest(group, measure) for name, group in self.groups.items()}
+    def short_of(self, least_samples: int) -> dict[str, int]:
+        """Reader that saw fewer than ``least_samples`` -> how many it saw."""
+        seen = {name: self.samples.get(name, 0) for name in self._positions}
+        return {name: count for name, count in seen.items() if count < least_samples}
 
-    def _largest(self, group: ChannelGroup, measure) -> Tensor:
+    def _over_readers(self, measure, least_samples: int) -> dict[str, Tensor]:
+        unknown = self.short_of(least_samples)
+        return {name: self._largest(group, measure, unknown) for name, group in self.groups.items()}
+
+    def _largest(self, group: ChannelGroup, measure, unknown: Mapping[str, int]) -> Tensor:
         largest = None
         for member in group.readers:
-            if member.layer not in self.ranges:
+            if member.layer in unknown:
                 device = self._model.get_submodule(member.layer).weight.device
                 return torch.full((group.channels,), torch.inf, device=device)
             seen = measure(*self.ranges[member.layer])
@@ -104,16 +122,63 @@ class ActivationWindow:
             largest = largest.scatter_reduce(0, channel, seen[index], 'amax')
         return largest
 
-    def state(self) -> dict[str, list]:
-        """The ranges by reader, plain types."""
-        return {name: [x.tolist() for x in pair] for name, pair in self.ranges.items()}
+    def join(self, all_reduce: Callable[[Tensor, str], Tensor]) -> None:
+        """Make this the window of what all ranks saw, on each of them; they call it together,
+        as often as they like. A rank on which a reader saw nothing adds nothing. NaN becomes
+        infinite, which survives a maximum over ranks on every backend.
 
-    def restore(self, state: Mapping[str, list], device: torch.device) -> None:
-        """Go on from what :meth:`state` gave."""
-        self.ranges = {
-            name: tuple(torch.tensor(x, dtype=torch.float64, device=device) for x in pair)
-            for name, pair in state.items()
+        Args:
+            all_reduce: ``all_reduce(tensor, op)`` returns the element-wise ``'sum'`` or
+                ``'max'`` over the ranks.
+        """
+        if not self._positions:
+            return
+        extremes = []
+        for name in self._positions:
+            low, high = self.ranges.get(name) or self._of_nothing(name)
+            extremes += [-low, high]
+        joined = torch.cat([x.nan_to_num(torch.inf, torch.inf, -torch.inf) for x in extremes])
+        sizes = [len(x) for x in extremes]
+        new = [self.samples.get(n, 0) - self._joined.get(n, 0) for n in self._positions]
+        new = all_reduce(torch.tensor(new, device=joined.device), 'sum').tolist()
+        parts = iter(all_reduce(joined, 'max').split(sizes))
+        for name, count in zip(self._positions, new):
+            low, high = -next(parts), next(parts)
+            count += self._joined.get(name, 0)
+            if count:
+                self.ranges[name], self.samples[name] = (low, high), count
+        self._joined = dict(self.samples)
+
+    def _of_nothing(self, name: str) -> tuple[Tensor, Tensor]:
+        """The range of no value, (inf, -inf), at each position of a reader."""
+        weight = self._model.get_submodule(name).weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        low = torch.full((self._positions[name],), torch.inf, dtype=dtype, device=weight.device)
+        return low, -low
+
+    def state(self) -> dict[str, dict]:
+        """What was seen by reader, plain types."""
+        return {
+            name: dict(samples=self.samples[name], low=low.tolist(), high=high.tolist())
+            for name, (low, high) in self.ranges.items()
         }
+
+    def restore(self, state: Mapping[str, Mapping]) -> None:
+        """Go on from what :meth:`state` gave once ranks had joined theirs.
+
+        Raises:
+            ValueError: it is of another width; names the reader.
+        """
+        for name, size in self._positions.items():
+            if name not in state:
+                continue
+            like, seen = self._of_nothing(name)[0], state[name]
+            if len(seen['low']) != size:
+                raise ValueError(
+                    f'{name} reads {size} channels, its saved window has {len(seen["low"])}'
+                )
+            self.ranges[name] = like.new_tensor(seen['low']), like.new_tensor(seen['high'])
+            self.samples[name] = self._joined[name] = seen['samples']
 
     def close(self) -> None:
         """Stop watching."""

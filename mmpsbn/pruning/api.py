@@ -16,8 +16,8 @@ from .cost import count_positions, model_cost
 from .criteria import CRITERIA, collapsed_channels, foldable_channels, keep_mask_of
 from .forward import ForwardFn, call_with, observing, tensors_in
 from .graph import NOT_REACHED, ChannelGraph, ChannelGroup, trace_channel_graph
-from .prune import Removal, prune_channels
-from .verification import VerificationError, probe_outputs
+from .prune import Removal, prune_channels, prune_what_holds
+from .verification import probe_outputs
 
 # (max - min) / max |activation| up to which a channel counts as constant: interpolation of a
 # constant in float32
@@ -31,7 +31,7 @@ class PruneResult(Removal):
     Attributes:
         params_before, params_after: numbers of parameters.
         macs_before, macs_after: multiply-accumulates of the first batch.
-        skipped: layer -> why its channels were left whole.
+        skipped: layer -> why its channels, or some of them, were left.
     """
 
     params_before: int
@@ -63,7 +63,8 @@ def prune_dead_channels(
             read prunable channels, or ``forward_fn`` must run it too.
         batches: example inputs on the model's device; the first one is also the probe on
             which outputs are compared.
-        criterion: ``'dead'``: 0 on all batches wherever it is read. ``'collapsed'``: these,
+        criterion: ``'dead'``: 0 on all batches wherever it is read; a layer that no sample
+            reached tells nothing, so that what it reads stays. ``'collapsed'``: these,
             and channels that are constant or whose |gamma| is below ``gamma_threshold`` in
             every norm; their constant goes into the bias of what reads them. Or keep masks:
             conv or linear layer -> bool, shape (C_out,), True = keep.
@@ -80,14 +81,16 @@ def prune_dead_channels(
 
     Raises:
         VerificationError: the outputs differ by the keep masks; model and optimizers are as
-            before. (By a criterion, the layers at fault are left whole and are in ``skipped``.)
+            before. (By a criterion, the layers at fault keep what was not exactly 0, and if that
+            fails too they are left whole; why is in ``skipped``.)
         ValueError, TypeError, RuntimeError: bad input; the model is as before.
     """
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         raise TypeError(f'{type(model).__name__} holds the old shapes; pass model.module')
     if not isinstance(criterion, Mapping) and criterion not in CRITERIA:
         raise ValueError(f'criterion must be one of {CRITERIA} or keep masks, got {criterion!r}')
-    for name, value in dict(round_to=round_to, min_channels=min_channels).items():
+    rounding = dict(round_to=round_to, min_channels=min_channels)
+    for name, value in rounding.items():
         if not is_count(value):
             raise ValueError(f'{name} must be an int >= 1, got {value!r}')
     limits = dict(tolerance=tolerance, eps=eps, gamma_threshold=gamma_threshold)
@@ -102,9 +105,16 @@ def prune_dead_channels(
         raise ValueError('batches is empty; give at least one example input') from None
     _check_device(model, probe)
     graph = trace_channel_graph(model, probe, forward_fn)
-    outputs = probe_outputs(model, probe, forward_fn)
+    probe_outputs(model, probe, forward_fn)  # there is something to compare
     positions = count_positions(model, probe, forward_fn)
-    constants = None
+    how = dict(
+        batch=probe,
+        forward_fn=forward_fn,
+        optimizers=optimizers,
+        tolerance=tolerance,
+        norm_of=graph.norm_of,
+    )
+    before, skipped = model_cost(model, positions), dict(graph.skipped)
     if isinstance(criterion, str):
         batches = itertools.chain([probe], batches)
         window = _watch(model, graph.groups, graph.skipped, batches, forward_fn)
@@ -118,39 +128,20 @@ def prune_dead_channels(
                 removable |= constant & foldable_channels(
                     model, group, graph.norm_of, fold_padding=fold_padding
                 )
-            keep_masks[name] = keep_mask_of(
-                group,
-                scores[name].cpu(),
-                removable,
-                min_channels=min_channels,
-                round_to=round_to,
-            )
-        if criterion == 'collapsed':
-            constants = window.values()
+            removable &= scores[name].isfinite().cpu()  # else it is unknown
+            keep_masks[name] = keep_mask_of(group, scores[name].cpu(), removable, **rounding)
+        removal, refused = prune_what_holds(
+            model,
+            graph.groups,
+            keep_masks,
+            scores={name: score.cpu() for name, score in scores.items()},
+            constants=window.values() if criterion == 'collapsed' else None,
+            **rounding,
+            **how,
+        )
+        skipped |= refused
     else:
-        keep_masks = group_masks(graph, criterion)
-    before = model_cost(model, positions)
-    skipped = dict(graph.skipped)
-    while True:
-        try:
-            removal = prune_channels(
-                model,
-                graph.groups,
-                keep_masks,
-                batch=probe,
-                forward_fn=forward_fn,
-                optimizers=optimizers,
-                tolerance=tolerance,
-                constants=constants,
-                norm_of=graph.norm_of,
-                outputs_before=outputs,
-            )
-            break
-        except VerificationError as error:
-            if not isinstance(criterion, str) or not error.groups:
-                raise
-            skipped |= dict.fromkeys(error.groups, f'to remove it: {error}')
-            keep_masks = {n: mask for n, mask in keep_masks.items() if n not in error.groups}
+        removal = prune_channels(model, graph.groups, group_masks(graph, criterion), **how)
     after = model_cost(model, positions)
     return PruneResult(
         **vars(removal),

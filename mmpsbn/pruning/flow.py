@@ -41,8 +41,8 @@ def trace_readers(
     calls: Counter[str] = Counter()
 
     def reads(name: str) -> Callable:
-        def note(module, args) -> None:
-            for tensor in tensors_in(args):
+        def note(module, args, kwargs) -> None:
+            for tensor in tensors_in((args, kwargs)):
                 for source in flow.sources(tensor):
                     readers.setdefault(source, {})[name, calls[name]] = None
                 flow.put(tensor, flow.sources(tensor), read=True)
@@ -61,7 +61,7 @@ def trace_readers(
     try:
         for name, module in model.named_modules():
             if isinstance(module, READERS):
-                handles.append(module.register_forward_pre_hook(reads(name)))
+                handles.append(module.register_forward_pre_hook(reads(name), with_kwargs=True))
             if name in watched or isinstance(module, READERS):
                 begin = begins(frozenset([name] if name in watched else []))
                 handles.append(module.register_forward_hook(begin))

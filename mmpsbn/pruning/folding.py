@@ -77,6 +77,8 @@ def fold_constants(
     """
     undo: list[Callable[[], None]] = []
     for name, keep_mask in keep_masks.items():
+        if keep_mask.all():  # of its readers nothing may be known
+            continue
         for reader in groups[name].readers:
             shift = _contribution(model, reader, keep_mask, values[reader.layer])
             if not shift.any():

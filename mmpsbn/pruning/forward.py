@@ -1,5 +1,6 @@
 """A model's forward pass, whatever the model takes and returns, leaving no trace in it."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,13 @@ def is_conv_or_linear(module: nn.Module) -> bool:
         return sized
     weight = getattr(module, 'weight', None)
     return sized and isinstance(weight, Tensor) and (is_lazy(weight) or weight.dim() > 1)
+
+
+def first_argument(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    """What a layer reads, passed by position or by name."""
+    if args:
+        return args[0]
+    return kwargs[next(iter(inspect.signature(module.forward).parameters))]
 
 
 def input_channel_dim(weight: Tensor) -> int:

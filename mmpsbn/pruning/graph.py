@@ -84,8 +84,9 @@ def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> 
     """Trace ``forward_fn(model, batch)`` in eval mode and group the channels that go together.
 
     The model is not changed. A channel is left whole, with the reason in ``skipped``, if an
-    operation it goes through has no rule, if it is an output of the model, or if it meets
-    a tensor of fixed size (the zero-padded shortcuts of CIFAR ResNets, say).
+    operation it goes through has no rule, if it is an output of the model, if it meets
+    a tensor of fixed size (the zero-padded shortcuts of CIFAR ResNets, say), or where the batch
+    is empty (a branch for which nothing is chosen).
 
     Args:
         batch: what ``forward_fn`` takes; one small sample is enough.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..functional.activations import ActivationStatistics, activation_statistics
 from .flow import READERS, Call
-from .forward import ForwardFn, call_with, input_channel_dim, observing
+from .forward import ForwardFn, call_with, first_argument, input_channel_dim, observing
 
 
 def observe_activations(
@@ -76,13 +76,14 @@ def observe_calls(
             observed[name, k] = ActivationStatistics.empty(channels, layer.weight.device)
         channel_dim = input_channel_dim(layer.weight)
 
-        def update(module, args) -> None:
+        def update(module, args, kwargs) -> None:
             call = name, min(called[name], calls[name] - 1)
             called[name] += 1
-            batch = activation_statistics(args[0], channel_dim=channel_dim)
+            read = first_argument(module, args, kwargs)
+            batch = activation_statistics(read, channel_dim=channel_dim)
             observed[call] = observed[call].merged(batch)
 
-        return layer.register_forward_pre_hook(update)
+        return layer.register_forward_pre_hook(update, with_kwargs=True)
 
     handles = [watch(name, model.get_submodule(name)) for name in calls]
     failure = None

@@ -1,18 +1,26 @@
 """One verified pruning step: select, cut, compare, and undo if anything differs."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .criteria import keep_mask_of
 from .folding import fold_constants
 from .forward import ForwardFn
 from .graph import ChannelGroup
 from .plan import PrunePlan, plan_from_keep_masks
 from .surgery import apply_plan
-from .verification import VerificationError, output_errors, probe_outputs
+from .verification import (
+    VerificationError,
+    masked_outputs,
+    output_errors,
+    probe_outputs,
+    selecting_operations,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,20 @@ class Removal:
     relative_error: float
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A model under surgery.
+
+    Attributes:
+        model: not wrapped in DDP.
+        constants: reader -> the value to fold at each position of its input (see
+            ``fold_constants``); None where all that goes is 0.
+    """
+
+    model: nn.Module
+    constants: Mapping[str, Tensor] | None = None
+
+
 def prune_channels(
     model: nn.Module,
     groups: Mapping[str, ChannelGroup],
@@ -39,11 +61,12 @@ def prune_channels(
     *,
     batch: Any,
     forward_fn: ForwardFn,
-    optimizers: Iterable[Optimizer] = (),
     tolerance: float,
+    optimizers: Iterable[Optimizer] = (),
     constants: Mapping[str, Tensor] | None = None,
     norm_of: Mapping[str, tuple[str, ...]] | None = None,
-    outputs_before: list[Tensor] | None = None,
+    averages: Sequence[Subject] = (),
+    live: bool = False,
     agree: Callable[[float], float] = float,
 ) -> Removal:
     """Remove channels in place and check that the outputs stay what they were.
@@ -53,76 +76,190 @@ def prune_channels(
         groups: traced from ``model`` as it is now.
         keep_masks: group name -> shape (channels,), bool, True = keep.
         batch: the probe, passed to ``forward_fn(model, batch)``.
-        optimizers: those that hold the model's parameters.
         tolerance: largest relative error of the outputs that passes for rounding.
-        constants: reader -> the value to fold at each position of its input (see
-            ``fold_constants``); None where all that goes is 0.
+        optimizers: those that hold the model's parameters.
+        constants: as of :class:`Subject`.
         norm_of: of the graph; needed with ``constants``.
-        outputs_before: what ``probe_outputs`` gives on the batch, if the caller has it.
+        averages: of the model; they lose the same channels and are verified alike.
+        live: what goes may be alive: the outputs must be those of a model whose readers see 0
+            of it.
         agree: makes an error measured here the one all ranks act on (their maximum).
 
+    Returns:
+        What was done; the errors are those of the model that changed most.
+
     Raises:
-        VerificationError: the outputs differ; names the groups at fault. Model and
+        VerificationError: the outputs differ; names the groups at fault. Models and
             optimizers are as before, bit for bit.
         ValueError: a mask that does not fit its group. Nothing changed.
     """
-    optimizers = list(optimizers)
-    plan = plan_from_keep_masks(model, groups, keep_masks)
-    if not plan:
-        return Removal(plan, {}, 0.0, 0.0)
-    before = outputs_before or probe_outputs(model, batch, forward_fn)
+    surgery = _Surgery(
+        [Subject(model, constants), *averages],
+        groups,
+        batch=batch,
+        forward_fn=forward_fn,
+        tolerance=tolerance,
+        optimizers=list(optimizers),
+        norm_of=norm_of,
+        live=live,
+        agree=agree,
+    )
+    return surgery.perform(keep_masks)
 
-    def cut(masks: Mapping[str, Tensor], trial: PrunePlan) -> Callable[[], None]:
-        unfold = None
-        if constants is not None:
-            unfold = fold_constants(model, groups, masks, constants, norm_of)
+
+def prune_what_holds(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    keep_masks: Mapping[str, Tensor],
+    *,
+    scores: Mapping[str, Tensor],
+    min_channels: int,
+    round_to: int,
+    optimizers: Iterable[Optimizer] = (),
+    **how,
+) -> tuple[Removal, dict[str, str]]:
+    """:func:`prune_channels`, where what fails verification stays.
+
+    A group at fault loses those of its channels that were exactly 0, and if that fails as well
+    it is left whole.
+
+    Args:
+        scores: group name -> max |activation| of each channel, shape (channels,).
+        min_channels, round_to: of :func:`keep_mask_of`.
+        how: the other arguments of :func:`prune_channels`.
+
+    Returns:
+        What was done, and why it was not all: group name -> the reason.
+
+    Raises:
+        VerificationError: the outputs differ with exact zeros alone, and no group is at fault
+            by itself.
+    """
+    masks, refused, optimizers = dict(keep_masks), {}, list(optimizers)
+
+    def exact(name: str) -> Tensor:
+        zero = (scores[name] == 0) & ~keep_masks[name]
+        rounding = dict(min_channels=min_channels, round_to=round_to)
+        return keep_mask_of(groups[name], scores[name], zero, **rounding)
+
+    while True:
         try:
-            uncut = apply_plan(model, trial, optimizers)
-        except BaseException:
-            if unfold is not None:
-                unfold()
-            raise
+            return prune_channels(model, groups, masks, optimizers=optimizers, **how), refused
+        except VerificationError as error:
+            at_fault = error.groups or [n for n in masks if not torch.equal(masks[n], exact(n))]
+            if not at_fault:
+                raise
+            for name in at_fault:
+                refused.setdefault(name, str(error))
+                if torch.equal(masks[name], exact(name)):
+                    del masks[name]
+                else:
+                    masks[name] = exact(name)
+
+
+class _Surgery:
+    """Tries removals on models that go together. Arguments of :func:`prune_channels`."""
+
+    def __init__(
+        self, subjects, groups, *, batch, forward_fn, tolerance, optimizers, norm_of, live, agree
+    ):
+        self.subjects, self.groups, self.optimizers = subjects, groups, optimizers
+        self.batch, self.forward_fn = batch, forward_fn
+        self.tolerance, self.norm_of = tolerance, norm_of
+        self.live, self.agree = live, agree
+        self.before: list[list[Tensor]] = []
+        self.failure: Exception | None = None  # of the last forward pass that could not be made
+
+    def perform(self, keep_masks: Mapping[str, Tensor]) -> Removal:
+        plan = plan_from_keep_masks(self.subjects[0].model, self.groups, keep_masks)
+        if not plan:
+            return Removal(plan, {}, 0.0, 0.0)
+        self.before = [self._expected(subject.model, keep_masks) for subject in self.subjects]
+        absolute, relative = self._try(keep_masks, keep=True)
+        if relative > self.tolerance:
+            cause = self.failure
+            at_fault = self._at_fault(list(keep_masks), keep_masks)
+            raise VerificationError(
+                f'removing {at_fault or list(keep_masks)} changes the outputs by {relative:.1e} '
+                f'relative to their maximum{self._why(cause)} (tolerance {self.tolerance:.1e}); '
+                'the surgery was undone',
+                at_fault,
+            ) from cause
+        removed = {n: int((~keep).sum()) for n, keep in keep_masks.items() if not keep.all()}
+        return Removal(plan, removed, absolute, relative)
+
+    def _expected(self, model: nn.Module, keep_masks: Mapping[str, Tensor]) -> list[Tensor]:
+        if self.live:
+            return masked_outputs(model, self.groups, keep_masks, self.batch, self.forward_fn)
+        return probe_outputs(model, self.batch, self.forward_fn)
+
+    def _why(self, cause: Exception | None) -> str:
+        if cause is not None:
+            return f' ({type(cause).__name__}: {cause})'
+        chosen = selecting_operations(self.subjects[0].model, self.batch, self.forward_fn)
+        return (
+            f' (but {", ".join(chosen)} choose or order them, so that a rounding error may come '
+            'out as another choice: give a forward_fn that returns what goes into these)'
+            if chosen
+            else ''
+        )
+
+    def _cut(self, keep_masks: Mapping[str, Tensor]) -> Callable[[], None]:
+        """Cut all subjects; returns the way back."""
+        plan = plan_from_keep_masks(self.subjects[0].model, self.groups, keep_masks)
+        undo: list[Callable[[], None]] = []
 
         def restore() -> None:
-            uncut()
-            if unfold is not None:
-                unfold()
+            for step in reversed(undo):
+                step()
 
+        try:
+            for subject in self.subjects:
+                if subject.constants is not None:
+                    undo.append(
+                        fold_constants(
+                            subject.model, self.groups, keep_masks, subject.constants, self.norm_of
+                        )
+                    )
+                undo.append(apply_plan(subject.model, plan, self.optimizers))
+        except BaseException:
+            restore()
+            raise
         return restore
 
-    def error_of(masks: Mapping[str, Tensor], trial: PrunePlan, keep: bool) -> tuple[float, float]:
-        restore = cut(masks, trial)
-        errors = float('inf'), float('inf')
+    def _try(self, keep_masks: Mapping[str, Tensor], *, keep: bool) -> tuple[float, float]:
+        """The errors of the worst subject; unless they pass and ``keep``, all is undone."""
+        restore = self._cut(keep_masks)
+        errors, self.failure = (float('inf'), float('inf')), None
         try:
-            errors = output_errors(before, probe_outputs(model, batch, forward_fn))
+            found = [
+                output_errors(before, probe_outputs(s.model, self.batch, self.forward_fn))
+                for s, before in zip(self.subjects, self.before)
+            ]
+            errors = tuple(map(max, zip(*found)))
         except Exception as failure:  # the shapes no longer fit each other: as wrong as can be
-            failures.append(failure)
+            self.failure = failure
         finally:
-            errors = errors[0], agree(errors[1])
-            if not keep or errors[1] > tolerance:
+            errors = errors[0], self.agree(errors[1])
+            if not keep or errors[1] > self.tolerance:
                 restore()
         return errors
 
-    failures: list[Exception] = []
-    absolute, relative = error_of(keep_masks, plan, keep=True)
-    if relative > tolerance:
-        cause = failures[0] if failures else None
-        at_fault = _groups_at_fault(model, groups, keep_masks, error_of, tolerance)
-        why = f' ({type(cause).__name__}: {cause})' if cause else ''
-        raise VerificationError(
-            f'removing {at_fault or list(keep_masks)} changes the outputs by {relative:.1e} '
-            f'relative to their maximum{why} (tolerance {tolerance:.1e}); the surgery was undone',
-            at_fault,
-        ) from cause
-    removed = {name: int((~keep).sum()) for name, keep in keep_masks.items() if not keep.all()}
-    return Removal(plan, removed, absolute, relative)
-
-
-def _groups_at_fault(model, groups, keep_masks, error_of, tolerance) -> list[str]:
-    """Groups whose removal alone is wrong; none if they are only so together."""
-    trials = {}
-    for name, keep_mask in keep_masks.items():
-        trial = plan_from_keep_masks(model, groups, {name: keep_mask})
-        if trial:
-            _, trials[name] = error_of({name: keep_mask}, trial, keep=False)
-    return [name for name, error in trials.items() if error > tolerance]
+    def _at_fault(self, names: list[str], keep_masks: Mapping[str, Tensor]) -> list[str]:
+        """Groups whose removal alone is wrong, found by halving; none if they are only so
+        together."""
+        masks = {n: keep_masks[n] for n in names if not keep_masks[n].all()}
+        if not masks:
+            return []
+        if len(masks) < len(keep_masks):  # of all of them it is known
+            self.before = [self._expected(subject.model, masks) for subject in self.subjects]
+            if self._try(masks, keep=False)[1] <= self.tolerance:
+                return []
+        if len(masks) == 1:
+            return list(masks)
+        names = list(masks)
+        middle = len(names) // 2
+        return [
+            *self._at_fault(names[:middle], keep_masks),
+            *self._at_fault(names[middle:], keep_masks),
+        ]

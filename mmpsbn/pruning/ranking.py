@@ -7,8 +7,6 @@ A NaN weight scores infinity: what is unknown is never taken for unimportant.
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from .cost import model_cost
 from .criteria import keep_mask_of
-from .forward import ForwardFn, input_channel_dim
 from .graph import ChannelGroup, Member
 from .plan import plan_from_keep_masks
-from .verification import probe_outputs
 
 RANKING_CRITERIA = ('bn_scale', 'l1', 'random', 'uniform')
 
@@ -30,7 +26,7 @@ def rank_channels(
     """The scores of a criterion, by group; ``seed`` is for ``'random'`` alone.
 
     Raises:
-        ValueError: an unknown criterion; ``'bn_scale'`` without a norm layer.
+        ValueError: an unknown criterion.
     """
     if criterion == 'bn_scale':
         return bn_scale_scores(model, groups)
@@ -48,10 +44,7 @@ def bn_scale_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dic
 
     A channel without a norm has no gamma. Its score is its l1 score, which is 1 on average,
     times the median |gamma| of the other channels: the average filter counts as much as
-    the typical normalised channel.
-
-    Raises:
-        ValueError: no channel goes through a norm layer with a scale.
+    the typical normalised channel. Where no channel has a gamma, the l1 scores are all there is.
     """
     gammas = {}
     for name, group in groups.items():
@@ -64,14 +57,10 @@ def bn_scale_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dic
                 if isinstance(layer, (_NormBase, nn.GroupNorm)) and layer.weight is not None
             ],
         )
-    joined = torch.cat(list(gammas.values()))
-    if joined.isnan().all():
-        raise ValueError(
-            f'bn_scale ranks by the scales of normalisation layers, and no prunable channel of '
-            f'{type(model).__name__} has one; rank by l1'
-        )
-    typical = joined.nanmedian()
     l1 = l1_scores(model, groups)
+    if all(gamma.isnan().all() for gamma in gammas.values()):
+        return l1
+    typical = torch.cat(list(gammas.values())).nanmedian()
     return {name: gamma.where(~gamma.isnan(), l1[name] * typical) for name, gamma in gammas.items()}
 
 
@@ -186,53 +175,10 @@ def keep_masks_for_budget(
 
 def _global_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Scores as ranks 1 (lowest) .. N over all groups, all different."""
+    if not scores:
+        return {}
     joined = torch.cat(list(scores.values()))
     order = torch.sort(joined, descending=True, stable=True).indices
     ranks = torch.empty_like(joined)
     ranks[order] = torch.arange(len(order), 0, -1, dtype=joined.dtype)
     return dict(zip(scores, ranks.split([len(score) for score in scores.values()])))
-
-
-def masked_outputs(
-    model: nn.Module,
-    groups: Mapping[str, ChannelGroup],
-    keep_masks: Mapping[str, Tensor],
-    batch: Any,
-    forward_fn: ForwardFn,
-) -> list[Tensor]:
-    """What the model gives if its readers see 0 of the channels that are not kept.
-
-    That is what it must still give once these channels are removed: passed to
-    ``prune_channels`` as ``outputs_before``, it verifies the removal of live channels.
-    """
-    gone: dict[str, list[int]] = {}
-    for name, keep_mask in keep_masks.items():
-        for reader in groups[name].readers:
-            keep = keep_mask.tolist()
-            gone.setdefault(reader.layer, []).extend(
-                i for i, c in zip(reader.index, reader.channel) if not keep[c]
-            )
-    with _inputs_masked(model, gone):
-        return probe_outputs(model, batch, forward_fn)
-
-
-@contextmanager
-def _inputs_masked(model: nn.Module, gone: Mapping[str, list[int]]):
-    def mask(index: list[int]):
-
-        def hook(module, args):
-            channel_dim = input_channel_dim(module.weight)
-            index_on = torch.tensor(index, device=args[0].device, dtype=torch.long)
-            return args[0].index_fill(channel_dim, index_on, 0), *args[1:]
-
-        return hook
-
-    handles = [
-        model.get_submodule(layer).register_forward_pre_hook(mask(index))
-        for layer, index in gone.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

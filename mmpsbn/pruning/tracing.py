@@ -13,6 +13,7 @@ matter how a model is written, which parameters are frozen or whether activation
 checkpointed.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .forward import input_channel_dim, tensors_in
+from .forward import input_channel_dim, is_conv_or_linear, tensors_in
 from .labels import FIXED, LabelTable, Vector
 from .op_rules import FACTORIES, RULES, join_pointwise
 
@@ -70,7 +71,7 @@ class Op:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A module whose forward pass is running."""
+    """A module whose forward pass is running. ``args``: of a layer, those passed by name too."""
 
     name: str
     module: nn.Module
@@ -174,7 +175,8 @@ class ChannelTrace(TorchDispatchMode):
         try:
             for name, module in self._model.named_modules():
                 if not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
-                    handles.append(module.register_forward_pre_hook(self._entering(name)))
+                    enter = self._entering(name)
+                    handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
                     handles.append(module.register_forward_hook(self._leaving))
             with self._above, self:
                 output = forward()
@@ -186,20 +188,23 @@ class ChannelTrace(TorchDispatchMode):
             self._note_read(tensor, '')
 
     def _entering(self, name: str) -> Callable:
-        def enter(module, args) -> None:
+        def enter(module, args, kwargs) -> None:
             self.called.add(name)
-            self._stack.append(_Frame(name, module, args, _rule_of(module)))
+            rule = _rule_of(module)
+            if kwargs and (rule is not None or is_conv_or_linear(module)):
+                args = inspect.signature(module.forward).bind(*args, **kwargs).args
+            self._stack.append(_Frame(name, module, args, rule))
 
         return enter
 
-    def _leaving(self, module, args, output) -> None:
+    def _leaving(self, module, _, output) -> None:
         while self._stack[-1].module is not module:  # a call within raised, and was caught
             self._stack.pop()
-        rule = self._stack[-1].rule
-        if rule is not None:
+        frame = self._stack[-1]
+        if frame.rule is not None:
             for tensor in tensors_in(output):
                 self._blank.pop(tensor, None)
-            rule(self, module, args, output)
+            frame.rule(self, module, frame.args, output)
         self._stack.pop()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -240,6 +245,9 @@ class ChannelTrace(TorchDispatchMode):
                 return
         if not any(self.axes(t) for t in inputs):
             return
+        for tensor in inputs:
+            if not tensor.numel():  # kernels take other paths, which tell nothing: a norm forgets
+                self.pin(tensor, 'only an empty batch came here')  # its vectors, say
         rule = RULES.get(name)
         if rule is None and torch.Tag.pointwise in func.tags:
             rule = join_pointwise

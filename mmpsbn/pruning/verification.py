@@ -1,11 +1,15 @@
 """Nothing is believed: outputs before and after surgery are compared."""
 
+from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from .forward import ForwardFn, observing, tensors_in
+from .forward import ForwardFn, first_argument, input_channel_dim, observing, tensors_in
+from .graph import ChannelGroup
 
 
 class VerificationError(RuntimeError):
@@ -36,6 +40,53 @@ def probe_outputs(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[T
     return outputs
 
 
+def masked_outputs(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    keep_masks: Mapping[str, Tensor],
+    batch: Any,
+    forward_fn: ForwardFn,
+) -> list[Tensor]:
+    """What the model gives if its readers see 0 of the channels that are not kept.
+
+    That is what it must still give once these channels are removed, dead or alive.
+    """
+    gone: dict[str, list[int]] = {}
+    for name, keep_mask in keep_masks.items():
+        for reader in groups[name].readers:
+            keep = keep_mask.tolist()
+            gone.setdefault(reader.layer, []).extend(
+                i for i, c in zip(reader.index, reader.channel) if not keep[c]
+            )
+    with _inputs_masked(model, gone):
+        return probe_outputs(model, batch, forward_fn)
+
+
+@contextmanager
+def _inputs_masked(model: nn.Module, gone: Mapping[str, list[int]]):
+    def mask(index: list[int]):
+
+        def hook(module, args, kwargs):
+            read = first_argument(module, args, kwargs)
+            index_on = torch.tensor(index, device=read.device, dtype=torch.long)
+            masked = read.index_fill(input_channel_dim(module.weight), index_on, 0)
+            if args:
+                return (masked, *args[1:]), kwargs
+            return args, {k: masked if value is read else value for k, value in kwargs.items()}
+
+        return hook
+
+    handles = [
+        model.get_submodule(layer).register_forward_pre_hook(mask(index), with_kwargs=True)
+        for layer, index in gone.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def output_errors(before: list[Tensor], after: list[Tensor]) -> tuple[float, float]:
     """The largest error over all output tensors, absolute and relative.
 
@@ -58,3 +109,26 @@ def output_errors(before: list[Tensor], after: list[Tensor]) -> tuple[float, flo
         for i, value in enumerate((float(error), float(error / scale))):
             worst[i] = max(worst[i], value if value == value else float('inf'))
     return worst[0], worst[1]
+
+
+# what they return is a choice or an order among their inputs
+_SELECTING = ('topk', 'sort', 'argsort', 'argmax', 'argmin', 'nonzero', 'nms')
+
+
+class _Operations(TorchDispatchMode):
+    """Notes the names of the operations that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func._schema.name.rpartition('::')[2])
+        return func(*args, **(kwargs or {}))
+
+
+def selecting_operations(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[str]:
+    """Which of topk, sort, nms and the like run in a forward pass in eval mode."""
+    with observing(model), _Operations() as operations:
+        forward_fn(model, batch)
+    return [name for name in _SELECTING if name in operations.names]

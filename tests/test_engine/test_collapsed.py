@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn import functional as F
-from toy import toy_runner
+from toy import kill_channels, toy_runner
 
 from mmpsbn.engine import DemPHook
 from mmpsbn.engine.models import averaged_models_of
@@ -72,3 +72,34 @@ def test_collapsed_channels_go_and_what_they_emit_stays(tmp_path, criterion, cha
             pruned.eval()(unseen), dense.eval()(unseen), rtol=1e-10, atol=1e-10
         )
     assert dense.bn1.bias[2] != 0  # it emitted alpha
+
+
+def test_one_channel_that_fails_the_check_holds_none_back_and_may_go_at_a_later_event(tmp_path):
+    """Channel 5 has |gamma| = 8e-4 and readers that make much of it, up to the second event."""
+    prune = dict(interval=2, num_samples=8, criterion='collapsed', tolerance=1e-7)
+    hook = DemPHook(penalty=dict(peak=0.0), noise=dict(peak_std=0.0), prune=prune)
+    runner = toy_runner(
+        tmp_path,
+        hooks=[hook, dict(type='EMAHook', momentum=0.2)],
+        iters=4,
+        model=dict(type='Bottleneck'),
+        dtype=torch.float64,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+    )
+    kill_channels(runner.model.bn1, [0, 1, 3])
+    with torch.no_grad():
+        runner.model.bn1.weight[5], runner.model.conv2.weight[:, 5] = 8e-4, 1e3
+    widths, prune = [], hook.pruner.prune
+
+    def spy(runner, data_batch):
+        prune(runner, data_batch)
+        widths.append(runner.model.conv1.out_channels)
+        for model in (runner.model, *averaged_models_of(runner)):
+            model.bn1.weight.data[model.bn1.weight.abs() == 8e-4] = 0
+
+    hook.pruner.prune = spy
+    runner.train()
+    # the dead at once; 2, whose constant is alpha, is no exact zero; then both
+    assert widths == [5, 3]
+    (average,) = averaged_models_of(runner)
+    assert average.conv1.out_channels == 3

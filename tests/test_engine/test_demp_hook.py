@@ -265,8 +265,6 @@ def test_what_verification_refuses_stays_and_training_goes_on(tmp_path, wrong_gr
     assert runner.model.blocks[0].conv1.weight.shape == (12, 8, 3, 3)
     assert runner.model.blocks[0].conv2.weight.shape == (8, 12, 3, 3)
     assert runner.model.blocks[1].conv1.weight.shape == (10, 8, 3, 3)
-    hook = next(hook for hook in runner.hooks if isinstance(hook, DemPHook))
-    assert hook.pruner.state()['excluded'] == ['blocks.0.conv1']
 
 
 def test_a_run_that_is_to_stop_there_leaves_all_bit_for_bit(tmp_path, wrong_graph, monkeypatch):

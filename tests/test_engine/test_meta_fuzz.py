@@ -35,8 +35,8 @@ def checkpoint(tmp_path_factory):
     runner.train()
     checkpoint = torch.load(folder / 'epoch_4.pth', weights_only=False)
     middle = torch.load(folder / 'epoch_1.pth', weights_only=False)['meta'][META_KEY]
-    assert middle['pruner']['window'] and checkpoint['meta'][META_KEY]['plan']['tensors']
-    checkpoint['meta'][META_KEY]['pruner']['window'] = middle['pruner']['window']
+    assert all(middle['pruner']['windows']) and checkpoint['meta'][META_KEY]['plan']['tensors']
+    checkpoint['meta'][META_KEY]['pruner']['windows'] = middle['pruner']['windows']
     return checkpoint
 
 
@@ -97,6 +97,10 @@ def test_the_checkpoint_itself_loads(checkpoint, trained):
         assert model.blocks[0].conv1.out_channels == 9
 
 
+def fc_saw(samples, low, high):
+    return dict(fc=dict(samples=samples, low=low, high=high))
+
+
 @settings(max_examples=400)
 @given(st.data())
 def test_a_spoilt_checkpoint_is_a_value_error_or_loads_and_never_half(checkpoint, trained, data):
@@ -127,20 +131,18 @@ def test_a_spoilt_checkpoint_is_a_value_error_or_loads_and_never_half(checkpoint
         (lambda m: m.pop('noise_seed'), 'noise_seed .* got None'),
         (lambda m: m.update(pruner=[1]), r'pruner .* must be a dict, got \[1\]'),
         (lambda m: m['pruner'].update(dense=dict(channels=0, macs=1)), 'dense .* positive counts'),
-        (lambda m: m['pruner'].update(excluded='fc'), "excluded .* a list of names, got 'fc'"),
-        (lambda m: m['pruner'].update(window={'fc': [1.0]}), 'window .* two lists of floats'),
-        (
-            lambda m: m['pruner'].update(window={'fc': [[0.0], [0]]}),
-            'window .* two lists of floats',
-        ),
-        (lambda m: m['pruner'].update(window={'fc': [[1.0], [0.0]]}), 'window .* min and max'),
+        (lambda m: m['pruner'].update(windows={}), 'windows .* a list of windows'),
+        (lambda m: m['pruner'].update(windows=[{'fc': [1.0]}]), 'windows .* lists of floats'),
+        (lambda m: m['pruner'].update(windows=[fc_saw(1, [0.0], [0])]), 'windows .* lists of flo'),
+        (lambda m: m['pruner'].update(windows=[fc_saw(1, [1.0], [0.0])]), 'low and high'),
+        (lambda m: m['pruner'].update(windows=[fc_saw(-1, [0.0], [0.0])]), 'each with samples'),
         (lambda m: m['pruner'].update(removed=-1), 'removed .* an int >= 0, got -1'),
         (
             lambda m: m['pruner'].update(positions={'fc': 1}),
             r"positions .* names of weights, each with a number >= 0, got {'fc': 1}",
         ),
         (lambda m: m['pruner'].update(positions={'fc.weight': -1}), 'positions .* number >= 0'),
-        (lambda m: m['pruner'].update(layers=[0]), r'layers .* a list of names, got \[0\]'),
+        (lambda m: m['pruner'].update(channel_dims={'fc.weight': 2}), 'channel_dims .* 0 or 1'),
         (lambda m: m['pruner'].pop('budget'), 'budget .* None or scale, met, .* got None'),
         (lambda m: m['pruner'].update(samples=1.5), 'samples .* an int >= 0, got 1.5'),
         (lambda m: m['pruner'].update(samples=exploding()), 'samples .* an int >= 0, got'),
@@ -174,7 +176,6 @@ def test_a_saved_window_of_another_width_is_an_error_that_names_the_layer(traine
     model, batch = trained[0], torch.randn(1, 3, 8, 8)
     groups = trace_channel_graph(model, batch, forward_tensors).groups
     window = ActivationWindow(model, groups, in_training_only=False)
-    window.restore({'fc': [[0.0], [0.0]]}, batch.device)
     with pytest.raises(ValueError, match='fc reads 8 channels, its saved window has 1'):
-        model(batch)
+        window.restore(fc_saw(1, [0.0], [0.0]))
     window.close()

@@ -30,7 +30,7 @@ def attach(
     optimizer = optimizer or torch.optim.SGD(layer.parameters(), lr=ETA)
     StepPerturbation(
         penalised=[layer.weight],
-        noisy=[layer.weight],
+        noisy={layer.weight: int(getattr(layer, 'transposed', False))},
         penalty=PenaltySettings(**{'peak': 0.0, **(penalty or {})}),
         noise=NoiseSettings(**{'peak_std': 0.0, **(noise or {})}),
         strength=lambda: strength,
@@ -95,6 +95,22 @@ def test_noise_spares_channels_without_a_gradient(layer):
     # the penalty alone moves the dead channel
     torch.testing.assert_close(moved[2], -ETA * 0.5 * 0.3 * torch.sign(before[2]))
     assert (moved[[0, 1, 3]] + ETA).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize('kind, dim', [(nn.Conv2d, 0), (nn.ConvTranspose2d, 1)])
+def test_noise_spares_what_a_relu_holds_at_zero(kind, dim):
+    torch.manual_seed(0)
+    layer = kind(3, 4, 2).double()
+    with torch.no_grad():
+        layer.bias[1], layer.bias[2] = 9.0, -9.0
+    optimizer = attach(
+        layer, noise=dict(peak_std=0.2), optimizer=torch.optim.SGD([layer.weight], 0)
+    )
+    before = layer.weight.detach().clone()
+    layer(torch.rand(2, 3, 5, 5).double()).relu().sum().backward()
+    optimizer.step()
+    moved = (layer.weight.detach() - before).movedim(dim, 0).flatten(1)
+    assert not moved[2].any() and moved[1].all()
 
 
 def test_symmetric_noise_reaches_dead_channels_too(layer):

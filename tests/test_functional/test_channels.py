@@ -58,7 +58,8 @@ def test_channel_range_shows_nan_and_inf():
 
 def test_an_empty_batch_says_nothing():  # a RoI head without proposals
     for empty, dim in ((torch.zeros(0, 3, 7, 7), 1), (torch.zeros(0, 3), -1)):
-        assert [x.tolist() for x in channel_range(empty, channel_dim=dim)] == [[0, 0, 0]] * 2
+        low, high = channel_range(empty, channel_dim=dim)
+        assert low.tolist() == [INF] * 3 and high.tolist() == [-INF] * 3
 
 
 # ---------------------------------------------------------------- selection

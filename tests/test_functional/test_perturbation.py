@@ -54,30 +54,32 @@ def test_penalty_keeps_a_half_precision_gradient(kind):
 def test_live_are_the_channels_with_any_gradient(shape):
     grad = torch.zeros(shape)
     grad.flatten()[-1] = 1e-38
-    assert live_channel_mask(grad).tolist() == [False, False, True]
+    assert live_channel_mask(grad, channel_dim=0).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -1e-30])
 def test_unknown_and_tiny_gradients_count_as_live(value):
     grad = torch.zeros(2, 3, 1, 1).to(memory_format=torch.channels_last)
     grad[0, 2] = value
-    assert live_channel_mask(grad).tolist() == [True, False]
+    assert live_channel_mask(grad, channel_dim=0).tolist() == [True, False]
 
 
-def test_a_channel_held_at_zero_by_relu_is_not_live():
-    conv = torch.nn.Conv2d(3, 4, 3)
+@pytest.mark.parametrize('kind, channel_dim', [(torch.nn.Conv2d, 0), (torch.nn.ConvTranspose2d, 1)])
+def test_a_channel_held_at_zero_by_relu_is_not_live(kind, channel_dim):
+    conv = kind(3, 4, 3)
     torch.nn.init.constant_(conv.bias, -100.0)
     with torch.no_grad():
         conv.bias[2] = 0.1
     torch.relu(conv(torch.randn(2, 3, 8, 8, generator=generator()))).square().sum().backward()
-    assert live_channel_mask(conv.weight.grad).tolist() == [False, False, True, False]
+    live = live_channel_mask(conv.weight.grad, channel_dim=channel_dim)
+    assert live.tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize('std', [5e-5, 2.0])
 def test_noise_has_mean_0_and_the_stated_standard_deviation(std):
     n = 200_000
     weight = torch.full((n, 2), 3.0, dtype=torch.float64)
-    add_gaussian_noise_(weight, std=std, live_mask=None, generator=generator(1))
+    add_gaussian_noise_(weight, std=std, live_mask=None, channel_dim=0, generator=generator(1))
     noise = weight - 3
     count = noise.numel()
     assert abs(float(noise.mean())) < 5 * std / count**0.5
@@ -88,24 +90,28 @@ def test_noise_has_mean_0_and_the_stated_standard_deviation(std):
 def test_no_noise_means_no_change():
     weight = torch.randn(4, 3, generator=generator())
     before = weight.clone()
-    add_gaussian_noise_(weight, std=0.0, live_mask=None, generator=generator())
+    add_gaussian_noise_(weight, std=0.0, live_mask=None, channel_dim=0, generator=generator())
     assert torch.equal(weight, before)
 
 
 @given(
     mask=st.lists(st.booleans(), min_size=5, max_size=5),
-    shape=st.sampled_from([(5,), (5, 3), (5, 3, 2, 2)]),
+    shape_dim=st.sampled_from(
+        [((5,), 0), ((5, 3), 0), ((5, 3, 2, 2), 0), ((3, 5, 2, 2), 1), ((1, 5, 1), 1)]
+    ),
     seed=st.integers(0, 1000),
 )
-def test_dead_channels_stay_bit_equal_and_noise_ignores_who_else_is_alive(mask, shape, seed):
+def test_dead_channels_stay_bit_equal_and_noise_ignores_who_else_is_alive(mask, shape_dim, seed):
+    shape, dim = shape_dim
     weight = torch.randn(shape, generator=generator(seed))
     everyone, some = weight.clone(), weight.clone()
     live = torch.tensor(mask)
-    add_gaussian_noise_(everyone, std=1.0, live_mask=None, generator=generator(7))
+    add_gaussian_noise_(everyone, std=1.0, live_mask=None, channel_dim=dim, generator=generator(7))
     drawn = generator(7)
-    add_gaussian_noise_(some, std=1.0, live_mask=live, generator=drawn)
-    assert torch.equal(some[~live], weight[~live])
-    assert torch.equal(some[live], everyone[live])
+    add_gaussian_noise_(some, std=1.0, live_mask=live, channel_dim=dim, generator=drawn)
+    some_of, all_of, before_of = (x.movedim(dim, 0) for x in (some, everyone, weight))
+    assert torch.equal(some_of[~live], before_of[~live])
+    assert torch.equal(some_of[live], all_of[live])
     assert (everyone != weight).flatten().any()
     # the generator has moved on by the same amount, so ranks stay in step
     reference = generator(7)
@@ -116,6 +122,10 @@ def test_dead_channels_stay_bit_equal_and_noise_ignores_who_else_is_alive(mask, 
 def test_dead_channels_keep_even_nan_and_inf():
     weight = torch.tensor([float('nan'), float('inf'), 1.0])
     add_gaussian_noise_(
-        weight, std=1.0, live_mask=torch.tensor([False, False, True]), generator=generator()
+        weight,
+        std=1.0,
+        live_mask=torch.tensor([False, False, True]),
+        channel_dim=0,
+        generator=generator(),
     )
     assert weight[0].isnan() and weight[1] == float('inf') and weight[2] != 1

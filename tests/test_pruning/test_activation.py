@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -20,18 +22,9 @@ def watch(model, groups, in_training_only=False):
 def group(name, channels, *readers):
     """A group read whole by layers, or by (layer, index, channel)."""
     every = tuple(range(channels))
-    return {
-        name: ChannelGroup(
-            name,
-            channels,
-            (),
-            (),
-            tuple(
-                Member(*(r if isinstance(r, tuple) else (r, every, every)), (('weight', 1),), 0)
-                for r in readers
-            ),
-        )
-    }
+    places = [r if isinstance(r, tuple) else (r, every, every) for r in readers]
+    members = tuple(Member(*place, (('weight', 1),), max(place[1]) + 1) for place in places)
+    return {name: ChannelGroup(name, channels, (), (), members)}
 
 
 def maps(*channels):
@@ -59,12 +52,19 @@ def test_unbatched_inputs_and_empty_batches_are_read_along_the_right_dimension(c
     window = watch(conv, group('g', 3, '0'))
     conv(maps([1, 2], [0, 0], [3, 4])[0])
     conv(torch.zeros(0, 3, 5, 5))
-    assert window.scores()['g'].tolist() == [2, 0, 4]
+    assert window.scores()['g'].tolist() == [2, 0, 4] and window.samples == {'0': 1}
     linear = nn.Sequential(nn.Linear(3, 2))
     window = watch(linear, group('g', 3, '0'))
-    for shape in ((3,), (1, 3), (1, 2, 3), (0, 3)):
+    for shape in ((3,), (1, 3), (4, 2, 3), (0, 3)):
         linear(torch.tensor([0.0, -1.0, 2.0]).expand(shape) * (len(shape)))
-    assert window.scores()['g'].tolist() == [0, 3, 6]
+    assert window.scores()['g'].tolist() == [0, 3, 6] and window.samples == {'0': 1 + 1 + 4}
+
+
+def test_a_layer_called_by_keyword_is_watched():
+    layer = nn.Linear(3, 2)
+    window = watch(nn.Sequential(layer), group('g', 3, '0'))
+    layer(input=torch.tensor([[0.0, -1.0, 2.0]]))
+    assert window.scores()['g'].tolist() == [0, 1, 2]
 
 
 def test_a_layer_called_twice_counts_both_calls(conv):
@@ -133,18 +133,68 @@ def test_what_a_reader_that_never_ran_would_see_is_unknown(conv):
     assert window.scores()['writer'].tolist() == [math.inf] * 3
 
 
+def test_a_reader_that_saw_nothing_or_too_little_tells_nothing(conv):
+    window = watch(conv, group('g', 3, '0'))
+    conv(torch.zeros(0, 3, 5, 5))
+    assert window.scores()['g'].tolist() == [math.inf] * 3 and window.ranges == {}
+    assert window.spreads()['g'].tolist() == [math.inf] * 3 and window.short_of(1) == {'0': 0}
+    conv(maps([1], [0], [0]).expand(2, 3, 1, 1))
+    assert window.scores(2)['g'].tolist() == [1, 0, 0] and window.short_of(2) == {}
+    assert window.scores(3)['g'].tolist() == [math.inf] * 3 and window.short_of(3) == {'0': 2}
+
+
+def joined(windows):
+    """Join windows as ranks do, each in a thread of its own."""
+    barrier, sent = threading.Barrier(len(windows), timeout=60), {}
+
+    def join(rank):
+        def all_reduce(tensor, op):
+            sent[rank] = tensor
+            barrier.wait()
+            stacked = torch.stack([sent[k] for k in range(len(windows))])
+            barrier.wait()
+            return stacked.sum(0) if op == 'sum' else stacked.amax(0)
+
+        windows[rank].join(all_reduce)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(join, range(len(windows))))
+
+
+def test_joined_windows_are_that_of_all_ranks_however_often_they_are_joined():
+    torch.manual_seed(0)
+    models = [nn.ModuleList([nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)]) for _ in range(2)]
+    windows = [watch(model, group('a', 3, '0') | group('b', 3, '1')) for model in models]
+    together = nn.ModuleList([nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)])
+    whole = watch(together, group('a', 3, '0') | group('b', 3, '1'))
+    for step in range(3):
+        for rank, model in enumerate(models):
+            # on the second rank nothing comes at first; no second layer ever sees anything
+            x = torch.randn(0 if rank and step < 2 else rank + 1, 3, 4, 4) - 1
+            model[0](x), together[0](x)
+        joined(windows)
+    for window in windows:
+        assert window.samples == whole.samples == {'0': 3 + 2}
+        assert window.state() == whole.state()
+        assert window.scores()['b'].isinf().all()
+    models[1][0](torch.full((1, 3, 1, 1), math.nan))
+    joined(windows)
+    assert all(window.scores()['a'].isinf().all() for window in windows)
+
+
 def test_state_survives_json_and_the_window_goes_on(conv):
     window = watch(conv, group('g', 3, '0'))
     conv(maps([1 / 3], [0], [4]))
     state = json.loads(json.dumps(window.state()))
     window.close()
     resumed = watch(conv, group('g', 3, '0'))
-    resumed.restore(state, torch.device('cpu'))
+    resumed.restore(state)
+    assert resumed.samples == {'0': 1}
     assert torch.equal(resumed.scores()['g'], window.scores()['g'])
     conv(maps([0], [2], [3]))
     assert torch.equal(resumed.scores()['g'], torch.tensor([1 / 3, 2, 4]))
     fresh = watch(conv, group('g', 3, '0'))
-    fresh.restore({}, torch.device('cpu'))
+    fresh.restore({})
     assert fresh.state() == {}
 
 

@@ -1,6 +1,7 @@
 """Scores, hand-made; budgets, against every reachable width; removal, against masking."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -202,13 +203,21 @@ def test_a_score_of_inf_is_never_removed():
     assert masks['tower'].all() and int(masks['fpn1'].sum()) == 1
 
 
-def test_unknown_criteria_and_models_without_norms_are_refused(chain):
+def test_an_unknown_criterion_is_refused(chain):
     with pytest.raises(ValueError, match="one of .*'uniform'.*got 'l3'"):
         rank_channels(*chain, criterion='l3', seed=0)
+
+
+def test_where_no_group_has_a_norm_or_none_is_left_bn_scale_is_l1():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
     groups = trace(model, torch.randn(1, 3, 2, 2, dtype=torch.float64)).groups
-    with pytest.raises(ValueError, match='Sequential has one; rank by l1'):
-        rank_channels(model, groups, criterion='bn_scale', seed=0)
+    scores = rank_channels(model, groups, criterion='bn_scale', seed=0)
+    assert torch.equal(scores['0'], rank_channels(model, groups, criterion='l1', seed=0)['0'])
+    settings = dict(measure='macs', target=0.0, min_channels=1, round_to=1)
+    for criterion in RANKING_CRITERIA:
+        scores = rank_channels(model, {}, criterion=criterion, seed=0)
+        assert scores == {}
+        assert keep_masks_for_budget(model, {}, scores, {}, **settings)[0] == {}
 
 
 @every_net
@@ -228,7 +237,7 @@ def test_live_channels_are_removed_as_if_masked_where_they_are_read(name):
         batch=batch,
         forward_fn=forward,
         tolerance=1e-11,
-        outputs_before=expected,
+        live=True,
     )
     assert sum(removal.channels_removed.values()) > 3
     assert model_cost(model, positions).macs < 0.6 * dense
@@ -239,17 +248,14 @@ def test_a_removal_that_is_not_the_masking_is_undone():
     dense = model_cost(model, positions).macs
     settings = dict(measure='macs', target=0.5 * dense, min_channels=1, round_to=1)
     masks, _ = keep_masks_for_budget(model, groups, scores, positions, **settings)
-    expected = masked_outputs(model, groups, masks, batch, forward)
-    other = {name: mask.flip(0) for name, mask in masks.items()}
+    name = 'blocks.0.conv1'  # its reader loses other channels than are masked
+    (reader,) = groups[name].readers
+    wrong = dataclasses.replace(reader, channel=reader.channel[::-1])
+    groups = {**groups, name: dataclasses.replace(groups[name], readers=(wrong,))}
     before = snapshot(model)
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError) as caught:
         prune_channels(
-            model,
-            groups,
-            other,
-            batch=batch,
-            forward_fn=forward,
-            tolerance=1e-9,
-            outputs_before=expected,
+            model, groups, masks, batch=batch, forward_fn=forward, tolerance=1e-9, live=True
         )
+    assert caught.value.groups == [name]
     assert_same(snapshot(model), before)
