@@ -11,7 +11,6 @@ from ..pruning import (
     ActivationWindow,
     ChannelGraph,
     ChannelGroup,
-    PrunePlan,
     Removal,
     VerificationError,
     also_live,
@@ -156,7 +155,7 @@ def cut(
         )
     except VerificationError as error:
         logger.error(f'{error}; nothing is removed at this event')
-        return Removal(PrunePlan({}, {}), {}, 0.0, 0.0)
+        return Removal.of_nothing()
     for why in dict.fromkeys(refused.values()):
         logger.error(f'{why}; at this event what was not exactly 0 stays there')
     return removal

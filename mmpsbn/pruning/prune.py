@@ -13,6 +13,7 @@ from .folding import fold_constants
 from .forward import ForwardFn
 from .graph import ChannelGroup
 from .plan import PrunePlan, plan_from_keep_masks
+from .repeated_sizes import repeated_sizes
 from .surgery import apply_plan
 from .verification import (
     VerificationError,
@@ -32,12 +33,23 @@ class Removal:
         channels_removed: group name -> number of channels.
         max_abs_error, relative_error: of the outputs on the probe batch, after against
             before, as it is and over the largest |output| of its tensor.
+        sizes_followed: attribute of a module around layers that repeated a width
+            (``'stage1.0.in_channels'``) -> that width before and after.
+        sizes_left: the same, of those that repeated a width which several layers within have
+            and that is now another in each -> the widths by layer. They say what was; what
+            builds layers from them later builds the old width.
     """
 
     plan: PrunePlan
     channels_removed: dict[str, int]
     max_abs_error: float
     relative_error: float
+    sizes_followed: dict[str, tuple[int, int]]
+    sizes_left: dict[str, dict[str, int]]
+
+    @classmethod
+    def of_nothing(cls) -> 'Removal':
+        return cls(PrunePlan({}, {}), {}, 0.0, 0.0, {}, {})
 
 
 @dataclass(frozen=True)
@@ -173,7 +185,8 @@ class _Surgery:
     def perform(self, keep_masks: Mapping[str, Tensor]) -> Removal:
         plan = plan_from_keep_masks(self.subjects[0].model, self.groups, keep_masks)
         if not plan:
-            return Removal(plan, {}, 0.0, 0.0)
+            return Removal.of_nothing()
+        repeated = repeated_sizes(self.subjects[0].model, plan)
         self.before = [self._expected(subject.model, keep_masks) for subject in self.subjects]
         absolute, relative = self._try(keep_masks, keep=True)
         if relative > self.tolerance:
@@ -186,7 +199,14 @@ class _Surgery:
                 at_fault,
             ) from cause
         removed = {n: int((~keep).sum()) for n, keep in keep_masks.items() if not keep.all()}
-        return Removal(plan, removed, absolute, relative)
+        return Removal(
+            plan,
+            removed,
+            absolute,
+            relative,
+            {s.name: (s.before, s.follows) for s in repeated if s.follows is not None},
+            {s.name: s.after for s in repeated if s.follows is None},
+        )
 
     def _expected(self, model: nn.Module, keep_masks: Mapping[str, Tensor]) -> list[Tensor]:
         if self.live:

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from .plan import PrunePlan, named_tensors
+from .repeated_sizes import repeated_sizes
 
 
 def is_applied(model: nn.Module, plan: PrunePlan) -> bool:
@@ -127,7 +128,9 @@ def apply_plan(
 
     Parameters stay the same objects, so optimizers, EMA pairs and hooks that hold
     them stay valid. Gradients and every tensor of an optimizer's state that has its
-    parameter's shape are sliced alike; other state (step counts) is untouched.
+    parameter's shape are sliced alike; other state (step counts) is untouched. Size attributes
+    of the layers follow, and those of the modules around them that repeat one width
+    (:func:`repeated_sizes`).
 
     Args:
         model: not wrapped in DDP, whose reducer keeps the old shapes.
@@ -147,6 +150,7 @@ def apply_plan(
     _check_states(tensors, plan, optimizers)
     undo: list[Callable[[], None]] = []
     touched_layers = {name.rpartition('.')[0] for name in plan.kept}
+    repeated = repeated_sizes(model, plan)
 
     def sync_sizes() -> None:
         for layer in touched_layers:
@@ -161,6 +165,11 @@ def apply_plan(
         for name, dims in plan.kept.items():
             undo += _cut(tensors[name], dims, optimizers)
         sync_sizes()
+        for size in repeated:
+            if size.follows is not None:
+                module = model.get_submodule(size.module)
+                undo.append(partial(setattr, module, size.attribute, size.before))
+                setattr(module, size.attribute, size.follows)
     except BaseException:  # out of memory, say: nothing is ever half pruned
         restore()
         raise

@@ -1,0 +1,162 @@
+"""Attributes around layers that repeat a width follow, or are listed; never wrong in silence."""
+
+import copy
+
+import pytest
+import torch
+from mmpretrain.models import MobileOne, RepVGG
+from nets import generator
+from torch import nn
+
+from mmpsbn.pruning import apply_plan, prune_dead_channels
+from mmpsbn.pruning.repeated_sizes import repeated_sizes
+
+X = torch.randn(2, 3, 32, 32, generator=generator(), dtype=torch.float64)
+exact = dict(rtol=1e-10, atol=1e-10)
+
+
+def sizes_of(model):
+    """Every integer attribute of every module."""
+    return {
+        f'{name}.{key}': value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if type(value) is int
+    }
+
+
+def repvgg():
+    arch = dict(
+        num_blocks=[1, 2, 2, 1],
+        width_factor=[0.25, 0.25, 0.25, 0.25],
+        group_layer_map={3: 2},
+        se_cfg=None,
+    )
+    return RepVGG(arch, base_channels=48, out_indices=(3,))
+
+
+def mobileone():
+    arch = dict(
+        num_blocks=[1, 2, 1, 1],
+        width_factor=[0.25, 0.25, 0.25, 0.25],
+        num_conv_branches=[2, 2, 1, 1],
+        num_se_blocks=[0, 0, 0, 0],
+    )
+    return MobileOne(arch, out_indices=(3,))
+
+
+def with_dead_channels(make):
+    torch.manual_seed(0)
+    model = make().double()
+    model.eval()
+    with torch.no_grad():
+        for norm in model.modules():  # the same third of every norm of a width is dead
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+                norm.weight.uniform_(0.5, 2), norm.bias.normal_()
+                dead = norm.num_features // 3
+                norm.weight[:dead], norm.bias[:dead] = 0, 0
+    return model
+
+
+@pytest.mark.parametrize('make', [repvgg, mobileone])
+def test_a_pruned_net_is_switched_to_deployment(make):
+    model = with_dead_channels(make)
+    dense = copy.deepcopy(model)
+    want = model(X)[-1]
+    result = prune_dead_channels(model, [X])
+    assert sum(result.channels_removed.values()) > 10 and result.sizes_followed
+    replayed = copy.deepcopy(dense)
+    apply_plan(replayed, result.plan)
+    assert sizes_of(replayed) == sizes_of(model)  # as a checkpoint of it is loaded
+    for pruned in (model, replayed):
+        torch.testing.assert_close(pruned(X)[-1], want, **exact)
+        pruned.switch_to_deploy()
+        torch.testing.assert_close(pruned(X)[-1], want, **exact)
+        for block in pruned.modules():
+            if hasattr(block, 'branch_reparam'):
+                layer = block.branch_reparam
+                wide = dict(vars(layer), weight=layer.weight)
+                assert layer.weight.shape[:2] == (
+                    wide['out_channels'],
+                    wide['in_channels'] // wide['groups'],
+                )
+
+
+def test_undone_surgery_leaves_every_size_as_it_was():
+    model = with_dead_channels(mobileone)
+    before = sizes_of(model)
+    plan = prune_dead_channels(copy.deepcopy(model), [X]).plan
+    undo = apply_plan(model, plan)
+    assert sizes_of(model) != before
+    undo()
+    assert sizes_of(model) == before
+
+
+class Blocks(nn.Sequential):
+    """Torch's own classes keep what they have."""
+
+
+class Classifier(nn.Module):
+    """As timm's: ``num_features`` is what ``reset_classifier`` builds the new layer from."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.num_features = self.width = 8
+        self.blocks = Blocks(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)
+        )
+        self.fc = nn.Linear(8, 5)
+        for layer, dead in ((self.blocks[0], 1), (self.blocks[2], 2), (self.blocks[4], 3)):
+            layer.weight.data[:dead], layer.bias.data[:dead] = 0, -1
+            layer.weight.data[dead:] *= 0.1
+            layer.bias.data[dead:] = 1
+        self.double()
+
+    def forward(self, x):
+        return self.fc(self.blocks(x).relu().mean((2, 3)))
+
+    def reset_classifier(self, classes):
+        self.fc = nn.Linear(self.num_features, classes).double()
+
+
+def test_a_classifier_is_built_anew_for_the_width_that_is_left():
+    model = Classifier()
+    result = prune_dead_channels(model, [X])
+    assert result.channels_removed == {'blocks.0': 1, 'blocks.2': 2, 'blocks.4': 3}
+    assert result.sizes_followed == {'num_features': (8, 5)} and result.sizes_left == {}
+    model.reset_classifier(7)
+    assert model(X).shape == (2, 7)
+    assert model.width == 8  # a name that says nothing of what it is a width of
+
+
+def test_what_could_be_one_of_several_widths_is_left_and_listed():
+    model = Classifier()
+    model.blocks.in_channels = model.blocks.channels = 8
+    model.blocks.out_channels = 6  # nothing within is as wide
+    result = prune_dead_channels(model, [X])
+    assert result.sizes_left == {
+        'blocks.in_channels': {'blocks.2': 7, 'blocks.4': 6},
+        'blocks.channels': {
+            'blocks.0 outputs': 7,
+            'blocks.2 inputs': 7,
+            'blocks.2 outputs': 6,
+            'blocks.4 inputs': 6,
+            'blocks.4 outputs': 5,
+        },
+    }
+    assert (model.blocks.in_channels, model.blocks.out_channels) == (8, 6)
+
+
+def test_what_a_plan_leaves_alone_is_no_news():
+    model = Classifier()
+    for layer in (model.blocks[2], model.blocks[4]):
+        nn.init.uniform_(layer.weight, 0.1, 1)
+        nn.init.ones_(layer.bias)
+    model.blocks.add_module('tail', nn.Sequential())
+    model.blocks.tail.in_channels = 8
+    result = prune_dead_channels(model, [X])
+    assert result.channels_removed == {'blocks.0': 1}
+    assert result.sizes_followed == {} == result.sizes_left
+    assert repeated_sizes(model, result.plan.__class__({}, {})) == []
