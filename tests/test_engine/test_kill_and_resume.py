@@ -53,7 +53,7 @@ class KillChannels(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         norm = runner.model.blocks[runner.iter // 6 % 2].bn1
-        dead = {3: [0, 2], 4: [4]}.get(runner.iter % 6)
+        dead = {0: [0, 2], 4: [4]}.get(runner.iter % 6)
         if dead:
             kill_channels(norm, dead)
             with torch.no_grad():
