@@ -1,6 +1,5 @@
 """Prune events inside a training run: watch, select, cut, report."""
 
-import math
 import time
 
 import torch
@@ -74,6 +73,8 @@ class OnlinePruner:
         self._example: Tensor | None = None  # what a latency is measured on
         self._traced_layers: set[str] = set()
         self._called: CalledLayers | None = None
+        # Over all ranks in the run's first iteration: they must open a window together.
+        self._batch_size = 0
         self._windows: list[ActivationWindow] = []  # of the model and of its averages
         self._saved_windows: list[dict] = []
         self._samples = 0
@@ -87,6 +88,7 @@ class OnlinePruner:
             removed=self._removed,
             channel_dims=self._channel_dims,
             positions=self._positions,
+            batch_size=self._batch_size,
             windows=[window.state() for window in self._windows] or self._saved_windows,
             samples=self._samples,
             budget=None if self.budget is None else self.budget.state(),
@@ -95,7 +97,7 @@ class OnlinePruner:
     def restore(self, state: dict) -> None:
         self._dense, self._positions = state['dense'], state['positions']
         self._removed, self._channel_dims = state['removed'], state['channel_dims']
-        self._saved_windows = state['windows']
+        self._batch_size, self._saved_windows = state['batch_size'], state['windows']
         self._samples = state['samples']
         if self.budget is not None and state['budget'] is not None:
             self.budget.restore(state['budget'])
@@ -141,6 +143,8 @@ class OnlinePruner:
         broadcast_object_list(positions)  # images of another size cost another rank more
         if not self._positions:  # a resumed run goes on counting on the images it began with
             self._positions = positions[0]
+        if not self._batch_size:
+            self._batch_size = int(reduced(torch.tensor(len(data_batch['inputs'])), 'sum'))
         self._traced_layers = called.names
         self._called = CalledLayers(model)
         self._probe_size = tuple(inputs.shape[2:])
@@ -214,12 +218,10 @@ class OnlinePruner:
         event = self.settings.next_event(runner.iter, runner.max_iters)
         if event is None or self.finished:
             return
-        samples = len(data_batch['inputs']) * runner.world_size
         averages = averaged_models_of(runner)
         if not self._windows:
-            if runner.iter < event - math.ceil(self.settings.num_samples / samples):
-                return
-            if not self.graph.groups:
+            iterations = -(-self.settings.num_samples // self._batch_size)
+            if runner.iter < event - iterations or not self.graph.groups:
                 return
             self._windows = [
                 ActivationWindow(model, self.graph.groups, in_training_only=model not in averages)
@@ -228,7 +230,7 @@ class OnlinePruner:
             for window, saved in zip(self._windows, self._saved_windows):
                 window.restore(saved)
             self._saved_windows = []
-        self._samples += samples
+        self._samples += len(data_batch['inputs']) * runner.world_size
         for average in averages:
             inputs = example_inputs(average, data_batch, None)
             with observing(average):
@@ -322,16 +324,16 @@ class OnlinePruner:
 
     @staticmethod
     def _probe(models: list[nn.Module], window: ActivationWindow, probe: Tensor):
-        """The first model's outputs, and what the readers see in each model."""
+        """The outputs of all models, and what the readers see in each."""
         windows, outputs = [], []
         for model in models:
             now = ActivationWindow(model, window.groups, in_training_only=False)
             try:
-                outputs.append(probe_outputs(model, probe, forward_tensors))
+                outputs += probe_outputs(model, probe, forward_tensors)
             finally:
                 now.close()
             windows.append(now)
-        return outputs[0], windows
+        return outputs, windows
 
     def _report(
         self,

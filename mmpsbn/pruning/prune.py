@@ -272,7 +272,8 @@ class _Surgery:
         if not masks:
             return []
         if len(masks) < len(keep_masks):  # of all of them it is known
-            self.before = [self._expected(subject.model, masks) for subject in self.subjects]
+            if self.live:
+                self.before = [self._expected(subject.model, masks) for subject in self.subjects]
             if self._try(masks, keep=False)[1] <= self.tolerance:
                 return []
         if len(masks) == 1:

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from toy import kill_channels
 
 from mmpsbn.datasets import write_digits_dataset
-from mmpsbn.engine.models import forward_tensors, trace_at_any_size
+from mmpsbn.engine.models import averaged_models_of, forward_tensors, trace_at_any_size
 
 ROOT_CONFIG = """
 _base_ = {base!r}
@@ -73,12 +73,12 @@ def test_the_backbone_of_a_detr_is_in_the_graph(tmp_path):
 
 
 class Kill(Hook):
-    """After the runner has initialised the weights."""
+    """After the runner has initialised the weights, in the model and in its average."""
 
+    @torch.no_grad()
     def before_train(self, runner):
-        model = runner.model
-        kill_channels(model.backbone.layer2[0].bn1, [1, 4, 5])
-        with torch.no_grad():
+        for model in (runner.model, *averaged_models_of(runner)):
+            kill_channels(model.backbone.layer2[0].bn1, [1, 4, 5])
             for layer, channels in (
                 (model.rpn_head.rpn_conv, [3]),
                 (model.roi_head.bbox_head.shared_fcs[0], [0, 2]),
@@ -106,6 +106,7 @@ def test_a_two_stage_detector_is_pruned_while_it_trains(faster_rcnn, tmp_path):
                 noise=dict(peak_std=0.0),
                 prune=dict(interval=1, num_samples=2),
             ),
+            dict(type='EMAHook'),
         ],
         default_scope='mmdet',
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False)),

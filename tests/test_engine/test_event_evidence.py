@@ -206,5 +206,31 @@ def train_routed_by_rank(folder):
     return [branch[0].out_channels for branch in bare_model(runner).branches]
 
 
+def train_with_batches_that_shrink_on_one_rank(folder):
+    """From the middle on rank 1 has one picture an iteration and rank 0 four: by its own count
+    it would open its window long before."""
+    hook = dict(HOOK, prune=dict(interval=8, num_samples=16))
+    runner = toy_runner(f'{folder}/r', [hook], epochs=2, **ON_RANKS)
+    kill_channels(bare_model(runner).blocks[0].bn1, [1])
+
+    class Shrink(Hook):
+        priority = 'VERY_HIGH'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter >= 3 and get_rank() == 1:
+                data_batch.update({key: x[:1] for key, x in data_batch.items()})
+
+    runner.register_hook(Shrink())
+    runner.train()
+    return bare_model(runner).blocks[0].conv1.out_channels
+
+
+def test_ranks_with_batches_of_other_sizes_open_a_window_together(tmp_path):
+    assert run_on_ranks(train_with_batches_that_shrink_on_one_rank, 2, tmp_path, str(tmp_path)) == [
+        11,
+        11,
+    ]
+
+
 def test_a_rank_that_saw_nothing_of_a_branch_does_not_speak_for_it(tmp_path):
     assert run_on_ranks(train_routed_by_rank, 2, tmp_path, str(tmp_path)) == [[4, 6]] * 2

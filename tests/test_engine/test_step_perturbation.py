@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS
 from torch import nn
+from toy import toy_runner
 
 from mmpsbn.engine.settings import NoiseSettings, PenaltySettings
 from mmpsbn.engine.step_perturbation import StepPerturbation
@@ -111,6 +114,45 @@ def test_noise_spares_what_a_relu_holds_at_zero(kind, dim):
     optimizer.step()
     moved = (layer.weight.detach() - before).movedim(dim, 0).flatten(1)
     assert not moved[2].any() and moved[1].all()
+
+
+@MODELS.register_module(force=True)
+class Decoder(BaseModel):
+    """A transposed, a grouped and a plain convolution and a linear layer, with norms."""
+
+    def __init__(self):
+        super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
+        self.up, self.norm = nn.ConvTranspose2d(3, 6, 2), nn.BatchNorm2d(6)
+        self.depthwise = nn.Conv2d(6, 6, 3, groups=6)
+        self.scale = nn.Parameter(torch.ones(1, 6, 1, 1))
+        self.mix, self.fc = nn.Conv2d(6, 5, 1), nn.Linear(5, 4)
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        x = self.depthwise(self.norm(self.up(inputs)).relu())
+        logits = self.fc(self.mix((x * self.scale).relu()).relu().mean((2, 3)))
+        return dict(loss=logits.square().mean()) if mode == 'loss' else logits
+
+
+def test_the_channels_of_each_parameter_are_where_the_graph_says(tmp_path):
+    hook = dict(type='DemPHook', prune=dict(interval=1, num_samples=8))
+    runner = toy_runner(tmp_path, [hook], iters=2, model=dict(type='Decoder'))
+    runner.train()
+    pruner = next(hook.pruner for hook in runner.hooks if hasattr(hook, 'pruner'))
+    names = {p: name for name, p in runner.model.named_parameters()}
+    dims = {names[p]: dim for p, dim in pruner.parameters(runner.model).items()}
+    assert dims == dict.fromkeys(('up.bias', 'norm.weight', 'norm.bias', 'mix.weight'), 0) | {
+        'mix.bias': 0,
+        'depthwise.weight': 0,
+        'depthwise.bias': 0,
+        'up.weight': 1,
+        'scale': 1,
+    }
+    resumed = toy_runner(tmp_path, [hook], iters=3, model=dict(type='Decoder'), resume=True)
+    resumed.train()
+    again = next(hook.pruner for hook in resumed.hooks if hasattr(hook, 'pruner'))
+    assert list(again.state()['channel_dims'].items()) == list(
+        pruner.state()['channel_dims'].items()
+    )
 
 
 def test_symmetric_noise_reaches_dead_channels_too(layer):

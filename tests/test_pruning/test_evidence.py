@@ -238,9 +238,8 @@ def test_the_groups_at_fault_are_found_by_halving(at_fault):
         run()
     assert caught.value.groups == [str(k) for k in at_fault]
     assert_same(snapshot(model), before)
-    # before and after, the first time and for two halves on each of four levels; and one that
-    # looks for operations that choose
-    assert len(passes) <= 2 + len(at_fault) * 4 * 2 * 2 + 1
+    # before and after; two halves on each of four levels; and to look for operations that choose
+    assert len(passes) <= 2 + len(at_fault) * 4 * 2 + 1
 
 
 # --- outputs that are a choice ---------------------------------------------------------------
