@@ -111,11 +111,9 @@ def toy_runner(
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(
-                type='CheckpointHook',
-                interval=5 if iters else 1,
-                by_epoch=not iters,
-                **checkpoint or {},
-            ),
+                type='CheckpointHook', interval=5 if iters else 1, by_epoch=not iters
+            )
+            | (checkpoint or {}),
         ),
         randomness=dict(seed=0),
         log_level='WARNING',

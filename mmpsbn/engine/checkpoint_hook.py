@@ -8,9 +8,6 @@ from mmengine.fileio.backends import backends
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import set_random_seed
 
-from ..pruning import PrunePlan
-from .pruned_structure import saved_by
-
 _ATOMIC = 'mmpsbn_atomic'
 
 
@@ -68,7 +65,7 @@ class _PointerInLogDir:
 
 class SafeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook, except that a process killed at any moment leaves a run that
-    resumes as if it had not been.
+    resumes as if it had not been. It becomes one where training begins (patches.py).
 
     A checkpoint, and the pointer to the last one, are written beside their place and
     renamed; an outdated checkpoint is removed after the new one is there. MMEngine removes
@@ -94,18 +91,6 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if not self.by_epoch and self.interval > 0 and runner.iter % self.interval == 0:
             _seed_from_iteration(runner)
-
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        # Here, for this hook is in every run: MMEngine would load what fits and go on.
-        if any(hasattr(hook, 'loads_pruned_checkpoints') for hook in runner.hooks):
-            return
-        saved = saved_by(checkpoint)
-        plan = PrunePlan.from_dict(saved.get('plan')) if saved else None
-        if plan:
-            raise ValueError(
-                f'the checkpoint is pruned ({next(iter(plan.kept))} first) and this run is not: '
-                "add dict(type='PrunedCheckpointHook') to custom_hooks, or use this package's tools"
-            )
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         super()._save_checkpoint_with_step(_PointerInLogDir(runner), step, meta)

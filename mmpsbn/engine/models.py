@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import EMAHook
-from mmengine.model import BaseAveragedModel, is_model_wrapper
+from mmengine.model import BaseAveragedModel, BaseTTAModel, is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.structures import InstanceData
 from mmengine.utils import digit_version
@@ -24,8 +24,15 @@ from ..pruning import ChannelGraph, trace_channel_graph
 _MAX_SIDE = 256
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model within wrappers for ranks and for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def bare_model(runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return unwrap(runner.model)
 
 
 def step_seconds(
@@ -147,7 +154,7 @@ def optimizers_in(wrapper: OptimWrapper | OptimWrapperDict | dict | None) -> lis
 
 def averaged_models_of(runner) -> list[nn.Module]:
     """The models that EMA hooks keep; they must have the trained model's structure."""
-    return [averaged.module for averaged in _ema_models_of(runner)]
+    return [unwrap(averaged.module) for averaged in _ema_models_of(runner)]
 
 
 def _ema_models_of(runner) -> list[BaseAveragedModel]:
@@ -155,15 +162,26 @@ def _ema_models_of(runner) -> list[BaseAveragedModel]:
     return [hook.ema_model for hook in hooks if hasattr(hook, 'ema_model')]
 
 
+def check_replaceable(model: nn.Module) -> None:
+    """Raises TypeError unless the model is plain, or in one DDP wrapper that can be put around
+    it anew after its parameters have changed shape."""
+    inner = (name for name, m in unwrap(model).named_modules() if is_model_wrapper(m))
+    if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
+        what = f'{type(model).__name__}, which holds its parameters in another form'
+    elif (name := next(inner, None)) is not None:
+        what = f'{type(model).__name__}, which wraps {name} by itself'
+    else:
+        return
+    raise TypeError(
+        f'this needs a plain or DDP model, got {what}; train with MMDistributedDataParallel'
+    )
+
+
 def check_wrapper(runner) -> None:
     """Raises TypeError where parameters, steps or calls are not what the hooks see."""
-    model = runner.model
-    if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
-        raise TypeError(
-            f'DemPHook prunes plain and DDP models, got '
-            f'{type(model).__name__}, which holds its parameters in '
-            'another form; train with MMDistributedDataParallel'
-        )
+    check_replaceable(runner.model)
+    if runner.cfg.get('compile') and hasattr(runner, 'strategy'):
+        raise TypeError("DemPHook does not know FlexibleRunner's compiled steps; use Runner")
     if runner.cfg.get('compile') and digit_version(TORCH_VERSION) < digit_version('2.2'):
         raise TypeError(
             f'torch {TORCH_VERSION} switches the hooks of optimizers off where torch.compile is '
@@ -204,15 +222,28 @@ def unwrapped_model(runner) -> Iterator[nn.Module]:
     The old DDP wrapper must be gone before a parameter changes shape: its reducer
     holds gradient accumulators that know the old one.
     """
-    wrapped, model = is_model_wrapper(runner.model), bare_model(runner)
+    check_replaceable(runner.model)
+    wrapped = is_model_wrapper(runner.model)
     if wrapped:
-        runner.model = model
+        _set_model(runner, runner.model.module)
         gc.collect()
     try:
-        yield model
+        yield bare_model(runner)
     finally:
         if wrapped:
-            runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), model)
+            _set_model(runner, _wrapped(runner))
         for averaged in _ema_models_of(runner):
             if averaged.update_buffers:  # MMEngine writes through tensors that it took once
                 averaged.avg_parameters = averaged.module.state_dict()
+
+
+def _set_model(runner, model: nn.Module) -> None:
+    runner.model = model
+    if hasattr(runner, 'strategy'):  # FlexibleRunner's, which holds the model too
+        runner.strategy.model = model
+
+
+def _wrapped(runner) -> nn.Module:
+    if hasattr(runner, 'strategy'):
+        return runner.strategy._wrap_model(runner.model)
+    return runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), runner.model)

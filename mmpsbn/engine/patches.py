@@ -4,17 +4,24 @@ table ``MODULE2PACKAGE``, for ``_base_ = 'mmpsbn::...'``.
 1. ``BaseModule.init_weights`` (0.10.7 and 0.10.12): the init code of MMEngine, mmcv and mmdet
    writes 0 into the bias of every norm layer. For psBN that is beta, and b starts at alpha.
    Nothing but psBN layers is touched.
-2. The name ``CheckpointHook`` in the registry means SafeCheckpointHook, which writes
-   atomically and removes old checkpoints after the new one is there.
+2. MMEngine's CheckpointHook becomes a SafeCheckpointHook where training begins, however the
+   config names it (0.10.7 and 0.10.12 remove the old checkpoint first and write the new one in
+   place). A subclass keeps its own ways.
+3. MMEngine's ``load_state_dict`` prints a shape that does not fit and goes on (0.10.7 and
+   0.10.12). Where a prune plan is why, which ``CheckpointLoader`` finds in the file, it is an
+   error: for runners, ``init_detector``, inferencers and ``init_cfg``.
 """
 
 import functools
 
+import mmengine.runner.checkpoint
+from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModule
-from mmengine.registry import HOOKS
+from mmengine.runner import CheckpointLoader
 
 from ..models import start_at_alpha
 from .checkpoint_hook import SafeCheckpointHook
+from .pruned_weights import check_plan_applied, note_plan
 
 _init_weights = BaseModule.init_weights
 
@@ -27,7 +34,41 @@ def _init_weights_with_psbn(self) -> None:
         start_at_alpha(self)
 
 
+_before_train = CheckpointHook.before_train
+
+
+@functools.wraps(_before_train)
+def _before_safe_train(self, runner):
+    if type(self) is CheckpointHook:
+        self.__class__ = SafeCheckpointHook
+        self.before_train(runner)
+    else:
+        _before_train(self, runner)
+
+
+_read_checkpoint = CheckpointLoader.load_checkpoint
+
+
+@functools.wraps(_read_checkpoint)
+def _read_checkpoint_with_plan(*args, **kwargs):
+    checkpoint = _read_checkpoint(*args, **kwargs)
+    note_plan(checkpoint)
+    return checkpoint
+
+
+_load_state_dict = mmengine.runner.checkpoint.load_state_dict
+
+
+@functools.wraps(_load_state_dict)
+def _load_checked_state_dict(module, state_dict, *args, **kwargs):
+    check_plan_applied(module, state_dict)
+    return _load_state_dict(module, state_dict, *args, **kwargs)
+
+
 def apply_patches() -> None:
     """Apply them; a second call changes nothing."""
     BaseModule.init_weights = _init_weights_with_psbn
-    HOOKS.register_module(name='CheckpointHook', module=SafeCheckpointHook, force=True)
+    CheckpointHook.before_train = _before_safe_train
+    CheckpointLoader.load_checkpoint = _read_checkpoint_with_plan
+    for package in (mmengine.runner.checkpoint, mmengine.runner):
+        package.load_state_dict = _load_checked_state_dict

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 
+from mmengine.hooks import EMAHook
 from mmengine.runner import BaseLoop
-from torch import nn
+from torch import Tensor, nn
 
 from ..functional.checks import shown
 from ..pruning import PrunePlan, apply_plan, compose_plans, is_applied
@@ -14,16 +15,23 @@ from .models import averaged_models_of, bare_model, optimizers_of, unwrapped_mod
 META_KEY = 'mmpsbn'
 
 
-def saved_by(checkpoint: dict) -> Mapping | None:
+def saved_by(checkpoint: Mapping) -> Mapping | None:
     """What :meth:`PrunedStructure.save` wrote into a checkpoint; None if it did not.
 
     Raises:
         ValueError: it is not a dict.
     """
-    saved = checkpoint.get('meta', {}).get(META_KEY)
+    meta = checkpoint.get('meta')
+    saved = meta.get(META_KEY) if isinstance(meta, Mapping) else None
     if saved is not None and not isinstance(saved, Mapping):
         raise ValueError(f"the checkpoint's {META_KEY} must be a dict, got {shown(saved)}")
     return saved
+
+
+def state_dict_of(checkpoint: Mapping) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, or of a bare state dict, by their names in the model."""
+    state = checkpoint.get('state_dict', checkpoint)
+    return {k.removeprefix('module.'): v for k, v in state.items() if isinstance(v, Tensor)}
 
 
 class PrunedStructure:
@@ -49,8 +57,14 @@ class PrunedStructure:
 
         Raises:
             ValueError: plan and model, or checkpoint and model, do not fit; names the
-                first tensor that differs. Nothing changed.
+                first tensor that differs. Or an averaged model would not follow. Nothing changed.
         """
+        if any(isinstance(h, EMAHook) and not hasattr(h, 'ema_model') for h in runner.hooks):
+            raise ValueError(
+                f'{type(runner).__name__} loads checkpoints before EMAHook has made its model, so '
+                "the averages can neither be resumed nor pruned; use MMEngine's Runner, or leave "
+                'EMAHook out'
+            )
         saved = saved_by(checkpoint)
         if saved is None:
             self._check_shapes(runner, checkpoint, self.plan)
@@ -77,23 +91,43 @@ class PrunedStructure:
     def _check_shapes(self, runner, checkpoint: dict, plan: PrunePlan) -> None:
         # MMEngine prints a mismatch and goes on. That is right for a finetuning run
         # that starts with another head, and for nothing else.
-        starts_training = self._starts_training(runner)
-        model_state = bare_model(runner).state_dict()
-        for key, value in checkpoint.get('state_dict', {}).items():
-            name = key[len('module.') :] if key.startswith('module.') else key
-            if name not in model_state or value.shape == model_state[name].shape:
-                continue
-            shape, wanted = tuple(value.shape), tuple(model_state[name].shape)
-            pruned_dims = plan.kept.get(name, {})
-            if starts_training and all(
-                shape[dim : dim + 1] == wanted[dim : dim + 1] for dim in pruned_dims
-            ):
-                continue
+        tensors = bare_model(runner).state_dict()
+        differing = {
+            name: (tuple(value.shape), tuple(tensors[name].shape))
+            for name, value in state_dict_of(checkpoint).items()
+            if name in tensors and value.shape != tensors[name].shape
+        }
+        if self._starts_training(runner):
+            if not plan and _is_narrower(differing):
+                name, (shape, wanted) = next(iter(differing.items()))
+                raise ValueError(
+                    f'{name} has shape {shape} in the checkpoint and {wanted} in the model, and '
+                    'more layers are narrower: the checkpoint is of a pruned model, without its '
+                    f"plan; save it with meta={{'{META_KEY}': {{'plan': plan.to_dict()}}}}, the "
+                    'plan being that of prune_dead_channels, or load what fits in code'
+                )
+            differing = {
+                name: (shape, wanted)
+                for name, (shape, wanted) in differing.items()
+                if any(shape[d : d + 1] != wanted[d : d + 1] for d in plan.kept.get(name, {}))
+            }
+        for name, (shape, wanted) in differing.items():
             raise ValueError(
                 f'{name} has shape {shape} in the checkpoint and {wanted} in the model: '
                 'one of them is pruned and the other is not, or pruned otherwise; use the config '
                 'the checkpoint was trained with, on a newly built model'
             )
+
+
+def _is_narrower(differing: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
+    """Whether (shape, wanted) are those of fewer channels: less is written, and less is read.
+    Another number of classes changes what is written alone."""
+    return {0, 1} <= {
+        dim
+        for shape, wanted in differing.values()
+        for dim, (size, whole) in enumerate(zip(shape, wanted))
+        if size < whole
+    }
 
 
 def _with_new_head(plan: PrunePlan, model: nn.Module) -> PrunePlan:

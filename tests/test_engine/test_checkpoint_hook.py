@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import checkpoint_hook
+from mmengine.hooks import CheckpointHook, checkpoint_hook
 from mmengine.runner import find_latest_checkpoint
 from toy import ToyNet, toy_runner
+from toy_validation import validation
 
-from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend
+from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend, SafeCheckpointHook
 
 
 def checkpoints(folder):
@@ -36,10 +37,13 @@ def fail_at_epoch(monkeypatch, epoch):
     monkeypatch.setattr(os, 'fsync', full)
 
 
-@pytest.mark.parametrize('max_keep', [1, 2, -1])
-def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, max_keep):
+NAMES = ['CheckpointHook', 'mmengine.hooks.CheckpointHook', CheckpointHook]
+
+
+@pytest.mark.parametrize('max_keep, kind', [(1, NAMES[0]), (2, NAMES[1]), (-1, NAMES[2])])
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, max_keep, kind):
     fail_at_epoch(monkeypatch, 3)
-    runner = toy_runner(tmp_path, checkpoint=dict(max_keep_ckpts=max_keep))
+    runner = toy_runner(tmp_path, checkpoint=dict(type=kind, max_keep_ckpts=max_keep))
     with pytest.raises(OSError, match='No space left'):
         runner.train()
     assert 'epoch_2.pth' in checkpoints(tmp_path)
@@ -50,6 +54,24 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, max_k
     monkeypatch.undo()
     toy_runner(tmp_path, resume=True).train()
     assert 'epoch_4.pth' in checkpoints(tmp_path)
+
+
+def test_a_subclass_keeps_its_own_ways(tmp_path):
+    class Own(CheckpointHook):
+        pass
+
+    runner = toy_runner(tmp_path, checkpoint=dict(type=Own), epochs=1)
+    runner.train()
+    assert [type(h) for h in runner.hooks if isinstance(h, CheckpointHook)] == [Own]
+    assert checkpoints(tmp_path) == ['epoch_1.pth']
+
+
+def test_validation_and_test_alone_run(tmp_path):
+    """In MMEngine's own test of its runner, too."""
+    for_testing = {key.replace('val_', 'test_'): value for key, value in validation().items()}
+    runner = toy_runner(tmp_path, **validation(), **for_testing)
+    assert set(runner.val()) == {'accuracy'} and set(runner.test()) == {'accuracy'}
+    assert checkpoints(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -73,7 +95,7 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
 def test_other_backends_keep_their_own_ways(tmp_path):
     runner = toy_runner(tmp_path, checkpoint=dict(backend_args=dict(backend='local')))
     runner.train()
-    hook = next(h for h in runner.hooks if type(h).__name__ == 'SafeCheckpointHook')
+    hook = next(h for h in runner.hooks if isinstance(h, SafeCheckpointHook))
     assert type(hook.file_backend) is LocalBackend
 
 

@@ -16,11 +16,11 @@ from snapshots import assert_same, snapshot
 from spoilt import exploding, spoilt
 from toy import kill_channels, toy_runner
 
-from mmpsbn.engine.checkpoint_hook import SafeCheckpointHook
 from mmpsbn.engine.demp_hook import DemPHook
 from mmpsbn.engine.models import averaged_models_of, forward_tensors
 from mmpsbn.engine.pruned_checkpoint_hook import PrunedCheckpointHook
 from mmpsbn.engine.pruned_structure import META_KEY
+from mmpsbn.engine.pruned_weights import note_plan
 from mmpsbn.pruning import ActivationWindow, PrunePlan, trace_channel_graph
 
 HOOKS = [dict(type='DemPHook', prune=dict(interval=6, num_samples=24)), dict(type='EMAHook')]
@@ -161,15 +161,13 @@ def test_the_message_names_what_is_wrong(checkpoint, trained, change, message):
 
 
 @pytest.mark.parametrize('meta', [[], 3, 'plan', {'plan': None}, exploding()])
-@pytest.mark.parametrize('hook', [SafeCheckpointHook, PrunedCheckpointHook])
-def test_hooks_that_do_not_prune_refuse_it_too(checkpoint, trained, meta, hook):
+@pytest.mark.parametrize('load', [PrunedCheckpointHook().after_load_checkpoint, note_plan])
+def test_what_does_not_prune_refuses_it_too(checkpoint, trained, meta, load):
     runner = resuming_runner(trained)
     before = snapshot_of(runner)
     checkpoint = dict(checkpoint, meta={META_KEY: meta})
     with pytest.raises(ValueError, match='must be a dict, got|version must be 1, got None'):
-        hook(**dict(interval=1) if hook is SafeCheckpointHook else {}).after_load_checkpoint(
-            runner, checkpoint
-        )
+        load(*(runner, checkpoint)[load is note_plan :])
     assert_same(snapshot_of(runner), before)
 
 
