@@ -394,7 +394,7 @@ def test_a_sharding_wrapper_is_refused(tmp_path):
 
     runner = toy_runner(tmp_path, [demp()])
     runner.model = Sharded(runner.model)
-    with pytest.raises(TypeError, match='DemPHook prunes plain and DDP models, got Sharded'):
+    with pytest.raises(TypeError, match='needs a plain or DDP model, got Sharded'):
         runner.train()
     assert not isinstance(runner.model, MMDistributedDataParallel)
 

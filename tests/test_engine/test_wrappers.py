@@ -1,0 +1,150 @@
+"""A model in wrappers and runners of other kinds: pruned, or refused before the first step."""
+
+import itertools
+
+import pytest
+import torch
+from mmengine.model import BaseTTAModel, MMDistributedDataParallel
+from mmengine.runner import FlexibleRunner
+from ranks import ON_RANKS, run_on_ranks
+from toy import ToyData, ToyNet, kill_channels, toy_runner
+
+from mmpsbn.engine.models import averaged_models_of, check_replaceable
+
+DEMP = dict(type='DemPHook', prune=dict(interval=4, num_samples=8))
+LOADS = dict(type='PrunedCheckpointHook')
+EMA = dict(type='EMAHook')
+WATCHES = dict(type='SparsityHook', interval=2)
+_RUNS = itertools.count()
+
+
+def inner_widths(model):
+    return [block.conv1.out_channels for block in model.blocks]
+
+
+def dying_net():
+    torch.manual_seed(0)
+    model = ToyNet()
+    kill_channels(model.blocks[0].bn1, [1, 3])
+    return model
+
+
+class MeanOfViews(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        return data_samples_list
+
+
+@pytest.mark.parametrize('hooks', [[LOADS], [DEMP], [LOADS, EMA]])
+def test_a_pruned_checkpoint_loads_under_test_time_augmentation(tmp_path, hooks):
+    toy_runner(tmp_path, [DEMP], model=dying_net(), epochs=1).train()
+    runner = toy_runner(tmp_path, hooks, model=MeanOfViews(ToyNet()))
+    runner.call_hook('before_run')
+    runner.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
+    for model in (runner.model.module, *averaged_models_of(runner)):
+        assert inner_widths(model) == [10, 12]
+
+
+def augmented_on_ranks(path):
+    runner = toy_runner(path, [LOADS], model=MeanOfViews(ToyNet()), **ON_RANKS)
+    runner.load_checkpoint(f'{path}/epoch_1.pth')
+    kinds = [type(model).__name__ for model in (runner.model, runner.model.module)]
+    return kinds, inner_widths(runner.model.module.module)
+
+
+def test_and_so_it_does_on_ranks(tmp_path):
+    toy_runner(tmp_path, [DEMP], model=dying_net(), epochs=1).train()
+    expected = ['MMDistributedDataParallel', 'MeanOfViews'], [10, 12]
+    assert run_on_ranks(augmented_on_ranks, 2, tmp_path, str(tmp_path)) == [expected] * 2
+
+
+def flexible_runner(folder, hooks, epochs=2, **kwargs):
+    return FlexibleRunner(
+        dying_net(),
+        work_dir=str(folder),
+        train_dataloader=dict(
+            batch_size=8,
+            dataset=ToyData(),
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
+        custom_hooks=hooks,
+        log_level='WARNING',
+        experiment_name=f'flexible{next(_RUNS)}',
+        **kwargs,
+    )
+
+
+def test_a_flexible_runner_prunes_and_resumes(tmp_path):
+    runner = flexible_runner(tmp_path, [DEMP, WATCHES])
+    runner.train()
+    assert inner_widths(runner.model) == [10, 12]
+    resumed = flexible_runner(tmp_path, [DEMP, WATCHES], epochs=3, resume=True)
+    resumed.train()
+    assert inner_widths(resumed.model) == [10, 12] and resumed.iter == 12
+    assert resumed.optim_wrapper.optimizer.state[resumed.model.blocks[0].conv1.weight]
+
+
+def test_averages_that_a_flexible_runner_cannot_load_are_refused(tmp_path):
+    flexible_runner(tmp_path, [DEMP, EMA], epochs=1).train()
+    with pytest.raises(ValueError, match='^FlexibleRunner loads checkpoints before EMAHook has'):
+        flexible_runner(tmp_path, [DEMP, EMA], resume=True).train()
+
+
+def test_compiled_steps_of_a_flexible_runner_are_refused(tmp_path):
+    runner = flexible_runner(tmp_path, [DEMP], cfg=dict(compile=True))
+    with pytest.raises(TypeError, match="FlexibleRunner's compiled steps"):
+        runner.train()
+
+
+def train_flexibly(folder):
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
+    ranks = dict(strategy=dict(type='DDPStrategy', model_wrapper=wrapper), launcher='pytorch')
+    runner = flexible_runner(folder, [DEMP, WATCHES], **ranks)
+    runner.train()
+    resumed = flexible_runner(folder, [DEMP, WATCHES], epochs=3, resume=True, **ranks)
+    resumed.train()
+    wrapped = isinstance(resumed.model, MMDistributedDataParallel)
+    return wrapped, inner_widths(resumed.model.module), resumed.model.state_dict()
+
+
+def test_so_it_does_on_ranks(tmp_path):
+    (wrapped, widths, ours), (_, _, theirs) = run_on_ranks(
+        train_flexibly, 2, tmp_path, str(tmp_path)
+    )
+    assert wrapped and widths == [10, 12]
+    for name, value in ours.items():
+        if 'running' not in name:  # of each rank's own batches
+            assert torch.equal(value, theirs[name]), name
+
+
+def test_wrappers_within_the_model_are_refused():
+    model = ToyNet()
+    check_replaceable(model)
+    model.stem = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
+    torch.nn.Module.__init__(model.stem)
+    with pytest.raises(TypeError, match='needs a plain or DDP model, got ToyNet, which wraps stem'):
+        check_replaceable(model)
+
+
+def wrap_separately(folder):
+    wrapper = dict(type='MMSeparateDistributedDataParallel', device_ids=None)
+    ranks = ON_RANKS | dict(cfg=dict(model_wrapper_cfg=wrapper))
+    toy_runner(folder, [DEMP], model=dying_net(), epochs=1).train()
+    messages = []
+    for hook, resume in ((DEMP, False), (LOADS, True), (DEMP, True)):
+        runner = toy_runner(folder, [hook], model=dying_net(), resume=resume, **ranks)
+        runner.model.train_step = lambda *_: messages.append('a step was taken')
+        try:
+            runner.train()
+        except TypeError as error:
+            messages.append(str(error))
+    return messages
+
+
+def test_a_wrapper_of_each_part_is_refused_before_the_first_step(tmp_path):
+    (said,) = run_on_ranks(wrap_separately, 1, tmp_path, str(tmp_path))
+    assert len(said) == 3
+    for message in said:
+        assert 'MMSeparateDistributedDataParallel, which wraps stem by itself' in message
