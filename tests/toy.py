@@ -110,9 +110,7 @@ def toy_runner(
         custom_hooks=list(hooks),
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
-            checkpoint=dict(
-                type='CheckpointHook', interval=5 if iters else 1, by_epoch=not iters
-            )
+            checkpoint=dict(type='CheckpointHook', interval=5 if iters else 1, by_epoch=not iters)
             | (checkpoint or {}),
         ),
         randomness=dict(seed=0),

@@ -21,7 +21,7 @@ from .settings import (
     ScheduleSettings,
     build,
 )
-from .step_perturbation import StepPerturbation
+from .step_perturbation import StepPerturbation, calls_step_hooks
 
 
 @HOOKS.register_module()
@@ -112,7 +112,7 @@ class DemPHook(Hook):
         self.pruner.check_coverage(runner)
         self.pruner.join_windows(runner)
         if self.pruner.is_due(runner):
-            self._check_steps()
+            self._check_steps(runner)
             self.pruner.prune(runner, data_batch)
         strength = self._strength(runner)
         for name, value in dict(
@@ -150,14 +150,21 @@ class DemPHook(Hook):
     def _penalty_scale(self) -> float:
         return 1.0 if self.pruner.budget is None else self.pruner.budget.scale
 
-    def _check_steps(self) -> None:
-        if self._perturbation.steps == self._steps_at_event:
+    def _check_steps(self, runner) -> None:
+        steps, self._steps_at_event = self._steps_at_event, self._perturbation.steps
+        if self._steps_at_event > steps:
+            return
+        if not all(map(calls_step_hooks, optimizers_of(runner))):
             raise RuntimeError(
                 'no step hook of the optimizer has run, so penalty and noise did not act: '
                 'torch 2.1 switches these hooks off for the process once torch.compile '
                 'was used in it; train in a process without it'
             )
-        self._steps_at_event = self._perturbation.steps
+        runner.logger.warning(
+            f'iteration {runner.iter + 1}: the optimizer has taken no step since the last prune '
+            'event, or since the start: gradients are accumulated over more iterations, or AMP '
+            'skips its steps'
+        )
 
     def _perturb_steps(self, runner) -> None:
         self._perturbation = StepPerturbation(

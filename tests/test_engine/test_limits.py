@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import HOOKS, MODELS
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS
 from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet, kill_channels, toy_runner
@@ -14,7 +14,7 @@ from toy import ToyNet, kill_channels, toy_runner
 from mmpsbn.engine import models
 from mmpsbn.engine.demp_hook import DemPHook
 from mmpsbn.engine.models import check_wrapper, forward_tensors, trace_at_any_size
-from mmpsbn.engine.step_perturbation import StepPerturbation
+from mmpsbn.engine.step_perturbation import calls_step_hooks
 from mmpsbn.pruning import ActivationWindow, trace_channel_graph
 
 QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
@@ -192,12 +192,63 @@ def test_a_finished_run_leaves_no_hook_behind(tmp_path):
 
 
 def test_step_hooks_that_do_not_run_are_noticed_before_anything_is_pruned(tmp_path, monkeypatch):
-    monkeypatch.setattr(StepPerturbation, 'attach', lambda self, optimizers, compiled: [])
     runner = toy_runner(tmp_path, [DEMP])
     kill_channels(runner.model.blocks[0].bn1, [1, 3])
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    unwrapped = torch.optim.SGD.step.__wrapped__  # as torch 2.1 does at the first torch.compile
+    monkeypatch.setattr(unwrapped, 'hooked', True, raising=False)
+    monkeypatch.setattr(torch.optim.SGD, 'step', unwrapped)
     with pytest.raises(RuntimeError, match='no step hook of the optimizer has run'):
         runner.train()
     assert inner_widths(runner.model) == [12, 12]
+
+
+@pytest.mark.parametrize('kind', ['SGD', 'Adam', 'AdamW', 'RMSprop', 'LBFGS'])
+def test_whether_step_hooks_run_is_found_out_without_a_step(kind):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = getattr(torch.optim, kind)([parameter], lr=0.1)
+    called = []
+    optimizer.register_step_pre_hook(lambda *_: called.append('hook'))
+    parameter.grad = torch.ones(3)
+    assert calls_step_hooks(optimizer) and not called
+    assert parameter.tolist() == [1, 1, 1] and not optimizer.state
+    assert optimizer.param_groups[0]['params'] == [parameter]
+
+
+@OPTIM_WRAPPERS.register_module(force=True)
+class SkippedSteps(OptimWrapper):
+    """As AMP does where gradients are not finite."""
+
+    def step(self, **kwargs):
+        pass
+
+
+@pytest.mark.parametrize(
+    'wrapper', [dict(accumulative_counts=7), dict(type='SkippedSteps')], ids=str
+)
+def test_an_event_that_no_step_precedes_prunes_and_says_so(tmp_path, wrapper):
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.05), **wrapper)
+    runner = toy_runner(tmp_path, [DEMP], optim_wrapper=wrapper)
+    messages = messages_of(runner)
+    kill_channels(runner.model.blocks[0].bn1, [1, 3])
+    runner.train()
+    assert inner_widths(runner.model) == [10, 12]
+    expected = 2 if 'type' in wrapper else 1  # the step at iteration 7 is before the second event
+    assert sum('has taken no step since the last prune event' in m for m in messages) == expected
+
+
+def test_a_run_resumed_within_an_accumulation_goes_on(tmp_path):
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.05), accumulative_counts=5)
+    arguments = dict(
+        hooks=[dict(DEMP, prune=dict(interval=9, num_samples=8))], optim_wrapper=wrapper, epochs=3
+    )
+    whole = toy_runner(tmp_path / 'whole', **arguments)
+    kill_channels(whole.model.blocks[0].bn1, [1, 3])
+    whole.train()
+    second = str(tmp_path / 'whole/epoch_2.pth')  # 8 iterations; the next step is that of the 10th
+    resumed = toy_runner(tmp_path / 'resumed', resume=True, load_from=second, **arguments)
+    resumed.train()
+    assert inner_widths(whole.model) == inner_widths(resumed.model) == [10, 12]
 
 
 def test_the_event_says_on_how_many_samples_a_channel_was_dead(tmp_path):
