@@ -1,6 +1,18 @@
 """Which layers a forward pass calls: the traced pass must be the one that is trained."""
 
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from ..pruning import ChannelGroup
+from ..pruning.forward import frozen_rng
+from ..pruning.other_pass import trace_other_pass
+from .prune_event import on_any_rank, over_ranks
 
 
 class CalledLayers:
@@ -21,3 +33,59 @@ class CalledLayers:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def held_by_losses(
+    model: nn.Module, data_batch: dict, groups: Mapping[str, ChannelGroup], layers: list[str]
+) -> dict[str, str]:
+    """Groups that must stay whole for what the losses do with their channels, and the reasons:
+    those of this rank, where it has some.
+
+    Args:
+        model: an OpenMMLab model as it is in training.
+        layers: that run in training only, on one of the ranks.
+
+    Raises:
+        ValueError: on every rank where one of them cannot trace its losses, or where a layer
+            runs on none.
+    """
+    failure = None
+    try:
+        held, called = _trace_losses(model, data_batch, groups)
+    except Exception as error:  # the other ranks wait to hear of it
+        held, called, failure = {}, set(), error
+    missing = set(layers) - on_any_rank(called, layers)
+    if over_ranks(float(failure is not None)) or missing:
+        why = '' if failure is None else f' ({type(failure).__name__}: {failure})'
+        raise ValueError(
+            f"{', '.join(layers)} run in training but not in model(inputs, mode='tensor'), and "
+            f"model(**data, mode='loss') cannot be traced{why} or does not run them: which "
+            'channels they read is unknown, so nothing can be pruned safely'
+        ) from failure
+    elsewhere = dict.fromkeys(on_any_rank(held, list(groups)), 'on another rank')
+    return elsewhere | held
+
+
+def _trace_losses(model: nn.Module, data_batch: dict, groups: Mapping[str, ChannelGroup]):
+    with _training_without_traces(model):
+        data = model.data_preprocessor(copy.deepcopy(data_batch), True)
+        losses = partial(model, **data) if isinstance(data, dict) else partial(model, *data)
+        return trace_other_pass(model, groups, lambda: losses(mode='loss'))
+
+
+@contextmanager
+def _training_without_traces(model: nn.Module) -> Iterator[None]:
+    """Training mode, except in layers whose training mode leaves statistics behind or hides
+    channels; buffers and random numbers are afterwards what they were."""
+    quiet = [m for m in model.modules() if m.training and isinstance(m, (_NormBase, _DropoutNd))]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        for module in quiet:
+            module.training = False
+        with frozen_rng(model):
+            yield
+    finally:
+        for module in quiet:
+            module.training = True
+        for buffer, before in buffers:
+            buffer.copy_(before)

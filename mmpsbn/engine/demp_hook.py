@@ -56,8 +56,8 @@ class DemPHook(Hook):
     Raises:
         ValueError: an unknown key or a value out of range, when it is built; a model without a
             prunable channel or, with a penalty, without a trainable normalisation scale, or a run
-            without a prune event, before the first step; a layer that runs in training only,
-            after it.
+            without a prune event, before the first step; layers that run in training only and
+            cannot be traced, or leave no channel to prune, after it.
         TypeError: a wrapper or an optimizer that holds copies of the
             parameters, before the first step.
     """
@@ -109,8 +109,8 @@ class DemPHook(Hook):
         use_compiled_step(runner, not self.pruner.watching)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self.pruner.check_coverage(runner)
         self.pruner.join_windows(runner)
+        self.pruner.check_coverage(runner, data_batch)
         if self.pruner.is_due(runner):
             self._check_steps(runner)
             self.pruner.prune(runner, data_batch)

@@ -1,9 +1,10 @@
 """Prune events inside a training run: watch, select, cut, report."""
 
 import time
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 
-import torch
-from mmengine.dist import all_reduce, broadcast_object_list
+from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
 from ..pruning import (
@@ -19,7 +20,7 @@ from ..pruning import (
 from ..pruning.forward import observing
 from ..pruning.verification import probe_outputs
 from .budget import Budget
-from .coverage import CalledLayers
+from .coverage import CalledLayers, held_by_losses
 from .models import (
     averaged_models_of,
     bare_model,
@@ -33,6 +34,7 @@ from .prune_event import (
     check_same_on_all_ranks,
     cut,
     joined_scores,
+    on_any_rank,
     over_ranks,
     reduced,
     select_keep_masks,
@@ -71,6 +73,7 @@ class OnlinePruner:
         self._positions: dict[str, float] = {}
         self._probe_size: tuple[int, ...] = ()
         self._example: Tensor | None = None  # what a latency is measured on
+        self._held: Set[str] = frozenset()  # groups that the losses leave whole
         self._traced_layers: set[str] = set()
         self._called: CalledLayers | None = None
         # Over all ranks in the run's first iteration: they must open a window together.
@@ -167,33 +170,42 @@ class OnlinePruner:
             f'pruned; left whole: {left_whole or "none"}'
         )
 
-    def check_coverage(self, runner) -> None:
+    def check_coverage(self, runner, data_batch: dict) -> None:
         """After the first training iteration: was what ran there what was traced?
 
+        A group stays whole if a layer that reads it does not run in training, or if layers
+        run in training only and the losses hold its channels.
+
         Raises:
-            ValueError: a layer runs in training only, so what it reads is unknown.
+            ValueError: no group is left, or layers run in training only that cannot be traced.
         """
         if self._called is None:
             return
         self._called.close()
         called, self._called = self._called.names, None
-        names = [name for name, _ in bare_model(runner).named_modules()]
-        ran = torch.tensor([name in called for name in names], dtype=torch.int32)
-        all_reduce(ran, op='max')
-        called = {name for name, flag in zip(names, ran.tolist()) if flag}
+        model = bare_model(runner)
+        called = on_any_rank(called, [name for name, _ in model.named_modules()])
+        whole = {
+            name: f'{", ".join(silent)} reads it and does not run in training'
+            for name, group in self.graph.groups.items()
+            if (silent := sorted({m.layer for m in group.readers} - called))
+        }
         untraced = sorted(called - self._traced_layers)
         if untraced:
+            with self._windows_aside(runner):
+                held = held_by_losses(model, data_batch, self.graph.groups, untraced)
+                self._held = held.keys()
+            whole |= {
+                name: f'{reason}, in a training pass that has {", ".join(untraced)} besides'
+                for name, reason in held.items()
+            }
+        for name, reason in whole.items():
+            runner.logger.warning(f'{name} is left whole: {reason}')
+        if whole and whole.keys() == self.graph.groups.keys():
             raise ValueError(
-                f"{', '.join(untraced)} run in training but not in model(inputs, mode='tensor'): "
-                'which channels they read is unknown, so nothing can be pruned safely'
+                f'{type(model).__name__} has no group of channels that can be pruned: '
+                + '; '.join(f'{name} ({reason})' for name, reason in whole.items())
             )
-        for name, group in self.graph.groups.items():
-            silent = sorted({m.layer for m in group.readers} - called)
-            if silent:
-                runner.logger.warning(
-                    f'{name} is left whole while {", ".join(silent)}, which reads it, does not '
-                    'run in training'
-                )
 
     def _update_left(self, cost: Cost) -> None:
         self.left = dict(
@@ -223,18 +235,34 @@ class OnlinePruner:
             iterations = -(-self.settings.num_samples // self._batch_size)
             if runner.iter < event - iterations or not self.graph.groups:
                 return
-            self._windows = [
-                ActivationWindow(model, self.graph.groups, in_training_only=model not in averages)
-                for model in (bare_model(runner), *averages)
-            ]
-            for window, saved in zip(self._windows, self._saved_windows):
-                window.restore(saved)
-            self._saved_windows = []
+            self._open_windows(runner)
         self._samples += len(data_batch['inputs']) * runner.world_size
         for average in averages:
             inputs = example_inputs(average, data_batch, None)
             with observing(average):
                 forward_tensors(average, inputs)
+
+    def _open_windows(self, runner) -> None:
+        averages = averaged_models_of(runner)
+        groups = {n: g for n, g in self.graph.groups.items() if n not in self._held}
+        self._windows = [
+            ActivationWindow(model, groups, in_training_only=model not in averages)
+            for model in (bare_model(runner), *averages)
+        ]
+        for window, saved in zip(self._windows, self._saved_windows):
+            window.restore(saved)
+        self._saved_windows = []
+
+    @contextmanager
+    def _windows_aside(self, runner) -> Iterator[None]:
+        """They see no pass within, and afterwards none of the groups held from then on."""
+        windows, self._windows = self._windows, []
+        self._saved_windows = [window.state() for window in windows] or self._saved_windows
+        for window in windows:
+            window.close()
+        yield
+        if windows:
+            self._open_windows(runner)
 
     def join_windows(self, runner) -> None:
         """At the end of an iteration: every rank knows what all have seen."""

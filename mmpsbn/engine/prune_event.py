@@ -1,6 +1,6 @@
 """The steps of a prune event that all ranks take together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from mmengine.dist import all_reduce, broadcast_object_list
@@ -30,6 +30,14 @@ def over_ranks(value: float) -> float:
     joined = torch.tensor([value])
     all_reduce(joined, op='max')
     return float(joined)
+
+
+def on_any_rank(found: Iterable[str], names: list[str]) -> set[str]:
+    """Those of ``names``, the same on all ranks, that are found on one of them."""
+    found = set(found)
+    flags = torch.tensor([name in found for name in names], dtype=torch.int32)
+    all_reduce(flags, op='max')
+    return {name for name, flag in zip(names, flags.tolist()) if flag}
 
 
 def check_same_on_all_ranks(graph: ChannelGraph) -> None:

@@ -271,7 +271,9 @@ class ChannelTrace(TorchDispatchMode):
         for tensor in tensors:
             for memory in _memory_of(tensor):
                 name, seen, start = self._blank.pop(memory, (None, (), 0))
-                if name and ('empty' in name or (memory != memory.flatten()[:1]).any()):
+                if not name or not memory.numel():
+                    continue
+                if 'empty' in name or (memory != memory.flatten()[:1]).any():
                     for vector in (*seen, *self._computed[start:]):
                         self.pin_labels(vector, 'an operation out of sight of PyTorch')
 

@@ -80,13 +80,6 @@ class KillLater(Hook):
             kill_channels(runner.model.blocks[0].bn1, [1, 3])
 
 
-def test_a_layer_that_runs_in_training_only_ends_the_run_before_anything_is_pruned(tmp_path):
-    runner = toy_runner(tmp_path, [DEMP], model=dict(type='AuxNet'))
-    with pytest.raises(ValueError, match='^aux run in training but not in model'):
-        runner.train()
-    assert runner.iter == 0
-
-
 def test_a_reader_that_does_not_run_in_training_keeps_its_group_whole(tmp_path):
     runner = toy_runner(tmp_path, [DEMP], model=dict(type='IdleBranchNet'))
     messages = messages_of(runner)

@@ -1,0 +1,277 @@
+"""What runs in training only: groups that it holds stay whole, the others are pruned."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from ranks import run_on_ranks
+from snapshots import assert_same
+from test_limits import DEMP, STREAM, AuxNet, inner_widths, messages_of
+from torch import nn
+from torch.nn import functional as F
+from toy import ToyData, ToyNet, kill_channels, toy_runner
+
+from mmpsbn.engine.coverage import held_by_losses
+from mmpsbn.engine.models import forward_tensors
+from mmpsbn.pruning import trace_channel_graph
+
+
+def inner(block, x):
+    return F.relu(block.bn1(block.conv1(x)))
+
+
+class TrainingNet(ToyNet):
+    """Has layers for its losses, and notes how often these were computed."""
+
+    def __init__(self, losses, **layers):
+        super().__init__()
+        self.losses = losses
+        self.extra = nn.ModuleDict(layers)
+        self.register_buffer('passes', torch.zeros(()))
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        out = super().forward(inputs, labels, mode)
+        if mode != 'loss':
+            return out
+        self.passes += 1
+        stem = F.relu(self.norm(self.stem(inputs)))
+        return out | dict(extra_loss=self.losses(self, stem, labels))
+
+
+def embedded_labels(model, stem, labels):
+    return model.extra['embedding'](labels).mean()
+
+
+def a_reader_of_an_inner_layer(model, stem, labels):
+    return model.extra['linear'](inner(model.blocks[0], stem).mean((2, 3))).mean()
+
+
+def a_loss_without_a_layer(model, stem, labels):
+    return embedded_labels(model, stem, labels) + inner(model.blocks[0], stem).mean()
+
+
+def a_sum_of_two_layers(model, stem, labels):
+    both = inner(model.blocks[0], stem) + inner(model.blocks[1], stem)
+    return model.extra['conv'](both).mean()
+
+
+def a_scale_of_two_layers(model, stem, labels):
+    scaled = [model.extra['norm'](inner(block, stem)) for block in model.blocks]
+    return (embedded_labels(model, stem, labels), scaled)[0]
+
+
+LOSSES = [
+    (embedded_labels, dict(embedding=nn.Embedding(4, 12)), []),
+    (a_reader_of_an_inner_layer, dict(linear=nn.Linear(12, 1)), [0]),
+    (a_loss_without_a_layer, dict(embedding=nn.Embedding(4, 12)), [0]),
+    (a_sum_of_two_layers, dict(conv=nn.Conv2d(12, 1, 1)), [0, 1]),
+    (
+        a_scale_of_two_layers,
+        dict(norm=nn.BatchNorm2d(12), embedding=nn.Embedding(4, 12)),
+        [0, 1],
+    ),
+]
+
+
+@pytest.mark.parametrize('losses, layers, whole', LOSSES, ids=lambda x: getattr(x, '__name__', ''))
+def test_a_group_is_left_whole_where_the_losses_hold_its_channels(tmp_path, losses, layers, whole):
+    torch.manual_seed(0)
+    model = TrainingNet(losses, **copy.deepcopy(layers))
+    for block in model.blocks:
+        kill_channels(block.bn1, [1, 3])
+    kill_channels(model.norm, [2])
+    for block in model.blocks:
+        kill_channels(block.bn2, [2])
+    runner = toy_runner(tmp_path, [DEMP], model=model, optim_wrapper=slow())
+    messages = messages_of(runner)
+    runner.train()
+    assert inner_widths(model) == [12 if k in whole else 10 for k in (0, 1)]
+    assert model.stem.out_channels == 7
+    said = [m for m in messages if 'is left whole' in m and 'training pass' in m]
+    assert sorted(m.split()[0] for m in said) == [f'blocks.{k}.conv1' for k in whole]
+
+
+def slow():
+    return dict(optimizer=dict(type='SGD', lr=1e-4))
+
+
+def test_a_head_for_training_keeps_the_stream_that_it_reads_whole(tmp_path):
+    runner = toy_runner(tmp_path, [DEMP], model=AuxNet())
+    messages = messages_of(runner)
+    for name in STREAM:
+        kill_channels(runner.model.get_submodule(name), [2])
+    for block in runner.model.blocks:
+        kill_channels(block.bn1, [1, 3])
+    runner.train()
+    assert runner.model.stem.out_channels == 8 and inner_widths(runner.model) == [10, 10]
+    assert any(m.startswith('stem is left whole: goes with aux.weight') for m in messages)
+
+
+class Chain(BaseModel):
+    """Two convolutions, whose only group a head for training reads."""
+
+    def __init__(self):
+        super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+        self.aux = nn.Conv2d(6, 1, 1)
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        x = F.relu(self.conv1(inputs))
+        return dict(loss=self.aux(x).mean()) if mode == 'loss' else self.conv2(x)
+
+
+class OwnSteps(Chain):
+    """Trains in a way of its own, that nobody can trace."""
+
+    def train_step(self, data, optim_wrapper):
+        self.aux(F.relu(self.conv1(data['inputs'])))
+        return dict(loss=torch.zeros(()))
+
+    def forward(self, inputs, mode='tensor', **kwargs):
+        if mode == 'loss':
+            raise NotImplementedError('no losses')
+        return super().forward(inputs)
+
+
+class OtherLosses(OwnSteps):
+    """Its losses are not what it trains with."""
+
+    def forward(self, inputs, mode='tensor', **kwargs):
+        out = Chain.forward(self, inputs)
+        return dict(loss=out.mean()) if mode == 'loss' else out
+
+
+@pytest.mark.parametrize(
+    'model, message',
+    [
+        (Chain, r'^Chain has no group of channels that can be pruned: conv1 \('),
+        (OwnSteps, r'^aux run in training but not .* traced \(NotImplementedError: no losses\)'),
+        (OtherLosses, '^aux run in training but not .* or does not run them: which channels'),
+    ],
+)
+def test_a_run_is_refused_after_an_iteration_where_nothing_is_left(tmp_path, model, message):
+    model = dict(model=model(), optim_wrapper=slow())
+    hook = dict(DEMP, penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
+    runner = toy_runner(tmp_path, [hook], **model)
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_the_look_at_the_losses_leaves_no_trace():
+    torch.manual_seed(0)
+    model = TrainingNet(embedded_labels, embedding=nn.Embedding(4, 12)).train()
+    model.blocks[0].bn1.eval()
+    groups = trace_channel_graph(model, torch.randn(1, 3, 8, 8), forward_tensors).groups
+    data = ToyData()
+    batch = dict(inputs=data.inputs[:8], labels=data.labels[:8])
+    modes = [module.training for module in model.modules()]
+    before = copy.deepcopy((model.state_dict(), batch, torch.get_rng_state()))
+    assert held_by_losses(model, batch, groups, ['extra.embedding']) == {}
+    assert_same((model.state_dict(), batch, torch.get_rng_state()), before)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_a_window_that_is_open_from_the_start_leaves_whole_what_is_held(tmp_path):
+    torch.manual_seed(0)
+    model = TrainingNet(a_reader_of_an_inner_layer, linear=nn.Linear(12, 1))
+    for block in model.blocks:
+        kill_channels(block.bn1, [1, 3])
+    hook = dict(DEMP, prune=dict(interval=6, num_samples=999))
+    toy_runner(tmp_path, [hook], model=model, optim_wrapper=slow()).train()
+    assert inner_widths(model) == [12, 10]
+
+
+def look_on_one_rank():
+    """Only the second rank's losses run the head, or fail."""
+    torch.manual_seed(0)
+    model, batch = AuxNet(), dict(inputs=torch.randn(2, 3, 8, 8), labels=torch.tensor([0, 1]))
+    groups = trace_channel_graph(model, batch['inputs'], forward_tensors).groups
+    if dist.get_rank() == 0:
+        model.forward = lambda inputs, labels, mode: dict(loss=ToyNet.forward(model, inputs).sum())
+    held = held_by_losses(model, batch, groups, ['aux'])
+    if dist.get_rank() == 1:
+        del batch['labels']
+    try:
+        held_by_losses(model, batch, groups, ['aux'])
+    except ValueError as error:
+        return list(held), str(error)
+
+
+def test_ranks_leave_the_same_whole_and_fail_together(tmp_path):
+    (ours, why), (theirs, other) = run_on_ranks(look_on_one_rank, 2, tmp_path)
+    assert ours == theirs == ['stem']
+    assert 'aux run in training but not' in why and 'aux run in training but not' in other
+
+
+SMALL_BACKBONE = 'dict(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)'
+DINO = """
+_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
+model = dict(
+    num_queries=10,
+    backbone=dict(norm_cfg=dict(requires_grad=True), **{backbone}),
+    neck=dict(in_channels=[16, 32, 64]),
+    encoder=dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32))),
+    decoder=dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32))),
+    dn_cfg=dict(group_cfg=dict(num_dn_queries=4)),
+)
+"""
+AUTOASSIGN = """
+_base_ = 'mmdet::autoassign/autoassign_r50-caffe_fpn_1x_coco.py'
+model = dict(
+    backbone=dict(norm_cfg=dict(requires_grad=True), **{backbone}),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, norm_cfg=dict(type='GN', num_groups=4)),
+)
+"""
+
+
+class Kill(Hook):
+    """After the runner has initialised the weights."""
+
+    def before_train(self, runner):
+        kill_channels(runner.model.backbone.layer2[0].bn1, [1, 4, 5])
+
+
+def picture():
+    shape = (64, 96)
+    meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+    sample = DetDataSample(metainfo=meta)
+    boxes = torch.tensor([[8.0, 8, 40, 40]])
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([3]))
+    return dict(inputs=torch.randint(0, 255, (3, *shape), dtype=torch.uint8), data_samples=sample)
+
+
+@pytest.mark.parametrize('config', [DINO, AUTOASSIGN], ids=['DINO', 'AutoAssign'])
+def test_detectors_with_layers_for_training_are_pruned(tmp_path, config):
+    (tmp_path / 'c.py').write_text(config.format(backbone=SMALL_BACKBONE))
+    torch.manual_seed(0)
+    runner = Runner(
+        Config.fromfile(str(tmp_path / 'c.py')).model,
+        str(tmp_path),
+        default_scope='mmdet',
+        log_level='WARNING',
+        experiment_name=tmp_path.name,
+        custom_hooks=[dict(DEMP, prune=dict(interval=2, num_samples=2))],
+        default_hooks=dict(checkpoint=None),
+        train_dataloader=dict(
+            batch_size=2,
+            dataset=[picture() for _ in range(2)],
+            collate_fn=dict(type='pseudo_collate'),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=3),
+        optim_wrapper=slow(),
+    )
+    messages = messages_of(runner)
+    runner.register_hook(Kill())
+    runner.train()
+    assert runner.model.backbone.layer2[0].conv1.out_channels <= 13
+    assert not [m for m in messages if 'backbone' in m and 'is left whole' in m]
