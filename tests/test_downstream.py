@@ -5,74 +5,45 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmdet
 import pytest
 from mmengine.config import Config
 
 import mmpsbn  # noqa: F401
+from mmpsbn.datasets import write_digits_dataset
+from mmpsbn.layers import psBN2d
 
-WHOLE = """
-_base_ = 'mmpsbn::retinanet/retinanet_r50_psbn_demp.py'
-model = dict(bbox_head=dict(num_classes=3))
-"""
-BESIDE_ANOTHER_BASE = """
-_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'mmpsbn::_base_/demp.py']
-model = dict(backbone=dict(norm_cfg=_base_.psbn))
-"""
-PURE_PYTHON = """
-from mmengine.config import read_base
-with read_base():
-    from mmpsbn.configs._base_.demp import *
-model = dict(type='RetinaNet', backbone=dict(type='ResNet', norm_cfg=psbn))
-"""
-SHOW = """
-{before}
-from mmengine.config import Config
-cfg = Config.fromfile('my_config.py')
-print('inherited', cfg.model.type, cfg.model.backbone.norm_cfg.type,
-      [hook.type for hook in cfg.custom_hooks], cfg.custom_imports.imports)
-import mmpsbn
-from mmengine.registry import HOOKS, init_default_scope
-from mmdet.registry import MODELS
-init_default_scope('mmdet')
-norm = MODELS.build(dict(type='ResNet', depth=18, norm_cfg=cfg.model.backbone.norm_cfg)).bn1
-print('built', type(norm).__name__, [type(HOOKS.build(hook)).__name__ for hook in cfg.custom_hooks])
-print('package', mmpsbn.__file__)
-"""
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+SECTION = README[README.index('## In your own project') : README.index('## Configs')]
+KEEP, PRUNE, INHERIT, FRAGMENT, PURE = re.findall('```python\n(.*?)```', SECTION, re.S)
+PRUNE = ''.join(KEEP.splitlines(keepends=True)[:3]) + PRUNE  # "under the same first two lines"
+OUR_TOOL, MMDET_TOOL = ROOT / 'tools/train.py', Path(mmdet.__file__).parent / '.mim/tools/train.py'
 
-
-@pytest.mark.parametrize(
-    'config, before, detector',
-    [
-        (WHOLE, 'import mmpsbn', 'RetinaNet'),
-        (BESIDE_ANOTHER_BASE, 'import mmpsbn', 'FasterRCNN'),
-        (PURE_PYTHON, '', 'RetinaNet'),
-    ],
+SMALL = """
+model.setdefault('backbone', {}).update(depth=18, init_cfg=None)
+model['neck'] = dict(in_channels=[64, 128, 256, 512])
+"""
+OF_RETINANET = SMALL + "model['bbox_head'] = dict(num_classes=10)"
+OF_FASTER_RCNN = SMALL + "model['roi_head'] = dict(bbox_head=dict(num_classes=10))"
+DATA = """
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        data_root='digits/',
+        ann_file='annotations/train.json',
+        data_prefix=dict(img='train/'),
+        metainfo=dict(classes=tuple('0123456789')),
+    ),
 )
-def test_a_downstream_config_inherits_ours(tmp_path, config, before, detector):
-    (tmp_path / 'my_config.py').write_text(config)
-    run = subprocess.run(
-        [sys.executable, '-c', SHOW.format(before=before)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    said = dict(line.split(' ', 1) for line in run.stdout.splitlines() if ' ' in line)
-    assert said['inherited'] == f"{detector} psBN ['SparsityHook', 'DemPHook'] ['mmpsbn']"
-    assert said['built'] == "psBN2d ['SparsityHook', 'DemPHook']"
-    assert Path(said['package']).parent.name == 'mmpsbn'
-    assert 'registry' not in run.stdout  # MMEngine warns there of a scope it does not find
-
-
-README = (Path(__file__).parents[1] / 'README.md').read_text()
-TWO_LINES = """
-_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
-custom_imports = dict(imports=['mmpsbn'], allow_failed_imports=False)
+train_cfg = dict(max_epochs=1)
+val_cfg = val_dataloader = val_evaluator = None
+test_cfg = test_dataloader = test_evaluator = None
 """
-MY_DETECTOR = """
-model = dict(backbone=dict(depth=18, norm_cfg=dict(type='BN')))
-custom_hooks = [dict(type='EMAHook')]
-"""
+OFTEN = "custom_hooks[-1]['prune'] = dict(interval=1, num_samples=2)"
+RESUMED = "custom_hooks = [dict(type='DemPHook', prune=dict(interval=1, num_samples=2))]"
 
 
 def load(folder, text):
@@ -80,22 +51,63 @@ def load(folder, text):
     return Config.fromfile(str(folder / 'my_config.py'))
 
 
-def test_the_configs_of_the_readme_load(tmp_path):
-    (tmp_path / 'my_detector.py').write_text(MY_DETECTOR)
-    section = README[README.index('## In your own project') : README.index('## Configs')]
-    keep, prune, whole, fragment, pure = re.findall('```python\n(.*?)```', section, re.S)
-    found = [load(tmp_path, text) for text in (keep, TWO_LINES + prune, whole, fragment, pure)]
-    assert [[hook.type for hook in cfg.custom_hooks] for cfg in found] == [
-        ['SparsityHook'],
-        ['SparsityHook', 'DemPHook'],
-        ['SparsityHook', 'DemPHook'],
-        ['SparsityHook'],
-        ['EMAHook', 'SparsityHook'],
-    ]
-    norms = [cfg.model.backbone.norm_cfg.type for cfg in found]
-    assert norms == ['psBN', 'BN', 'BN', 'psBN', 'psBN']
-    assert [cfg.model.backbone.get('norm_eval') for cfg in found[1:3]] == [False, False]
-    assert all(cfg.custom_imports.imports == ['mmpsbn'] for cfg in found)
+def write_my_detector(folder):
+    """A RetinaNet in MMEngine's pure-Python style, with a hook."""
+    base = "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\nmodel = {}"
+    detector = load(folder, f'{base}\n{OF_RETINANET}\n{DATA}')
+    imports = 'from mmengine.hooks import EMAHook'
+    hooks = 'custom_hooks = [dict(type=EMAHook)]'
+    (folder / 'my_detector.py').write_text(f'{imports}\n{detector.pretty_text}\n{hooks}\n')
+
+
+@pytest.mark.parametrize(
+    'tool, config, rest, norm, hooks',
+    [
+        (MMDET_TOOL, KEEP, OF_RETINANET, 'psBN', ['SparsityHook']),
+        (
+            MMDET_TOOL,
+            PRUNE,
+            f'{OF_RETINANET}\n{OFTEN}',
+            'BN',
+            ['SparsityHook', 'DemPHook'],
+        ),
+        (
+            OUR_TOOL,
+            INHERIT,
+            f'model = {{}}\n{OF_RETINANET}\n{RESUMED}',
+            'BN',
+            ['DemPHook'],
+        ),
+        (OUR_TOOL, FRAGMENT, OF_FASTER_RCNN, 'psBN', ['SparsityHook']),
+        (MMDET_TOOL, PURE, None, psBN2d, ['SparsityHook']),
+    ],
+    ids=['keep', 'prune', 'inherit', 'fragment', 'pure Python'],
+)
+def test_what_the_readme_shows_trains_with_the_tool_it_names(
+    tmp_path, tool, config, rest, norm, hooks
+):
+    """In a process of its own, in which nothing has imported mmpsbn."""
+    write_digits_dataset(f'{tmp_path}/digits/', num_train=2, num_val=2, image_size=(96, 64), seed=0)
+    if rest is None:
+        write_my_detector(tmp_path)
+    text = config if rest is None else f'{config}\n{rest}\n{DATA}'
+    (tmp_path / 'my_config.py').write_text(text)
+    scale = 'train_dataloader.dataset.pipeline.2.scale=(96,64)'
+    run = subprocess.run(
+        [sys.executable, tool, 'my_config.py', '--work-dir', 'run', '--cfg-options', scale],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    log = run.stdout + run.stderr
+    assert 'Saving checkpoint at 1 epochs' in log
+    assert 'registry' not in log  # MMEngine warns there of a scope it does not find
+    assert {'SparsityHook', 'DemPHook'}.intersection(log.split()) == set(hooks)
+    cfg = Config.fromfile(str(tmp_path / 'my_config.py'))
+    assert cfg.model.backbone.norm_cfg.type == norm
+    if config in (PRUNE, INHERIT):
+        assert cfg.model.backbone.norm_eval is False and 'prune event at iteration 1' in log
 
 
 @pytest.mark.parametrize(
