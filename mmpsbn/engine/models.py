@@ -180,7 +180,7 @@ def check_replaceable(model: nn.Module) -> None:
 def check_wrapper(runner) -> None:
     """Raises TypeError where parameters, steps or calls are not what the hooks see."""
     check_replaceable(runner.model)
-    if runner.cfg.get('compile') and hasattr(runner, 'strategy'):
+    if getattr(runner, '_compile', False):
         raise TypeError("DemPHook does not know FlexibleRunner's compiled steps; use Runner")
     if runner.cfg.get('compile') and digit_version(TORCH_VERSION) < digit_version('2.2'):
         raise TypeError(

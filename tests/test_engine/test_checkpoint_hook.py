@@ -66,10 +66,10 @@ def test_a_subclass_keeps_its_own_ways(tmp_path):
     assert checkpoints(tmp_path) == ['epoch_1.pth']
 
 
-def test_validation_and_test_alone_run(tmp_path):
-    """In MMEngine's own test of its runner, too."""
+def test_validation_and_test_alone_run_as_in_mmengine(tmp_path):
     for_testing = {key.replace('val_', 'test_'): value for key, value in validation().items()}
     runner = toy_runner(tmp_path, **validation(), **for_testing)
+    assert 'SafeCheckpointHook' not in runner.get_hooks_info()
     assert set(runner.val()) == {'accuracy'} and set(runner.test()) == {'accuracy'}
     assert checkpoints(tmp_path) == []
 

@@ -93,7 +93,7 @@ def test_averages_that_a_flexible_runner_cannot_load_are_refused(tmp_path):
 
 
 def test_compiled_steps_of_a_flexible_runner_are_refused(tmp_path):
-    runner = flexible_runner(tmp_path, [DEMP], cfg=dict(compile=True))
+    runner = flexible_runner(tmp_path, [DEMP], compile=True)
     with pytest.raises(TypeError, match="FlexibleRunner's compiled steps"):
         runner.train()
 
