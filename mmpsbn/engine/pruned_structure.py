@@ -102,9 +102,10 @@ class PrunedStructure:
                 name, (shape, wanted) = next(iter(differing.items()))
                 raise ValueError(
                     f'{name} has shape {shape} in the checkpoint and {wanted} in the model, and '
-                    'more layers are narrower: the checkpoint is of a pruned model, without its '
-                    f"plan; save it with meta={{'{META_KEY}': {{'plan': plan.to_dict()}}}}, the "
-                    'plan being that of prune_dead_channels, or load what fits in code'
+                    'more layers are narrower: it seems to be of a pruned model, without its plan; '
+                    f"save it with meta={{'{META_KEY}': {{'plan': plan.to_dict()}}}}, the plan "
+                    "being prune_dead_channels' result.plan. To load no more than fits, use "
+                    "model.init_cfg=dict(type='Pretrained', checkpoint=...) and not load_from"
                 )
             differing = {
                 name: (shape, wanted)

@@ -77,6 +77,17 @@ def test_a_dense_state_dict_of_other_classes_still_loads(tmp_path, width):
     assert runner.model.fc.out_features == 4
 
 
+def test_a_narrower_dense_model_loads_what_fits_in_the_way_that_the_error_names(tmp_path):
+    narrow = ToyNet(inner=6)
+    with pytest.raises(ValueError, match=r'To load no more than fits, use model.init_cfg=dict\('):
+        load(None, tmp_path, narrow.state_dict(), LOADS, trains=True)
+    model = ToyNet()
+    model.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'pruned.pth'))
+    model.init_weights()
+    assert torch.equal(model.stem.weight, narrow.stem.weight)
+    assert model.blocks[0].conv1.out_channels == 12
+
+
 @pytest.mark.parametrize('checkpoint', [dict(meta=None), dict(meta='?'), {}])
 def test_a_strange_meta_is_not_a_plan(tmp_path, checkpoint):
     state = ToyNet().state_dict()
