@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 
+import torch
 from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
@@ -305,9 +306,11 @@ class OnlinePruner:
                     'this prune event is skipped'
                 )
                 return
-            scores = joined_scores(
-                windows, runner.logger, least_samples=self.settings.least_samples
-            )
+            # A layer must have seen some samples before what it reads can be called dead: fewer
+            # than all, for the branches of a net share these; more than one, on which half of
+            # all ReLUs may be off.
+            least_samples = -(-int(over_ranks(samples)) // 10)
+            scores = joined_scores(windows, runner.logger, least_samples=least_samples)
             for name, score in joined_scores(probes, runner.logger).items():
                 scores[name] = torch.maximum(scores[name], score)
             keep_masks, live = select_keep_masks(models, self.graph, scores, self.settings)

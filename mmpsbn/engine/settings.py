@@ -91,13 +91,13 @@ class PruneSettings:
     happen. criterion: dead | collapsed (these, and channels whose |gamma| is below
     gamma_threshold in every norm; their constant is folded into what reads them, also behind
     zero padding with fold_padding). num_samples: training samples (over all ranks) on which a
-    channel must have been dead, >= 1; each layer that reads it must have seen a tenth of that,
-    so that a branch that few samples reach, or none, loses nothing. eps: |a| up to which a
-    channel counts as 0, for activations without an exact zero. tolerance: largest relative
-    change of the outputs on the probe that passes. on_failure: of that check: continue (of the
-    groups at fault only what was exactly 0 goes at that event, or nothing) | stop. round_to:
-    widths are kept at multiples of this. allow_live: live channels go, those with the smallest
-    |gamma| first, where the nearest multiple is below or a budget is missed in the end.
+    channel must have been dead, >= 1; each layer that reads it must have seen a tenth of those
+    looked at, so that a branch that few samples reach, or none, loses nothing. eps: |a| up to
+    which a channel counts as 0, for activations without an exact zero. tolerance: largest
+    relative change of the outputs on the probe that passes. on_failure: of that check: continue
+    (of the groups at fault only what was exactly 0 goes at that event, or nothing) | stop.
+    round_to: widths are kept at multiples of this. allow_live: live channels go, those with the
+    smallest |gamma| first, where the nearest multiple is below or a budget is missed in the end.
     min_channels: a layer is never left with fewer.
     """
 
@@ -158,13 +158,6 @@ class PruneSettings:
         first = max(step + 1, math.ceil(steps_of(self.begin, total_steps)))
         event = -(-first // self.interval) * self.interval
         return event if event <= steps_of(self.end, total_steps) else None
-
-    @property
-    def least_samples(self) -> int:
-        """What a layer must have seen before what it reads can be called dead: less than
-        ``num_samples``, for the branches of a net share these; more than one, on which half of
-        all ReLUs may be off."""
-        return -(-self.num_samples // 10)
 
     def progress(self, step: int, total_steps: int) -> float:
         """Share of the pruning window that is over after ``step`` steps, in [0, 1]."""

@@ -87,9 +87,7 @@ def test_a_reader_that_does_not_run_in_training_keeps_its_group_whole(tmp_path):
         kill_channels(block.bn1, [1, 3])
     runner.train()
     assert inner_widths(runner.model) == [12, 10]
-    assert any(
-        'whole while branch, which reads it, does not run in training' in m for m in messages
-    )
+    assert any('left whole: branch reads it and does not run in training' in m for m in messages)
 
 
 def test_nan_outputs_skip_the_event_and_blame_nobody(tmp_path):
