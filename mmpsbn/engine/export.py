@@ -18,7 +18,7 @@ from ..pruning import ChannelGraph
 from ..pruning.verification import output_errors, probe_outputs
 from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite, save_weights
 from .models import forward_tensors, trace_at_any_size
-from .onnx_file import check_onnx_installed, write_onnx
+from .onnx_file import check_one_stage, check_onnx_installed, write_onnx
 
 # Largest change of the outputs relative to their maximum that passes for rounding.
 _TOLERANCE = 1e-4
@@ -93,9 +93,11 @@ def export_model(
             the config's test pipeline.
 
     Raises:
-        ValueError: the checkpoint does not fit the config, or no input size is known.
+        ValueError: the checkpoint does not fit the config, no input size is known, or ONNX is
+            asked for of a detector with a second stage.
         FileExistsError: there is such a file, and not ``force``.
-        RuntimeError: the outputs differ, or the model does not run on images alone.
+        RuntimeError: the outputs differ, the model does not run on images alone, or PyTorch
+            or onnxruntime cannot make ONNX of it.
     """
     if onnx:
         check_onnx_installed()
@@ -106,6 +108,8 @@ def export_model(
     inputs = _random_images(input_size or pipeline_size(cfg))
     loaded = load_model(cfg, checkpoint_path)
     model = loaded.model
+    if onnx:
+        check_one_stage(model)
     graph, probe = trace_at_any_size(model, inputs)
     before = probe_outputs(model, probe, forward_tensors)
     if any(isinstance(module, PostShift) for module in model.modules()):

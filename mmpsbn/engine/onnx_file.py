@@ -2,6 +2,8 @@
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,17 @@ def check_onnx_installed() -> None:
         ) from None
 
 
+def check_one_stage(model: nn.Module) -> None:
+    """Raises ValueError for a model with a second stage: ``forward_tensors`` gives it fixed
+    boxes, which a file would hold for one batch size; boxes of its own come out of NMS."""
+    if getattr(model, 'with_roi_head', False):
+        raise ValueError(
+            f'{type(model).__name__} cannot be written as ONNX, which holds raw outputs alone: '
+            f'its second stage ({type(model.roi_head).__name__}) reads regions that its first '
+            'stage chooses while it runs; leave out --onnx'
+        )
+
+
 def write_onnx(model: nn.Module, inputs: Tensor, path: str) -> float:
     """Write the raw outputs (``mode='tensor'``) of a model as ONNX, any batch size.
 
@@ -48,6 +61,9 @@ def write_onnx(model: nn.Module, inputs: Tensor, path: str) -> float:
     Returns:
         max |onnxruntime - PyTorch| over max |PyTorch| of the tensor, the largest of all
         outputs, on these inputs and on the first of them alone.
+
+    Raises:
+        RuntimeError: PyTorch cannot write the model, or onnxruntime cannot run it.
     """
     wrapped = _RawOutputs(model)
     with torch.no_grad(), evaluating(wrapped), warnings.catch_warnings():
@@ -62,15 +78,29 @@ def write_onnx(model: nn.Module, inputs: Tensor, path: str) -> float:
         # torch 2.1 has the TorchScript exporter alone and does not know the switch
         if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
             options['dynamo'] = False
-        torch.onnx.export(wrapped, (inputs,), path, **options)
+        with _refusing_in_words(model, 'torch.onnx.export cannot write'):
+            torch.onnx.export(wrapped, (inputs,), path, **options)
         return max(_error(wrapped, x, path) for x in (inputs, inputs[:1]))
 
 
-def _error(wrapped: nn.Module, inputs: Tensor, path: str) -> float:
+@contextmanager
+def _refusing_in_words(model: nn.Module, what: str) -> Iterator[None]:
+    """The exporter's and the runtime's errors are of many classes, some of Exception alone."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RuntimeError(
+            f'{what} {type(model).__name__} as ONNX: {reason}; leave out --onnx'
+        ) from error
+
+
+def _error(wrapped: _RawOutputs, inputs: Tensor, path: str) -> float:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    outputs = session.run(None, {'inputs': inputs.cpu().numpy().astype(np.float32)})
+    with _refusing_in_words(wrapped.model, 'onnxruntime cannot run'):
+        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        outputs = session.run(None, {'inputs': inputs.cpu().numpy().astype(np.float32)})
     ours = [x.float().cpu() for x in wrapped(inputs)]
     return output_errors(ours, [torch.from_numpy(x) for x in outputs])[1]
 
