@@ -1,6 +1,7 @@
 """Export a trained model, pruned or not: checkpoint, config and ONNX that need no hooks."""
 
 import argparse
+import shlex
 
 from mmengine.config import DictAction
 
@@ -72,7 +73,8 @@ def main():
             f'  {result.onnx}  (N x 3 x {height} x {width}, normalised; onnxruntime gives '
             f"PyTorch's outputs within {result.onnx_error:.1e} of their maximum)"
         )
-    print(f'Next:\n  python tools/test.py {result.config} {result.checkpoint}')
+    command = shlex.join(['python', 'tools/test.py', result.config, result.checkpoint])
+    print(f'Next:\n  {command}')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """The full checkpoint of a model that was kept as seed and trained values (FreezeHook)."""
 
 import argparse
+import shlex
 
 from mmengine.config import DictAction
 
@@ -36,7 +37,8 @@ def main():
         save_weights(load_seed_checkpoint(cfg, args.checkpoint), args.out)
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         launch.exit_with(error)
-    print(f'Wrote {args.out}. Next:\n  python tools/test.py {args.config} {args.out}')
+    command = shlex.join(['python', 'tools/test.py', args.config, args.out])
+    print(f'Wrote {args.out}. Next:\n  {command}')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Prune a trained checkpoint in one shot. The result is a checkpoint for the same config."""
 
 import argparse
+import shlex
 
 from mmengine.config import DictAction
 from mmengine.device import get_device
@@ -105,11 +106,14 @@ def main():
     print(
         f'{result.macs[1] / result.dense_macs:.1%} of the dense MACs are left; the outputs are '
         f'{kept} within {result.relative_error:.1e} of their maximum.\n'
-        f'Wrote {result.checkpoint}. Next:\n'
-        f'  python tools/test.py {args.config} {result.checkpoint}\n'
-        f'  python tools/train.py {args.config} --cfg-options load_from={result.checkpoint}\n'
-        f'  python tools/export.py {args.config} {result.checkpoint} --out {args.out}'
+        f'Wrote {result.checkpoint}. Next:'
     )
+    for command in (
+        ['tools/test.py', args.config, result.checkpoint],
+        ['tools/train.py', args.config, '--cfg-options', f'load_from={result.checkpoint}'],
+        ['tools/export.py', args.config, result.checkpoint, '--out', args.out],
+    ):
+        print('  ' + shlex.join(['python', *command]))
 
 
 if __name__ == '__main__':

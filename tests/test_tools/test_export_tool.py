@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 
@@ -121,6 +122,13 @@ def test_the_test_tool_predicts_the_same(folder, tmp_path):
     ours = predictions(*pair(folder / 'pruned'), tmp_path / 'ours')
     theirs = predictions(folder / 'small.py', folder / 'dense_l1.pth', tmp_path / 'theirs')
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_what_to_run_next_can_be_pasted_whatever_the_folder_is_called(export, tmp_path):
+    out = tmp_path / "blood cells' nets"
+    said = export('dense.pth', '--out', out)
+    (command,) = said.split('Next:\n')[1].splitlines()
+    assert shlex.split(command) == ['python', 'tools/test.py', *pair(out)]
 
 
 def test_the_config_is_what_inference_needs(folder):

@@ -40,9 +40,9 @@ def folder(tmp_path_factory):
 
 
 def test_the_full_checkpoint(folder, tmp_path, capsys):
-    out = tmp_path / 'full.pth'
+    out = tmp_path / 'the full.pth'
     run_tool('from_seed', folder / 'net.py', folder / 'from_seed.pth', '--out', out)
-    assert f'python tools/test.py {folder / "net.py"} {out}' in capsys.readouterr().out
+    assert f"python tools/test.py {folder / 'net.py'} '{out}'" in capsys.readouterr().out
     model = load_model(Config.fromfile(str(folder / 'net.py')), str(out)).model
     for name, value in torch.load(folder / 'expected.pth', weights_only=False).items():
         assert torch.equal(model.state_dict()[name], value), name

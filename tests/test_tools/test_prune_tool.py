@@ -1,6 +1,7 @@
 """tools/prune.py on a small detector: a checkpoint goes in and a smaller one comes out."""
 
 import re
+import shlex
 
 import pytest
 import torch
@@ -89,7 +90,18 @@ def test_dead_channels_go_and_the_function_stays(prune, load):
     assert_near(outputs(after.model, x), outputs(before.model, x))
     row = re.search(r'backbone.layer2.0.conv1 +16 +13 +81.2%', said)
     assert row and 'parameters' in said and 'MACs at 128x160' in said
-    assert 'tools/test.py' in said and 'tools/export.py' in said
+
+
+def test_what_to_run_next_can_be_pasted_whatever_the_folders_are_called(prune, folder, tmp_path):
+    out = tmp_path / "blood cells' nets"
+    said = prune('planted.pth', '--criterion', 'dead', '--round-to', '1', '--out', out)
+    config, checkpoint = str(folder / 'small.py'), str(out / 'planted_dead.pth')
+    commands = [shlex.split(line) for line in said.split('Next:\n')[1].splitlines()]
+    assert commands == [
+        ['python', 'tools/test.py', config, checkpoint],
+        ['python', 'tools/train.py', config, '--cfg-options', f'load_from={checkpoint}'],
+        ['python', 'tools/export.py', config, checkpoint, '--out', str(out)],
+    ]
 
 
 def test_collapsed_channels_go_where_their_constant_can_be_folded(prune, load, tmp_path):
