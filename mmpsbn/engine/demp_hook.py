@@ -7,6 +7,7 @@ from torch import nn
 
 from ..functional.schedules import Schedule
 from ..pruning import scale_layers
+from .arguments import names_its_arguments
 from .beta_decay import check_beta_decay
 from .models import bare_model, check_wrapper, optimizers_of, use_compiled_step
 from .online_pruner import OnlinePruner
@@ -65,6 +66,7 @@ class DemPHook(Hook):
     loads_pruned_checkpoints = True
     priority = 'ABOVE_NORMAL'  # before EMAHook copies a checkpoint's weights
 
+    @names_its_arguments
     def __init__(
         self,
         penalty: dict | None = None,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..functional.frozen import digest
 from ..models.seed_checkpoint import draw_model, frozen_values, pack_seed_checkpoint
 from ..models.trained_parts import TrainedParts
+from .arguments import names_its_arguments
 from .checkpoint_hook import AtomicLocalBackend
 from .model_files import model_cfg_of
 from .models import bare_model, optimizers_of, unwrapped_model
@@ -51,6 +52,7 @@ class FreezeHook(Hook):
 
     priority = 'VERY_HIGH'  # what others see of the model in before_run is frozen already
 
+    @names_its_arguments
     def __init__(
         self,
         train: list[str] | None = None,

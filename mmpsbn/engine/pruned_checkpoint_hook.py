@@ -3,6 +3,7 @@
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from .arguments import names_its_arguments
 from .pruned_structure import PrunedStructure
 
 
@@ -18,6 +19,7 @@ class PrunedCheckpointHook(Hook):
     loads_pruned_checkpoints = True
     priority = 'ABOVE_NORMAL'  # before EMAHook copies the checkpoint's weights
 
+    @names_its_arguments
     def __init__(self):
         self._structure = PrunedStructure()
 

@@ -12,6 +12,7 @@ from ..functional.checks import is_number
 from ..functional.optimizer_state import reset_state_
 from ..functional.shuffling import shuffle_
 from ..pruning import ActivationWindow, Limits
+from .arguments import names_its_arguments
 from .channel_watch import FLOPS, WEIGHTS, ChannelWatch
 from .models import bare_model, optimizers_of
 from .prune_event import joined_scores
@@ -52,6 +53,7 @@ class RoundsHook(Hook):
 
     priority = 'LOW'  # after optimizer, EMA and pruning, before the checkpoint is saved
 
+    @names_its_arguments
     def __init__(
         self,
         gamma_threshold: float = 1e-3,

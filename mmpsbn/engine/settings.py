@@ -7,6 +7,7 @@ from ..functional.checks import is_count, is_number
 from ..functional.penalties import PENALTY_KINDS
 from ..functional.schedules import Schedule, steps_of
 from ..pruning.criteria import CRITERIA
+from .arguments import no_such_argument
 
 SCOPES = ('gamma', 'all')
 # Looking at one batch costs 0.4 of an iteration; once per 100 iterations that is 0.4 %.
@@ -24,7 +25,7 @@ def build(settings: type, name: str, values: dict | None):
     values = {} if values is None else values
     _require(isinstance(values, dict), f'{name} must be a dict of {allowed}, got {values!r}')
     unknown = sorted(set(values) - set(allowed) - {'_scope_'})
-    _require(not unknown, f'{name} has no {unknown}; allowed are {allowed}')
+    _require(not unknown, no_such_argument(name, unknown, allowed))
     return settings(**{key: value for key, value in values.items() if key in allowed})
 
 

@@ -13,6 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 
 from ..functional.checks import is_count
+from .arguments import names_its_arguments
 from .checkpoint_hook import AtomicLocalBackend, atomic_backend_args
 from .demp_hook import DemPHook
 from .models import bare_model
@@ -87,6 +88,7 @@ class SnapshotEnsembleHook(Hook):
     # resumes from that has the snapshot
     priority = 'LOW'
 
+    @names_its_arguments
     def __init__(self, num_snapshots: int = 3):
         if not is_count(num_snapshots):
             raise ValueError(f'num_snapshots must be an int >= 1, got {num_snapshots!r}')

@@ -12,6 +12,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from ..functional.checks import is_count, is_number
 from ..pruning import MEASURES, Limits, counts_table, scale_layers
 from .alarm import Alarm, worst_layers
+from .arguments import names_its_arguments
 from .beta_decay import check_beta_decay
 from .channel_watch import ALL_MEASURES, DATA_MEASURES, ChannelWatch, Reading
 from .diagnosis import likely_causes
@@ -67,6 +68,7 @@ class SparsityHook(Hook):
 
     priority = 'LOW'  # after optimizer, EMA and pruning have had their turn
 
+    @names_its_arguments
     def __init__(
         self,
         interval: int = 100,

@@ -1,4 +1,7 @@
+import inspect
+
 import pytest
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 import mmpsbn  # noqa: F401
@@ -53,6 +56,40 @@ def test_demp_hook_refuses_a_bad_value_when_it_is_built(kwargs, message):
 def test_sparsity_hook_refuses_a_bad_value_when_it_is_built(kwargs, message):
     with pytest.raises(ValueError, match=message):
         HOOKS.build(dict(type='SparsityHook', **kwargs))
+
+
+def our_hooks():
+    return [
+        hook
+        for hook in HOOKS.module_dict.values()
+        if hook.__module__.startswith('mmpsbn.') and not issubclass(hook, CheckpointHook)
+    ]
+
+
+@pytest.mark.parametrize('hook', our_hooks(), ids=lambda hook: hook.__name__)
+def test_an_argument_that_a_hook_lacks_is_refused_with_those_it_has(hook):
+    names = list(inspect.signature(hook).parameters)
+    with pytest.raises(TypeError) as error:
+        HOOKS.build(dict(type=hook.__name__, colour='red'))
+    assert f"{hook.__name__} has no ['colour']; allowed are {names}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'hook, message',
+    [
+        (
+            dict(type='DemPHook', budgte=dict(flops=0.5)),
+            r"DemPHook has no \['budgte'\] \(did you mean 'budget'\?\); allowed are \['penalty', ",
+        ),
+        (
+            dict(type='DemPHook', prune=dict(intervall=3, numsamples=8)),
+            r"prune has no .* \(did you mean 'interval' and 'num_samples'\?\); allowed are",
+        ),
+    ],
+)
+def test_a_mistyped_name_is_shown_with_the_one_that_is_meant(hook, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        HOOKS.build(hook)
 
 
 def test_settings_left_out_are_the_papers():

@@ -1,0 +1,31 @@
+"""A mistyped argument is refused with the names of those there are."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+
+
+def no_such_argument(owner: str, unknown: Sequence[str], allowed: Sequence[str]) -> str:
+    """The sentence that refuses names which ``owner`` does not take."""
+    meant = [m for name in unknown for m in difflib.get_close_matches(str(name), allowed, n=1)]
+    hint = f' (did you mean {" and ".join(map(repr, meant))}?)' if meant else ''
+    return f'{owner} has no {list(unknown)}{hint}; allowed are {list(allowed)}'
+
+
+def names_its_arguments(init: Callable) -> Callable:
+    """Of an ``__init__``: Python's error for an unknown keyword does not say which there are.
+
+    Raises:
+        TypeError: when the ``__init__`` is called with a keyword that it does not have.
+    """
+    allowed = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def checked(self, *args, **kwargs):
+        unknown = [name for name in kwargs if name not in allowed]
+        if unknown:
+            raise TypeError(no_such_argument(type(self).__name__, unknown, allowed))
+        init(self, *args, **kwargs)
+
+    return checked
