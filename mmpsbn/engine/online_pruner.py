@@ -351,7 +351,8 @@ class OnlinePruner:
         self._removed += sum(result.channels_removed.values())
         # of the groups of before: what has one channel left is no group any more
         widths = {n: groups[n].channels - gone for n, gone in result.channels_removed.items()}
-        self._report(runner, before, result, widths, samples, time.perf_counter() - start)
+        removed_as = self._removed_as(result.keep_masks, scores, samples)
+        self._report(runner, before, result, widths, removed_as, time.perf_counter() - start)
 
     @staticmethod
     def _probe(models: list[nn.Module], window: ActivationWindow, probe: Tensor):
@@ -366,13 +367,29 @@ class OnlinePruner:
             windows.append(now)
         return outputs, windows
 
+    def _removed_as(
+        self, keep_masks: dict[str, Tensor], scores: dict[str, Tensor], samples: int
+    ) -> str:
+        """How many of the channels that went were dead, and what the others were."""
+        dead = others = 0
+        for name, keep_mask in keep_masks.items():
+            silent = scores[name][~keep_mask] <= self.settings.eps
+            dead += int(silent.sum())
+            others += int((~silent).sum())
+        text = f'{dead or "none"} dead on {samples} samples'
+        if not others:
+            return text
+        if self.settings.criterion == 'collapsed':
+            return f'{text}, {others} collapsed (|gamma| < {self.settings.gamma_threshold:g})'
+        return f'{text}, {others} live'
+
     def _report(
         self,
         runner,
         before: Cost,
         result: Removal,
         widths: dict[str, int],
-        samples: int,
+        removed_as: str,
         seconds: float,
     ) -> None:
         removed = sum(result.channels_removed.values())
@@ -380,8 +397,8 @@ class OnlinePruner:
         self._update_left(after)
         size = 'x'.join(map(str, self._probe_size))
         lines = [
-            f'prune event at iteration {runner.iter + 1}: {removed} channels removed that were '
-            f'dead on {samples} samples, {self.left["channels"]:.1%} left; '
+            f'prune event at iteration {runner.iter + 1}: {removed} channels removed '
+            f'({removed_as}), {self.left["channels"]:.1%} left; '
             f'params {before.params:,} -> {after.params:,}; '
             f'MACs at {size} {before.macs / 1e6:,.1f} M -> {after.macs / 1e6:,.1f} M '
             f'({self.left["macs"]:.1%} left); outputs within {result.relative_error:.1e}; '

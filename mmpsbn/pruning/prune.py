@@ -30,7 +30,7 @@ class Removal:
 
     Attributes:
         plan: the slices that were kept; empty if nothing was removed.
-        channels_removed: group name -> number of channels.
+        keep_masks: group name -> shape (channels,), bool, True = kept; of those that lost channels.
         max_abs_error, relative_error: of the outputs on the probe batch, after against
             before, as it is and over the largest |output| of its tensor.
         sizes_followed: attribute of a module around layers that repeated a width
@@ -41,11 +41,16 @@ class Removal:
     """
 
     plan: PrunePlan
-    channels_removed: dict[str, int]
+    keep_masks: dict[str, Tensor]
     max_abs_error: float
     relative_error: float
     sizes_followed: dict[str, tuple[int, int]]
     sizes_left: dict[str, dict[str, int]]
+
+    @property
+    def channels_removed(self) -> dict[str, int]:
+        """Group name -> number of channels."""
+        return {name: int((~keep).sum()) for name, keep in self.keep_masks.items()}
 
     @classmethod
     def of_nothing(cls) -> 'Removal':
@@ -198,10 +203,9 @@ class _Surgery:
                 'the surgery was undone',
                 at_fault,
             ) from cause
-        removed = {n: int((~keep).sum()) for n, keep in keep_masks.items() if not keep.all()}
         return Removal(
             plan,
-            removed,
+            {name: keep for name, keep in keep_masks.items() if not keep.all()},
             absolute,
             relative,
             {s.name: (s.before, s.follows) for s in repeated if s.follows is not None},
