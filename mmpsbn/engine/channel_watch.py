@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from ..pruning import (
     LayerChannels,
     Limits,
     count_channels,
-    count_positions,
     idle_shares,
     map_channels,
     mean_universality,
@@ -31,6 +31,7 @@ from ..pruning import (
 )
 from ..pruning.flow import READERS
 from ..pruning.measures import MEASURES
+from .input_size import count_at_one_size
 from .models import bare_model, example_inputs, forward_tensors, trace_at_any_size
 
 # Measures of a whole model, beside those that count channels.
@@ -71,6 +72,9 @@ class ChannelWatch:
             collapsed filters are counted too.
         measures: of :data:`ALL_MEASURES`.
         layers: patterns of :mod:`fnmatch` for names of layers; None for all.
+
+    Attributes:
+        counted_size: of the image that MACs are counted on; empty before the first trace.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class ChannelWatch:
         self._map: ChannelMap | None = None
         self._size = 0  # parameters of the model when it was last traced
         self._positions: dict[str, float] = {}
+        self.counted_size: tuple[int, ...] = ()
         self._last: dict[str, Tensor] = {}  # dead at the last reading
         self._ever: dict[str, Tensor] = {}  # dead at any
 
@@ -105,7 +110,7 @@ class ChannelWatch:
             return
         self._size = size
         try:
-            self.trace(model, data_batch)
+            self.trace(model, runner.cfg, data_batch)
         except Exception as error:
             runner.logger.warning(f'reports of gammas and biases alone: {error}')
             return
@@ -115,7 +120,7 @@ class ChannelWatch:
                 'behind a convolution'
             )
 
-    def trace(self, model: nn.Module, data_batch) -> None:
+    def trace(self, model: nn.Module, cfg: Config, data_batch) -> None:
         """Look anew where the channels go. Until then, and where this fails, only gammas and
         biases are read.
 
@@ -126,7 +131,7 @@ class ChannelWatch:
         self._map, channel_map, failure = None, None, None
         try:
             graph, inputs = trace_at_any_size(model, example_inputs(model, data_batch, 1))
-            self._positions = count_positions(model, inputs, forward_tensors)
+            self._positions, self.counted_size = count_at_one_size(model, cfg, inputs)
             channel_map = map_channels(model, graph, inputs, forward_tensors)
         except Exception as error:
             failure = error

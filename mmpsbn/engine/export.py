@@ -16,6 +16,7 @@ from ..layers import PostShift, convert_from_psbn
 from ..models import fuse_norms
 from ..pruning import ChannelGraph
 from ..pruning.verification import output_errors, probe_outputs
+from .input_size import pipeline_size
 from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite, save_weights
 from .models import forward_tensors, trace_at_any_size
 from .onnx_file import check_one_stage, check_onnx_installed, write_onnx
@@ -160,25 +161,6 @@ def _check(who: str, error: float, way_out: str) -> None:
 def _random_images(size: tuple[int, int]) -> Tensor:
     """Two images, normalised as a data_preprocessor does."""
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-
-
-def pipeline_size(cfg: Config) -> tuple[int, int]:
-    """Height and width that the test pipeline gives an image, padded as the
-    data_preprocessor does.
-
-    Raises:
-        ValueError: the pipeline does not say.
-    """
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    for step in reversed(dataset.get('pipeline', [])):
-        size = step.get('crop_size') or step.get('scale')  # (width, height) in a Resize
-        if size is not None:
-            width, height = (size, size) if isinstance(size, int) else size
-            divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
-            return -(-height // divisor) * divisor, -(-width // divisor) * divisor
-    raise ValueError('the test pipeline resizes to no fixed size; give --input-size HEIGHT WIDTH')
 
 
 def fusible_pairs(model: nn.Module, graph: ChannelGraph) -> dict[str, str]:

@@ -14,7 +14,6 @@ from ..pruning import (
     ChannelGraph,
     PruneResult,
     compose_plans,
-    count_positions,
     keep_masks_for_budget,
     model_cost,
     prune_channels,
@@ -22,6 +21,7 @@ from ..pruning import (
     rank_channels,
     scale_layers,
 )
+from .input_size import count_at_one_size
 from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
 from .models import example_inputs, forward_tensors, trace_at_any_size
 from .pruned_structure import META_KEY
@@ -95,7 +95,7 @@ class OneShotResult:
     """
 
     checkpoint: str
-    input_size: tuple[int, int]
+    input_size: tuple[int, ...]
     params: tuple[int, int]
     macs: tuple[int, int]
     dense_macs: int
@@ -105,13 +105,13 @@ class OneShotResult:
 
     def table(self) -> str:
         """Channels by group, then totals, one line each."""
-        height, width = self.input_size
+        size = 'x'.join(map(str, self.input_size))
         total = tuple(map(sum, zip(*self.channels.values())))
         rows = [
             *self.channels.items(),
             ('all prunable channels', total),
             ('parameters', self.params),
-            (f'MACs at {height}x{width}', self.macs),
+            (f'MACs at {size}', self.macs),
         ]
         column = max(len(name) for name, _ in rows)
         return '\n'.join(
@@ -158,7 +158,7 @@ def prune_checkpoint(
     if not graph.groups:
         whole = '; '.join(f'{name} ({reason})' for name, reason in graph.skipped.items())
         raise ValueError(f'{type(model).__name__} has no channels that can be pruned: {whole}')
-    positions = count_positions(model, probe, forward_tensors)
+    positions, input_size = count_at_one_size(model, cfg, probe)
     dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
     if settings.criterion in LOSSLESS_CRITERIA:
@@ -195,7 +195,7 @@ def prune_checkpoint(
     )
     return OneShotResult(
         checkpoint=path,
-        input_size=tuple(probe.shape[2:]),
+        input_size=input_size,
         params=(before.params, after.params),
         macs=(before.macs, after.macs),
         dense_macs=dense_macs,

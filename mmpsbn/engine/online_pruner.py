@@ -14,7 +14,6 @@ from ..pruning import (
     Cost,
     Removal,
     Subject,
-    count_positions,
     model_cost,
     trace_channel_graph,
 )
@@ -22,6 +21,7 @@ from ..pruning.forward import observing
 from ..pruning.verification import probe_outputs
 from .budget import Budget
 from .coverage import CalledLayers, held_by_losses
+from .input_size import count_at_one_size
 from .models import (
     averaged_models_of,
     bare_model,
@@ -72,6 +72,7 @@ class OnlinePruner:
         # Parameter that writes prunable channels at the run's start -> dimension of these.
         self._channel_dims: dict[str, int] = {}
         self._positions: dict[str, float] = {}
+        self._counted_size: tuple[int, ...] = ()  # of the image that MACs are of
         self._probe_size: tuple[int, ...] = ()
         self._example: Tensor | None = None  # what a latency is measured on
         self._held: Set[str] = frozenset()  # groups that the losses leave whole
@@ -92,6 +93,7 @@ class OnlinePruner:
             removed=self._removed,
             channel_dims=self._channel_dims,
             positions=self._positions,
+            counted_size=list(self._counted_size),
             batch_size=self._batch_size,
             windows=[window.state() for window in self._windows] or self._saved_windows,
             samples=self._samples,
@@ -100,6 +102,7 @@ class OnlinePruner:
 
     def restore(self, state: dict) -> None:
         self._dense, self._positions = state['dense'], state['positions']
+        self._counted_size = tuple(state['counted_size'])
         self._removed, self._channel_dims = state['removed'], state['channel_dims']
         self._batch_size, self._saved_windows = state['batch_size'], state['windows']
         self._samples = state['samples']
@@ -142,11 +145,11 @@ class OnlinePruner:
             )
         check_same_on_all_ranks(self.graph)
         called = CalledLayers(model)
-        positions = [count_positions(model, inputs, forward_tensors)]
+        counted = [count_at_one_size(model, runner.cfg, inputs)]
         called.close()
-        broadcast_object_list(positions)  # images of another size cost another rank more
+        broadcast_object_list(counted)  # images of another size cost another rank more
         if not self._positions:  # a resumed run goes on counting on the images it began with
-            self._positions = positions[0]
+            self._positions, self._counted_size = counted[0]
         if not self._batch_size:
             self._batch_size = int(reduced(torch.tensor(len(data_batch['inputs'])), 'sum'))
         self._traced_layers = called.names
@@ -168,7 +171,7 @@ class OnlinePruner:
         self._update_left(cost)
         runner.logger.info(
             f'{channels} channels in {len(self.graph.groups)} groups can be '
-            f'pruned; left whole: {left_whole or "none"}'
+            f'pruned; MACs are counted at {self._counted_on}; left whole: {left_whole or "none"}'
         )
 
     def check_coverage(self, runner, data_batch: dict) -> None:
@@ -207,6 +210,10 @@ class OnlinePruner:
                 f'{type(model).__name__} has no group of channels that can be pruned: '
                 + '; '.join(f'{name} ({reason})' for name, reason in whole.items())
             )
+
+    @property
+    def _counted_on(self) -> str:
+        return 'x'.join(map(str, self._counted_size))
 
     def _update_left(self, cost: Cost) -> None:
         self.left = dict(
@@ -395,12 +402,11 @@ class OnlinePruner:
         removed = sum(result.channels_removed.values())
         after = model_cost(bare_model(runner), self._positions)
         self._update_left(after)
-        size = 'x'.join(map(str, self._probe_size))
         lines = [
             f'prune event at iteration {runner.iter + 1}: {removed} channels removed '
             f'({removed_as}), {self.left["channels"]:.1%} left; '
             f'params {before.params:,} -> {after.params:,}; '
-            f'MACs at {size} {before.macs / 1e6:,.1f} M -> {after.macs / 1e6:,.1f} M '
+            f'MACs at {self._counted_on} {before.macs / 1e6:,.1f} M -> {after.macs / 1e6:,.1f} M '
             f'({self.left["macs"]:.1%} left); outputs within {result.relative_error:.1e}; '
             f'{seconds:.2f} s'
         ]

@@ -16,6 +16,7 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
             removed=(_is_size, 'an int >= 0'),
             channel_dims=(_is_dims, 'names of tensors, each with 0 or 1'),
             positions=(_is_positions, 'names of weights, each with a number >= 0'),
+            counted_size=(_is_sizes, 'a list of ints > 0'),
             batch_size=(_is_size, 'an int >= 0'),
             windows=(
                 _is_windows,
@@ -69,6 +70,10 @@ def _is_dims(value) -> bool:
         and _is_names(list(value))
         and all(type(dim) is int and dim in (0, 1) for dim in value.values())
     )
+
+
+def _is_sizes(value) -> bool:
+    return isinstance(value, list) and all(_is_size(size) and size > 0 for size in value)
 
 
 def _is_names(value) -> bool:

@@ -14,7 +14,7 @@ from ..pruning import MEASURES, Limits, counts_table, scale_layers
 from .alarm import Alarm, worst_layers
 from .arguments import names_its_arguments
 from .beta_decay import check_beta_decay
-from .channel_watch import ALL_MEASURES, DATA_MEASURES, ChannelWatch, Reading
+from .channel_watch import ALL_MEASURES, DATA_MEASURES, FLOPS, ChannelWatch, Reading
 from .diagnosis import likely_causes
 from .forecast import collapse_forecast
 from .models import bare_model
@@ -211,8 +211,10 @@ class SparsityHook(Hook):
                 text += f' (|gamma| < {self._watch.limits.gamma:g})'
             parts.append(f'{text}, {counts.share:.2%}')
         for name, value in reading.values.items():
-            text = f'{name.replace("flops", "FLOPs").replace("_", " ")} '
-            parts.append(text + (f'{value}' if isinstance(value, int) else f'{value:.2%}'))
+            text = name.replace('flops', 'FLOPs').replace('_', ' ')
+            if name == FLOPS:
+                text += f' at {"x".join(map(str, self._watch.counted_size))}'
+            parts.append(f'{text} {value}' if isinstance(value, int) else f'{text} {value:.2%}')
         return f'sparsity: {"; ".join(parts)}'
 
 

@@ -144,6 +144,11 @@ def test_a_spoilt_checkpoint_is_a_value_error_or_loads_and_never_half(checkpoint
         ),
         (lambda m: m['pruner'].update(positions={'fc.weight': -1}), 'positions .* number >= 0'),
         (lambda m: m['pruner'].update(channel_dims={'fc.weight': 2}), 'channel_dims .* 0 or 1'),
+        (lambda m: m['pruner'].update(positions={'fc.weight': 10**999}), 'positions .* number >='),
+        (
+            lambda m: m['pruner'].update(counted_size=[8, 0]),
+            r'counted_size .* must be a list of ints > 0, got \[8, 0\]',
+        ),
         (lambda m: m['pruner'].pop('budget'), 'budget .* None or scale, met, .* got None'),
         (lambda m: m['pruner'].update(samples=1.5), 'samples .* an int >= 0, got 1.5'),
         (lambda m: m['pruner'].update(samples=exploding()), 'samples .* an int >= 0, got'),

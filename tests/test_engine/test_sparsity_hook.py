@@ -440,7 +440,7 @@ def test_only_the_layers_of_the_patterns_are_looked_at(tmp_path):
         (dict(activations=dict(num_batches=0)), 'activations num_batches must be an int >= 1'),
         (dict(activations=dict(eps=-1)), 'activations eps must be a finite number >= 0, got -1'),
         (dict(activations=dict(loader='val')), "activations loader must be .* got 'val'"),
-        (dict(activations=dict(batches=2)), r"activations has no \['batches'\]; allowed are"),
+        (dict(activations=dict(batches=2)), r"no \['batches'\] .*'num_batches'.*; allowed are"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_at_once(setting, message):

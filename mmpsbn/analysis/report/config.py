@@ -19,8 +19,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ...engine.data_paths import check_data_paths
-from ...engine.export import pipeline_size
 from ...engine.forecast import collapse_forecast, compared_forecasts, gamma_lrs
+from ...engine.input_size import pipeline_size
 from ...engine.model_files import file_name, load_model
 from ...engine.models import example_inputs, forward_tensors, trace_at_any_size
 from ...engine.planned_run import planned_runner
