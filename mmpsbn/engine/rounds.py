@@ -18,6 +18,14 @@ def in_epochs(runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
 
 
+def epoch_length(loader) -> int | None:
+    """Batches of a data loader; None where its data have no length (``IterableDataset``)."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
 def round_ends(runner) -> list[int]:
     """Iterations after which the learning rate restarts, and the last one of the training.
 

@@ -254,3 +254,19 @@ class ActivationSettings:
     def epochs_between(self, iterations: int) -> int:
         """``interval``, or what None stands for in epochs of so many iterations."""
         return self.interval or math.ceil(_ITERATIONS_PER_BATCH * self.num_batches / iterations)
+
+    def iterations_between(self, epoch_length: int | None) -> int:
+        """The same in iterations; of data without a length, ``epoch_length`` being None, what
+        keeps the cost as low.
+
+        Raises:
+            ValueError: an interval in epochs of such data.
+        """
+        if epoch_length is not None:
+            return self.epochs_between(epoch_length) * epoch_length
+        _require(
+            self.interval is None,
+            f'activations interval={self.interval} counts epochs, and the training data do not '
+            'know how long one is (IterableDataset); leave interval out',
+        )
+        return _ITERATIONS_PER_BATCH * self.num_batches

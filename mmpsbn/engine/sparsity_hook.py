@@ -7,7 +7,7 @@ from itertools import islice
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
 from ..functional.checks import is_count, is_number
 from ..pruning import MEASURES, Limits, counts_table, scale_layers
@@ -18,6 +18,7 @@ from .channel_watch import ALL_MEASURES, DATA_MEASURES, FLOPS, ChannelWatch, Rea
 from .diagnosis import likely_causes
 from .forecast import collapse_forecast
 from .models import bare_model
+from .rounds import epoch_length, in_epochs
 from .settings import ActivationSettings, build
 
 
@@ -96,10 +97,9 @@ class SparsityHook(Hook):
         self._needs_data = any(measure in DATA_MEASURES for measure in measures)
         self._batches: deque = deque(maxlen=self.activations.num_batches)
         self._loader = None
-        self._epochs = 1  # between two looks at activations
+        self._iters_between = 1  # two looks at activations
         self._at_start = Reading()
         self._reported_step = -1
-        self._reported: set[str] = set()
 
     def before_train(self, runner) -> None:
         model = bare_model(runner)
@@ -109,7 +109,9 @@ class SparsityHook(Hook):
                 f'GroupNorm layers; {type(model).__name__} has none'
             )
         self._watch.check_layers(model)
-        self._epochs = self.activations.epochs_between(len(runner.train_dataloader))
+        self._iters_between = self.activations.iterations_between(
+            epoch_length(runner.train_dataloader)
+        )
         check_beta_decay(runner)
         runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
         if not runner.iter:  # of a resumed run nobody knows
@@ -121,17 +123,24 @@ class SparsityHook(Hook):
         self._batches.append(data_batch)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
-        due = by_iter and self.every_n_train_iters(
-            runner, self._epochs * len(runner.train_dataloader)
-        )
+        if self._ends_epoch(runner, batch_idx):  # which reports more, in a moment
+            return
+        due = self.every_n_train_iters(runner, self._iters_between)
         if due or self.every_n_train_iters(runner, self.interval):
             reading = self._report(runner, step=runner.iter + 1, with_data=due)
             runner.logger.info(self._summary(reading))
 
+    def _ends_epoch(self, runner, batch_idx: int) -> bool:
+        """Whether the iteration that just ended is an epoch's last; a run by iterations is
+        one epoch."""
+        if in_epochs(runner):
+            return self.end_of_epoch(runner.train_dataloader, batch_idx)
+        return self.is_last_train_iter(runner)
+
     def after_train_epoch(self, runner) -> None:
-        by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
-        due = by_epoch and self.every_n_epochs(runner, self._epochs)
+        if runner.iter == self._reported_step:  # where a run by iterations was stopped early
+            return
+        due = runner.iter % self._iters_between == 0
         reading = self._report(runner, step=runner.iter, with_data=due)  # already counted here
         text = self._summary(reading)
         if any(counts.total[0] for counts in reading.counts.values()):
@@ -168,12 +177,10 @@ class SparsityHook(Hook):
 
     def _report(self, runner, *, step: int, with_data: bool) -> Reading:
         reading = self._read(runner, with_data=with_data)
+        self._reported_step = step
         scalars = _scalars(reading)
-        if step == self._reported_step:  # an epoch may end where an interval does
-            scalars = {name: x for name, x in scalars.items() if name not in self._reported}
         if scalars:
             runner.visualizer.add_scalars(scalars, step=step)
-        self._reported_step, self._reported = step, set(scalars)
         for measure in self._warn.reached(reading.counts):
             runner.logger.warning(self._alarm_text(runner, self._warn, measure, reading))
         for measure in self._stop.reached(reading.counts):

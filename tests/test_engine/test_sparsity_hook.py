@@ -85,6 +85,29 @@ def test_the_log_has_a_line_a_table_and_the_counts_at_the_end(tmp_path):
     assert row == ['blocks.0.bn1', '12', '3', '(25.0%)', '3', '(25.0%)']
 
 
+@pytest.mark.parametrize(
+    'kwargs, reports',
+    [
+        (dict(epochs=2), ['2', '4 and its layers', '6', '8 and its layers']),
+        (dict(iters=6), ['2', '4', '6 and its layers']),
+    ],
+)
+def test_one_line_a_report_also_where_an_interval_and_an_epoch_end_together(
+    tmp_path, kwargs, reports
+):
+    _, messages = train(tmp_path, [dict(HOOK, measures=['collapsed'])], **kwargs)
+    *lines, run_end = [m for m in messages if m.startswith('sparsity:')]
+    assert ['blocks.0.bn1' in m for m in lines] == ['layers' in r for r in reports]
+    assert 'by layer:' in run_end
+
+
+def test_a_run_by_iterations_that_is_stopped_reports_its_end_once(tmp_path):
+    hook = dict(HOOK, measures=['collapsed'], stop_at=dict(collapsed=0.05))
+    runner, messages = train(tmp_path, [hook], iters=16)
+    assert runner.iter == 2 and [r['step'] for r in scalars(runner)] == [2]
+    assert len([m for m in messages if m.startswith('sparsity:')]) == 2  # one is the run's
+
+
 def test_a_report_moves_data_off_the_device_once(tmp_path, monkeypatch):
     moved = []
     to_cpu = torch.Tensor.cpu

@@ -24,6 +24,7 @@ from ...engine.input_size import pipeline_size
 from ...engine.model_files import file_name, load_model
 from ...engine.models import example_inputs, forward_tensors, trace_at_any_size
 from ...engine.planned_run import planned_runner
+from ...engine.rounds import epoch_length
 from ...pruning import ChannelGraph, scale_layers
 from ...pruning.forward import observing
 from .course import Alternative, Course
@@ -143,7 +144,7 @@ class ConfigSubject:
         shown = track(
             losses(),
             description='gradient noise',
-            total=min(_NOISE_BATCHES, len(loader)),
+            total=min(_NOISE_BATCHES, epoch_length(loader) or _NOISE_BATCHES),
             console=Console(stderr=True),
         )
         of_batch = gradient_noise(model, shown)
@@ -184,11 +185,11 @@ class ConfigSubject:
         return (self._cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
 
     def _epoch_length(self) -> int | None:
-        """Batches of the training data; None where it is not there."""
+        """Batches of the training data; None where it is not there, or has no length."""
         loader = self._cfg.get('train_dataloader')
         try:
             check_data_paths(self._cfg, splits=('train',))
-            return None if loader is None else len(Runner.build_dataloader(loader, seed=0))
+            return None if loader is None else epoch_length(Runner.build_dataloader(loader, seed=0))
         except FileNotFoundError:
             return None
 
