@@ -236,8 +236,8 @@ def plot_training_curves(scalars, out_path, *, width_px=1200):
         scalars (list[dict]): records as :func:`read_scalars` returns them: ``iter`` and any of
             ``loss``, ``coco/bbox_mAP``, ``sparsity/collapsed_fraction``,
             ``sparsity/flops_sparsity``, ``demp/macs_left``, ``demp/channels_left`` (these four
-            0..1), ``demp/penalty``, ``demp/noise_std``, ``demp/channels_removed`` (of one prune
-            event; 0 and NaN draw no line).
+            0..1), ``demp/strength`` (of penalty and noise, 0..1), ``demp/penalty_scale`` (of a
+            budget), ``demp/channels_removed`` (of one prune event; 0 and NaN draw no line).
         out_path (str | Path): the PNG to write; its folder is made.
         width_px (int): width of the picture in pixels.
 
@@ -356,10 +356,9 @@ def _draw_sparsity(axes, scalars):
 
 def _draw_schedule(axes, scalars):
     drawn_left = False
-    # Both often follow the same cycle, so the second is drawn to be seen on top of the first.
     for key, label, colour, style in (
-        ('demp/penalty', 'penalty on gamma', _BLUE, dict(linewidth=3.2, alpha=0.6)),
-        ('demp/noise_std', 'noise std', _GREEN, dict(linewidth=1.6, linestyle=(0, (4, 2)))),
+        ('demp/strength', 'share of the peaks', _BLUE, dict(linewidth=3.2, alpha=0.6)),
+        ('demp/penalty_scale', 'penalty times', _GREEN, dict(linewidth=1.6, linestyle=(0, (4, 2)))),
     ):
         iters, values = _series(scalars, key)
         if not iters.size:
@@ -388,7 +387,7 @@ _PANELS = (  # from top to bottom
     ),
     dict(
         title='Penalty and noise',
-        keys=('demp/penalty', 'demp/noise_std'),
+        keys=('demp/strength', 'demp/penalty_scale'),
         draw=_draw_schedule,
         height=1.8,
     ),

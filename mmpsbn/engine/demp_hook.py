@@ -116,13 +116,15 @@ class DemPHook(Hook):
         if self.pruner.is_due(runner):
             self._check_steps(runner)
             self.pruner.prune(runner, data_batch)
-        strength = self._strength(runner)
-        for name, value in dict(
-            penalty=strength * self._penalty_scale() * self.penalty.peak,
-            noise_std=strength * self.noise.peak_std,
+        # shares of the peaks: MMEngine's log shows four decimals, and a noise of 5e-5 as 0.0000
+        scalars = dict(
+            strength=self._strength(runner),
             channels_left=self.pruner.left['channels'],
             macs_left=self.pruner.left['macs'],
-        ).items():
+        )
+        if self.pruner.budget is not None:
+            scalars['penalty_scale'] = self.pruner.budget.scale
+        for name, value in scalars.items():
             runner.message_hub.update_scalar(f'train/demp/{name}', value)
 
     def after_train(self, runner) -> None:

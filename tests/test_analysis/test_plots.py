@@ -30,8 +30,8 @@ def run_records():
             {
                 'iter': step,
                 'loss': 3 - 2 * step / 1000,
-                'demp/penalty': 1e-6 * step,
-                'demp/noise_std': 5e-5 * step / 1000,
+                'demp/strength': step / 1000,
+                'demp/penalty_scale': 2.0,
                 'demp/macs_left': 1.0 if step < 400 else 0.7,
                 'sparsity/collapsed_fraction': step / 4000,
             }
@@ -59,7 +59,7 @@ def test_curves_hold_the_data_given():
     )  # percent
     np.testing.assert_allclose(find_line(figure, 'sparsity/collapsed_fraction').get_ydata()[-1], 25)
     np.testing.assert_array_equal(find_line(figure, 'coco/bbox_mAP').get_xdata(), [500, 1000])
-    np.testing.assert_allclose(find_line(figure, 'demp/noise_std').get_ydata()[-1], 5e-5)
+    np.testing.assert_allclose(find_line(figure, 'demp/strength').get_ydata()[-1], 1)
     assert find_line(figure, 'coco/bbox_mAP').axes is not loss.axes  # a right-hand scale of its own
     shared = {axes.get_xlim() for axes in figure.axes}
     assert len(shared) == 1
@@ -110,7 +110,7 @@ def test_bad_values_do_not_break_the_plot(tmp_path):
         line.get_xdata().tolist() == [1, 4] and line.axes.get_yscale() == 'linear'
     )  # no logarithm of a negative loss
     zeros = [
-        {'iter': i, 'demp/penalty': 0.0, 'demp/noise_std': 0.0, 'coco/bbox_mAP': 0.0}
+        {'iter': i, 'demp/strength': 0.0, 'demp/penalty_scale': 0.0, 'coco/bbox_mAP': 0.0}
         for i in (1, 2)
     ]
     plot_training_curves(zeros, tmp_path / 'zeros.png')
