@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from ..pruning import (
     ChannelCounts,
     ChannelGraph,
     ChannelMap,
-    LayerChannels,
     Limits,
+    PrunePlan,
     count_channels,
     idle_shares,
     map_channels,
@@ -31,6 +32,8 @@ from ..pruning import (
 )
 from ..pruning.flow import READERS
 from ..pruning.measures import MEASURES
+from .demp_hook import DemPHook
+from .growth import Growth
 from .input_size import count_at_one_size
 from .models import bare_model, example_inputs, forward_tensors, trace_at_any_size
 
@@ -42,6 +45,7 @@ FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL = (
     'revival',
 )
 ALL_MEASURES = (*MEASURES, FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL)
+NOT_GROWN = 'not_grown'  # beside the collapsed, where layers began at 0
 DATA_MEASURES = (
     *(m for m, measure in MEASURES.items() if measure.needs_data),
     UNIVERSALITY,
@@ -75,6 +79,7 @@ class ChannelWatch:
 
     Attributes:
         counted_size: of the image that MACs are counted on; empty before the first trace.
+        growth: of the layers whose gamma began at 0; none before :meth:`begin`.
     """
 
     def __init__(
@@ -87,6 +92,8 @@ class ChannelWatch:
         self._size = 0  # parameters of the model when it was last traced
         self._positions: dict[str, float] = {}
         self.counted_size: tuple[int, ...] = ()
+        self.growth = Growth()
+        self._plan = PrunePlan({}, {})  # what the model was pruned by when it was last followed
         self._last: dict[str, Tensor] = {}  # dead at the last reading
         self._ever: dict[str, Tensor] = {}  # dead at any
 
@@ -101,10 +108,16 @@ class ChannelWatch:
                     f'its norm layers are {list(scale_layers(model))[:3]} and so on'
                 )
 
+    def begin(self, runner) -> None:
+        """Note which layers begin at 0 in a training that is not resumed."""
+        self._plan = _plan_of(runner)
+        self.growth.begin(bare_model(runner), self._plan)
+
     def follow(self, runner, data_batch) -> None:
         """Trace the model of a runner the first time, and where it was pruned since. A run does
         not end over it: where it fails, on any rank, there is a warning."""
         model = bare_model(runner)
+        self._plan = _plan_of(runner)
         size = sum(parameter.numel() for parameter in model.parameters())
         if size == self._size:
             return
@@ -153,24 +166,35 @@ class ChannelWatch:
         return None if self._map is None else self._map.graph
 
     def read_weights(self, model: nn.Module) -> Reading:
-        """Of the chosen measures those that take no data."""
-        census = self._chosen(take_census(model))
+        """Of the chosen measures those that take no data. What has not grown since it began at 0
+        has not collapsed."""
+        census = take_census(model)
+        self.growth.update({name: channels.gamma for name, channels in census.items()}, self._plan)
+        census = self._chosen(census)
+        collapsed, *further = (
+            count_channels(census, 'collapsed', limits).without(
+                self.growth.not_grown(threshold=limits.gamma)
+            )
+            for limits in (self.limits, *self._further_limits)
+        )
         reading = Reading(
             {m: count_channels(census, m, self.limits) for m in MEASURES if self._counts(m, False)},
             not_finite=[n for n, c in census.items() if not c.gamma.isfinite().all()],
         )
         if 'collapsed' in self.measures:
-            for limits in self._further_limits:
-                share = count_channels(census, 'collapsed', limits).share
-                reading.values[f'collapsed_below_{limits.gamma:g}_fraction'] = share
+            reading.counts['collapsed'] = collapsed
+            for limits, counts in zip(self._further_limits, further):
+                reading.values[f'collapsed_below_{limits.gamma:g}_fraction'] = counts.share
+            not_grown = self._chosen(self.growth.not_grown(threshold=self.limits.gamma))
+            if not_grown:
+                reading.values[NOT_GROWN] = sum(int(mask.sum()) for mask in not_grown.values())
         if (
             census
             and self.graph is not None
             and (FLOPS in self.measures or WEIGHTS in self.measures)
         ):
-            collapsed = count_channels(census, 'collapsed', self.limits).masks
             cost = model_cost(model, self._positions)
-            shares = idle_shares(collapsed, self.graph, cost)
+            shares = idle_shares(collapsed.masks, self.graph, cost)
             for measure, size_of in ((FLOPS, cost.macs_of), (WEIGHTS, cost.weights_of)):
                 if measure in self.measures:
                     gone = sum(size * shares[name] for name, size in size_of.items())
@@ -196,10 +220,10 @@ class ChannelWatch:
     def _counts(self, measure: str, needs_data: bool) -> bool:
         return measure in self.measures and MEASURES[measure].needs_data == needs_data
 
-    def _chosen(self, census: Mapping[str, LayerChannels]) -> dict[str, LayerChannels]:
+    def _chosen(self, by_layer: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            name: channels
-            for name, channels in census.items()
+            name: value
+            for name, value in by_layer.items()
             if self.layers is None or any(fnmatchcase(name, pattern) for pattern in self.layers)
         }
 
@@ -220,6 +244,12 @@ class ChannelWatch:
         self._ever = {n: m | self._ever[n] if n in known else m for n, m in dead.items()}
         self._last = dead
         return values
+
+
+def _plan_of(runner) -> PrunePlan:
+    """What the run has pruned its model by so far."""
+    plans = [h.pruner.structure.plan for h in runner.hooks if isinstance(h, DemPHook)]
+    return plans[0] if plans else PrunePlan({}, {})
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from ..pruning import MEASURES, Limits, counts_table, scale_layers
 from .alarm import Alarm, worst_layers
 from .arguments import names_its_arguments
 from .beta_decay import check_beta_decay
-from .channel_watch import ALL_MEASURES, DATA_MEASURES, FLOPS, ChannelWatch, Reading
+from .channel_watch import ALL_MEASURES, DATA_MEASURES, FLOPS, NOT_GROWN, ChannelWatch, Reading
 from .diagnosis import likely_causes
 from .forecast import collapse_forecast
 from .models import bare_model
 from .rounds import epoch_length, in_epochs
 from .settings import ActivationSettings, build
+
+_GROWTH_KEY = 'mmpsbn_not_grown'
 
 
 @HOOKS.register_module()
@@ -38,13 +40,18 @@ class SparsityHook(Hook):
 
     | measure | scalars | which channels |
     |---|---|---|
-    | ``collapsed`` | ``collapsed``, ``collapsed_fraction`` | \\|gamma\\| < gamma_threshold |
+    | ``collapsed`` | ``collapsed``, ``collapsed_fraction`` | \\|gamma\\| < gamma_threshold (*) |
     | ``hardly_active`` | ``hardly_active_fraction`` | Phi(b / \\|gamma\\|) < 0.01 |
     | ``dead`` | ``dead_fraction`` | max \\|a\\| <= eps on all that was looked at |
     | ``mostly_zero`` | ``mostly_zero_fraction`` | Pr[a = 0] > 0.99 |
     | ``flops_sparsity``, ``weight_sparsity`` | the same | MACs, weights without the collapsed |
     | ``universality`` | ``universality`` | the mean over channels |
     | ``revival`` | ``revived``, ``dead_overlap`` | dead before and now alive; DemP appendix C |
+
+    (*) In a layer whose gamma and beta are exactly 0 when training starts, with untouched running
+    statistics (``zero_init_residual``), a channel below the threshold that was at ten times the
+    threshold in no report yet has not collapsed: it is ``not_grown``, a scalar where there are
+    such layers.
 
     Args:
         interval: iterations between reports, >= 1.
@@ -115,6 +122,7 @@ class SparsityHook(Hook):
         check_beta_decay(runner)
         runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
         if not runner.iter:  # of a resumed run nobody knows
+            self._watch.begin(runner)
             self._at_start = self._watch.read_weights(model)
         if self._needs_data and self.activations.loader is not None:
             self._loader = Runner.build_dataloader(self.activations.loader, seed=runner.seed)
@@ -150,6 +158,15 @@ class SparsityHook(Hook):
     def after_train(self, runner) -> None:
         reading = self._read(runner, with_data=True)
         runner.logger.info(f'{self._summary(reading)}, by layer:\n{counts_table(reading.counts)}')
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        growth = self._watch.growth.state()
+        if growth:
+            checkpoint['meta'][_GROWTH_KEY] = growth
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if runner._resume:
+            self._watch.growth.restore(checkpoint.get('meta', {}).get(_GROWTH_KEY, {}))
 
     def _read(self, runner, *, with_data: bool) -> Reading:
         model = bare_model(runner)
@@ -218,6 +235,9 @@ class SparsityHook(Hook):
                 text += f' (|gamma| < {self._watch.limits.gamma:g})'
             parts.append(f'{text}, {counts.share:.2%}')
         for name, value in reading.values.items():
+            if name == NOT_GROWN:
+                parts.append(f'{value} not grown yet (their gamma began at 0)')
+                continue
             text = name.replace('flops', 'FLOPs').replace('_', ' ')
             if name == FLOPS:
                 text += f' at {"x".join(map(str, self._watch.counted_size))}'

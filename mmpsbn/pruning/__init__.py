@@ -26,6 +26,7 @@ from .plan import PrunePlan, compose_plans, plan_from_keep_masks
 from .prune import Removal, Subject, prune_channels, prune_what_holds
 from .ranking import RANKING_CRITERIA, keep_masks_for_budget, rank_channels
 from .sparsity import (
+    begins_at_zero,
     idle_shares,
     removable_channels,
     scale_layers,
@@ -53,6 +54,7 @@ __all__ = [
     'VerificationError',
     'apply_plan',
     'also_live',
+    'begins_at_zero',
     'collapsed_channels',
     'compose_plans',
     'count_channels',

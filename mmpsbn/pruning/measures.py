@@ -101,6 +101,17 @@ class ChannelCounts:
         found, size = self.total
         return found / size if size else 0.0
 
+    def without(self, left_out: Mapping[str, Tensor]) -> 'ChannelCounts':
+        """The same without the channels of some layers that are True in ``left_out``, which still
+        count among the channels there are."""
+        masks = {n: m & ~left_out[n] if n in left_out else m for n, m in self.masks.items()}
+        return counted(masks)
+
+
+def counted(masks: dict[str, Tensor]) -> ChannelCounts:
+    """Of masks by layer."""
+    return ChannelCounts({n: (int(m.sum()), m.numel()) for n, m in masks.items()}, masks)
+
 
 def count_channels(
     census: Mapping[str, LayerChannels], measure: str, limits: Limits
@@ -108,7 +119,7 @@ def count_channels(
     """Count what one of :data:`MEASURES` finds in the layers of a census."""
     masks = {name: MEASURES[measure].mask(channels, limits) for name, channels in census.items()}
     masks = {name: mask for name, mask in masks.items() if mask is not None}
-    return ChannelCounts({n: (int(m.sum()), m.numel()) for n, m in masks.items()}, masks)
+    return counted(masks)
 
 
 def mean_universality(census: Mapping[str, LayerChannels]) -> float:

@@ -23,6 +23,18 @@ def scale_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def begins_at_zero(layer: nn.Module) -> bool:
+    """Whether a normalisation layer stands at an initialisation with gamma = 0, as the last one of
+    each residual branch under ``zero_init_residual``: gamma and beta of every channel are exactly
+    0 and the running statistics, where it has any, untouched. No training leaves a layer so.
+    """
+    beta = getattr(layer, 'beta', layer.bias)  # of psBN, whose bias begins at alpha
+    if layer.weight.any() or (beta is not None and beta.any()):
+        return False
+    mean, var = getattr(layer, 'running_mean', None), getattr(layer, 'running_var', None)
+    return mean is None or not (mean.any() or (var != 1).any())
+
+
 @contextmanager
 def scales_clamped(model: nn.Module, *, threshold: float) -> Iterator[None]:
     """Within, gamma = 0 of every collapsed filter (|gamma| < threshold); afterwards what it was.
