@@ -22,6 +22,7 @@ from ..pruning import (
     PrunePlan,
     count_channels,
     idle_shares,
+    layers_at_zero,
     map_channels,
     mean_universality,
     model_cost,
@@ -111,7 +112,12 @@ class ChannelWatch:
     def begin(self, runner) -> None:
         """Note which layers begin at 0 in a training that is not resumed."""
         self._plan = _plan_of(runner)
-        self.growth.begin(bare_model(runner), self._plan)
+        self.growth.begin(
+            {
+                name: self._plan.shapes.get(f'{name}.weight', (size,))[0]
+                for name, size in layers_at_zero(bare_model(runner)).items()
+            }
+        )
 
     def follow(self, runner, data_batch) -> None:
         """Trace the model of a runner the first time, and where it was pruned since. A run does
@@ -169,7 +175,11 @@ class ChannelWatch:
         """Of the chosen measures those that take no data. What has not grown since it began at 0
         has not collapsed."""
         census = take_census(model)
-        self.growth.update({name: channels.gamma for name, channels in census.items()}, self._plan)
+        kept = {name: self._plan.kept.get(f'{name}.weight', {}).get(0) for name in census}
+        self.growth.update(
+            {name: channels.gamma for name, channels in census.items()},
+            {name: channels for name, channels in kept.items() if channels is not None},
+        )
         census = self._chosen(census)
         collapsed, *further = (
             count_channels(census, 'collapsed', limits).without(

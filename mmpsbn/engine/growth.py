@@ -1,12 +1,11 @@
 """Which channels have not grown yet, of layers whose gamma began at 0."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional.checks import shown
-from ..pruning import PrunePlan, begins_at_zero, scale_layers
 
 # A channel has grown at so many times the threshold. A growing gamma passes through 0 again and
 # again: at 1 up to 36 of 480 channels of a healthy small ResNet "collapsed" in that, at 10 up to 9.
@@ -26,28 +25,26 @@ class Growth:
         self._peaks: dict[str, Tensor] = {}  # layer -> largest |gamma| of all readings
         self._last: dict[str, tuple[Tensor, Tensor]] = {}  # layer -> channels left, |gamma| now
 
-    def begin(self, model: nn.Module, plan: PrunePlan) -> None:
-        """Of a training that begins now; ``plan`` is what the model was pruned by."""
-        self._peaks = {
-            name: torch.zeros(plan.shapes.get(f'{name}.weight', layer.weight.shape)[0])
-            for name, layer in scale_layers(model).items()
-            if begins_at_zero(layer)
-        }
+    def begin(self, sizes: Mapping[str, int]) -> None:
+        """Of a training that begins now: layer that stands at zero -> its channels in the unpruned
+        model."""
+        self._peaks = {name: torch.zeros(size) for name, size in sizes.items()}
 
-    def update(self, gammas: Mapping[str, Tensor], plan: PrunePlan) -> None:
+    def update(self, gammas: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]]) -> None:
         """Take in a reading.
 
         Args:
             gammas: norm layer -> scales, shape (channels left,), on the CPU.
-            plan: what the model has been pruned by so far.
+            kept: norm layer -> the channels of the unpruned model that are left, where some are
+                gone.
         """
         self._last = {}
         for name, peak in list(self._peaks.items()):
-            kept = plan.kept.get(f'{name}.weight', {}).get(0, range(len(peak)))
-            if name not in gammas or len(gammas[name]) != len(kept):  # changed by somebody else
+            channels = kept.get(name, range(len(peak)))
+            if name not in gammas or len(gammas[name]) != len(channels):  # by other hands
                 del self._peaks[name]
                 continue
-            left, size = self._last[name] = torch.tensor(kept), gammas[name].abs()
+            left, size = self._last[name] = torch.tensor(channels), gammas[name].abs()
             peak[left] = torch.maximum(peak[left], size)
 
     def not_grown(self, *, threshold: float) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import PretrainedInit, revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
@@ -52,6 +52,22 @@ def model_cfg_of(cfg: Config) -> dict:
     if cfg.get('data_preprocessor') is not None:  # mmpretrain's configs have it beside the model
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
     return model_cfg
+
+
+def draw_untrained(cfg: Config) -> nn.Module:
+    """The config's model as ``init_weights`` leaves it, without the parts that take pretrained
+    weights: these stay as they are built, and nothing is fetched."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with torch.random.fork_rng(devices=[]):
+        model = MODELS.build(model_cfg_of(cfg))
+        for module in model.modules():
+            inits = getattr(module, 'init_cfg', None) or []
+            inits = [inits] if isinstance(inits, dict) else inits
+            if any(init['type'] in ('Pretrained', PretrainedInit) for init in inits):
+                module.is_init = True
+        if not model.is_init:
+            model.init_weights()
+    return model
 
 
 def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:

@@ -28,6 +28,7 @@ from .ranking import RANKING_CRITERIA, keep_masks_for_budget, rank_channels
 from .sparsity import (
     begins_at_zero,
     idle_shares,
+    layers_at_zero,
     removable_channels,
     scale_layers,
     scales_clamped,
@@ -66,6 +67,7 @@ __all__ = [
     'is_applied',
     'keep_mask_of',
     'keep_masks_for_budget',
+    'layers_at_zero',
     'map_channels',
     'masked_outputs',
     'mean_universality',

@@ -35,6 +35,12 @@ def begins_at_zero(layer: nn.Module) -> bool:
     return mean is None or not (mean.any() or (var != 1).any())
 
 
+def layers_at_zero(model: nn.Module) -> dict[str, int]:
+    """Layer that :func:`begins_at_zero` -> its channels."""
+    scales = scale_layers(model).items()
+    return {name: len(layer.weight) for name, layer in scales if begins_at_zero(layer)}
+
+
 @contextmanager
 def scales_clamped(model: nn.Module, *, threshold: float) -> Iterator[None]:
     """Within, gamma = 0 of every collapsed filter (|gamma| < threshold); afterwards what it was.

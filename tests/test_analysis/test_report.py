@@ -221,7 +221,8 @@ class Given:
 
     title, has_data = 'given', True
 
-    def __init__(self, models, batches=None):
+    def __init__(self, models, batches=None, zero=None):
+        self.zero = zero or {}
         self.models, self.data = models, batches or [torch.randn(4, 3, 6, 6)]
         self.trace, self.forward_fn = trace, forward
 
@@ -229,6 +230,9 @@ class Given:
         from mmpsbn.analysis.report.subject import Loaded
 
         return Loaded(self.models[checkpoint].eval(), kept={}, step=None, epoch_length=None)
+
+    def begins_at_zero(self):
+        return self.zero
 
     def example(self, model):
         return torch.randn(1, 3, 6, 6)

@@ -14,7 +14,7 @@ from toy import ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine.growth import Growth
 from mmpsbn.layers import psBN2d, psGN
-from mmpsbn.pruning import PrunePlan, begins_at_zero
+from mmpsbn.pruning import begins_at_zero
 
 WATCH = dict(type='SparsityHook', interval=1, measures=['collapsed', 'flops_sparsity'])
 ZERO_INIT = dict(model=dict(type='ZeroInit'), prepare=lambda runner: None)
@@ -179,9 +179,9 @@ def test_a_course_that_no_checkpoint_can_hold_is_refused():
 
 
 def test_a_layer_that_others_have_changed_is_forgotten():
-    growth, nothing = Growth(), PrunePlan({}, {})
+    growth = Growth()
     growth.restore(dict(a=[0.0, 0.0], b=[0.0, 0.0], c=[0.0]))
-    growth.update(dict(a=torch.tensor([0.5, 1e-9]), b=torch.zeros(1)), nothing)
+    growth.update(dict(a=torch.tensor([0.5, 1e-9]), b=torch.zeros(1)), {})
     found = growth.not_grown(threshold=1e-3)
     assert list(found) == ['a'] and found['a'].tolist() == [False, True]
     assert list(growth.state()) == ['a']

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...pruning import ChannelGraph, trace_channel_graph
+from ...pruning import ChannelGraph, layers_at_zero, trace_channel_graph
 from ...pruning.forward import call_with, observing
 from .subject import Loaded, readable
 
@@ -79,6 +79,10 @@ class ArchSubject:
         if checkpoint is not None:
             _load_strictly(model, checkpoint)
         return Loaded(model.eval().to(self._device), kept={}, step=None, epoch_length=None)
+
+    def begins_at_zero(self) -> dict[str, int]:
+        """Layer whose gamma is 0 in the model as it is built -> its channels."""
+        return layers_at_zero(self.load(None).model)
 
     def example(self, model: nn.Module) -> Tensor | None:
         """One sample to trace: of the data, else noise of the size given, else None."""

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from ...engine.data_paths import check_data_paths
 from ...engine.forecast import collapse_forecast, compared_forecasts, gamma_lrs
 from ...engine.input_size import pipeline_size
-from ...engine.model_files import file_name, load_model
+from ...engine.model_files import draw_untrained, file_name, load_model
 from ...engine.models import example_inputs, forward_tensors, trace_at_any_size
 from ...engine.planned_run import planned_runner
 from ...engine.rounds import epoch_length
-from ...pruning import ChannelGraph, scale_layers
+from ...pruning import ChannelGraph, layers_at_zero, scale_layers
 from ...pruning.forward import observing
 from .course import Alternative, Course
 from .subject import Loaded, readable
@@ -82,6 +82,14 @@ class ConfigSubject:
             step=None if done is None else done // self._accumulated(),
             epoch_length=loaded.epoch_length,
         )
+
+    def begins_at_zero(self) -> dict[str, int]:
+        """Layer whose gamma is 0 in a training from scratch -> its channels; none in a part of the
+        model that begins with pretrained weights, and none where the initialisation fails."""
+        try:
+            return layers_at_zero(draw_untrained(self._cfg))
+        except Exception:  # whatever a model's own init_weights asks for: no report ends over it
+            return {}
 
     def example(self, model: nn.Module) -> Tensor | None:
         """Noise of the size that the test pipeline gives an image; None where it says none."""

@@ -16,10 +16,15 @@ NOT_FINITE = 'gamma is NaN or infinite in {} channels'
 
 
 def masks_of(snapshot: Snapshot, settings: Settings, measure: str) -> dict[str, Tensor]:
-    """Layer -> the channels that have a property of MEASURES, where the layer can tell."""
+    """Layer -> the channels that have a property of MEASURES, where the layer can tell. What has
+    not grown has not collapsed."""
     limits = Limits(gamma=settings.thresholds[0], eps=settings.eps)
     found = {n: MEASURES[measure].mask(c, limits) for n, c in snapshot.layers.items()}
-    return {name: mask for name, mask in found.items() if mask is not None}
+    found = {name: mask for name, mask in found.items() if mask is not None}
+    if measure != 'collapsed':
+        return found
+    young = snapshot.not_grown
+    return {n: mask & ~young[n] if n in young else mask for n, mask in found.items()}
 
 
 def idle_masks(snapshot: Snapshot, settings: Settings) -> dict[str, Tensor]:
@@ -118,8 +123,10 @@ def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
 
     ``dead_of_collapsed``: how many of the filters under the first threshold are dead, of the
     ``observed_collapsed`` that data reached; ``dead_above``: how many dead channels have a scale
-    above it. ``silent``: mostly zero and not dead. ``not_finite_activations``: channels that
-    were NaN or infinite somewhere.
+    above it. ``not_grown``: filters under the first threshold that are in layers whose gamma began
+    at 0 and have not grown, so that they have not collapsed either; None without such layers.
+    ``silent``: mostly zero and not dead. ``not_finite_activations``: channels that were NaN or
+    infinite somewhere.
     ``macs_at_stake``: MACs that idle channels cost (see :func:`idle_masks`), as inputs and as
     outputs; ``removable``, ``macs_removable``: of those, the channels that surgery can remove
     and what that saves.
@@ -137,7 +144,13 @@ def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
         found[collapsed_column(threshold)] = sum(int(m.sum()) for m in masks)
     for measure in ('hardly_active', 'dead', 'mostly_zero'):
         found[measure] = _count(masks_of(snapshot, settings, measure))
-    seen = [c for c in layers if c.activations is not None and not unreached(c)]
+    found['not_grown'] = _count(snapshot.not_grown)
+    reached = {
+        name: c
+        for name, c in snapshot.layers.items()
+        if c.activations is not None and not unreached(c)
+    }
+    seen = list(reached.values())
     found['observed_channels'] = sum(len(c.bias) for c in seen)
     found |= dict.fromkeys(
         ('observed_collapsed', 'dead_of_collapsed', 'dead_above', 'silent')
@@ -146,10 +159,11 @@ def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
     if snapshot.samples:
         dead = [MEASURES['dead'].mask(c, limits) for c in seen]
         pairs = [(c, mask) for c, mask in zip(seen, dead) if c.gamma is not None]
-        collapsed = [(MEASURES['collapsed'].mask(c, limits), mask) for c, mask in pairs]
+        small = masks_of(snapshot, settings, 'collapsed')
+        collapsed = [(small[n], mask) for n, mask in zip(reached, dead) if n in small]
         found |= dict(
-            observed_collapsed=sum(int(small.sum()) for small, _ in collapsed),
-            dead_of_collapsed=sum(int((small & mask).sum()) for small, mask in collapsed),
+            observed_collapsed=sum(int(mask.sum()) for mask, _ in collapsed),
+            dead_of_collapsed=sum(int((mask & silent).sum()) for mask, silent in collapsed),
             dead_above=sum(
                 int((mask & (c.gamma.abs() >= limits.gamma)).sum()) for c, mask in pairs
             ),

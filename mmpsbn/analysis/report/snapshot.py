@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -73,6 +73,8 @@ class Snapshot:
         clamped_scores: threshold -> the same with the filters below it clamped.
         step: optimizer steps it was trained for; None if it does not say.
         has_psbn: whether the model has psBN layers, or others that are shifted.
+        not_grown: layer whose gamma began at 0 -> which of its channels are below the first
+            threshold and were grown in no checkpoint up to this one, shape (C,), bool.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Snapshot:
     clamped_scores: dict[float, dict[str, float]]
     step: int | None
     has_psbn: bool
+    not_grown: dict[str, Tensor] = field(default_factory=dict)
 
 
 def take_snapshot(

@@ -21,6 +21,11 @@ def counted(count: int, one: str, several: str) -> str:
     return f'{count:,} {one if count == 1 else several}'
 
 
+def collapsed_count(totals: Mapping[str, Any], settings: Settings) -> int:
+    """Filters that have collapsed, by the first threshold."""
+    return totals[collapsed_column(settings.thresholds[0])] - (totals['not_grown'] or 0)
+
+
 def collapsed_words(totals: Mapping[str, Any], settings: Settings) -> str:
     """What has collapsed."""
     channels = totals['scaled_channels']
@@ -30,7 +35,7 @@ def collapsed_words(totals: Mapping[str, Any], settings: Settings) -> str:
             'have collapsed by its scale; dead channels show with data.'
         )
     threshold = settings.thresholds[0]
-    count = totals[collapsed_column(threshold)]
+    count = collapsed_count(totals, settings)
     if totals['median_gamma'] is None:
         return f'None of the {channels:,} scales γ is finite: this model is broken.'
     median = f'the median |γ| is {totals["median_gamma"]:.3g}'
@@ -42,6 +47,12 @@ def collapsed_words(totals: Mapping[str, Any], settings: Settings) -> str:
         )
     else:
         words = f'No filter of {channels:,} has collapsed (|γ| < {threshold:g}); {median}.'
+    if totals['not_grown']:
+        more = counted(totals['not_grown'], 'more is', 'more are')
+        words += (
+            f' {more} below that in layers whose γ begins at 0: not grown yet, unless grown and '
+            'fallen again before the first of these checkpoints or between two of them.'
+        )
     if totals['not_finite']:
         scales = counted(totals['not_finite'], 'scale is', 'scales are')
         words += (
@@ -79,7 +90,7 @@ def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
         both = totals['dead_of_collapsed']
         which = {collapsed: 'all', 0: 'none'}.get(both, f'{both:,}')
         filters = counted(collapsed, 'collapsed filter', 'collapsed filters')
-        whole = collapsed == totals[collapsed_column(settings.thresholds[0])]
+        whole = collapsed == collapsed_count(totals, settings)
         words += f' Dead among the {filters}{"" if whole else " that were observed"}: {which}.'
     if totals['dead_above']:
         others = counted(
@@ -114,7 +125,7 @@ def cost_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
     if not totals['removable']:
         return words + ' None of them can be cut out without changing others that live.'
     verb = 'can be removed' if snapshot.samples else 'could be removed if they are dead too'
-    idle = totals['dead' if snapshot.samples else collapsed_column(settings.thresholds[0])]
+    idle = totals['dead'] if snapshot.samples else collapsed_count(totals, settings)
     words += (
         f' {totals["removable"]:,} of them {verb}, which saves '
         f'{totals["macs_removable"] / totals["macs"]:.2%}'
@@ -138,14 +149,15 @@ def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Setting
             continue
         parts.append(f'{clamped:.4g} ({change}) for the {count:,} below {threshold:g}')
     first = snapshot.clamped_scores[settings.thresholds[0]][metric]
+    which = 'filters below the first threshold' if totals['not_grown'] else 'collapsed filters'
     if not totals[collapsed_column(settings.thresholds[0])]:
         verdict = f'{metric} is {value:.4g}'
     elif math.isnan(first - value):
         verdict = f'Nothing can be said of {metric}, which is {value:.4g}'
     elif abs(first - value) <= _NO_CHANGE * abs(value):
-        verdict = f'The collapsed filters do not matter to {metric}, which is {value:.4g}'
+        verdict = f'The {which} do not matter to {metric}, which is {value:.4g}'
     else:
-        verdict = f'The collapsed filters matter to {metric}, which is {value:.4g}'
+        verdict = f'The {which} matter to {metric}, which is {value:.4g}'
     if not parts:
         return f'{verdict}. No scale is below {max(settings.thresholds):g}: none was set to 0.'
     return f'{verdict}. With scales set to 0 it is {"; ".join(parts)}.'
@@ -155,7 +167,7 @@ def advice(
     totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings, prune_command: str | None
 ) -> str:
     """What to do."""
-    collapsed = totals[collapsed_column(settings.thresholds[0])]
+    collapsed = collapsed_count(totals, settings)
     idle = collapsed or totals['dead']
     if totals['not_finite'] or totals['not_finite_activations']:
         return 'Find where the NaN comes from first; an earlier checkpoint may still be good.'

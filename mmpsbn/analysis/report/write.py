@@ -7,10 +7,11 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ...engine.growth import Growth
 from ...engine.model_files import refuse_to_overwrite
 from ...version import __version__
 from .course import Course
@@ -89,23 +90,26 @@ def _look(
 ) -> tuple[list[Snapshot], list, Course | None]:
     """Snapshots, the gradient noise at all but the last, and the course of the run."""
     names = _names(checkpoints)
-    snapshots, noises = [], []
+    snapshots, noises, growth = [], [], Growth()
+    growth.begin(subject.begins_at_zero())
     for number, name in enumerate(names, start=1):
         loaded = subject.load(checkpoints[number - 1] if checkpoints else None)
-        snapshots.append(
-            take_snapshot(
-                loaded.model,
-                name=name,
-                example=subject.example(loaded.model),
-                trace=subject.trace,
-                forward_fn=subject.forward_fn,
-                batches=subject.batches(loaded.model) if subject.has_data else None,
-                score=subject.score if subject.has_data else None,
-                settings=settings,
-                kept=loaded.kept,
-                step=loaded.step,
-            )
+        snapshot = take_snapshot(
+            loaded.model,
+            name=name,
+            example=subject.example(loaded.model),
+            trace=subject.trace,
+            forward_fn=subject.forward_fn,
+            batches=subject.batches(loaded.model) if subject.has_data else None,
+            score=subject.score if subject.has_data else None,
+            settings=settings,
+            kept=loaded.kept,
+            step=loaded.step,
         )
+        gammas = {n: c.gamma for n, c in snapshot.layers.items() if c.gamma is not None}
+        growth.update(gammas, snapshot.kept)
+        not_grown = growth.not_grown(threshold=settings.thresholds[0])
+        snapshots.append(replace(snapshot, not_grown=not_grown))
         if number < len(names):
             noises.append(subject.gradient_noise(loaded))
     return snapshots, noises, subject.course(loaded, threshold=settings.thresholds[0])
