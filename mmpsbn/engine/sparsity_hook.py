@@ -48,10 +48,10 @@ class SparsityHook(Hook):
     | ``universality`` | ``universality`` | the mean over channels |
     | ``revival`` | ``revived``, ``dead_overlap`` | dead before and now alive; DemP appendix C |
 
-    (*) In a layer whose gamma and beta are exactly 0 when training starts, with untouched running
-    statistics (``zero_init_residual``), a channel below the threshold that was at ten times the
-    threshold in no report yet has not collapsed: it is ``not_grown``, a scalar where there are
-    such layers.
+    (*) In a layer that stands at gamma = 0 when training starts (``zero_init_residual``: gamma of
+    every channel exactly 0, one bias for all, untouched running statistics), a channel below the
+    threshold that was at ten times the threshold in no report yet has not collapsed: it is
+    ``not_grown``, a scalar where there are such layers.
 
     Args:
         interval: iterations between reports, >= 1.

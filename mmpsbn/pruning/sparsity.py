@@ -25,11 +25,11 @@ def scale_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def begins_at_zero(layer: nn.Module) -> bool:
     """Whether a normalisation layer stands at an initialisation with gamma = 0, as the last one of
-    each residual branch under ``zero_init_residual``: gamma and beta of every channel are exactly
-    0 and the running statistics, where it has any, untouched. No training leaves a layer so.
+    each residual branch under ``zero_init_residual``: gamma of every channel is exactly 0, the
+    bias of all the same (0, or a psBN's alpha) and the running statistics, where it has any,
+    untouched. No training leaves a layer so.
     """
-    beta = getattr(layer, 'beta', layer.bias)  # of psBN, whose bias begins at alpha
-    if layer.weight.any() or (beta is not None and beta.any()):
+    if layer.weight.any() or (layer.bias is not None and (layer.bias != layer.bias[0]).any()):
         return False
     mean, var = getattr(layer, 'running_mean', None), getattr(layer, 'running_var', None)
     return mean is None or not (mean.any() or (var != 1).any())
