@@ -4,6 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ..layers import add_alpha
+from .arguments import names_its_arguments
 from .models import bare_model
 
 _META_KEY = 'psbn_alpha_added'
@@ -24,6 +25,7 @@ class AddAlphaHook(Hook):
 
     priority = 'VERY_HIGH'  # before anyone takes a copy of the weights
 
+    @names_its_arguments
     def __init__(self):
         self._done = False
 

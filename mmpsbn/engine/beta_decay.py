@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.optim import Optimizer
 
-from ..layers import PostShift, alpha_of, step_hooks_run
+from ..layers import PostShift, alpha_of, calls_step_hooks
 from .models import bare_model, optimizers_of
 
 
@@ -44,6 +44,7 @@ def check_beta_decay(runner) -> None:
 def check_betas_held(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
     """Raises TypeError where the bias of a psBN layer is trained in another form than by an
     optimizer that holds the parameter itself, and sees beta in its steps; names the layers."""
+    optimizers = list(optimizers)
     held = {p for o in optimizers for group in o.param_groups for p in group['params']}
     biases = _trained_biases(model)
     lost = [name for name, own in biases.items() if not own or not held.issuperset(own)]
@@ -54,7 +55,7 @@ def check_betas_held(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
             "DeepSpeed, Apex master weights) cannot pull them to alpha: train with the parameters' "
             'own, or set requires_grad=False for what is not to be trained'
         )
-    if biases and not step_hooks_run():
+    if biases and not all(map(calls_step_hooks, optimizers)):
         raise TypeError(
             'torch calls no hooks of optimizers in this process, so that psBN would be a '
             'BatchNorm: torch 2.1 switches them off once torch.compile was used; train in a '

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from ..functional.statistics import dead_overlap, revived_mask
@@ -37,6 +36,7 @@ from .demp_hook import DemPHook
 from .growth import Growth
 from .input_size import count_at_one_size
 from .models import bare_model, example_inputs, forward_tensors, trace_at_any_size
+from .prune_event import reduced
 
 # Measures of a whole model, beside those that count channels.
 FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL = (
@@ -154,7 +154,7 @@ class ChannelWatch:
             channel_map = map_channels(model, graph, inputs, forward_tensors)
         except Exception as error:
             failure = error
-        raise_on_all(failure, _over_ranks, next(model.parameters()).device)
+        raise_on_all(failure, reduced, next(model.parameters()).device)
         self._map = channel_map
 
     def idle_patterns(self, model: nn.Module) -> list[str]:
@@ -215,7 +215,7 @@ class ChannelWatch:
         """Of the chosen measures those of the activations on some batches, over all ranks."""
         with _frozen_rng():
             seen = observe_channels(
-                model, self._map, data_batches, _forward_batch, all_reduce=_over_ranks
+                model, self._map, data_batches, _forward_batch, all_reduce=reduced
             )
         census = self._chosen(take_census(model, self._map, seen))
         reading = Reading(
@@ -278,9 +278,3 @@ def _frozen_rng() -> Iterator[None]:
 
 def _forward_batch(model: nn.Module, data_batch):
     return forward_tensors(model, example_inputs(model, data_batch, None))
-
-
-def _over_ranks(tensor: Tensor, op: str) -> Tensor:
-    tensor = tensor.clone()
-    all_reduce(tensor, op=op)
-    return tensor

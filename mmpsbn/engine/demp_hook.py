@@ -6,6 +6,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from ..functional.schedules import Schedule
+from ..layers import calls_step_hooks
 from ..pruning import scale_layers
 from .arguments import names_its_arguments
 from .beta_decay import check_beta_decay
@@ -22,7 +23,7 @@ from .settings import (
     ScheduleSettings,
     build,
 )
-from .step_perturbation import StepPerturbation, calls_step_hooks
+from .step_perturbation import StepPerturbation
 
 
 @HOOKS.register_module()

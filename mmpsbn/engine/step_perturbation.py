@@ -1,8 +1,6 @@
 """Penalty and noise at the optimizer step itself."""
 
-import copy
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +13,6 @@ from .settings import NoiseSettings, PenaltySettings
 # Distance between the noise streams of consecutive steps; more optimizers than this
 # share no run.
 _STREAMS_PER_STEP = 1000
-
-
-def calls_step_hooks(optimizer: Optimizer) -> bool:
-    """Whether ``step()`` of such an optimizer calls its hooks. No parameter is moved.
-
-    torch 2.1 takes that away from its optimizers where torch.compile is used, and they keep
-    the mark of those that have it.
-    """
-    called = []
-    probe = copy.copy(optimizer)  # without the hooks
-    probe.param_groups = []
-    probe.register_step_pre_hook(lambda *_: called.append(True))
-    with suppress(Exception):  # of optimizers that need a closure, or parameters
-        probe.step()
-    return bool(called)
 
 
 class StepPerturbation:

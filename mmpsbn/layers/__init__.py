@@ -2,7 +2,7 @@
 
 from .conversion import add_alpha, convert_from_psbn, convert_to_psbn
 from .kinds import NORM_LAYERS
-from .optimizer_view import alpha_of, step_hooks_run
+from .optimizer_view import alpha_of, calls_step_hooks
 from .psbn import PostShift, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     'PostShift',
     'add_alpha',
     'alpha_of',
+    'calls_step_hooks',
     'convert_from_psbn',
     'convert_to_psbn',
     'psBN1d',
@@ -18,5 +19,4 @@ __all__ = [
     'psGN',
     'psIN',
     'psSyncBN',
-    'step_hooks_run',
 ]

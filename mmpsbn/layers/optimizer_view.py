@@ -14,13 +14,14 @@ it over, as conversions to SyncBatchNorm do. (A dictionary with weak keys would 
 torch refuses to swap tensors that somebody refers to weakly.)
 """
 
+import copy
 import functools
 import gc
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -78,13 +79,18 @@ def unwatch(layer: nn.Module) -> None:
     _layers.discard(layer)
 
 
-def step_hooks_run() -> bool:
-    """Whether torch calls the hooks of optimizers: 2.1 no longer does once ``torch.compile`` was
-    used in the process."""
+def calls_step_hooks(optimizer: Optimizer) -> bool:
+    """Whether ``step()`` of such an optimizer calls its hooks. No parameter is moved.
+
+    torch 2.1 takes that away from its optimizers where torch.compile is used, and they keep
+    the mark of those that have it.
+    """
     called: list[bool] = []
-    probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
+    probe = copy.copy(optimizer)  # without the hooks
+    probe.param_groups = []
     probe.register_step_pre_hook(lambda *_: called.append(True))
-    probe.step()
+    with suppress(Exception):  # of optimizers that need a closure, or parameters
+        probe.step()
     return bool(called)
 
 

@@ -14,7 +14,7 @@ from toy import ToyNet, kill_channels, toy_runner
 from mmpsbn.engine import models
 from mmpsbn.engine.demp_hook import DemPHook
 from mmpsbn.engine.models import check_wrapper, forward_tensors, trace_at_any_size
-from mmpsbn.engine.step_perturbation import calls_step_hooks
+from mmpsbn.layers import calls_step_hooks
 from mmpsbn.pruning import ActivationWindow, trace_channel_graph
 
 QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
