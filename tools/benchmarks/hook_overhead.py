@@ -59,7 +59,7 @@ ACTIVE = dict(penalty=dict(peak=1e-9), noise=dict(peak_std=1e-9), schedule=dict(
 
 EVENT_STAGES = {  # in the order of the event; a leading blank: part of the one above
     'probe activations and outputs': (online_pruner, 'probe_outputs'),
-    'cut and verify': (prune_event, 'prune_channels'),
+    'cut and verify': (prune_event, 'prune_what_holds'),
     ' plan': (mmpsbn.pruning.prune, 'plan_from_keep_masks'),
     ' probe outputs again': (mmpsbn.pruning.prune, 'probe_outputs'),
     ' surgery': (mmpsbn.pruning.prune, 'apply_plan'),
