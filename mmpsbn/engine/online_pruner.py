@@ -53,11 +53,10 @@ class OnlinePruner:
 
     What is validated and saved may be an average of the model (EMA), in which other channels are
     alive. So within a window each average sees the training batches too, in eval mode, and at
-    the event the probe, and its outputs are verified like the model's. That costs a forward pass
-    for each average and batch: about a third of an iteration in ``num_samples / batch size``
-    iterations of every ``interval`` (0.2 % of training with 512 samples in batches of 16 every
-    5,000 iterations). Over ranks an iteration in a window also has one all-reduce of two numbers
-    a channel, since a checkpoint is written by one rank and must hold what all have seen.
+    the event the probe, and its outputs are verified like the model's: a forward pass without
+    gradients for each average and batch of a window. Over ranks an iteration in a window also has
+    two all-reduces, of two numbers a channel and one a reader, since a checkpoint is written by
+    one rank and must hold what all have seen.
     """
 
     def __init__(self, settings: PruneSettings, budget: BudgetSettings | None = None):
