@@ -58,8 +58,8 @@ def check_betas_held(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
     if biases and not all(map(calls_step_hooks, optimizers)):
         raise TypeError(
             'torch calls no hooks of optimizers in this process, so that psBN would be a '
-            'BatchNorm: torch 2.1 switches them off once torch.compile was used; train in a '
-            'process without it'
+            'BatchNorm: torch 2.1 switches them off once torch.compile or torch.export was used; '
+            'train in a process without it'
         )
 
 
@@ -68,7 +68,11 @@ def _trained_biases(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     optimizer, under whatever name; none where they were taken out of the layer."""
     found = {}
     for name, layer in model.named_modules():
-        own = [p for p in layer.parameters(recurse=isinstance(layer, PostShift)) if alpha_of(p)]
+        if isinstance(layer, PostShift):
+            layer.mark_bias()
+            own = layer.own_biases()
+        else:
+            own = [p for p in layer.parameters(recurse=False) if alpha_of(p)]
         trained = [p for p in own if p.requires_grad]
         if trained or isinstance(layer, PostShift) and not own:
             found[name] = trained

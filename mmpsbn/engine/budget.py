@@ -109,8 +109,10 @@ class Budget:
         """What of a removal keeps the target, and whether live channels are in it.
 
         At the last event, and if live channels are allowed to go, those with the smallest
-        |gamma| fill what is missing.
+        |gamma| fill what is missing; of groups without a mask nothing goes.
         """
+        if not keep_masks:
+            return keep_masks, False
         plan = plan_from_keep_masks(model, groups, keep_masks)
         cost = getattr(model_cost(model, self._positions, plan.shapes_after()), self._lever)
         groups = {name: groups[name] for name in keep_masks}

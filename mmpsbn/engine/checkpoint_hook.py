@@ -72,24 +72,33 @@ class SafeCheckpointHook(CheckpointHook):
     first and writes in place. Only local files are treated so; other backends keep their
     own ways.
 
-    The random state (dropout, augmentation) is set from the seed and the iteration at every
-    point a run can resume from: where an epoch begins, or behind each checkpoint with
-    ``by_epoch=False``. There, a batch loaded in the main process (``num_workers=0``) is
-    augmented before that.
+    In runs with another hook of this package the random state (dropout, augmentation) is set
+    from the seed and the iteration at every point a run can resume from: where an epoch begins,
+    or behind each checkpoint with ``by_epoch=False``. There, a batch loaded in the main process
+    (``num_workers=0``) is augmented before that. Other runs keep the random numbers that they
+    have without this package.
     """
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        if self.backend_args is None and type(self.file_backend) is LocalBackend:
+        ours = self.backend_args in (None, atomic_backend_args())
+        if ours and isinstance(self.file_backend, LocalBackend):
             self.backend_args = atomic_backend_args()
             self.file_backend = _RemoveLaterBackend()
+        package = __name__.partition('.')[0]
+        self._seeds = any(
+            type(hook).__module__.partition('.')[0] == package
+            for hook in runner.hooks
+            if not isinstance(hook, SafeCheckpointHook)
+        )
 
     def before_train_epoch(self, runner) -> None:
-        if self.by_epoch:
+        if self._seeds and self.by_epoch:
             _seed_from_iteration(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        if not self.by_epoch and self.interval > 0 and runner.iter % self.interval == 0:
+        by_iteration = self._seeds and not self.by_epoch and self.interval > 0
+        if by_iteration and runner.iter % self.interval == 0:
             _seed_from_iteration(runner)
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:

@@ -77,7 +77,7 @@ class OnlinePruner:
         self._held: Set[str] = frozenset()  # groups that the losses leave whole
         self._traced_layers: set[str] = set()
         self._called: CalledLayers | None = None
-        # Over all ranks in the run's first iteration: they must open a window together.
+        # Over all ranks in the first iteration: they must open a window together.
         self._batch_size = 0
         self._windows: list[ActivationWindow] = []  # of the model and of its averages
         self._saved_windows: list[dict] = []
@@ -93,7 +93,6 @@ class OnlinePruner:
             channel_dims=self._channel_dims,
             positions=self._positions,
             counted_size=list(self._counted_size),
-            batch_size=self._batch_size,
             windows=[window.state() for window in self._windows] or self._saved_windows,
             samples=self._samples,
             budget=None if self.budget is None else self.budget.state(),
@@ -103,8 +102,7 @@ class OnlinePruner:
         self._dense, self._positions = state['dense'], state['positions']
         self._counted_size = tuple(state['counted_size'])
         self._removed, self._channel_dims = state['removed'], state['channel_dims']
-        self._batch_size, self._saved_windows = state['batch_size'], state['windows']
-        self._samples = state['samples']
+        self._saved_windows, self._samples = state['windows'], state['samples']
         if self.budget is not None and state['budget'] is not None:
             self.budget.restore(state['budget'])
 
@@ -149,8 +147,7 @@ class OnlinePruner:
         broadcast_object_list(counted)  # images of another size cost another rank more
         if not self._positions:  # a resumed run goes on counting on the images it began with
             self._positions, self._counted_size = counted[0]
-        if not self._batch_size:
-            self._batch_size = int(reduced(torch.tensor(len(data_batch['inputs'])), 'sum'))
+        self._batch_size = int(reduced(torch.tensor(len(data_batch['inputs'])), 'sum'))
         self._traced_layers = called.names
         self._called = CalledLayers(model)
         self._probe_size = tuple(inputs.shape[2:])
@@ -237,14 +234,13 @@ class OnlinePruner:
         event = self.settings.next_event(runner.iter, runner.max_iters)
         if event is None or self.finished:
             return
-        averages = averaged_models_of(runner)
         if not self._windows:
             iterations = -(-self.settings.num_samples // self._batch_size)
             if runner.iter < event - iterations or not self.graph.groups:
                 return
             self._open_windows(runner)
         self._samples += len(data_batch['inputs']) * runner.world_size
-        for average in averages:
+        for average in averaged_models_of(runner):
             inputs = example_inputs(average, data_batch, None)
             with observing(average):
                 forward_tensors(average, inputs)

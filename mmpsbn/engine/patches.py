@@ -29,8 +29,9 @@ _init_weights = BaseModule.init_weights
 @functools.wraps(_init_weights)
 def _init_weights_with_psbn(self) -> None:
     outermost = not hasattr(self, '_params_init_info')  # by which MMEngine tells, too
+    first = not self.is_init  # a second call changes nothing
     _init_weights(self)
-    if outermost:
+    if outermost and first:
         start_at_alpha(self)
 
 

@@ -97,7 +97,8 @@ def select_keep_masks(
     scores: dict[str, Tensor],
     settings: PruneSettings,
 ) -> tuple[dict[str, Tensor], bool]:
-    """Keep masks by group, and whether live channels are removed to round a width.
+    """Keep masks by group, and whether live channels are removed to round a width. A group of
+    which nothing is known has none: it stays whole.
 
     Args:
         models: the trained one and its averages; what goes must be collapsed in all.
@@ -109,6 +110,8 @@ def select_keep_masks(
         groups = {name: graph.groups[name] for name in scores}
         importance = rank_channels(models[0], groups, criterion='bn_scale', seed=0)
     for name, score in scores.items():
+        if not score.isfinite().any():
+            continue
         group = graph.groups[name]
         removable = score <= settings.eps
         if settings.criterion == 'collapsed':

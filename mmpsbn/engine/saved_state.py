@@ -17,7 +17,6 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
             channel_dims=(_is_dims, 'names of tensors, each with 0 or 1'),
             positions=(_is_positions, 'names of weights, each with a number >= 0'),
             counted_size=(_is_sizes, 'a list of ints > 0'),
-            batch_size=(_is_size, 'an int >= 0'),
             windows=(
                 _is_windows,
                 'a list of windows: layers, each with samples and lists of floats low and high',

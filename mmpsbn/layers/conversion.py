@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
-from .optimizer_view import set_alpha, unwatch, watch
+from .optimizer_view import restore_biases
 from .psbn import PostShift, check_alpha, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
 
 # plain layer -> its psBN form; those of further subclasses are added as they are met
@@ -26,9 +27,16 @@ def _ps_of(plain: type) -> type:
     """The psBN form of a BatchNorm, InstanceNorm, GroupNorm or a subclass: with the mixin."""
     if plain not in _PS_OF:
         # pickled by the plain class: this one has no name to be found by
-        reduce = dict(__reduce_ex__=lambda self, _: (_empty, (plain,), self.__dict__.copy()))
-        _PS_OF[plain] = type(f'ps{plain.__name__}', (PostShift, plain), reduce)
+        _PS_OF[plain] = type(
+            f'ps{plain.__name__}', (PostShift, plain), dict(__reduce_ex__=_reduced)
+        )
     return _PS_OF[plain]
+
+
+def _reduced(layer: PostShift, protocol: int) -> tuple:
+    restore_biases()
+    plain = next(plain for plain, ps in _PS_OF.items() if ps is type(layer))
+    return _empty, (plain,), vars(layer).copy()
 
 
 def _empty(plain: type) -> nn.Module:
@@ -60,14 +68,13 @@ def convert_to_psbn(model: nn.Module, *, alpha: float = 0.1) -> nn.Module:
             continue
         if not layer.affine:
             continue
-        bias = layer._parameters.get('bias')
-        if bias is None or is_lazy(bias):
-            left[name] = f'{type(layer).__name__} without a bias of its own as yet'
+        why = _why_not(layer)
+        if why:
+            left[name] = why
             continue
         layer.__class__ = _ps_of(type(layer))
         layer.alpha = alpha
-        layer.mark_bias()
-        watch(layer)
+        layer.begin()
         converted.append(name)
     if left:
         warnings.warn(
@@ -80,6 +87,18 @@ def convert_to_psbn(model: nn.Module, *, alpha: float = 0.1) -> nn.Module:
             f'GroupNorm found in {type(model).__name__}'
         )
     return model
+
+
+def _why_not(layer: nn.Module) -> str | None:
+    """Why a layer cannot be converted; None if it can."""
+    kind = type(layer).__name__
+    if is_parametrized(layer) or layer._parameters.get('bias') is None:
+        return f'{kind} with computed parameters'
+    if is_lazy(layer.bias):
+        return f'{kind} without a width as yet'
+    if hasattr(layer, 'alpha') or hasattr(layer, 'beta'):
+        return f'{kind} with an alpha or beta of its own'
+    return None
 
 
 def convert_from_psbn(model: nn.Module) -> nn.Module:
@@ -98,11 +117,9 @@ def convert_from_psbn(model: nn.Module) -> nn.Module:
         if type(layer) not in plain_of:
             raise ValueError(f'{name} is a {type(layer).__name__}, which has no plain form')
     for layer in layers.values():
-        unwatch(layer)
-        set_alpha(layer.bias, None)
-        layer.__class__ = plain_of[type(layer)]
-        vars(layer).pop('alpha_added', None)
-        del layer.alpha
+        plain = plain_of[type(layer)]
+        layer.end()
+        layer.__class__ = plain
     return model
 
 
@@ -111,22 +128,27 @@ def add_alpha(model: nn.Module) -> nn.Module:
     """b <- b + alpha in each psBN-like layer, once: what was read as b (the bias of a BatchNorm
     checkpoint) is beta from now on, and alpha comes on top.
 
-    Call it after the weights are loaded. A layer remembers it; a fresh one, where b = alpha, stays.
+    Call it after the weights are loaded. A layer remembers it, a state dict does not; one that has
+    b = alpha or whose beta ``NormAffine`` has set stays as it is.
 
     Returns:
         ``model``.
 
     Raises:
-        ValueError: no psBN-like layer, or alpha was added before; names the layer. Nothing changed.
+        ValueError: no psBN-like layer, one whose bias is computed, or alpha was added before; names
+            the layer. Nothing changed.
     """
     layers = _psbn_layers(model)
     for name, layer in layers.items():
         if layer.alpha_added:
             raise ValueError(f'alpha={layer.alpha} was added to the bias of {name} before')
-    for layer in layers.values():
-        if not layer.bias.eq(layer.alpha).all():
-            layer.bias += layer.alpha
-            layer.alpha_added = True
+        if layer._parameters.get('bias') is None:
+            raise ValueError(f'the bias of {name} is computed; add alpha before that')
+    loaded = [m for m in layers.values() if not m.beta_given and not m.bias.eq(m.alpha).all()]
+    for bias, alpha in {layer.bias: layer.alpha for layer in loaded}.items():
+        bias += alpha
+    for layer in loaded:
+        layer.alpha_added = True
     return model
 
 

@@ -7,7 +7,8 @@ of ``BN(x) + alpha``, and weight decay pulls b to alpha. With beta' what the ste
     b' = b + (beta' - beta),
 
 so that a step which does not move beta leaves b as it was, bit for bit. A closure sees b. Hooks
-that are registered with one optimizer run within and see beta.
+that are registered with one optimizer run within and see beta. A step that raises never ends: b is
+put back when a layer computes or is saved, loaded or copied, or another step begins.
 
 A parameter that is meant carries its alpha as an attribute, which stays with it where a layer hands
 it over, as conversions to SyncBatchNorm do. (A dictionary with weak keys would do as much, but
@@ -17,11 +18,13 @@ torch refuses to swap tensors that somebody refers to weakly.)
 import copy
 import functools
 import gc
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +36,11 @@ from torch.optim.optimizer import (
 )
 
 _ALPHA = '_psbn_alpha'
+_TORCH_STEP = sys.modules[Optimizer.__module__].__file__  # where the wrapper of every step stands
 
 _layers: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # the living psBN layers
 _handles: list = []  # of the global hooks; none in a process without psBN
-_looked_after = False  # a step has shifted a bias, or the warning is out
+_warned = False  # whether it was looked into, at the first step that shifted nothing
 
 
 class _Thread(threading.local):
@@ -96,15 +100,34 @@ def calls_step_hooks(optimizer: Optimizer) -> bool:
 
 def restore_biases() -> None:
     """Put b back where a step of this thread has raised, and so has never ended."""
-    while _thread.steps:
-        _thread.steps.pop().end()
+    if not _thread.steps:
+        return
+    running = {id(frame) for frame in _frames()}
+    for step in list(_thread.steps):
+        if id(step.frame) not in running:
+            _thread.steps.remove(step)
+            step.end()
+
+
+def _frames() -> Iterator[FrameType]:
+    """What runs now in this thread, from here outwards."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 class _Step:
-    """One call of ``step``, and the biases it sees as betas."""
+    """One call of ``step``, and the biases it sees as betas.
+
+    Attributes:
+        frame: of the call, by torch's wrapper around ``step``: once it has left the stack, the step
+            is over, whether it ended or raised.
+    """
 
     def __init__(self, optimizer: Optimizer, biases: list[nn.Parameter]):
         self.optimizer = optimizer
+        self.frame = next((f for f in _frames() if f.f_code.co_filename == _TORCH_STEP), None)
         self.biases = biases
         # of a DTensor what this rank holds
         self._tensors = [p.to_local() if hasattr(p, 'to_local') else p for p in biases]
@@ -116,7 +139,6 @@ class _Step:
     def _shift(self, now: list[Tensor], then: list[Tensor]) -> None:
         if self.biases:
             _move_(self._tensors, now, then)
-            # Nobody computes in the midst of a step; but one that raises has no end.
             self._guard = register_module_forward_pre_hook(lambda *_: restore_biases())
 
     def end(self) -> None:
@@ -147,27 +169,30 @@ def _move_(tensors: list[Tensor], now: list[Tensor], then: list[Tensor]) -> None
 
 @torch.no_grad()
 def _before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    restore_biases()
     for layer in _layers:
         layer.mark_bias()
     # A wrapper's step, or that of a subclass, calls an inner one: what is beta already stays so.
     shifted = {id(p) for step in _thread.steps for p in step.biases}
     biases = {id(p): p for p in _biases_in(optimizer) if id(p) not in shifted}
     _thread.steps.append(_Step(optimizer, list(biases.values())))
-    _warn_if_nobody_shifts(bool(biases or shifted))
+    if not (biases or shifted):
+        _warn_if_nobody_shifts(optimizer)
     return _with_closure_that_sees_b(args, kwargs)
 
 
 def _after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-    steps = _thread.steps
-    ended = not any(step.optimizer is optimizer for step in steps)
-    while not ended:  # above it lie inner steps that raised
-        ended = steps[-1].optimizer is optimizer
-        steps.pop().end()
+    restore_biases()  # of inner steps that have raised
+    for step in reversed(_thread.steps):
+        if step.optimizer is optimizer:
+            _thread.steps.remove(step)
+            step.end()
+            return
 
 
 def _biases_in(optimizer: Optimizer) -> Iterator[nn.Parameter]:
     """The parameters that an optimizer must see as betas."""
-    for group in optimizer.param_groups:
+    for group in getattr(optimizer, 'param_groups', ()):  # one that was never built has none
         yield from (p for p in group['params'] if alpha_of(p) is not None)
 
 
@@ -196,17 +221,15 @@ def _seeing_b(closure: Callable) -> Callable:
     return wrapper
 
 
-def _warn_if_nobody_shifts(shifts: bool) -> None:
-    """Once in a process, at its first step: psBN trains, and no optimizer holds its biases."""
-    global _looked_after
-    if _looked_after:
-        return
+def _warn_if_nobody_shifts(optimizer: Optimizer) -> None:
+    """Once in a process: psBN trains, and no optimizer holds its biases, this one included."""
+    global _warned
     trained = [layer for layer in _layers if layer.training and layer.trains_bias()]
-    if not shifts and not trained:
+    if _warned or not trained or not optimizer.param_groups:
         return
-    _looked_after = True
     optimizers = (o for o in gc.get_objects() if issubclass(type(o), Optimizer))
-    if not shifts and not any(any(True for _ in _biases_in(o)) for o in optimizers):
+    _warned = True
+    if not any(True for o in optimizers for _ in _biases_in(o)):
         warnings.warn(
             f'{len(trained)} psBN layers are being trained and no optimizer holds their biases '
             'themselves, so that nothing pulls these to alpha: an optimizer with copies of its own '

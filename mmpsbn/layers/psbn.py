@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..functional.checks import is_number
-from .optimizer_view import restore_biases, set_alpha, watch
+from .optimizer_view import restore_biases, set_alpha, unwatch, watch
 
 
 def check_alpha(alpha: float) -> None:
@@ -39,7 +40,8 @@ class PostShift:
     """
 
     __jit_unused_properties__ = ['beta']  # torch.jit.script would compile it
-    alpha_added = False  # by add_alpha, or by who set the layer's beta
+    alpha_added = False  # by add_alpha
+    beta_given = False  # by NormAffine; not once weights were loaded
 
     def __init__(self, *args, alpha: float = 0.1, device=None, dtype=None, **kwargs):
         # A norm_cfg inherited from a config of this package carries where it came from,
@@ -52,29 +54,54 @@ class PostShift:
             raise ValueError(
                 f'{type(self).__name__} shifts a bias and needs affine=True, got affine=False'
             )
+        self.begin()
+
+    def begin(self) -> None:
+        """Be a psBN layer from now on."""
+        if type(self).__module__ == __name__:
+            # torch.fx takes for one operation what says that it stands in torch.nn; pickle and
+            # the like ask the class
+            vars(self)['__module__'] = 'torch.nn.modules.batchnorm'
+        self.mark_bias()
         watch(self)
+
+    def end(self) -> None:
+        """Be none."""
+        unwatch(self)
+        for bias in self.own_biases():
+            set_alpha(bias, None)
+        for name in ('alpha', 'alpha_added', 'beta_given', '__module__'):
+            vars(self).pop(name, None)
 
     @property
     def beta(self) -> Tensor:
         """What the optimizer sees of the bias: b - alpha, shape (C,)."""
         return self.bias - self.alpha
 
-    def reset_parameters(self) -> None:
-        """gamma = 1, beta = 0, running statistics as new."""
-        super().reset_parameters()
-        if self.bias is not None:
-            nn.init.constant_(self.bias, self.alpha)
+    def own_biases(self) -> list[nn.Parameter]:
+        """The parameter that is the bias, or that it is computed from (a pruning mask, a
+        parametrization); none where it was taken out of the layer."""
+        found = [self._parameters.get(name) for name in ('bias', 'bias_orig')]
+        if is_parametrized(self, 'bias'):
+            found += self.parametrizations.bias.parameters(recurse=False)
+        return [bias for bias in found if bias is not None]
 
     def mark_bias(self) -> None:
         """Have optimizers see beta of what is the bias now."""
-        bias = self._parameters.get('bias')
-        if bias is not None:
+        for bias in self.own_biases():
             set_alpha(bias, self.alpha)
 
     def trains_bias(self) -> bool:
-        """Whether the bias is trained: what is no parameter any more lives in another one."""
-        bias = self._parameters.get('bias')
-        return bias is None or bias.requires_grad
+        """Whether the bias is trained: what was taken out of the layer lives elsewhere."""
+        own = self.own_biases()
+        return not own or any(bias.requires_grad for bias in own)
+
+    def reset_parameters(self) -> None:
+        """gamma = 1, beta = 0, running statistics as new."""
+        restore_biases()
+        super().reset_parameters()
+        if self.bias is not None:
+            nn.init.constant_(self.bias, self.alpha)
 
     # Where torch makes another parameter:
 
@@ -89,12 +116,22 @@ class PostShift:
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self.mark_bias()
-        watch(self)
+        self.begin()
+
+    # Where others read or write it, perhaps after an interrupt in a step:
 
     def _save_to_state_dict(self, *args, **kwargs) -> None:
-        restore_biases()  # after an interrupt in a step
+        restore_biases()
         super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        restore_biases()
+        self.beta_given = False
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol):
+        restore_biases()
+        return super().__reduce_ex__(protocol)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, alpha={self.alpha}'

@@ -69,7 +69,7 @@ class NormAffineInit:
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, self.beta + (alpha_of(layer.bias) or 0.0))
             if isinstance(layer, PostShift):
-                layer.alpha_added = True
+                layer.beta_given = True
         if hasattr(module, '_params_init_info'):
             update_init_info(module, f'NormAffine: gamma={self.gamma}, beta={self.beta}')
 
@@ -81,11 +81,12 @@ def start_at_alpha(module: nn.Module) -> None:
 
     What ``NormAffine`` has set and an ``init_cfg`` of type ``Pretrained`` has loaded stays.
     """
-    cfgs = getattr(module, 'init_cfg', None) or []
+    cfgs = getattr(module, 'init_cfg', None)
     cfgs = cfgs if isinstance(cfgs, (list, tuple)) else [cfgs]
-    if any(cfg['type'] in ('Pretrained', PretrainedInit) for cfg in cfgs):
+    kinds = [cfg.get('type') for cfg in cfgs if isinstance(cfg, dict)]
+    if 'Pretrained' in kinds or PretrainedInit in kinds:
         return
-    if isinstance(module, PostShift) and not module.alpha_added and not module.bias.any():
+    if isinstance(module, PostShift) and not module.beta_given and not module.bias.any():
         nn.init.constant_(module.bias, module.alpha)
     for child in module.children():
         start_at_alpha(child)

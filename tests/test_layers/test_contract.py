@@ -11,6 +11,7 @@ import pytest
 import torch
 from layer_cases import BATCH_NORMS, CASES, C, by_hand, make, randomise
 from mmengine.analysis import get_model_complexity_info
+from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -270,3 +271,18 @@ def test_data_parallel_replicas_hold_b():
     replica = model[0]._replicate_for_data_parallel()
     replica.bias = model[0].bias.detach() * 1
     assert torch.equal(replica.bias, model[0].bias)
+
+
+def test_fx_and_mmengines_efficient_bn_take_it_for_one_operation():
+    model, x = small_net(psBN2d), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    randomise(model[1])
+    expected = model(x)
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.op for node in traced.graph.nodes].count('call_module') == 3
+    torch.testing.assert_close(traced(x), expected, **close)
+    whole = nn.Sequential(model)
+    turn_on_efficient_conv_bn_eval(whole, '0')
+    assert 'forward' in vars(model)
+    torch.testing.assert_close(whole(x), expected, **close)
+    assert copy.deepcopy(psBN2d(C)).__module__.startswith('torch.nn')
+    assert psBN2d.__module__ == 'mmpsbn.layers.psbn'

@@ -7,6 +7,7 @@ import pytest
 import torch
 from layer_cases import C, generator, randomise
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from mmpsbn.layers import (
     PostShift,
@@ -179,11 +180,35 @@ def test_a_subclass_keeps_its_forward_and_is_shifted(copied):
     assert torch.equal(back(x), expected)
 
 
-def test_what_cannot_be_converted_is_named():
-    model = nn.Sequential(nn.BatchNorm2d(C), nn.LazyBatchNorm2d())
-    with pytest.warns(UserWarning, match=r'left as they are: 1 \(LazyBatchNorm2d without a bias'):
+class OwnAlpha(nn.BatchNorm2d):
+    alpha = 2.0
+
+
+def test_what_cannot_be_converted_is_named_and_stays():
+    kinds = [nn.BatchNorm2d(C), nn.LazyBatchNorm2d(), OwnAlpha(C), nn.BatchNorm2d(C)]
+    model = nn.Sequential(*kinds, nn.BatchNorm2d(C))
+    parametrize.register_parametrization(model[3], 'weight', nn.Identity())
+    prune.custom_from_mask(model[4], 'bias', torch.ones(C))
+    kinds = [type(layer) for layer in model]
+    message = (
+        r'left as they are: 1 \(LazyBatchNorm2d without a width as yet\), 2 \(OwnAlpha with an '
+        r'alpha or beta of its own\), 3 \(Parametrized\w+ with computed parameters\), '
+        r'4 \(BatchNorm2d with computed parameters\)'
+    )
+    with pytest.warns(UserWarning, match=message):
         convert_to_psbn(model)
-    assert type(model[0]) is psBN2d and type(model[1]) is nn.LazyBatchNorm2d
+    assert [type(layer) for layer in model] == [psBN2d, *kinds[1:]]
+
+
+def test_alpha_is_added_to_a_tied_bias_once_and_to_no_computed_one():
+    model = randomise(nn.Sequential(psBN2d(C), psBN2d(C)))
+    model[1].bias = model[0].bias
+    before = model[0].bias.detach().clone()
+    add_alpha(model)
+    torch.testing.assert_close(model[1].bias.detach(), before + 0.1)
+    masked = nn.Sequential(prune.custom_from_mask(randomise(psBN2d(C)), 'bias', torch.ones(C)))
+    with pytest.raises(ValueError, match='the bias of 0 is computed'):
+        add_alpha(masked)
 
 
 class Derived(psBN2d):
