@@ -18,7 +18,11 @@ from mmengine.runner import find_latest_checkpoint
 from toy import ToyNet, toy_runner
 from toy_validation import validation
 
-from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend, SafeCheckpointHook
+from mmpsbn.engine.checkpoint_hook import (
+    AtomicLocalBackend,
+    SafeCheckpointHook,
+    _RemoveLaterBackend,
+)
 
 
 def checkpoints(folder):
@@ -166,6 +170,9 @@ def test_the_pointer_to_the_last_checkpoint_is_replaced_whole(tmp_path, monkeypa
     assert not os.path.exists(os.path.join(runner.log_dir, 'last_checkpoint'))
 
 
+WATCH = dict(type='SparsityHook')
+
+
 class RandomNet(ToyNet):
     """Adds random numbers of all three generators to its inputs in training."""
 
@@ -179,10 +186,11 @@ class RandomNet(ToyNet):
     'length, checkpoint', [(dict(epochs=4), 'epoch_2'), (dict(iters=16), 'iter_10')]
 )
 def test_a_resumed_run_goes_on_with_the_random_numbers_of_the_first(tmp_path, length, checkpoint):
-    whole = toy_runner(tmp_path / 'whole', model=RandomNet(), **length)
+    whole = toy_runner(tmp_path / 'whole', [WATCH], model=RandomNet(), **length)
     whole.train()
     resumed = toy_runner(
         tmp_path / 'resumed',
+        [WATCH],
         model=RandomNet(),
         resume=True,
         load_from=str(tmp_path / f'whole/{checkpoint}.pth'),
@@ -191,6 +199,30 @@ def test_a_resumed_run_goes_on_with_the_random_numbers_of_the_first(tmp_path, le
     resumed.train()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_run_without_our_hooks_keeps_its_random_numbers(tmp_path):
+    def trained(name, kind):
+        torch.manual_seed(1)
+        hook = dict(type=kind, interval=1)
+        runner = toy_runner(tmp_path / name, model=RandomNet(), epochs=2, checkpoint=hook)
+        runner.train()
+        return runner.model.state_dict()
+
+    class MMEngines(CheckpointHook):
+        """A subclass, which keeps its own ways."""
+
+    ours, theirs = trained('ours', CheckpointHook), trained('theirs', MMEngines)
+    for name, value in theirs.items():
+        assert torch.equal(value, ours[name]), name
+
+
+def test_a_second_training_removes_after_it_has_written_too(tmp_path):
+    runner = toy_runner(tmp_path, epochs=1)
+    runner.train()
+    hook = next(h for h in runner.hooks if isinstance(h, CheckpointHook))
+    hook.before_train(runner)
+    assert type(hook.file_backend) is _RemoveLaterBackend
 
 
 def test_random_numbers_do_not_repeat_from_epoch_to_epoch(tmp_path):

@@ -234,3 +234,32 @@ def test_ranks_with_batches_of_other_sizes_open_a_window_together(tmp_path):
 
 def test_a_rank_that_saw_nothing_of_a_branch_does_not_speak_for_it(tmp_path):
     assert run_on_ranks(train_routed_by_rank, 2, tmp_path, str(tmp_path)) == [[4, 6]] * 2
+
+
+def test_a_run_resumed_with_smaller_batches_looks_at_as_many_samples(tmp_path):
+    hook = dict(HOOK, prune=dict(interval=4, num_samples=16))
+    toy_runner(tmp_path / 'first', [hook], epochs=2, batch_size=16).train()
+    runner = toy_runner(
+        tmp_path / 'resumed',
+        [hook],
+        epochs=3,
+        batch_size=4,
+        resume=True,
+        load_from=str(tmp_path / 'first/epoch_1.pth'),
+    )
+    messages, info = [], runner.logger.info
+    runner.logger.info = lambda message, *rest: messages.append(message) or info(message, *rest)
+    runner.train()
+    events = [m for m in messages if 'prune event' in m]
+    # it goes on two iterations before the first
+    assert ['dead on 8 samples' in m for m in events] == [True] + [False] * (len(events) - 1)
+    assert len(events) > 2 and all('dead on 16 samples' in m for m in events[1:])
+
+
+@pytest.mark.parametrize('budget', [None, dict(params=0.9)])
+def test_live_channels_go_from_no_branch_of_which_nothing_is_known(tmp_path, budget):
+    prune = dict(interval=4, num_samples=16, allow_live=True, round_to=5)
+    hook = dict(HOOK, prune=prune, budget=budget)
+    runner = toy_runner(tmp_path, [hook], epochs=1, model=dict(type='Routed', every=10**9))
+    runner.train()
+    assert runner.model.seldom[0].out_channels == 6 > runner.model.common[0].out_channels
