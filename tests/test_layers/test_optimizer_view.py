@@ -380,13 +380,10 @@ class FallsBack(optim.SGD):
 
 def test_an_inner_step_that_raises_and_is_caught():
     optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)  # after that its step has hooks of its own
-    models = pair()
-    for model in models:
-        optimizer = FallsBack(model.parameters(), lr=0.05, weight_decay=0.1)
-        for step in range(5):
-            backward(model, step)
-            optimizer.step()
-    assert_same(*models)
+    model = net(psbn)
+    before = model[1].bias.detach().clone()
+    FallsBack(model.parameters(), lr=0.1).step()
+    assert torch.equal(model[1].bias, before)
 
 
 class WithAModule(optim.Optimizer):
