@@ -1,13 +1,10 @@
 """What SparsityHook knows of a model: where its channels go and what was counted of them."""
 
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -37,6 +34,7 @@ from .growth import Growth
 from .input_size import count_at_one_size
 from .models import bare_model, example_inputs, forward_tensors, trace_at_any_size
 from .prune_event import reduced
+from .random_numbers import frozen_random_numbers
 
 # Measures of a whole model, beside those that count channels.
 FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL = (
@@ -213,7 +211,7 @@ class ChannelWatch:
 
     def read_activations(self, model: nn.Module, data_batches: Iterable) -> Reading:
         """Of the chosen measures those of the activations on some batches, over all ranks."""
-        with _frozen_rng():
+        with frozen_random_numbers(model):
             seen = observe_channels(
                 model, self._map, data_batches, _forward_batch, all_reduce=reduced
             )
@@ -260,20 +258,6 @@ def _plan_of(runner) -> PrunePlan:
     """What the run has pruned its model by so far."""
     plans = [h.pruner.structure.plan for h in runner.hooks if isinstance(h, DemPHook)]
     return plans[0] if plans else PrunePlan({}, {})
-
-
-@contextmanager
-def _frozen_rng() -> Iterator[None]:
-    """Random numbers of NumPy and of ``random``, which transforms draw, from a seed within and as
-    if none had been drawn afterwards. Those of torch the observation sees to."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        random.seed(0)
-        np.random.seed(0)
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def _forward_batch(model: nn.Module, data_batch):

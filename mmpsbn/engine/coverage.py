@@ -1,8 +1,7 @@
 """Which layers a forward pass calls: the traced pass must be the one that is trained."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 
 from torch import nn
@@ -10,9 +9,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..pruning import ChannelGroup
-from ..pruning.forward import frozen_rng
+from ..pruning.forward import tensors_in
 from ..pruning.other_pass import trace_other_pass
 from .prune_event import on_any_rank, over_ranks
+from .random_numbers import frozen_random_numbers
 
 
 class CalledLayers:
@@ -41,6 +41,11 @@ def held_by_losses(
     """Groups that must stay whole for what the losses do with their channels, and the reasons:
     those of this rank, where it has some.
 
+    The losses are computed on a copy, so that the look leaves no trace in the model, nor in the
+    random numbers; what they keep elsewhere (in a message hub, say) is changed as by a training
+    step. Collectives in losses (mmdet's ``reduce_mean``) are called as in training, by every
+    rank: where one fails before one of them, the others wait for it until their time is up.
+
     Args:
         model: an OpenMMLab model as it is in training.
         layers: that run in training only, on one of the ranks.
@@ -52,7 +57,7 @@ def held_by_losses(
     failure = None
     try:
         held, called = _trace_losses(model, data_batch, groups)
-    except Exception as error:  # the other ranks wait to hear of it
+    except Exception as error:  # the other ranks hear of it below
         held, called, failure = {}, set(), error
     missing = set(layers) - on_any_rank(called, layers)
     if over_ranks(float(failure is not None)) or missing:
@@ -67,25 +72,18 @@ def held_by_losses(
 
 
 def _trace_losses(model: nn.Module, data_batch: dict, groups: Mapping[str, ChannelGroup]):
-    with _training_without_traces(model):
+    with frozen_random_numbers(model):
+        model = _copy_of(model)
+        for module in model.modules():  # dropout hides channels; SyncBN waits for other ranks
+            if isinstance(module, (_NormBase, _DropoutNd)):
+                module.training = False
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         losses = partial(model, **data) if isinstance(data, dict) else partial(model, *data)
         return trace_other_pass(model, groups, lambda: losses(mode='loss'))
 
 
-@contextmanager
-def _training_without_traces(model: nn.Module) -> Iterator[None]:
-    """Training mode, except in layers whose training mode leaves statistics behind or hides
-    channels; buffers and random numbers are afterwards what they were."""
-    quiet = [m for m in model.modules() if m.training and isinstance(m, (_NormBase, _DropoutNd))]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        for module in quiet:
-            module.training = False
-        with frozen_rng(model):
-            yield
-    finally:
-        for module in quiet:
-            module.training = True
-        for buffer, before in buffers:
-            buffer.copy_(before)
+def _copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model that keeps what it computed with gradients, which torch does
+    not copy."""
+    computed = [t for m in model.modules() for t in tensors_in(vars(m)) if not t.is_leaf]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})

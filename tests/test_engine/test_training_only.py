@@ -12,11 +12,10 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from ranks import run_on_ranks
-from snapshots import assert_same
 from test_limits import DEMP, STREAM, AuxNet, inner_widths, messages_of
 from torch import nn
 from torch.nn import functional as F
-from toy import ToyData, ToyNet, kill_channels, toy_runner
+from toy import ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine.coverage import held_by_losses
 from mmpsbn.engine.models import forward_tensors
@@ -163,20 +162,6 @@ def test_a_run_is_refused_after_an_iteration_where_nothing_is_left(tmp_path, mod
     with pytest.raises(ValueError, match=message):
         runner.train()
     assert runner.iter == 0
-
-
-def test_the_look_at_the_losses_leaves_no_trace():
-    torch.manual_seed(0)
-    model = TrainingNet(embedded_labels, embedding=nn.Embedding(4, 12)).train()
-    model.blocks[0].bn1.eval()
-    groups = trace_channel_graph(model, torch.randn(1, 3, 8, 8), forward_tensors).groups
-    data = ToyData()
-    batch = dict(inputs=data.inputs[:8], labels=data.labels[:8])
-    modes = [module.training for module in model.modules()]
-    before = copy.deepcopy((model.state_dict(), batch, torch.get_rng_state()))
-    assert held_by_losses(model, batch, groups, ['extra.embedding']) == {}
-    assert_same((model.state_dict(), batch, torch.get_rng_state()), before)
-    assert [module.training for module in model.modules()] == modes
 
 
 def test_a_window_that_is_open_from_the_start_leaves_whole_what_is_held(tmp_path):

@@ -1,0 +1,74 @@
+"""The look at the losses, for what runs in training only, leaves no trace in the training."""
+
+import copy
+import random
+
+import numpy as np
+import torch
+from mmengine.registry import MODELS
+from snapshots import assert_same
+from test_limits import DEMP
+from test_training_only import TrainingNet, embedded_labels
+from torch import nn
+from toy import ToyData, ToyPreprocessor, toy_runner
+
+from mmpsbn.engine.coverage import held_by_losses
+from mmpsbn.engine.models import forward_tensors
+from mmpsbn.pruning import trace_channel_graph
+
+
+@MODELS.register_module(force=True)
+class Mixup(ToyPreprocessor):
+    """Draws from NumPy, as mmpretrain's does, and from ``random``, as MMDetection's do."""
+
+    def forward(self, data, training=False):
+        if not training:
+            return data
+        return dict(data, inputs=data['inputs'] * float(np.random.beta(1, 1)) * random.random())
+
+
+def losses_with_a_memory(model, stem, labels):
+    """As DynamicRoIHead has, and a tensor that torch does not copy."""
+    loss = embedded_labels(model, stem, labels)
+    model.history.append(loss.item())
+    model.last = [dict(loss=loss * 2)]
+    return loss
+
+
+def net_with_a_memory():
+    torch.manual_seed(0)
+    model = TrainingNet(losses_with_a_memory, embedding=nn.Embedding(4, 12)).train()
+    model.data_preprocessor = Mixup()
+    model.history = []
+    return model
+
+
+def random_states():
+    return torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].copy())
+
+
+def test_it_leaves_no_trace_in_model_batch_and_random_numbers():
+    model = net_with_a_memory()
+    model.blocks[0].bn1.eval()
+    groups = trace_channel_graph(model, torch.randn(1, 3, 8, 8), forward_tensors).groups
+    data = ToyData()
+    batch = dict(inputs=data.inputs[:8], labels=data.labels[:8])
+    model(**batch, mode='loss')
+    modes = [module.training for module in model.modules()]
+    before = copy.deepcopy((model.state_dict(), batch, random_states()))
+    kept = random.getstate(), list(model.history), model.last
+    assert held_by_losses(model, batch, groups, ['extra.embedding']) == {}
+    assert_same((model.state_dict(), batch, random_states()), before)
+    assert [module.training for module in model.modules()] == modes
+    assert kept == (random.getstate(), model.history, model.last) and len(model.history) == 1
+
+
+def test_a_run_with_it_is_resumed_bit_equal(tmp_path):
+    arguments = dict(hooks=[dict(DEMP, prune=dict(interval=8, num_samples=8))], epochs=2)
+    first = str(tmp_path / 'whole/epoch_1.pth')
+    whole = toy_runner(tmp_path / 'whole', model=net_with_a_memory(), **arguments)
+    whole.train()
+    arguments.update(resume=True, load_from=first)
+    resumed = toy_runner(tmp_path / 'resumed', model=net_with_a_memory(), **arguments)
+    resumed.train()
+    assert_same(resumed.model.state_dict(), whole.model.state_dict())
