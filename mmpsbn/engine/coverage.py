@@ -16,18 +16,29 @@ from .random_numbers import frozen_random_numbers
 
 
 class CalledLayers:
-    """The names of the layers with parameters of their own that are called, until closed."""
+    """The names of the layers with parameters of their own that are called, until closed.
 
-    def __init__(self, model: nn.Module):
+    Args:
+        in_training_only: leave out passes in eval mode (a validation, say).
+    """
+
+    def __init__(self, model: nn.Module, *, in_training_only: bool):
         self.names: set[str] = set()
+        self._model = model
+        self._in_training_only = in_training_only
         self._handles = [
-            module.register_forward_pre_hook(self._note(name))
+            module.register_forward_pre_hook(self._note(name, module))
             for name, module in model.named_modules()
             if any(p is not None for p in module._parameters.values())
         ]
 
-    def _note(self, name: str):
-        return lambda module, args: self.names.add(name)
+    def _note(self, name: str, watched: nn.Module):
+        def note(module, args) -> None:
+            # a deep copy of the model keeps the hook
+            if module is watched and (self._model.training or not self._in_training_only):
+                self.names.add(name)
+
+        return note
 
     def close(self) -> None:
         for handle in self._handles:

@@ -1,8 +1,6 @@
 """Prune events inside a training run: watch, select, cut, report."""
 
 import time
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
 
 import torch
 from mmengine.dist import broadcast_object_list
@@ -55,8 +53,8 @@ class OnlinePruner:
     alive. So within a window each average sees the training batches too, in eval mode, and at
     the event the probe, and its outputs are verified like the model's: a forward pass without
     gradients for each average and batch of a window. Over ranks an iteration in a window also has
-    two all-reduces, of two numbers a channel and one a reader, since a checkpoint is written by
-    one rank and must hold what all have seen.
+    three all-reduces, of two numbers a channel and one a reader and a layer, since a checkpoint is
+    written by one rank and must hold what all have seen.
     """
 
     def __init__(self, settings: PruneSettings, budget: BudgetSettings | None = None):
@@ -74,9 +72,13 @@ class OnlinePruner:
         self._counted_size: tuple[int, ...] = ()  # of the image that MACs are of
         self._probe_size: tuple[int, ...] = ()
         self._example: Tensor | None = None  # what a latency is measured on
-        self._held: Set[str] = frozenset()  # groups that the losses leave whole
+        self._held: set[str] = set()  # groups that the losses leave whole
         self._traced_layers: set[str] = set()
-        self._called: CalledLayers | None = None
+        # Layer that runs in training only -> why the losses could not be traced, '' if they were.
+        self._training_only: dict[str, str] = {}
+        self._tried: set[str] = set()  # in this window, in vain
+        self._called: CalledLayers | None = None  # in the first iteration and in windows
+        self._first = False  # iteration of the run
         # Over all ranks in the first iteration: they must open a window together.
         self._batch_size = 0
         self._windows: list[ActivationWindow] = []  # of the model and of its averages
@@ -95,6 +97,8 @@ class OnlinePruner:
             counted_size=list(self._counted_size),
             windows=[window.state() for window in self._windows] or self._saved_windows,
             samples=self._samples,
+            held=sorted(self._held),
+            training_only=self._training_only,
             budget=None if self.budget is None else self.budget.state(),
         )
 
@@ -103,6 +107,7 @@ class OnlinePruner:
         self._counted_size = tuple(state['counted_size'])
         self._removed, self._channel_dims = state['removed'], state['channel_dims']
         self._saved_windows, self._samples = state['windows'], state['samples']
+        self._held, self._training_only = set(state['held']), dict(state['training_only'])
         if self.budget is not None and state['budget'] is not None:
             self.budget.restore(state['budget'])
 
@@ -141,7 +146,7 @@ class OnlinePruner:
                 f'{type(model).__name__} has no group of channels that can be pruned: {left_whole}'
             )
         check_same_on_all_ranks(self.graph)
-        called = CalledLayers(model)
+        called = CalledLayers(model, in_training_only=False)
         counted = [count_at_one_size(model, runner.cfg, inputs)]
         called.close()
         broadcast_object_list(counted)  # images of another size cost another rank more
@@ -149,7 +154,9 @@ class OnlinePruner:
             self._positions, self._counted_size = counted[0]
         self._batch_size = int(reduced(torch.tensor(len(data_batch['inputs'])), 'sum'))
         self._traced_layers = called.names
-        self._called = CalledLayers(model)
+        self._first = not self._dense
+        if self._first:
+            self._called = CalledLayers(model, in_training_only=True)
         self._probe_size = tuple(inputs.shape[2:])
         if self.budget is not None:
             self._example = example_inputs(model, data_batch, 1)
@@ -171,41 +178,64 @@ class OnlinePruner:
         )
 
     def check_coverage(self, runner, data_batch: dict) -> None:
-        """After the first training iteration: was what ran there what was traced?
+        """After an iteration: was what ran in it what was traced?
 
-        A group stays whole if a layer that reads it does not run in training, or if layers
-        run in training only and the losses hold its channels.
+        The run's first iteration is looked at, and those in windows, since a head may begin to
+        train later. A group stays whole if a layer that reads it does not run in training, or if
+        layers run in training only and the losses hold its channels.
 
         Raises:
-            ValueError: no group is left, or layers run in training only that cannot be traced.
+            ValueError: in the first iteration, that no group is left, or that layers run in
+                training only that cannot be traced. Later, events are skipped until they can.
         """
         if self._called is None:
             return
-        self._called.close()
-        called, self._called = self._called.names, None
         model = bare_model(runner)
-        called = on_any_rank(called, [name for name, _ in model.named_modules()])
-        whole = {
-            name: f'{", ".join(silent)} reads it and does not run in training'
-            for name, group in self.graph.groups.items()
-            if (silent := sorted({m.layer for m in group.readers} - called))
-        }
-        untraced = sorted(called - self._traced_layers)
+        called = on_any_rank(self._called.names, [name for name, _ in model.named_modules()])
+        first, self._first = self._first, False
+        if first and not self._windows:
+            self._called.close()
+            self._called = None
+        whole = self._not_read(called) if first else {}
+        known = {name for name, failure in self._training_only.items() if not failure}
+        untraced = sorted(called - self._traced_layers - known - self._tried)
         if untraced:
-            with self._windows_aside(runner):
-                held = held_by_losses(model, data_batch, self.graph.groups, untraced)
-                self._held = held.keys()
-            whole |= {
-                name: f'{reason}, in a training pass that has {", ".join(untraced)} besides'
-                for name, reason in held.items()
-            }
+            try:
+                whole |= self._hold(model, data_batch, untraced)
+            except ValueError as error:
+                if first:
+                    raise
+                self._training_only |= dict.fromkeys(untraced, str(error))
+                self._tried.update(untraced)
         for name, reason in whole.items():
             runner.logger.warning(f'{name} is left whole: {reason}')
-        if whole and whole.keys() == self.graph.groups.keys():
+        if first and whole and whole.keys() == self.graph.groups.keys():
             raise ValueError(
                 f'{type(model).__name__} has no group of channels that can be pruned: '
                 + '; '.join(f'{name} ({reason})' for name, reason in whole.items())
             )
+
+    def _not_read(self, called: set[str]) -> dict[str, str]:
+        """Groups with a reader that does not run in training, and the reasons."""
+        return {
+            name: f'{", ".join(silent)} reads it and does not run in training'
+            for name, group in self.graph.groups.items()
+            if (silent := sorted({m.layer for m in group.readers} - called))
+        }
+
+    def _hold(self, model: nn.Module, data_batch: dict, layers: list[str]) -> dict[str, str]:
+        """Leave whole from now on what the losses hold in a pass with these layers: the groups
+        that were not held before, and the reasons."""
+        held = held_by_losses(model, data_batch, self.graph.groups, layers)
+        self._training_only |= dict.fromkeys(layers, '')
+        new = held.keys() - self._held
+        self._held |= new
+        for window in self._windows:
+            window.leave_out(new)
+        return {
+            name: f'{held[name]}, in a training pass that has {", ".join(layers)} besides'
+            for name in sorted(new)
+        }
 
     @property
     def _counted_on(self) -> str:
@@ -236,7 +266,7 @@ class OnlinePruner:
             return
         if not self._windows:
             iterations = -(-self.settings.num_samples // self._batch_size)
-            if runner.iter < event - iterations or not self.graph.groups:
+            if runner.iter < event - iterations or not self.graph.groups.keys() - self._held:
                 return
             self._open_windows(runner)
         self._samples += len(data_batch['inputs']) * runner.world_size
@@ -252,20 +282,11 @@ class OnlinePruner:
             ActivationWindow(model, groups, in_training_only=model not in averages)
             for model in (bare_model(runner), *averages)
         ]
+        if self._called is None:
+            self._called = CalledLayers(bare_model(runner), in_training_only=True)
         for window, saved in zip(self._windows, self._saved_windows):
             window.restore(saved)
-        self._saved_windows = []
-
-    @contextmanager
-    def _windows_aside(self, runner) -> Iterator[None]:
-        """They see no pass within, and afterwards none of the groups held from then on."""
-        windows, self._windows = self._windows, []
-        self._saved_windows = [window.state() for window in windows] or self._saved_windows
-        for window in windows:
-            window.close()
-        yield
-        if windows:
-            self._open_windows(runner)
+        self._saved_windows, self._tried = [], set()
 
     def join_windows(self, runner) -> None:
         """At the end of an iteration: every rank knows what all have seen."""
@@ -293,8 +314,15 @@ class OnlinePruner:
         start = time.perf_counter()
         windows, self._windows = self._windows, []
         samples, self._samples = self._samples, 0
-        for window in windows:
-            window.close()
+        called, self._called = self._called, None
+        for watcher in (*windows, called):
+            watcher.close()
+        failures = dict.fromkeys(filter(None, self._training_only.values()))
+        if failures:
+            runner.logger.warning(
+                f'iteration {runner.iter + 1}: {"; ".join(failures)}; this prune event is skipped'
+            )
+            return
         before = model_cost(bare_model(runner), self._positions)
         with unwrapped_model(runner) as model:
             height, width = self._probe_size

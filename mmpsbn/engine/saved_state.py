@@ -22,6 +22,8 @@ def check_saved_state(saved: Mapping[str, Any]) -> None:
                 'a list of windows: layers, each with samples and lists of floats low and high',
             ),
             samples=(_is_size, 'an int >= 0'),
+            held=(_is_names, 'a list of names of groups'),
+            training_only=(_is_texts, 'names of layers, each with a text'),
             budget=(_is_budget, 'None or scale, met, and the costs dense and now'),
         ),
     )
@@ -77,6 +79,10 @@ def _is_sizes(value) -> bool:
 
 def _is_names(value) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_texts(value) -> bool:
+    return _is_dict(value) and _is_names([*value, *value.values()])
 
 
 def _is_windows(value) -> bool:

@@ -1,6 +1,6 @@
 """Which channels still speak: the running max of what each reader sees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -41,15 +41,22 @@ class ActivationWindow:
         self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
         self.samples: dict[str, int] = {}
         self._joined: dict[str, int] = {}  # of the samples those that are of all ranks
-        readers = {m.layer: m.size for group in groups.values() for m in group.readers}
-        self._positions = dict(sorted(readers.items()))
+        self._positions = self._positions_read()
         self._handles = [
             model.get_submodule(name).register_forward_pre_hook(self._watch(name), with_kwargs=True)
             for name in self._positions
         ]
 
-    def _watch(self, name: str):
+    def _positions_read(self) -> dict[str, int]:
+        readers = {m.layer: m.size for group in self.groups.values() for m in group.readers}
+        return dict(sorted(readers.items()))
 
+    def leave_out(self, names: Container[str]) -> None:
+        """Tell nothing of these groups from now on; ranks call it together."""
+        self.groups = {name: group for name, group in self.groups.items() if name not in names}
+        self._positions = self._positions_read()
+
+    def _watch(self, name: str):
         watched = self._model.get_submodule(name)
 
         def update(module, args, kwargs) -> None:

@@ -149,6 +149,11 @@ def test_a_spoilt_checkpoint_is_a_value_error_or_loads_and_never_half(checkpoint
             r'counted_size .* must be a list of ints > 0, got \[8, 0\]',
         ),
         (lambda m: m['pruner'].pop('budget'), 'budget .* None or scale, met, .* got None'),
+        (
+            lambda m: m['pruner'].update(held='stem'),
+            'held .* a list of names of groups',
+        ),
+        (lambda m: m['pruner'].update(training_only={'aux': 1}), 'training_only .* with a text'),
         (lambda m: m['pruner'].update(samples=1.5), 'samples .* an int >= 0, got 1.5'),
         (lambda m: m['pruner'].update(samples=exploding()), 'samples .* an int >= 0, got'),
         (lambda m: m.pop('plan'), 'prune plan version must be 1, got None'),
