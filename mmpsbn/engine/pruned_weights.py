@@ -41,6 +41,7 @@ def check_plan_applied(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
         if any(shape[dim : dim + 1] != wanted[dim : dim + 1] for dim in _cut_dims[cut[name]]):
             raise ValueError(
                 f'{name} is pruned to shape {shape} in the checkpoint and has {wanted} in the '
-                "model: add dict(type='PrunedCheckpointHook') to custom_hooks (this package's "
-                'tools do), or write a model of its own with tools/export.py'
+                "model: for load_from, resume and test add dict(type='PrunedCheckpointHook') to "
+                "custom_hooks (this package's tools do); for init_cfg and init_detector write a "
+                'config and weights of its own with tools/export.py'
             )

@@ -116,6 +116,32 @@ def test_any_loader_refuses_a_plan_that_was_not_applied(tmp_path, pruned):
     assert torch.equal(model.stem.weight, pruned[0].stem.weight)
 
 
+def test_init_cfg_goes_the_way_that_the_error_names(tmp_path, pruned):
+    """Where the config has the hook already, which does not see what init_cfg loads."""
+    path = str(tmp_path / 'pruned.pth')
+    torch.save(with_plan(pruned), path)
+    model = ToyNet()
+    model.init_cfg = dict(type='Pretrained', checkpoint=path)
+    runner = toy_runner(tmp_path, [LOADS], model=model, epochs=1)
+    with pytest.raises(ValueError, match='for init_cfg and init_detector write a config and wei'):
+        runner.train()
+    shapes = {name: value.shape for name, value in pruned[0].state_dict().items()}
+    exported = MODELS.build(dict(type='PrunedModel', dense_type='ToyNet', shapes=shapes))
+    save_weights(pruned[0], path)
+    exported.init_cfg = dict(type='Pretrained', checkpoint=path)
+    exported.init_weights()
+    assert torch.equal(exported.stem.weight, pruned[0].stem.weight)
+
+
+def test_a_bare_state_dict_is_not_refused_in_a_run_without_a_hook_that_loads_it(tmp_path, pruned):
+    path = str(tmp_path / 'pruned.pth')
+    torch.save(pruned[0].state_dict(), path)
+    runner = toy_runner(tmp_path, [dict(type='SparsityHook')], epochs=1)
+    runner.load_checkpoint(path)
+    assert torch.equal(runner.model.stem.weight, pruned[0].stem.weight)
+    assert runner.model.blocks[0].conv1.out_channels == 12
+
+
 @pytest.mark.parametrize('detector', [init_detector, DetInferencer])
 def test_inference_refuses_a_plan_that_was_not_applied(tmp_path, detector):
     (tmp_path / 'c.py').write_text(DETECTOR)
