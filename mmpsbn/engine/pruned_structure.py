@@ -49,11 +49,8 @@ class PrunedStructure:
         if self.plan or extra:
             checkpoint['meta'][META_KEY] = dict(plan=self.plan.to_dict(), **extra)
 
-    def load(self, runner, checkpoint: dict) -> dict | None:
+    def load(self, runner, checkpoint: dict) -> None:
         """Give the dense-built model the checkpoint's structure, before its weights.
-
-        Returns:
-            What :meth:`save` wrote, or None for a checkpoint without it.
 
         Raises:
             ValueError: plan and model, or checkpoint and model, do not fit; names the
@@ -68,7 +65,7 @@ class PrunedStructure:
         saved = saved_by(checkpoint)
         if saved is None:
             self._check_shapes(runner, checkpoint, self.plan)
-            return None
+            return
         plan = PrunePlan.from_dict(saved.get('plan'))
         if self._starts_training(runner):
             plan = _with_new_head(plan, bare_model(runner))
@@ -82,7 +79,6 @@ class PrunedStructure:
                 self._check_shapes(runner, checkpoint, plan)
                 undo.pop_all()  # it fits
         self.plan = plan
-        return saved
 
     @staticmethod
     def _starts_training(runner) -> bool:
