@@ -11,6 +11,8 @@ from ..functional.checks import shown
 # again: at 1 up to 36 of 480 channels of a healthy small ResNet "collapsed" in that, at 10 up to 9.
 _GROWN = 10
 
+GROWTH_KEY = 'mmpsbn_not_grown'  # of a checkpoint's meta: what :meth:`Growth.state` gives
+
 
 class Growth:
     """The course of the layers that stood at zero when training began (see ``begins_at_zero``):
@@ -61,10 +63,15 @@ class Growth:
 
     def restore(self, state: Mapping[str, list[float]]) -> None:
         """Raises ValueError for what :meth:`state` cannot have given."""
+        if not isinstance(state, Mapping):
+            raise ValueError(
+                f'the checkpoint cannot be read: its {GROWTH_KEY} must be a dict, got '
+                f'{shown(state)}'
+            )
         for name, peaks in state.items():
             if not (isinstance(peaks, list) and all(type(peak) is float for peak in peaks)):
                 raise ValueError(
-                    f'the checkpoint cannot be resumed: the course of {name} must be a list of '
+                    f'the checkpoint cannot be read: the course of {name} must be a list of '
                     f'floats, got {shown(peaks)}'
                 )
         self._peaks = {name: torch.tensor(peaks) for name, peaks in state.items()}

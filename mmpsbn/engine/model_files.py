@@ -16,6 +16,7 @@ from torch import nn
 from ..models import check_state_dict, unpack_seed_checkpoint
 from ..pruning import PrunePlan, apply_plan, is_applied
 from .checkpoint_hook import AtomicLocalBackend
+from .growth import GROWTH_KEY
 from .pruned_structure import saved_by
 
 
@@ -29,6 +30,7 @@ class LoadedModel:
         dataset_meta: class names and the like, as the checkpoint has them; may be None.
         iterations: that the model was trained for; None if the checkpoint does not say.
         epoch_length: iterations in an epoch of its training; None if the checkpoint does not say.
+        growth: what SparsityHook wrote down of layers whose gamma began at 0; None without it.
         unused: tensors of the checkpoint that the model has no place for.
     """
 
@@ -37,6 +39,7 @@ class LoadedModel:
     dataset_meta: dict | None
     iterations: int | None = None
     epoch_length: int | None = None
+    growth: dict | None = None
     unused: tuple[str, ...] = ()
 
 
@@ -94,6 +97,7 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
         meta.get('dataset_meta'),
         iterations=meta.get('iter'),
         epoch_length=_epoch_length(checkpoint),
+        growth=meta.get(GROWTH_KEY),
         unused=tuple(state_dict.keys() - model.state_dict().keys()),
     )
 

@@ -17,11 +17,10 @@ from .beta_decay import check_beta_decay
 from .channel_watch import ALL_MEASURES, DATA_MEASURES, FLOPS, NOT_GROWN, ChannelWatch, Reading
 from .diagnosis import likely_causes
 from .forecast import collapse_forecast
+from .growth import GROWTH_KEY
 from .models import bare_model
 from .rounds import epoch_length, in_epochs
 from .settings import ActivationSettings, build
-
-_GROWTH_KEY = 'mmpsbn_not_grown'
 
 
 @HOOKS.register_module()
@@ -162,11 +161,11 @@ class SparsityHook(Hook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         growth = self._watch.growth.state()
         if growth:
-            checkpoint['meta'][_GROWTH_KEY] = growth
+            checkpoint['meta'][GROWTH_KEY] = growth
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if runner._resume:
-            self._watch.growth.restore(checkpoint.get('meta', {}).get(_GROWTH_KEY, {}))
+            self._watch.growth.restore(checkpoint.get('meta', {}).get(GROWTH_KEY, {}))
 
     def _read(self, runner, *, with_data: bool) -> Reading:
         model = bare_model(runner)

@@ -221,15 +221,16 @@ class Given:
 
     title, has_data = 'given', True
 
-    def __init__(self, models, batches=None, zero=None):
-        self.zero = zero or {}
+    def __init__(self, models, batches=None, zero=None, growth=None):
+        self.zero, self.growth = zero or {}, growth or {}
         self.models, self.data = models, batches or [torch.randn(4, 3, 6, 6)]
         self.trace, self.forward_fn = trace, forward
 
     def load(self, checkpoint):
         from mmpsbn.analysis.report.subject import Loaded
 
-        return Loaded(self.models[checkpoint].eval(), kept={}, step=None, epoch_length=None)
+        growth = self.growth.get(checkpoint)
+        return Loaded(self.models[checkpoint].eval(), {}, None, None, growth)
 
     def begins_at_zero(self):
         return self.zero

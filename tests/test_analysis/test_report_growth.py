@@ -1,18 +1,26 @@
 """The report tells what began with gamma = 0 and has not grown from what has collapsed."""
 
+import csv
 import json
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 from mmengine.config import Config
+from torch import nn
+from toy import toy_runner
 
 pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
 
-from test_report import SETTINGS, Chain, Given  # noqa: E402
+from test_report import SETTINGS, Chain, Given, snapshot_of  # noqa: E402
 
 from mmpsbn.analysis.report import write_report  # noqa: E402
 from mmpsbn.analysis.report.arch import ArchSubject  # noqa: E402
+from mmpsbn.analysis.report.channels import channels_of  # noqa: E402
 from mmpsbn.analysis.report.config import ConfigSubject  # noqa: E402
+from mmpsbn.analysis.report.rounds import draw_paths  # noqa: E402
+from mmpsbn.engine.model_files import load_model  # noqa: E402
 
 YOUNG = 'more are below that in layers whose γ begins at 0: not grown yet, unless grown and fallen'
 
@@ -27,25 +35,85 @@ def chain_with(*gammas):
     return model
 
 
-def report(out_dir, *models, zero):
-    """Totals by checkpoint, and the page's words."""
-    subject = Given({f'{k}.pth': model for k, model in enumerate(models)}, zero=zero)
-    page, data, _ = write_report(
-        subject, list(subject.models), SETTINGS, out_dir=out_dir, force=False, prune_command=None
+def report(out_dir, *models, zero, growth=()):
+    """Totals by checkpoint, and the page's words; ``growth`` is what the last checkpoint says of
+    bn2."""
+    models = {f'{k}.pth': model for k, model in enumerate(models)}
+    growth = {list(models)[-1]: dict(bn2=list(growth))} if growth else {}
+    subject = Given(models, zero=zero, growth=growth)
+    page, data, table = write_report(
+        subject, list(models), SETTINGS, out_dir=out_dir, force=False, prune_command=None
     )
     checkpoints = json.loads(data.read_text())['checkpoints']
-    return [c['totals'] for c in checkpoints], page.read_text().replace('\u2060', '')
+    totals = [c['totals'] for c in checkpoints]
+    rows = list(csv.DictReader(table.open()))
+    for found, checkpoint in zip(totals, checkpoints):  # one sum in all places
+        for key in ('collapsed_0.001', 'not_grown', 'perhaps_not_grown'):
+            cells = [r[key] for r in rows if r['checkpoint'] == checkpoint['name'] and r[key]]
+            assert sum(map(int, cells)) == (found[key] or 0)
+    return totals, page.read_text().replace('\u2060', '')
+
+
+def numbers(found):
+    """Collapsed, not grown, and those of the collapsed that perhaps never grew."""
+    return tuple(found[key] for key in ('collapsed_0.001', 'not_grown', 'perhaps_not_grown'))
+
+
+def tile(page, label):
+    """The number above a label."""
+    return int(re.search(rf'<b>(\d+)</b><span>{re.escape(label)}</span>', page)[1])
 
 
 def test_one_checkpoint_cannot_tell_and_says_so(tmp_path):
     model = chain_with(0.0, 2.0, -9e-4, 2.0, 2.0)
     (found,), page = report(tmp_path / 'a', model, zero=dict(bn2=5))
-    assert (found['collapsed_0.001'], found['not_grown']) == (2, 2)
-    assert 'No filter of 9 has collapsed' in page and f'2 {YOUNG}' in page
-    assert 'Nothing to do: no filter has collapsed' in page
+    assert numbers(found) == (2, None, 2)
+    assert '2 of 9 filters (22.2%) have collapsed or never grown' in page
+    assert '2 of them are in layers whose γ begins at 0' in page
+    assert '2 filters have collapsed or never grown: earlier checkpoints of the run' in page
+    assert 'SparsityHook in the run' in page and 'To keep these filters' in page
+    assert 'Nothing to do' not in page and 'No filter' not in page
+    assert tile(page, 'of |γ| &lt; 0.001 perhaps never grown') == 2
     (found,), page = report(tmp_path / 'b', model, zero={})
-    assert (found['collapsed_0.001'], found['not_grown']) == (2, None)
-    assert '2 of 9 filters' in page and 'To keep these filters' in page and YOUNG not in page
+    assert numbers(found) == (2, None, None)
+    assert '2 of 9 filters' in page and 'To keep these filters' in page
+    assert 'never grown' not in page and YOUNG not in page
+
+
+@pytest.mark.parametrize('zero', [dict(bn2=5), {}])
+@pytest.mark.parametrize(
+    'growth, expected',
+    [
+        ((0.2, 2.0, 9e-3, 2.0, 2.0), (1, 1, None)),  # 0.2 was grown; ten times 1e-3 is not reached
+        ((9e-4, 2.0, 0.0, 2.0, 2.0), (0, 2, None)),
+    ],
+)
+def test_one_checkpoint_tells_where_the_run_has_written_down_its_course(
+    tmp_path, zero, growth, expected
+):
+    model = chain_with(0.0, 2.0, -9e-4, 2.0, 2.0)
+    (found,), page = report(tmp_path, model, zero=zero, growth=growth)
+    collapsed, young, _ = expected
+    assert numbers(found) == expected
+    assert f'{young} more {"is" if young == 1 else "are"} below that' in page
+    assert 'not grown yet, as SparsityHook has written down' in page
+    assert 'never grown' not in page
+    assert ('To keep these filters' in page) == bool(collapsed)
+    assert ('Nothing to do: no filter was seen to collapse' in page) == (not collapsed)
+    assert tile(page, 'filters with |γ| &lt; 0.001') == 2
+    assert tile(page, 'of |γ| &lt; 0.001 not grown yet') == young
+
+
+def test_earlier_checkpoints_show_what_the_course_has_missed(tmp_path):
+    last = chain_with(0.0, 2.0, -9e-4, 2.0, 2.0)
+    _, found = report(
+        tmp_path,
+        chain_with(0.5, 2.0, 0.0, 2.0, 2.0),
+        last,
+        zero={},
+        growth=(0.0, 2.0, 0.0, 2.0, 2.0),
+    )[0]
+    assert numbers(found) == (1, 1, None)
 
 
 def test_the_course_over_checkpoints_tells(tmp_path):
@@ -55,9 +123,29 @@ def test_the_course_over_checkpoints_tells(tmp_path):
         chain_with(0.0, 2.0, -9e-4, 2.0, 1e-5),
         zero=dict(bn2=5),
     )
-    assert [t['not_grown'] for t in found] == [1, 2]
-    assert [t['collapsed_0.001'] for t in found] == [1, 3]
+    assert [numbers(t) for t in found] == [(0, 1, None), (1, 2, None)]
     assert '1 of 9 filters' in page and f'2 {YOUNG}' in page
+
+
+def test_pictures_call_collapsed_what_the_words_do():
+    bn2 = chain_with(0.0, 2.0, 1e-4, 2.0, 2.0)
+    young = {1e-3: dict(bn2=torch.tensor([True, False, False, False, False]))}
+    snapshot = replace(snapshot_of(bn2), not_grown=young, growth_from='checkpoints')
+    assert channels_of(snapshot, SETTINGS).collapsed.nonzero()[0].tolist() == [4 + 2]
+    lines = draw_paths([snapshot], SETTINGS).axes[0].lines
+    assert sum(line.get_gid() == 'collapsed or pruned' for line in lines) == 1
+    unknown = replace(snapshot, growth_from=None)
+    assert channels_of(unknown, SETTINGS).collapsed.sum() == 2
+
+
+def test_a_trained_checkpoint_brings_its_course(tmp_path):
+    runner = toy_runner(tmp_path, [dict(type='SparsityHook', interval=1)], epochs=1)
+    nn.init.zeros_(runner.model.blocks[0].bn2.weight)
+    runner.train()
+    cfg = Config(dict(model=dict(type='ToyNet')))
+    growth = load_model(cfg, str(tmp_path / 'epoch_1.pth')).growth
+    assert list(growth) == ['blocks.0.bn2'] and len(growth['blocks.0.bn2']) == 8
+    assert max(growth['blocks.0.bn2']) > 0
 
 
 def test_of_a_model_in_python_it_is_the_built_one_that_tells(tmp_path):
@@ -100,4 +188,4 @@ def test_of_a_config_it_is_a_training_from_scratch_that_tells(tmp_path, init_cfg
 
 def test_a_layer_with_grown_channels_alone_has_none_that_has_not(tmp_path):
     (found,), page = report(tmp_path, chain_with(1.0, 2.0, 3.0, 4.0, 5.0), zero=dict(bn2=5))
-    assert found['not_grown'] == 0 and 'begins at 0' not in page
+    assert numbers(found) == (0, None, 0) and 'whose γ begins at 0' not in page

@@ -176,6 +176,8 @@ def test_a_layer_begins_at_zero_where_nothing_of_it_was_trained(layer):
 def test_a_course_that_no_checkpoint_can_hold_is_refused():
     with pytest.raises(ValueError, match=r'the course of bn must be a list of floats, got \[1\]'):
         Growth().restore(dict(bn=[1]))
+    with pytest.raises(ValueError, match=r'its mmpsbn_not_grown must be a dict, got \[1\]'):
+        Growth().restore([1])
 
 
 def test_a_layer_that_others_have_changed_is_forgotten():

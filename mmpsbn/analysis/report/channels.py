@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...functional.statistics import collapsed_mask
+from .numbers import collapsed_masks
 from .snapshot import Settings, Snapshot
 
 
@@ -42,7 +42,8 @@ class Channels:
 
 def channels_of(snapshot: Snapshot, settings: Settings) -> Channels:
     columns: dict[str, list[Tensor]] = {}
-    for depth, channels in enumerate(snapshot.layers.values()):
+    collapsed = collapsed_masks(snapshot, settings.thresholds[0])
+    for depth, (name, channels) in enumerate(snapshot.layers.items()):
         size = len(channels.bias)
         nothing = torch.full((size,), torch.nan)
         seen, gamma, l1 = channels.activations, channels.gamma, channels.l1_norms
@@ -54,9 +55,7 @@ def channels_of(snapshot: Snapshot, settings: Settings) -> Channels:
             l1=nothing if l1 is None or not l1.median() > 0 else l1 / l1.median(),
             zero_share=nothing if seen is None else seen.zero_share(),
             universality=nothing if seen is None else torch.stack(seen.universality()).mean(0),
-            collapsed=collapsed_mask(
-                nothing if gamma is None else gamma, threshold=settings.thresholds[0]
-            ),
+            collapsed=collapsed.get(name, torch.zeros(size, dtype=torch.bool)),
             dead=torch.zeros(size, dtype=torch.bool)
             if seen is None
             else seen.inactive_mask(eps=settings.eps),

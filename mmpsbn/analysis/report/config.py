@@ -81,6 +81,7 @@ class ConfigSubject:
             },
             step=None if done is None else done // self._accumulated(),
             epoch_length=loaded.epoch_length,
+            growth=loaded.growth,
         )
 
     def begins_at_zero(self) -> dict[str, int]:

@@ -18,13 +18,28 @@ NOT_FINITE = 'gamma is NaN or infinite in {} channels'
 def masks_of(snapshot: Snapshot, settings: Settings, measure: str) -> dict[str, Tensor]:
     """Layer -> the channels that have a property of MEASURES, where the layer can tell. What has
     not grown has not collapsed."""
+    if measure == 'collapsed':
+        return collapsed_masks(snapshot, settings.thresholds[0])
     limits = Limits(gamma=settings.thresholds[0], eps=settings.eps)
+    return _masks(snapshot, measure, limits)
+
+
+def collapsed_masks(snapshot: Snapshot, threshold: float) -> dict[str, Tensor]:
+    """Layer with scales -> the channels that have collapsed. What is known not to have grown has
+    not; what perhaps never grew is in it."""
+    young = snapshot.not_grown.get(threshold, {}) if snapshot.growth_from else {}
+    small = _masks(snapshot, 'collapsed', Limits(threshold, eps=0.0))
+    return {n: mask & ~young[n] if n in young else mask for n, mask in small.items()}
+
+
+def small_count(snapshot: Snapshot, threshold: float) -> int:
+    """Filters with |gamma| below the threshold, collapsed or not."""
+    return _count(_masks(snapshot, 'collapsed', Limits(threshold, eps=0.0))) or 0
+
+
+def _masks(snapshot: Snapshot, measure: str, limits: Limits) -> dict[str, Tensor]:
     found = {n: MEASURES[measure].mask(c, limits) for n, c in snapshot.layers.items()}
-    found = {name: mask for name, mask in found.items() if mask is not None}
-    if measure != 'collapsed':
-        return found
-    young = snapshot.not_grown
-    return {n: mask & ~young[n] if n in young else mask for n, mask in found.items()}
+    return {name: mask for name, mask in found.items() if mask is not None}
 
 
 def idle_masks(snapshot: Snapshot, settings: Settings) -> dict[str, Tensor]:
@@ -48,17 +63,30 @@ def layer_rows(snapshot: Snapshot, settings: Settings) -> list[dict[str, Any]]:
     channels; where several norms follow one of them they stand with the first."""
     at_stake = _at_stake(snapshot, idle_masks(snapshot, settings))
     macs = dict(snapshot.cost.macs_of) if snapshot.cost else {}
+    scales = _scale_masks(snapshot, settings)
     rows = []
     for name, channels in snapshot.layers.items():
-        row = dict(layer=name, writer=channels.writer, **_channel_columns(channels, settings))
+        row = dict(layer=name, writer=channels.writer, channels=len(channels.bias))
+        row |= {key: _size(masks.get(name)) for key, masks in scales.items()}
+        row |= _channel_columns(channels, settings)
         row['macs'] = macs.pop(channels.writer, None)
         row['macs_at_stake'] = None if row['macs'] is None else at_stake[channels.writer]
         rows.append(row)
-    empty = dict.fromkeys(_channel_columns(_NO_CHANNELS, settings))
+    empty = dict.fromkeys(['channels', *scales, *_channel_columns(_NO_CHANNELS, settings)])
     for name, count in macs.items():
         extra = dict(macs=count, macs_at_stake=at_stake[name])
         rows.append(dict(layer=name, writer=name, **(empty | extra)))
     return rows
+
+
+def _scale_masks(snapshot: Snapshot, settings: Settings) -> dict[str, dict[str, Tensor]]:
+    """What small scales mean: column -> layer -> channels."""
+    columns = {collapsed_column(t): collapsed_masks(snapshot, t) for t in settings.thresholds}
+    young = snapshot.not_grown.get(settings.thresholds[0], {})
+    return columns | dict(
+        not_grown=young if snapshot.growth_from else {},
+        perhaps_not_grown={} if snapshot.growth_from else young,
+    )
 
 
 _NO_CHANNELS = LayerChannels(None, torch.zeros(0))
@@ -66,13 +94,10 @@ _NO_CHANNELS = LayerChannels(None, torch.zeros(0))
 
 def _channel_columns(channels: LayerChannels, settings: Settings) -> dict[str, Any]:
     limits = Limits(settings.thresholds[0], settings.eps)
-    columns: dict[str, Any] = dict(channels=len(channels.bias))
-    for threshold in settings.thresholds:
-        mask = MEASURES['collapsed'].mask(channels, Limits(threshold, settings.eps))
-        columns[collapsed_column(threshold)] = None if mask is None else int(mask.sum())
-    for measure in ('hardly_active', 'dead', 'mostly_zero'):
-        mask = MEASURES[measure].mask(channels, limits)
-        columns[measure] = None if mask is None else int(mask.sum())
+    columns: dict[str, Any] = {
+        measure: _size(MEASURES[measure].mask(channels, limits))
+        for measure in ('hardly_active', 'dead', 'mostly_zero')
+    }
     if unreached(channels):
         columns |= dict(dead=None, mostly_zero=None)
     seen = channels.activations
@@ -86,6 +111,10 @@ def _channel_columns(channels: LayerChannels, settings: Settings) -> dict[str, A
         note=_note(channels),
     )
     return columns
+
+
+def _size(mask: Tensor | None) -> int | None:
+    return None if mask is None else int(mask.sum())
 
 
 def _note(channels: LayerChannels) -> str:
@@ -121,10 +150,12 @@ def _at_stake(snapshot: Snapshot, idle: Mapping[str, Tensor]) -> dict[str, float
 def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
     """The model as a whole; None where a number does not apply.
 
-    ``dead_of_collapsed``: how many of the filters under the first threshold are dead, of the
+    ``not_grown``: filters under the first threshold that are in layers whose gamma began at 0 and
+    have not grown, so that they are not among the collapsed; ``perhaps_not_grown``: those among
+    the collapsed of which nothing tells whether they ever grew. None without such layers.
+    ``dead_of_collapsed``: how many of the collapsed filters are dead, of the
     ``observed_collapsed`` that data reached; ``dead_above``: how many dead channels have a scale
-    above it. ``not_grown``: filters under the first threshold that are in layers whose gamma began
-    at 0 and have not grown, so that they have not collapsed either; None without such layers.
+    above the first threshold.
     ``silent``: mostly zero and not dead. ``not_finite_activations``: channels that were NaN or
     infinite somewhere.
     ``macs_at_stake``: MACs that idle channels cost (see :func:`idle_masks`), as inputs and as
@@ -139,12 +170,12 @@ def totals(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
         channels=sum(len(c.bias) for c in layers),
         scaled_channels=sum(len(c.bias) for c in scaled),
     )
+    scales = _scale_masks(snapshot, settings)
+    found |= {key: _count(masks) for key, masks in scales.items()}
     for threshold in settings.thresholds:
-        masks = [MEASURES['collapsed'].mask(c, Limits(threshold, settings.eps)) for c in scaled]
-        found[collapsed_column(threshold)] = sum(int(m.sum()) for m in masks)
+        found[collapsed_column(threshold)] = found[collapsed_column(threshold)] or 0
     for measure in ('hardly_active', 'dead', 'mostly_zero'):
         found[measure] = _count(masks_of(snapshot, settings, measure))
-    found['not_grown'] = _count(snapshot.not_grown)
     reached = {
         name: c
         for name, c in snapshot.layers.items()

@@ -136,9 +136,15 @@ def _columns(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[tupl
     """(key, head, how it is shown) of the columns that hold anything."""
     columns = [('layer', Head('layer', text=True), shown), ('channels', Head('channels'), shown)]
     for threshold in settings.thresholds:
-        head = Head(f'|γ| < {threshold:g}', 'collapsed filters under this threshold')
+        head = Head(f'collapsed, |γ| < {threshold:g}', 'without those that have not grown')
         columns.append((collapsed_column(threshold), head, shown))
     columns += [
+        ('not_grown', Head('not grown', 'below the first threshold since γ began at 0'), shown),
+        (
+            'perhaps_not_grown',
+            Head('perhaps not grown', 'of the collapsed, those that perhaps never grew'),
+            shown,
+        ),
         ('dead', Head('dead', '0 on all samples'), shown),
         ('mostly_zero', Head('mostly 0', '0 on more than 99 % of what was looked at'), shown),
         (
@@ -172,7 +178,8 @@ def glossary(settings: Settings, macs_of_dead: bool) -> list[tuple[str, str]]:
         (
             'collapsed',
             f'|γ| < {settings.thresholds[0]:g}: the filter is scaled to nothing (psBN paper, '
-            'section 3.1).',
+            'section 3.1). Where γ begins at 0, a filter that was never ten times as large has not '
+            'grown yet, and not collapsed.',
         ),
         (
             'dead',

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from .numbers import collapsed_masks
 from .pictures import shade_region
 from .snapshot import Settings, Snapshot
 from .style import BLUE, GREEN, INK, ORANGE, RED, legend, new_figure
@@ -33,11 +34,12 @@ def draw_paths(snapshots: Sequence[Snapshot], settings: Settings) -> Figure | No
     """Trajectories in the (|gamma|, b) plane from checkpoint to checkpoint, of the channels that
     are collapsed or pruned in the end and of some of the others (psBN paper figure 1b)."""
     # a channel that was NaN or infinite is no path; one that was pruned has an end
-    paths = [path for path in paths_of(snapshots).values() if not np.isinf(path).any()]
-    if not paths:
+    found = {key: path for key, path in paths_of(snapshots).items() if not np.isinf(path).any()}
+    if not found:
         return None
-    ends = np.stack(paths)[:, -1, 0]
-    collapsed = ~(ends >= settings.thresholds[0])
+    paths = list(found.values())
+    alive = _alive(snapshots[-1], settings)
+    collapsed = np.array([key not in alive for key in found])
     order = np.argsort(~collapsed, kind='stable')[:_MOST_PATHS]
     figure, ((axes,),) = new_figure(height=3.8)
     drawn = np.stack([paths[i] for i in order])
@@ -57,6 +59,16 @@ def draw_paths(snapshots: Sequence[Snapshot], settings: Settings) -> Figure | No
     axes.set(xlim=(-0.02 * right, right), ylim=(bottom - margin, None))
     legend(axes)
     return figure
+
+
+def _alive(snapshot: Snapshot, settings: Settings) -> set[tuple[str, int]]:
+    """Layers and their channels, as in the unpruned model, that have neither collapsed nor gone."""
+    return {
+        (name, channel)
+        for name, mask in collapsed_masks(snapshot, settings.thresholds[0]).items()
+        for channel, small in zip(snapshot.kept.get(name, range(len(mask))), mask.tolist())
+        if not small
+    }
 
 
 def draw_rounds(

@@ -42,13 +42,16 @@ def rounds_section(
             )
         )
     heads = [Head('#'), Head('checkpoint', text=True), Head('channels')]
-    heads += [Head(f'|γ| < {threshold:g}') for threshold in settings.thresholds]
+    heads += [Head(f'collapsed, |γ| < {threshold:g}') for threshold in settings.thresholds]
+    young = any(t['not_grown'] for t in found)
+    heads += [Head('not grown')] if young else []
     heads += [Head('dead'), Head('mostly 0'), Head('MACs, M'), Head('at stake')]
     heads += [Head(metric)] if metric else []
     rows = []
     for number, (snapshot, t) in enumerate(zip(snapshots, found), start=1):
         cells = [str(number), snapshot.name, shown(t['channels'])]
         cells += [shown(t[collapsed_column(threshold)]) for threshold in settings.thresholds]
+        cells += [shown(t['not_grown'])] if young else []
         cells += [shown(t['dead']), shown(t['mostly_zero'])]
         macs = t['macs']
         cells += [f'{macs / 1e6:,.3g}', f'{t["macs_at_stake"] / macs:.2%}'] if macs else ['', '']

@@ -73,8 +73,11 @@ class Snapshot:
         clamped_scores: threshold -> the same with the filters below it clamped.
         step: optimizer steps it was trained for; None if it does not say.
         has_psbn: whether the model has psBN layers, or others that are shifted.
-        not_grown: layer whose gamma began at 0 -> which of its channels are below the first
-            threshold and were grown in no checkpoint up to this one, shape (C,), bool.
+        not_grown: threshold -> layer whose gamma began at 0 -> which of its channels are below
+            the threshold and had not grown before, shape (C,), bool.
+        growth_from: what tells that they had not: 'record' (SparsityHook's, in the checkpoint),
+            'checkpoints' (several), or None: one checkpoint alone cannot tell them from those
+            that have collapsed.
     """
 
     name: str
@@ -89,7 +92,8 @@ class Snapshot:
     clamped_scores: dict[float, dict[str, float]]
     step: int | None
     has_psbn: bool
-    not_grown: dict[str, Tensor] = field(default_factory=dict)
+    not_grown: dict[float, dict[str, Tensor]] = field(default_factory=dict)
+    growth_from: str | None = None
 
 
 def take_snapshot(

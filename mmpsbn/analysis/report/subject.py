@@ -20,12 +20,14 @@ class Loaded:
         kept: layer -> the channels of the unpruned model that are left, where some are gone.
         step: optimizer steps it was trained for; None if the checkpoint does not say.
         epoch_length: iterations in an epoch of its training; None if it does not say.
+        growth: what SparsityHook wrote down of layers whose gamma began at 0; None without it.
     """
 
     model: nn.Module
     kept: dict[str, tuple[int, ...]]
     step: int | None
     epoch_length: int | None
+    growth: Mapping[str, list[float]] | None = None
 
 
 @contextmanager

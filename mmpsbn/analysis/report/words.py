@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .numbers import NEVER_REACHED, collapsed_column, unreached
+from .numbers import NEVER_REACHED, collapsed_column, small_count, unreached
 from .snapshot import Settings, Snapshot
 
 # A score that moves by less, of itself, is the same: the psBN paper's 0.03 points of 90.
@@ -23,10 +23,15 @@ def counted(count: int, one: str, several: str) -> str:
 
 def collapsed_count(totals: Mapping[str, Any], settings: Settings) -> int:
     """Filters that have collapsed, by the first threshold."""
-    return totals[collapsed_column(settings.thresholds[0])] - (totals['not_grown'] or 0)
+    return totals[collapsed_column(settings.thresholds[0])]
 
 
-def collapsed_words(totals: Mapping[str, Any], settings: Settings) -> str:
+def _collapsed(totals: Mapping[str, Any]) -> str:
+    """What is said of those: nobody knows of some of them whether they ever grew."""
+    return 'collapsed or never grown' if totals['perhaps_not_grown'] else 'collapsed'
+
+
+def collapsed_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str:
     """What has collapsed."""
     channels = totals['scaled_channels']
     if not channels:
@@ -42,16 +47,25 @@ def collapsed_words(totals: Mapping[str, Any], settings: Settings) -> str:
     if count:
         verb = 'has' if count == 1 else 'have'
         words = (
-            f'{count:,} of {channels:,} filters ({share(count, channels)}) {verb} collapsed: '
-            f'|γ| < {threshold:g}, where {median}.'
+            f'{count:,} of {channels:,} filters ({share(count, channels)}) {verb} '
+            f'{_collapsed(totals)}: |γ| < {threshold:g}, where {median}.'
         )
     else:
         words = f'No filter of {channels:,} has collapsed (|γ| < {threshold:g}); {median}.'
+    if totals['perhaps_not_grown']:
+        some = counted(totals['perhaps_not_grown'], 'of them is', 'of them are')
+        words += (
+            f' {some} in layers whose γ begins at 0: whether they ever grew, one checkpoint '
+            'cannot tell.'
+        )
     if totals['not_grown']:
         more = counted(totals['not_grown'], 'more is', 'more are')
+        words += f' {more} below that in layers whose γ begins at 0: not grown yet, '
         words += (
-            f' {more} below that in layers whose γ begins at 0: not grown yet, unless grown and '
-            'fallen again before the first of these checkpoints or between two of them.'
+            'as SparsityHook has written down.'
+            if snapshot.growth_from == 'record'
+            else 'unless grown and fallen again before the first of these checkpoints or between '
+            'two of them.'
         )
     if totals['not_finite']:
         scales = counted(totals['not_finite'], 'scale is', 'scales are')
@@ -89,7 +103,8 @@ def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
     if collapsed:
         both = totals['dead_of_collapsed']
         which = {collapsed: 'all', 0: 'none'}.get(both, f'{both:,}')
-        filters = counted(collapsed, 'collapsed filter', 'collapsed filters')
+        what = _collapsed(totals)
+        filters = counted(collapsed, f'{what} filter', f'{what} filters')
         whole = collapsed == collapsed_count(totals, settings)
         words += f' Dead among the {filters}{"" if whole else " that were observed"}: {which}.'
     if totals['dead_above']:
@@ -113,7 +128,7 @@ def cost_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
         return (
             f'What they cost in FLOPs is not known: the model was not traced ({snapshot.untraced}).'
         )
-    what = 'dead' if snapshot.samples else 'collapsed'
+    what = 'dead' if snapshot.samples else _collapsed(totals)
     size = '×'.join(map(str, snapshot.input_shape[1:]))
     macs = totals['macs']
     amount = f'{macs / 1e6:,.1f} M' if macs >= 1e6 else f'{macs:,}'
@@ -144,13 +159,14 @@ def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Setting
     for threshold in settings.thresholds:
         clamped = snapshot.clamped_scores[threshold][metric]
         change = 'no change' if clamped == value else f'{clamped - value:+.2g}'
-        count = totals[collapsed_column(threshold)]
+        count = small_count(snapshot, threshold)
         if not count:
             continue
         parts.append(f'{clamped:.4g} ({change}) for the {count:,} below {threshold:g}')
     first = snapshot.clamped_scores[settings.thresholds[0]][metric]
-    which = 'filters below the first threshold' if totals['not_grown'] else 'collapsed filters'
-    if not totals[collapsed_column(settings.thresholds[0])]:
+    unlike = totals['not_grown'] or totals['perhaps_not_grown']
+    which = 'filters below the first threshold' if unlike else 'collapsed filters'
+    if not small_count(snapshot, settings.thresholds[0]):
         verdict = f'{metric} is {value:.4g}'
     elif math.isnan(first - value):
         verdict = f'Nothing can be said of {metric}, which is {value:.4g}'
@@ -173,10 +189,17 @@ def advice(
         return 'Find where the NaN comes from first; an earlier checkpoint may still be good.'
     if not idle:
         if snapshot.samples:
-            return 'Nothing to do: no filter has collapsed and no channel that was seen is dead.'
+            none = 'was seen to collapse' if totals['not_grown'] else 'has collapsed'
+            return f'Nothing to do: no filter {none} and no channel that was seen is dead.'
         return 'Nothing to do as far as the weights tell; with --data activations tell more.'
     removable = totals['removable']
     steps = []
+    if totals['perhaps_not_grown']:
+        filters = counted(collapsed, 'filter has', 'filters have')
+        steps.append(
+            f'{filters} collapsed or never grown: earlier checkpoints of the run, given before '
+            'this one, tell which, and so does SparsityHook in the run.'
+        )
     if removable and snapshot.samples:
         tool = prune_command or 'mmpsbn.pruning.prune_dead_channels with some data'
         steps.append(f'To make the model smaller and keep its function: {tool}.')

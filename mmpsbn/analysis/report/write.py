@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ...engine.growth import Growth
 from ...engine.model_files import refuse_to_overwrite
 from ...version import __version__
 from .course import Course
-from .numbers import collapsed_column, layer_rows, totals
+from .numbers import layer_rows, small_count, totals
 from .page import Section, glossary, layer_table, render_page, worst_table
 from .pictures import pictures_of
 from .sections import course_section, drop_section, rounds_section
@@ -90,8 +90,8 @@ def _look(
 ) -> tuple[list[Snapshot], list, Course | None]:
     """Snapshots, the gradient noise at all but the last, and the course of the run."""
     names = _names(checkpoints)
-    snapshots, noises, growth = [], [], Growth()
-    growth.begin(subject.begins_at_zero())
+    snapshots, noises, record = [], [], None
+    at_zero = subject.begins_at_zero()
     for number, name in enumerate(names, start=1):
         loaded = subject.load(checkpoints[number - 1] if checkpoints else None)
         snapshot = take_snapshot(
@@ -106,13 +106,34 @@ def _look(
             kept=loaded.kept,
             step=loaded.step,
         )
-        gammas = {n: c.gamma for n, c in snapshot.layers.items() if c.gamma is not None}
-        growth.update(gammas, snapshot.kept)
-        not_grown = growth.not_grown(threshold=settings.thresholds[0])
-        snapshots.append(replace(snapshot, not_grown=not_grown))
+        record = loaded.growth or record
+        growth = _growth([*snapshots, snapshot], at_zero, record)
+        snapshot = replace(
+            snapshot,
+            not_grown={t: growth.not_grown(threshold=t) for t in settings.thresholds},
+            growth_from='record' if record else 'checkpoints' if len(names) > 1 else None,
+        )
+        snapshots.append(snapshot)
         if number < len(names):
             noises.append(subject.gradient_noise(loaded))
     return snapshots, noises, subject.course(loaded, threshold=settings.thresholds[0])
+
+
+def _growth(
+    snapshots: Sequence[Snapshot],
+    at_zero: Mapping[str, int],
+    record: Mapping[str, list[float]] | None,
+) -> Growth:
+    """The course up to the last of some snapshots, with what the run itself has written down."""
+    growth = Growth()
+    if record:
+        growth.restore(record)
+    else:
+        growth.begin(at_zero)
+    for snapshot in snapshots:
+        gammas = {n: c.gamma for n, c in snapshot.layers.items() if c.gamma is not None}
+        growth.update(gammas, snapshot.kept)
+    return growth
 
 
 def _checkpoint(snapshot: Snapshot, found: dict[str, Any], rows: list[dict]) -> dict[str, Any]:
@@ -166,7 +187,7 @@ def _page(
 ) -> str:
     table = layer_table(rows, settings)
     summary = [
-        ('Collapsed', collapsed_words(found, settings)),
+        ('Collapsed', collapsed_words(found, snapshot, settings)),
         ('Dead', dead_words(found, snapshot, settings)),
         ('Cost', cost_words(found, snapshot, settings)),
         ('Does it matter?', score_words(found, snapshot, settings)),
@@ -201,8 +222,14 @@ def _tiles(found: dict[str, Any], snapshot: Snapshot, settings: Settings) -> lis
     ]
     for threshold in settings.thresholds[:2]:
         if found['scaled_channels']:
-            count = found[collapsed_column(threshold)]
+            count = small_count(snapshot, threshold)
             tiles.append((f'{count:,}', f'filters with |γ| < {threshold:g}'))
+    for key, label in (
+        ('not_grown', 'not grown yet'),
+        ('perhaps_not_grown', 'perhaps never grown'),
+    ):
+        if found[key]:
+            tiles.append((f'{found[key]:,}', f'of |γ| < {settings.thresholds[0]:g} {label}'))
     if found['dead'] is not None:
         tiles.append((f'{found["dead"]:,}', 'dead channels'))
     if found['macs']:
