@@ -36,8 +36,9 @@ class Removal:
         sizes_followed: attribute of a module around layers that repeated a width
             (``'stage1.0.in_channels'``) -> that width before and after.
         sizes_left: the same, of those that repeated a width which several layers within have
-            and that is now another in each -> the widths by layer. They say what was; what
-            builds layers from them later builds the old width.
+            and that is now another in each, of lists (``'neck.in_channels[1]'``) and of names that
+            do not say of what they are a width (``'head.hidden_size'``) -> the widths by layer.
+            They say what was; what builds layers from them later builds the old width.
     """
 
     plan: PrunePlan

@@ -1,5 +1,6 @@
 """Widths that the modules around layers repeat in attributes of their own."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -15,6 +16,9 @@ _ROLES = {
     **dict.fromkeys(('num_features', 'embed_dim', 'embed_dims', 'channels'), 'features'),
     **dict.fromkeys(('mid_channels', 'hidden_channels', 'feat_channels', 'hidden_dim'), 'features'),
 }
+# how names end that speak of some width, but not of which
+_WIDTHS = ('channels', 'chs', 'features', 'dim', 'dims', 'planes', 'size', 'sizes', 'width')
+_WIDTHS += ('widths',)
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,17 @@ class RepeatedSize:
 
     Attributes:
         module: name of what has it; '' for the model.
-        attribute: its name.
+        attribute: its name, with the index of an item of a list.
         before: its value, the width before.
         after: the widths after, by layer; it can follow if they are one.
+        known: whether its name says of what it is a width; only then it follows.
     """
 
     module: str
     attribute: str
     before: int
     after: dict[str, int]
+    known: bool
 
     @property
     def name(self) -> str:
@@ -39,9 +45,9 @@ class RepeatedSize:
 
     @property
     def follows(self) -> int | None:
-        """The one width after; None where there are several."""
+        """The one width after; None where there are several, or the name is not known."""
         widths = set(self.after.values())
-        return widths.pop() if len(widths) == 1 else None
+        return widths.pop() if self.known and len(widths) == 1 else None
 
 
 def repeated_sizes(model: nn.Module, plan: PrunePlan) -> list[RepeatedSize]:
@@ -50,7 +56,9 @@ def repeated_sizes(model: nn.Module, plan: PrunePlan) -> list[RepeatedSize]:
     ``in_channels`` and the like are compared with what all convolutions and linear layers
     within read, ``out_channels`` with what they write, ``groups`` with their groups; and
     ``num_features`` and the like with what a linear layer that is the module's own child reads
-    (a classifier), or without one with all widths within. Torch's own modules keep theirs.
+    (a classifier), or without one with all widths within. With these are compared, but never
+    follow, other attributes that a width ends the name of, as ``planes`` or ``hidden_size``, and
+    items of lists. Torch's own modules keep theirs.
 
     Args:
         model: before the plan.
@@ -64,22 +72,32 @@ def repeated_sizes(model: nn.Module, plan: PrunePlan) -> list[RepeatedSize]:
     for name, module in model.named_modules():
         if name in layers or type(module).__module__.startswith('torch.nn.'):
             continue
-        for attribute, value in vars(module).items():
-            role = _ROLES.get(attribute)
-            if role is None or type(value) is not int or value < 2:
-                continue
-            inside = f'{name}.' if name else ''
-            within = {k: widths for k, widths in layers.items() if k.startswith(inside)}
+        inside = f'{name}.' if name else ''
+        within = {k: widths for k, widths in layers.items() if k.startswith(inside)}
+        for attribute, role, value in _sizes(module):
             after = _after(module, inside, role, value, within)
             if any(width != value for width in after.values()):
-                found.append(RepeatedSize(name, attribute, value, after))
+                found.append(RepeatedSize(name, attribute, value, after, role != 'unknown'))
     return found
+
+
+def _sizes(module: nn.Module) -> Iterator[tuple[str, str, int]]:
+    """Attributes that may repeat a width, with the role and the value."""
+    for attribute, value in vars(module).items():
+        role = _ROLES.get(attribute)
+        if role is None and not attribute.endswith(_WIDTHS):
+            continue
+        named = [(attribute, role or 'unknown', value)]
+        if isinstance(value, (list, tuple)):
+            named = [(f'{attribute}[{k}]', 'unknown', item) for k, item in enumerate(value)]
+        yield from (size for size in named if type(size[2]) is int and size[2] >= 2)
 
 
 def _after(
     module: nn.Module, inside: str, role: str, value: int, within: dict[str, dict]
 ) -> dict[str, int]:
     """What becomes of the widths that the attribute says, by layer."""
+    roles = ('inputs', 'outputs') if role in ('features', 'unknown') else (role,)
     if role == 'features':
         own = {
             k: widths
@@ -87,9 +105,8 @@ def _after(
             if isinstance(module._modules.get(k[len(inside) :]), nn.Linear)
             and widths['inputs'][0] == value
         }
-        roles, within = (('inputs',), own) if own else (('inputs', 'outputs'), within)
-    else:
-        roles = (role,)
+        if own:
+            roles, within = ('inputs',), own
     return {
         k if len(roles) == 1 else f'{k} {r}': widths[r][1]
         for k, widths in within.items()

@@ -125,10 +125,11 @@ def test_a_classifier_is_built_anew_for_the_width_that_is_left():
     model = Classifier()
     result = prune_dead_channels(model, [X])
     assert result.channels_removed == {'blocks.0': 1, 'blocks.2': 2, 'blocks.4': 3}
-    assert result.sizes_followed == {'num_features': (8, 5)} and result.sizes_left == {}
+    assert result.sizes_followed == {'num_features': (8, 5)}
+    assert set(result.sizes_left) == {'width'}
     model.reset_classifier(7)
     assert model(X).shape == (2, 7)
-    assert model.width == 8  # a name that says nothing of what it is a width of
+    assert model.width == 8  # a name that does not say of what it is a width
 
 
 def test_what_could_be_one_of_several_widths_is_left_and_listed():
@@ -136,6 +137,7 @@ def test_what_could_be_one_of_several_widths_is_left_and_listed():
     model.blocks.in_channels = model.blocks.channels = 8
     model.blocks.out_channels = 6  # nothing within is as wide
     result = prune_dead_channels(model, [X])
+    assert result.sizes_left.pop('width').keys() > result.sizes_left['blocks.channels'].keys()
     assert result.sizes_left == {
         'blocks.in_channels': {'blocks.2': 7, 'blocks.4': 6},
         'blocks.channels': {
@@ -158,5 +160,34 @@ def test_what_a_plan_leaves_alone_is_no_news():
     model.blocks.tail.in_channels = 8
     result = prune_dead_channels(model, [X])
     assert result.channels_removed == {'blocks.0': 1}
-    assert result.sizes_followed == {} == result.sizes_left
+    assert result.sizes_followed == {} and set(result.sizes_left) == {'width'}
     assert repeated_sizes(model, result.plan.__class__({}, {})) == []
+
+
+class OtherNames(nn.Module):
+    """Widths under names that are in no table; of 8 channels 2 are dead, of 6 none."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inplanes = self.head_hidden_size = self.hidden_features = self.base_width = 8
+        self.planes, self.bias_size, self.depth = 6, True, 8
+        self.in_channels = [3, 8]
+        self.stage_dims = (8, 6, 8)
+        self.conv, self.last, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Linear(6, 5)
+        self.conv.weight.data[:2], self.conv.bias.data[:2] = 0, -1
+        self.last.weight.data.abs_(), self.last.bias.data.fill_(1)
+        self.double()
+
+    def forward(self, x):
+        return self.fc(self.last(self.conv(x).relu()).relu().mean((2, 3)))
+
+
+def test_widths_under_other_names_and_in_lists_are_listed():
+    model = OtherNames()
+    result = prune_dead_channels(model, [X])
+    assert result.channels_removed == {'conv': 2} and result.sizes_followed == {}
+    names = ['inplanes', 'head_hidden_size', 'hidden_features', 'base_width', 'in_channels[1]']
+    names += ['stage_dims[0]', 'stage_dims[2]']
+    assert result.sizes_left == dict.fromkeys(names, {'conv outputs': 6, 'last inputs': 6})
+    assert (model.inplanes, model.in_channels, model.stage_dims) == (8, [3, 8], (8, 6, 8))
