@@ -74,6 +74,37 @@ def test_collapsed_channels_go_and_what_they_emit_stays(tmp_path, criterion, cha
     assert dense.bn1.bias[2] != 0  # it emitted alpha
 
 
+def test_what_has_collapsed_in_the_model_alone_stays_and_each_folds_its_own_constant(tmp_path):
+    prune = dict(interval=3, num_samples=16, criterion='collapsed', tolerance=1e-10)
+    hook = DemPHook(penalty=dict(peak=0.0), noise=dict(peak_std=0.0), prune=prune)
+    runner = toy_runner(
+        tmp_path,
+        hooks=[hook, dict(type='EMAHook', momentum=0.2)],
+        iters=3,
+        model=dict(type='Bottleneck'),
+        dtype=torch.float64,
+    )
+    widths, prune = [], hook.pruner.prune
+
+    @torch.no_grad()
+    def spy(runner, data_batch):
+        models = [runner.model, *averaged_models_of(runner)]
+        for model, constant, gamma_of_5 in zip(models, (0.5, 0.8), (0.0, 1.0)):
+            model.bn1.weight[2], model.bn1.weight[5] = 0.0, gamma_of_5
+            model.bn1._parameters['bias'][[2, 5]] = constant
+        want = copy.deepcopy(models)
+        prune(runner, data_batch)
+        unseen = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+        for model, dense in zip(models, want):
+            widths.append(model.conv1.out_channels)
+            torch.testing.assert_close(model.eval()(unseen), dense.eval()(unseen))
+        runner.model.train()
+
+    hook.pruner.prune = spy
+    runner.train()
+    assert widths == [7, 7]
+
+
 def test_one_channel_that_fails_the_check_holds_none_back_and_may_go_at_a_later_event(tmp_path):
     """Channel 5 has |gamma| = 8e-4 and readers that make much of it, up to the second event."""
     prune = dict(interval=2, num_samples=8, criterion='collapsed', tolerance=1e-7)

@@ -1,6 +1,7 @@
 """What a prune event must have seen before a channel goes: of every branch, average and rank."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,6 +112,32 @@ def test_a_channel_that_the_average_needs_on_a_few_samples_stays(tmp_path, alive
     torch.testing.assert_close(after, hook.expected, rtol=1e-7, atol=1e-7)
 
 
+def log_of(runner):
+    messages = []
+    runner.logger.handlers.append(
+        SimpleNamespace(level=0, handle=lambda record: messages.append(record.getMessage()))
+    )
+    return messages
+
+
+def test_nan_in_an_average_alone_skips_the_event(tmp_path):
+    runner = toy_runner(tmp_path, [HOOK, dict(type='EMAHook')], epochs=2)
+    kill_channels(runner.model.blocks[0].bn1, [1])
+
+    class Spoil(Hook):
+        priority = 'VERY_LOW'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            average_of(runner).fc.bias.data[0] = torch.nan
+
+    runner.register_hook(Spoil())
+    messages = log_of(runner)
+    runner.train()
+    assert runner.model.blocks[0].conv1.out_channels == 12
+    assert sum('are NaN or inf before pruning; this prune event' in m for m in messages) == 1
+    assert not any('changes the outputs' in m for m in messages)
+
+
 def test_the_outputs_of_averages_are_verified_and_all_models_put_back(tmp_path, monkeypatch):
     before, forward_tensors = {}, prune_event.forward_tensors
 
@@ -141,6 +168,59 @@ def test_the_outputs_of_averages_are_verified_and_all_models_put_back(tmp_path, 
         for key in ('blocks.0.conv1.weight', 'blocks.0.bn1.weight', 'blocks.0.conv2.weight'):
             if key in old:
                 assert torch.equal(old[key], new[key])
+
+
+# --- the probe, other passes and a resume --------------------------------------------------
+
+
+def test_a_channel_that_the_probe_finds_alive_stays_and_holds_none_back(tmp_path):
+    """Channel 3 is dead in training passes, whose statistics are the batch's, and not in eval
+    mode."""
+    runner = toy_runner(tmp_path, [HOOK], epochs=2)
+    norm, pruner, widths = runner.model.blocks[0].bn1, pruner_of(runner), []
+    kill_channels(norm, [1])
+    norm.bias.data[3] = -100.0
+    prune = pruner.prune
+
+    def spy(runner, data_batch):
+        norm.running_mean[3] = -1e6
+        prune(runner, data_batch)
+        widths.append(runner.model.blocks[0].conv1.out_channels)
+
+    pruner.prune = spy
+    runner.train()
+    assert widths == [11]
+
+
+def test_a_validation_within_a_window_is_not_counted(tmp_path):
+    """Channel 1 is dead in training; in one pass in eval mode it is not."""
+    runner = toy_runner(tmp_path, [HOOK], epochs=2)
+    norm = runner.model.blocks[0].bn1
+    kill_channels(norm, [1])
+
+    class Validate(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 4:
+                norm.bias.data[1] = 1.0
+                runner.model.eval()(data_batch['inputs'])
+                kill_channels(norm, [1])
+                runner.model.train()
+
+    runner.register_hook(Validate())
+    runner.train()
+    assert runner.model.blocks[0].conv1.out_channels == 11
+
+
+def test_a_resumed_window_knows_how_many_samples_it_was_open_for(tmp_path):
+    hook = dict(HOOK, prune=dict(interval=6, num_samples=48))
+    said = []
+    for more in ({}, dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'))):
+        runner = toy_runner(tmp_path, [hook], epochs=2, **more)
+        kill_channels(runner.model.blocks[0].bn1, [1])
+        messages = log_of(runner)
+        runner.train()
+        said += [m for m in messages if m.startswith('prune event')]
+    assert len(said) == 2 and all('dead on 48 samples' in m for m in said)
 
 
 # --- ranks -------------------------------------------------------------------------------
@@ -199,11 +279,15 @@ class RankRouted(ToyNet):
 
 
 def train_routed_by_rank(folder):
+    """Pictures are smaller on rank 1."""
     hook = dict(HOOK, prune=dict(interval=4, num_samples=16))
     model = dict(type='RankRouted')
     runner = toy_runner(f'{folder}/r', [hook], epochs=1, model=model, **ON_RANKS)
+    dataset = runner.train_dataloader.dataset
+    dataset.inputs = dataset.inputs[..., : 8 - get_rank(), :]
     runner.train()
-    return [branch[0].out_channels for branch in bare_model(runner).branches]
+    widths = [branch[0].out_channels for branch in bare_model(runner).branches]
+    return widths, pruner_of(runner).state()['positions']
 
 
 def train_with_batches_that_shrink_on_one_rank(folder):
@@ -233,7 +317,9 @@ def test_ranks_with_batches_of_other_sizes_open_a_window_together(tmp_path):
 
 
 def test_a_rank_that_saw_nothing_of_a_branch_does_not_speak_for_it(tmp_path):
-    assert run_on_ranks(train_routed_by_rank, 2, tmp_path, str(tmp_path)) == [[4, 6]] * 2
+    (widths, positions), theirs = run_on_ranks(train_routed_by_rank, 2, tmp_path, str(tmp_path))
+    assert widths == [4, 6] and positions['stem.weight'] == 64
+    assert theirs == (widths, positions)  # MACs are counted on the pictures of one rank
 
 
 def test_a_run_resumed_with_smaller_batches_looks_at_as_many_samples(tmp_path):

@@ -106,6 +106,7 @@ def train_flexibly(folder):
     resumed = flexible_runner(folder, [DEMP, WATCHES], epochs=3, resume=True, **ranks)
     resumed.train()
     wrapped = isinstance(resumed.model, MMDistributedDataParallel)
+    wrapped &= all(r.strategy.model is r.model for r in (runner, resumed))
     return wrapped, inner_widths(resumed.model.module), resumed.model.state_dict()
 
 

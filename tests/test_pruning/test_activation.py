@@ -182,6 +182,24 @@ def test_joined_windows_are_that_of_all_ranks_however_often_they_are_joined():
     assert all(window.scores()['a'].isinf().all() for window in windows)
 
 
+def test_a_resumed_window_counts_what_ranks_had_joined_once(conv):
+    def of_two_ranks(tensor, op):  # that see the same
+        return 2 * tensor if op == 'sum' else tensor
+
+    window = watch(conv, group('g', 3, '0'))
+    conv(maps([1], [0], [4]))
+    window.join(of_two_ranks)
+    state = window.state()
+    window.close()
+    resumed = watch(conv, group('g', 3, '0'))
+    resumed.restore(state)
+    resumed.join(of_two_ranks)
+    assert resumed.samples == {'0': 2}
+    conv(maps([1], [0], [4]))
+    resumed.join(of_two_ranks)
+    assert resumed.samples == {'0': 4}
+
+
 def test_state_survives_json_and_the_window_goes_on(conv):
     window = watch(conv, group('g', 3, '0'))
     conv(maps([1 / 3], [0], [4]))
