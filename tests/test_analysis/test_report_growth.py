@@ -20,7 +20,6 @@ from mmpsbn.analysis.report.arch import ArchSubject  # noqa: E402
 from mmpsbn.analysis.report.channels import channels_of  # noqa: E402
 from mmpsbn.analysis.report.config import ConfigSubject  # noqa: E402
 from mmpsbn.analysis.report.rounds import draw_paths  # noqa: E402
-from mmpsbn.engine.model_files import load_model  # noqa: E402
 
 YOUNG = 'more are below that in layers whose γ begins at 0: not grown yet, unless grown and fallen'
 
@@ -142,8 +141,10 @@ def test_a_trained_checkpoint_brings_its_course(tmp_path):
     runner = toy_runner(tmp_path, [dict(type='SparsityHook', interval=1)], epochs=1)
     nn.init.zeros_(runner.model.blocks[0].bn2.weight)
     runner.train()
-    cfg = Config(dict(model=dict(type='ToyNet')))
-    growth = load_model(cfg, str(tmp_path / 'epoch_1.pth')).growth
+    (tmp_path / 'toy.py').write_text("model = dict(type='ToyNet')\n")
+    cfg = Config.fromfile(str(tmp_path / 'toy.py'))
+    subject = ConfigSubject(cfg, use_data=False, input_size=(8, 8), device='cpu')
+    growth = subject.load(str(tmp_path / 'epoch_1.pth')).growth
     assert list(growth) == ['blocks.0.bn2'] and len(growth['blocks.0.bn2']) == 8
     assert max(growth['blocks.0.bn2']) > 0
 
