@@ -1,14 +1,15 @@
 """Which layers a forward pass calls: the traced pass must be the one that is trained."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+from mmengine.logging import MMLogger
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..pruning import ChannelGroup
+from ..pruning import ActivationWindow, ChannelGroup
 from ..pruning.forward import tensors_in
 from ..pruning.other_pass import trace_other_pass
 from .prune_event import on_any_rank, over_ranks
@@ -44,6 +45,132 @@ class CalledLayers:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+class Coverage:
+    """Whether what runs in training is what was traced, and what must stay whole where it is not.
+
+    Watched are the run's first iteration, and windows, since a head may begin to train later.
+
+    Attributes:
+        held: groups that the losses leave whole.
+    """
+
+    def __init__(self):
+        self.held: set[str] = set()
+        self._traced: set[str] = set()
+        # Layer that runs in training only -> why the losses could not be traced, '' if they were.
+        self._training_only: dict[str, str] = {}
+        self._tried: set[str] = set()  # in this window, in vain
+        self._called: CalledLayers | None = None
+        self._first = False  # iteration of the run
+
+    def state(self) -> dict:
+        """What a resumed run must know, plain types."""
+        return dict(held=sorted(self.held), training_only=self._training_only)
+
+    def restore(self, state: Mapping) -> None:
+        """Go on from what :meth:`state` gave, perhaps among other entries."""
+        self.held, self._training_only = set(state['held']), dict(state['training_only'])
+
+    def start(self, model: nn.Module, traced: set[str], *, first: bool) -> None:
+        """``traced``: the layers that the traced pass called. ``first``: a run begins."""
+        self._traced, self._first = traced, first
+        if first:
+            self.open(model)
+
+    def open(self, model: nn.Module) -> None:
+        """Watch until closed."""
+        self._tried = set()
+        if self._called is None:
+            self._called = CalledLayers(model, in_training_only=True)
+
+    def close(self) -> None:
+        if self._called is not None:
+            self._called.close()
+            self._called = None
+
+    @property
+    def watching(self) -> bool:
+        return self._called is not None
+
+    @property
+    def unknown(self) -> list[str]:
+        """Why the losses could not be traced, where layers run in training only."""
+        return list(dict.fromkeys(filter(None, self._training_only.values())))
+
+    def check(
+        self,
+        model: nn.Module,
+        data_batch: dict,
+        groups: Mapping[str, ChannelGroup],
+        windows: Sequence[ActivationWindow],
+        *,
+        logger: MMLogger,
+    ) -> None:
+        """After an iteration. A group stays whole if a layer that reads it does not run in
+        training, or if layers run in training only and the losses hold its channels.
+
+        Args:
+            windows: open ones, which forget the groups that are held from now on.
+
+        Raises:
+            ValueError: in the first iteration, that no group is left, or that layers run in
+                training only that cannot be traced. Later these are ``unknown`` until they can.
+        """
+        if self._called is None:
+            return
+        called = on_any_rank(self._called.names, [name for name, _ in model.named_modules()])
+        first, self._first = self._first, False
+        if first and not windows:
+            self.close()
+        whole = _not_read(groups, called) if first else {}
+        known = {name for name, failure in self._training_only.items() if not failure}
+        untraced = sorted(called - self._traced - known - self._tried)
+        if untraced:
+            try:
+                whole |= self._hold(model, data_batch, groups, untraced)
+            except ValueError as error:
+                if first:
+                    raise
+                self._training_only |= dict.fromkeys(untraced, str(error))
+                self._tried.update(untraced)
+        for window in windows:
+            window.leave_out(self.held)
+        for name, reason in whole.items():
+            logger.warning(f'{name} is left whole: {reason}')
+        if first and whole and whole.keys() == groups.keys():
+            raise ValueError(
+                f'{type(model).__name__} has no group of channels that can be pruned: '
+                + '; '.join(f'{name} ({reason})' for name, reason in whole.items())
+            )
+
+    def _hold(
+        self,
+        model: nn.Module,
+        data_batch: dict,
+        groups: Mapping[str, ChannelGroup],
+        layers: list[str],
+    ) -> dict[str, str]:
+        """Leave whole from now on what the losses hold in a pass with these layers: the groups
+        that were not held before, and the reasons."""
+        held = held_by_losses(model, data_batch, groups, layers)
+        self._training_only |= dict.fromkeys(layers, '')
+        new = held.keys() - self.held
+        self.held |= new
+        return {
+            name: f'{held[name]}, in a training pass that has {", ".join(layers)} besides'
+            for name in sorted(new)
+        }
+
+
+def _not_read(groups: Mapping[str, ChannelGroup], called: set[str]) -> dict[str, str]:
+    """Groups with a reader that does not run in training, and the reasons."""
+    return {
+        name: f'{", ".join(silent)} reads it and does not run in training'
+        for name, group in groups.items()
+        if (silent := sorted({m.layer for m in group.readers} - called))
+    }
 
 
 def held_by_losses(

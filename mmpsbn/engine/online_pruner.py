@@ -18,7 +18,7 @@ from ..pruning import (
 from ..pruning.forward import observing
 from ..pruning.verification import probe_outputs
 from .budget import Budget
-from .coverage import CalledLayers, held_by_losses
+from .coverage import CalledLayers, Coverage
 from .input_size import count_at_one_size
 from .models import (
     averaged_models_of,
@@ -33,7 +33,6 @@ from .prune_event import (
     check_same_on_all_ranks,
     cut,
     joined_scores,
-    on_any_rank,
     over_ranks,
     reduced,
     select_keep_masks,
@@ -72,13 +71,7 @@ class OnlinePruner:
         self._counted_size: tuple[int, ...] = ()  # of the image that MACs are of
         self._probe_size: tuple[int, ...] = ()
         self._example: Tensor | None = None  # what a latency is measured on
-        self._held: set[str] = set()  # groups that the losses leave whole
-        self._traced_layers: set[str] = set()
-        # Layer that runs in training only -> why the losses could not be traced, '' if they were.
-        self._training_only: dict[str, str] = {}
-        self._tried: set[str] = set()  # in this window, in vain
-        self._called: CalledLayers | None = None  # in the first iteration and in windows
-        self._first = False  # iteration of the run
+        self._coverage = Coverage()
         # Over all ranks in the first iteration: they must open a window together.
         self._batch_size = 0
         self._windows: list[ActivationWindow] = []  # of the model and of its averages
@@ -97,8 +90,7 @@ class OnlinePruner:
             counted_size=list(self._counted_size),
             windows=[window.state() for window in self._windows] or self._saved_windows,
             samples=self._samples,
-            held=sorted(self._held),
-            training_only=self._training_only,
+            **self._coverage.state(),
             budget=None if self.budget is None else self.budget.state(),
         )
 
@@ -107,16 +99,15 @@ class OnlinePruner:
         self._counted_size = tuple(state['counted_size'])
         self._removed, self._channel_dims = state['removed'], state['channel_dims']
         self._saved_windows, self._samples = state['windows'], state['samples']
-        self._held, self._training_only = set(state['held']), dict(state['training_only'])
+        self._coverage.restore(state)
         if self.budget is not None and state['budget'] is not None:
             self.budget.restore(state['budget'])
 
     def close(self) -> None:
         """Stop watching; a later start begins anew."""
-        for watcher in (*self._windows, self._called):
-            if watcher is not None:
-                watcher.close()
-        self._windows, self._called, self.graph = [], None, None
+        for watcher in (*self._windows, self._coverage):
+            watcher.close()
+        self._windows, self.graph = [], None
 
     # --- the first iteration --------------------------------------------------------
 
@@ -153,10 +144,7 @@ class OnlinePruner:
         if not self._positions:  # a resumed run goes on counting on the images it began with
             self._positions, self._counted_size = counted[0]
         self._batch_size = int(reduced(torch.tensor(len(data_batch['inputs'])), 'sum'))
-        self._traced_layers = called.names
-        self._first = not self._dense
-        if self._first:
-            self._called = CalledLayers(model, in_training_only=True)
+        self._coverage.start(model, called.names, first=not self._dense)
         self._probe_size = tuple(inputs.shape[2:])
         if self.budget is not None:
             self._example = example_inputs(model, data_batch, 1)
@@ -180,62 +168,13 @@ class OnlinePruner:
     def check_coverage(self, runner, data_batch: dict) -> None:
         """After an iteration: was what ran in it what was traced?
 
-        The run's first iteration is looked at, and those in windows, since a head may begin to
-        train later. A group stays whole if a layer that reads it does not run in training, or if
-        layers run in training only and the losses hold its channels.
-
         Raises:
-            ValueError: in the first iteration, that no group is left, or that layers run in
-                training only that cannot be traced. Later, events are skipped until they can.
+            ValueError: see :meth:`.Coverage.check`.
         """
-        if self._called is None:
-            return
-        model = bare_model(runner)
-        called = on_any_rank(self._called.names, [name for name, _ in model.named_modules()])
-        first, self._first = self._first, False
-        if first and not self._windows:
-            self._called.close()
-            self._called = None
-        whole = self._not_read(called) if first else {}
-        known = {name for name, failure in self._training_only.items() if not failure}
-        untraced = sorted(called - self._traced_layers - known - self._tried)
-        if untraced:
-            try:
-                whole |= self._hold(model, data_batch, untraced)
-            except ValueError as error:
-                if first:
-                    raise
-                self._training_only |= dict.fromkeys(untraced, str(error))
-                self._tried.update(untraced)
-        for name, reason in whole.items():
-            runner.logger.warning(f'{name} is left whole: {reason}')
-        if first and whole and whole.keys() == self.graph.groups.keys():
-            raise ValueError(
-                f'{type(model).__name__} has no group of channels that can be pruned: '
-                + '; '.join(f'{name} ({reason})' for name, reason in whole.items())
-            )
-
-    def _not_read(self, called: set[str]) -> dict[str, str]:
-        """Groups with a reader that does not run in training, and the reasons."""
-        return {
-            name: f'{", ".join(silent)} reads it and does not run in training'
-            for name, group in self.graph.groups.items()
-            if (silent := sorted({m.layer for m in group.readers} - called))
-        }
-
-    def _hold(self, model: nn.Module, data_batch: dict, layers: list[str]) -> dict[str, str]:
-        """Leave whole from now on what the losses hold in a pass with these layers: the groups
-        that were not held before, and the reasons."""
-        held = held_by_losses(model, data_batch, self.graph.groups, layers)
-        self._training_only |= dict.fromkeys(layers, '')
-        new = held.keys() - self._held
-        self._held |= new
-        for window in self._windows:
-            window.leave_out(new)
-        return {
-            name: f'{held[name]}, in a training pass that has {", ".join(layers)} besides'
-            for name in sorted(new)
-        }
+        groups = self.graph.groups
+        self._coverage.check(
+            bare_model(runner), data_batch, groups, self._windows, logger=runner.logger
+        )
 
     @property
     def _counted_on(self) -> str:
@@ -266,7 +205,10 @@ class OnlinePruner:
             return
         if not self._windows:
             iterations = -(-self.settings.num_samples // self._batch_size)
-            if runner.iter < event - iterations or not self.graph.groups.keys() - self._held:
+            if (
+                runner.iter < event - iterations
+                or not self.graph.groups.keys() - self._coverage.held
+            ):
                 return
             self._open_windows(runner)
         self._samples += len(data_batch['inputs']) * runner.world_size
@@ -277,16 +219,15 @@ class OnlinePruner:
 
     def _open_windows(self, runner) -> None:
         averages = averaged_models_of(runner)
-        groups = {n: g for n, g in self.graph.groups.items() if n not in self._held}
+        groups = {n: g for n, g in self.graph.groups.items() if n not in self._coverage.held}
         self._windows = [
             ActivationWindow(model, groups, in_training_only=model not in averages)
             for model in (bare_model(runner), *averages)
         ]
-        if self._called is None:
-            self._called = CalledLayers(bare_model(runner), in_training_only=True)
+        self._coverage.open(bare_model(runner))
         for window, saved in zip(self._windows, self._saved_windows):
             window.restore(saved)
-        self._saved_windows, self._tried = [], set()
+        self._saved_windows = []
 
     def join_windows(self, runner) -> None:
         """At the end of an iteration: every rank knows what all have seen."""
@@ -302,7 +243,7 @@ class OnlinePruner:
     @property
     def watching(self) -> bool:
         """Whether layers must call their hooks in the next training pass."""
-        return bool(self._windows) or self._called is not None
+        return bool(self._windows) or self._coverage.watching
 
     def is_due(self, runner) -> bool:
         """Whether the iteration that just ended is an event's."""
@@ -314,13 +255,12 @@ class OnlinePruner:
         start = time.perf_counter()
         windows, self._windows = self._windows, []
         samples, self._samples = self._samples, 0
-        called, self._called = self._called, None
-        for watcher in (*windows, called):
+        for watcher in (*windows, self._coverage):
             watcher.close()
-        failures = dict.fromkeys(filter(None, self._training_only.values()))
-        if failures:
+        if self._coverage.unknown:
             runner.logger.warning(
-                f'iteration {runner.iter + 1}: {"; ".join(failures)}; this prune event is skipped'
+                f'iteration {runner.iter + 1}: {"; ".join(self._coverage.unknown)}; this prune '
+                'event is skipped'
             )
             return
         before = model_cost(bare_model(runner), self._positions)
