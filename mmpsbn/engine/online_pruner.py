@@ -205,10 +205,8 @@ class OnlinePruner:
             return
         if not self._windows:
             iterations = -(-self.settings.num_samples // self._batch_size)
-            if (
-                runner.iter < event - iterations
-                or not self.graph.groups.keys() - self._coverage.held
-            ):
+            prunable = self.graph.groups.keys() - self._coverage.held
+            if runner.iter < event - iterations or not prunable:
                 return
             self._open_windows(runner)
         self._samples += len(data_batch['inputs']) * runner.world_size

@@ -3,7 +3,7 @@ each trained in one way; the largest difference of their parameters is what come
 
 import torch
 import torch.distributed as dist
-from test_optimizer_view import ALPHA, ByTheFormula, loss_of, net, psbn
+from by_formula import ALPHA, ByTheFormula, loss_of, net, psbn
 from torch import optim
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel

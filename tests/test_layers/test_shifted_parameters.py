@@ -1,0 +1,205 @@
+"""Which parameters an optimizer sees as betas, and what is said where it sees none."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from layer_cases import C, randomise
+from torch import nn, optim
+from torch.nn.utils import parametrize, prune
+
+from mmpsbn.layers import (
+    alpha_of,
+    calls_step_hooks,
+    convert_from_psbn,
+    convert_to_psbn,
+    psBN2d,
+)
+
+_ONE_PROCESS = """
+import warnings
+import torch
+from torch import nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
+from mmpsbn.layers import psBN2d
+import mmpsbn
+
+assert not _global_optimizer_pre_hooks, 'a process without psBN has hooks'
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 1), psBN2d(4), nn.Conv2d(4, 2, 1))
+
+def train(model, optimizers, steps=3):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        for _ in range(steps):
+            model(torch.randn(2, 3, 4, 4)).square().sum().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    return [str(w.message) for w in caught if 'psBN' in str(w.message)]
+
+model = net()
+if COPIES:
+    copies = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
+    for copy in copies:
+        copy.grad = torch.zeros_like(copy)
+    found = train(model, [torch.optim.SGD(copies, 0.1)])
+    assert len(found) == 1 and '1 psBN layers are being trained' in found[0], found
+else:
+    first, second = (torch.optim.SGD(part.parameters(), 0.1) for part in (model[2], model[:2]))
+    model[1].requires_grad_(False)
+    assert not train(model, [first])
+    model[1].requires_grad_(True)
+    assert not train(model, [first, second])
+"""
+
+
+@pytest.mark.parametrize('copies', [True, False])
+def test_a_plain_loop_warns_once_where_no_optimizer_holds_the_biases(copies):
+    code = _ONE_PROCESS.replace('COPIES', repr(copies))
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+_COMPILED = """
+import torch
+from torch import nn
+from mmpsbn.layers import psBN2d, calls_step_hooks
+
+def train(compiled):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), psBN2d(4)).double()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.5)
+    x = torch.randn(2, 3, 4, 4).double()
+    def step():
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+    run = torch.compile(step, backend='eager') if compiled else step
+    for _ in range(4):
+        run()
+    return model[1].bias.detach()
+
+plain, compiled = train(False), train(True)
+if calls_step_hooks(torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)):
+    torch.testing.assert_close(plain, compiled)
+else:
+    assert torch.__version__ < '2.2', 'step hooks are gone'
+"""
+
+
+def test_a_compiled_training_step():
+    # in a process of its own: torch 2.1 switches optimizer step hooks off once it compiled
+    run = subprocess.run([sys.executable, '-c', _COMPILED], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert calls_step_hooks(optim.SGD([nn.Parameter(torch.zeros(1))], 0.1))
+
+
+def decayed(layer):
+    """The bias after a long decay without a gradient."""
+    optimizer = optim.SGD(layer.parameters(), lr=0.5, weight_decay=1.0)
+    for _ in range(60):
+        for p in layer.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    return layer.bias.detach()
+
+
+def assigned(layer):
+    state = {k: v.clone() for k, v in layer.state_dict().items()}
+    layer.load_state_dict(state, assign=True)
+    return layer
+
+
+def by_swapping(layer):
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        return layer.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def overwritten(layer):
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        return layer.double()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+def put(layer):
+    layer.bias = nn.Parameter(torch.full((C,), 3.0))
+    return layer
+
+
+def through_meta(layer):
+    state = layer.state_dict()
+    layer = layer.to('meta').to_empty(device='cpu')
+    layer.load_state_dict({k: torch.nan_to_num(v) for k, v in state.items()})
+    return layer
+
+
+NEW_PARAMETERS = dict(
+    deepcopy=copy.deepcopy,
+    double=lambda layer: layer.double(),
+    overwritten=overwritten,
+    assigned=assigned,
+    empty=through_meta,
+    skip_init=lambda layer: randomise(nn.utils.skip_init(psBN2d, C)),
+    put=put,
+    pickled=lambda layer: pickle.loads(pickle.dumps(layer)),
+)
+if hasattr(torch.__future__, 'set_swap_module_params_on_conversion'):  # torch 2.2
+    NEW_PARAMETERS['swapped'] = by_swapping
+
+
+@pytest.mark.parametrize('name', NEW_PARAMETERS)
+@pytest.mark.parametrize(
+    'then',
+    [lambda layer: layer, nn.SyncBatchNorm.convert_sync_batchnorm],
+    ids=['psBN', 'SyncBatchNorm'],
+)
+def test_decay_leads_to_alpha_wherever_torch_makes_another_parameter(name, then):
+    bias = decayed(then(NEW_PARAMETERS[name](randomise(psBN2d(C)))))
+    torch.testing.assert_close(bias, torch.full_like(bias, 0.1), rtol=1e-6, atol=1e-6)
+
+
+def test_decay_leads_to_alpha_behind_a_pruning_mask_and_a_parametrization():
+    masked = prune.custom_from_mask(randomise(psBN2d(C)), 'bias', torch.ones(C))
+    decayed(masked)
+    masked(torch.zeros(2, C, 2, 2))  # which computes bias
+    torch.testing.assert_close(masked.bias.detach(), torch.full((C,), 0.1))
+    layer = randomise(psBN2d(C))
+    parametrize.register_parametrization(layer, 'bias', nn.Identity())
+    torch.testing.assert_close(decayed(layer), torch.full((C,), 0.1))
+
+
+def test_what_a_masked_bias_is_computed_from_keeps_its_alpha():
+    masked = prune.custom_from_mask(randomise(psBN2d(C)), 'bias', torch.ones(C))
+    before = masked.bias_orig
+    assigned(masked)
+    assert masked.bias_orig is not before and alpha_of(masked.bias_orig) == 0.1
+
+
+def test_tied_biases_decay_to_alpha():
+    first, second = psBN2d(C), psBN2d(C)
+    second.bias = first.bias
+    torch.testing.assert_close(decayed(nn.Sequential(first, second)[0]), torch.full((C,), 0.1))
+
+
+def test_a_converted_model_and_one_that_is_converted_back():
+    model = nn.Sequential(randomise(nn.BatchNorm2d(C)))
+    optimizer = optim.SGD(model.parameters(), lr=0.5, weight_decay=1.0)
+    for convert, alpha in (
+        (lambda m: convert_to_psbn(m, alpha=0.3), 0.3),
+        (convert_from_psbn, 0.0),
+    ):
+        convert(model)
+        for _ in range(60):
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p)
+            optimizer.step()
+        torch.testing.assert_close(model[0].bias.detach(), torch.full((C,), alpha))
