@@ -51,12 +51,17 @@ def test_every_optimizer_does_to_beta_what_it_does_in_the_formula(name):
 
 
 @pytest.mark.parametrize('settings', [dict(lr=0.1), dict(line_search_fn='strong_wolfe')])
-def test_a_closure_sees_b(settings):
+@pytest.mark.parametrize('by_keyword', [True, False])
+def test_a_closure_sees_b(settings, by_keyword):
     models = pair()
     for model in models:
         optimizer = optim.LBFGS(model.parameters(), max_iter=4, **settings)
         for step in range(4):
-            optimizer.step(lambda model=model, step=step: backward(model, step))
+
+            def closure(model=model, step=step):
+                return backward(model, step)
+
+            optimizer.step(closure=closure) if by_keyword else optimizer.step(closure)
     assert_same(*models)
 
 

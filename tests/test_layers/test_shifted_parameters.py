@@ -177,6 +177,13 @@ def test_decay_leads_to_alpha_behind_a_pruning_mask_and_a_parametrization():
     torch.testing.assert_close(decayed(layer), torch.full((C,), 0.1))
 
 
+@pytest.mark.parametrize('copied', [lambda layer: layer, copy.deepcopy])
+def test_a_parameter_that_was_put_past_the_layer_is_found_at_the_step(copied):
+    layer = copied(psBN2d(C))
+    layer._parameters['bias'] = nn.Parameter(torch.full((C,), 3.0))  # as FSDP2 does
+    torch.testing.assert_close(decayed(layer), torch.full((C,), 0.1))
+
+
 def test_what_a_masked_bias_is_computed_from_keeps_its_alpha():
     masked = prune.custom_from_mask(randomise(psBN2d(C)), 'bias', torch.ones(C))
     before = masked.bias_orig
