@@ -34,8 +34,10 @@ class ResidualBlock(nn.Module):
 class ToyNet(BaseModel):
     """Stem, two residual blocks and a linear classifier for 8x8 images."""
 
-    def __init__(self, norm_cfg=_BN, width=8, inner=12, classes=4, dtype=torch.float32):
-        super().__init__(data_preprocessor=dict(type='ToyPreprocessor'))
+    def __init__(
+        self, norm_cfg=_BN, width=8, inner=12, classes=4, dtype=torch.float32, init_cfg=None
+    ):
+        super().__init__(dict(type='ToyPreprocessor'), init_cfg)
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.norm = build_norm_layer(norm_cfg, width)[1]
         self.blocks = nn.Sequential(

@@ -9,7 +9,8 @@ table ``MODULE2PACKAGE``, for ``_base_ = 'mmpsbn::...'``.
    place). A subclass keeps its own ways.
 3. MMEngine's ``load_state_dict`` prints a shape that does not fit and goes on (0.10.7 and
    0.10.12). Where a prune plan is why, which ``CheckpointLoader`` finds in the file, it is an
-   error: for runners, ``init_detector``, inferencers and ``init_cfg``.
+   error: for runners, ``init_detector``, inferencers and ``init_cfg``. By the same way psBN layers
+   hear that AddAlphaHook has been at their bias.
 """
 
 import functools
@@ -20,6 +21,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 
 from ..models import start_at_alpha
+from .add_alpha_hook import mark_alpha_added, note_alpha
 from .checkpoint_hook import SafeCheckpointHook
 from .pruned_weights import check_plan_applied, note_plan
 
@@ -54,6 +56,7 @@ _read_checkpoint = CheckpointLoader.load_checkpoint
 def _read_checkpoint_with_plan(*args, **kwargs):
     checkpoint = _read_checkpoint(*args, **kwargs)
     note_plan(checkpoint)
+    note_alpha(checkpoint)
     return checkpoint
 
 
@@ -63,6 +66,7 @@ _load_state_dict = mmengine.runner.checkpoint.load_state_dict
 @functools.wraps(_load_state_dict)
 def _load_checked_state_dict(module, state_dict, *args, **kwargs):
     check_plan_applied(module, state_dict)
+    mark_alpha_added(module, state_dict)
     return _load_state_dict(module, state_dict, *args, **kwargs)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 from toy import toy_runner
 
@@ -95,6 +95,23 @@ def test_alpha_is_added_to_loaded_biases_once(tmp_path):
     )
     assert torch.equal(begun, middle['norm.bias'])
     assert torch.equal(resumed.model.norm.bias, ended)
+
+
+def test_alpha_is_not_added_to_what_an_init_cfg_reads_from_a_run_with_the_hook(tmp_path):
+    train(tmp_path / 'source', [dict(type='AddAlphaHook')])
+    path = tmp_path / 'source/epoch_2.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    stored = checkpoint['state_dict']['norm.bias']
+
+    def first_bias(name, file):
+        init_cfg = dict(type='Pretrained', checkpoint=str(file))
+        model = MODELS.build(dict(type='ToyNet', norm_cfg=dict(type='psBN'), init_cfg=init_cfg))
+        return train(tmp_path / name, [dict(type='AddAlphaHook')], model=model)[1]
+
+    assert torch.equal(first_bias('again', path), stored)
+    del checkpoint['meta']['psbn_alpha_added']
+    torch.save(checkpoint, tmp_path / 'bn.pth')
+    assert torch.equal(first_bias('first', tmp_path / 'bn.pth'), stored + 0.1)
 
 
 def test_without_psbn_there_is_nothing_to_add_to(tmp_path):
