@@ -44,7 +44,7 @@ def net_with_a_memory():
 
 
 def random_states():
-    return torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].copy())
+    return torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].astype('int64'))
 
 
 def test_it_leaves_no_trace_in_model_batch_and_random_numbers():
