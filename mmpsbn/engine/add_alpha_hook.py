@@ -58,13 +58,8 @@ class AddAlphaHook(Hook):
         pass
 
     def before_train(self, runner) -> None:
-        model = bare_model(runner)
-        layers = [layer for layer in model.modules() if isinstance(layer, PostShift)]
-        if not layers:
-            add_alpha(model)  # which says so
-        for layer in layers:
-            if not (layer.alpha_added or runner.iter):
-                add_alpha(layer)
+        if not runner.iter:
+            add_alpha(bare_model(runner), strict=False)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint['meta'][_META_KEY] = True

@@ -186,11 +186,14 @@ class ChannelWatch:
             for limits in (self.limits, *self._further_limits)
         )
         reading = Reading(
-            {m: count_channels(census, m, self.limits) for m in MEASURES if self._counts(m, False)},
+            {
+                m: collapsed if m == 'collapsed' else count_channels(census, m, self.limits)
+                for m in MEASURES
+                if self._counts(m, False)
+            },
             not_finite=[n for n, c in census.items() if not c.gamma.isfinite().all()],
         )
         if 'collapsed' in self.measures:
-            reading.counts['collapsed'] = collapsed
             for limits, counts in zip(self._further_limits, further):
                 reading.values[f'collapsed_below_{limits.gamma:g}_fraction'] = counts.share
             not_grown = self._chosen(self.growth.not_grown(threshold=self.limits.gamma))

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from mmengine.config import Config
-from mmengine.model import PretrainedInit, revert_sync_batchnorm
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
-from ..models import check_state_dict, unpack_seed_checkpoint
+from ..models import check_state_dict, loads_pretrained, unpack_seed_checkpoint
 from ..pruning import PrunePlan, apply_plan, is_applied
 from .checkpoint_hook import AtomicLocalBackend
 from .growth import GROWTH_KEY
@@ -64,9 +64,7 @@ def draw_untrained(cfg: Config) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(model_cfg_of(cfg))
         for module in model.modules():
-            inits = getattr(module, 'init_cfg', None) or []
-            inits = [inits] if isinstance(inits, dict) else inits
-            if any(init['type'] in ('Pretrained', PretrainedInit) for init in inits):
+            if loads_pretrained(module):
                 module.is_init = True
         if not model.is_init:
             model.init_weights()

@@ -165,7 +165,7 @@ class SparsityHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if runner._resume:
-            self._watch.growth.restore(checkpoint.get('meta', {}).get(GROWTH_KEY, {}))
+            self._watch.growth.restore((checkpoint.get('meta') or {}).get(GROWTH_KEY, {}))
 
     def _read(self, runner, *, with_data: bool) -> Reading:
         model = bare_model(runner)

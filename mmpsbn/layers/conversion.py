@@ -33,10 +33,13 @@ def _ps_of(plain: type) -> type:
     return _PS_OF[plain]
 
 
+def _plain_forms() -> dict[type, type]:
+    return {ps: plain for plain, ps in _PS_OF.items()}
+
+
 def _reduced(layer: PostShift, protocol: int) -> tuple:
     restore_biases()
-    plain = next(plain for plain, ps in _PS_OF.items() if ps is type(layer))
-    return _empty, (plain,), vars(layer).copy()
+    return _empty, (_plain_forms()[type(layer)],), vars(layer).copy()
 
 
 def _empty(plain: type) -> nn.Module:
@@ -112,7 +115,7 @@ def convert_from_psbn(model: nn.Module) -> nn.Module:
         ValueError: no psBN-like layer found, or one of a class that was derived from it.
     """
     layers = _psbn_layers(model)
-    plain_of = {ps: plain for plain, ps in _PS_OF.items()}
+    plain_of = _plain_forms()
     for name, layer in layers.items():
         if type(layer) not in plain_of:
             raise ValueError(f'{name} is a {type(layer).__name__}, which has no plain form')
@@ -124,12 +127,15 @@ def convert_from_psbn(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def add_alpha(model: nn.Module) -> nn.Module:
+def add_alpha(model: nn.Module, *, strict: bool = True) -> nn.Module:
     """b <- b + alpha in each psBN-like layer, once: what was read as b (the bias of a BatchNorm
     checkpoint) is beta from now on, and alpha comes on top.
 
     Call it after the weights are loaded. A layer remembers it, a state dict does not; one that has
     b = alpha or whose beta ``NormAffine`` has set stays as it is.
+
+    Args:
+        strict: a layer to which it was added before is an error; else it stays as it is.
 
     Returns:
         ``model``.
@@ -139,6 +145,8 @@ def add_alpha(model: nn.Module) -> nn.Module:
             the layer. Nothing changed.
     """
     layers = _psbn_layers(model)
+    if not strict:
+        layers = {name: layer for name, layer in layers.items() if not layer.alpha_added}
     for name, layer in layers.items():
         if layer.alpha_added:
             raise ValueError(f'alpha={layer.alpha} was added to the bias of {name} before')

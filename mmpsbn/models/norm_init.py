@@ -74,6 +74,13 @@ class NormAffineInit:
             update_init_info(module, f'NormAffine: gamma={self.gamma}, beta={self.beta}')
 
 
+def loads_pretrained(module: nn.Module) -> bool:
+    """Whether an ``init_cfg`` of the module reads weights from a file."""
+    cfgs = getattr(module, 'init_cfg', None)
+    cfgs = cfgs if isinstance(cfgs, (list, tuple)) else [cfgs]
+    return any(c.get('type') in ('Pretrained', PretrainedInit) for c in cfgs if isinstance(c, dict))
+
+
 @torch.no_grad()
 def start_at_alpha(module: nn.Module) -> None:
     """Give psBN layers beta = 0 where init code has written b = 0, as that of mmcv, mmdet and
@@ -81,10 +88,7 @@ def start_at_alpha(module: nn.Module) -> None:
 
     What ``NormAffine`` has set and an ``init_cfg`` of type ``Pretrained`` has loaded stays.
     """
-    cfgs = getattr(module, 'init_cfg', None)
-    cfgs = cfgs if isinstance(cfgs, (list, tuple)) else [cfgs]
-    kinds = [cfg.get('type') for cfg in cfgs if isinstance(cfg, dict)]
-    if 'Pretrained' in kinds or PretrainedInit in kinds:
+    if loads_pretrained(module):
         return
     if isinstance(module, PostShift) and not module.beta_given and not module.bias.any():
         nn.init.constant_(module.bias, module.alpha)

@@ -206,6 +206,14 @@ def test_alpha_is_added_to_a_tied_bias_once_and_to_no_computed_one():
     before = model[0].bias.detach().clone()
     add_alpha(model)
     torch.testing.assert_close(model[1].bias.detach(), before + 0.1)
+    with pytest.raises(ValueError, match='added to the bias of 0 before'):
+        add_alpha(nn.Sequential(*model, psBN2d(C)))
+    more = randomise(nn.Sequential(psBN2d(C), psBN2d(C)))
+    more[1].bias = more[0].bias
+    before = [layer.bias.detach().clone() for layer in (*model, *more)]
+    add_alpha(nn.Sequential(*model, *more), strict=False)
+    for layer, bias, alpha in zip((*model, *more), before, (0, 0, 0.1, 0.1)):
+        torch.testing.assert_close(layer.bias.detach(), bias + alpha)
     masked = nn.Sequential(prune.custom_from_mask(randomise(psBN2d(C)), 'bias', torch.ones(C)))
     with pytest.raises(ValueError, match='the bias of 0 is computed'):
         add_alpha(masked)

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 from by_formula import assert_same, backward, loss_of, net, pair, psbn
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn, optim
 
 from mmpsbn.functional.decoupled_decay import DECOUPLED_OPTIMIZERS
@@ -198,17 +198,6 @@ def test_a_grad_scaler_and_the_steps_it_skips(overflow):
             still = all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
             assert still is (step in overflow)
     assert_same(*models)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='AmpOptimWrapper needs a GPU')
-def test_amp_optim_wrapper_on_a_gpu():
-    models = [model.float().cuda() for model in pair()]
-    for model in models:
-        inner = optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=0.1)
-        wrapper = AmpOptimWrapper(optimizer=inner)
-        for step in range(5):
-            wrapper.update_params(loss_of(model.double().float(), step))
-    assert_same(*models, rtol=1e-2, atol=1e-3)
 
 
 def test_a_step_that_does_not_move_beta_leaves_b_bit_for_bit():

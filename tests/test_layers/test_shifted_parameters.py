@@ -114,20 +114,18 @@ def assigned(layer):
     return layer
 
 
-def by_swapping(layer):
-    torch.__future__.set_swap_module_params_on_conversion(True)
-    try:
-        return layer.double()
-    finally:
-        torch.__future__.set_swap_module_params_on_conversion(False)
+def doubled_with(setting):
+    """``double()`` with one of torch's ways of making the new parameter."""
 
+    def double(layer):
+        switch = getattr(torch.__future__, f'set_{setting}_module_params_on_conversion')
+        switch(True)
+        try:
+            return layer.double()
+        finally:
+            switch(False)
 
-def overwritten(layer):
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    try:
-        return layer.double()
-    finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    return double
 
 
 def put(layer):
@@ -145,7 +143,7 @@ def through_meta(layer):
 NEW_PARAMETERS = dict(
     deepcopy=copy.deepcopy,
     double=lambda layer: layer.double(),
-    overwritten=overwritten,
+    overwritten=doubled_with('overwrite'),
     assigned=assigned,
     empty=through_meta,
     skip_init=lambda layer: randomise(nn.utils.skip_init(psBN2d, C)),
@@ -153,7 +151,7 @@ NEW_PARAMETERS = dict(
     pickled=lambda layer: pickle.loads(pickle.dumps(layer)),
 )
 if hasattr(torch.__future__, 'set_swap_module_params_on_conversion'):  # torch 2.2
-    NEW_PARAMETERS['swapped'] = by_swapping
+    NEW_PARAMETERS['swapped'] = doubled_with('swap')
 
 
 @pytest.mark.parametrize('name', NEW_PARAMETERS)
