@@ -42,7 +42,9 @@ def _main(rank, world_size, port, function, out_dir, args):
     dist.init_process_group('gloo', rank=rank, world_size=world_size, timeout=limit)
     try:
         torch.save(function(*args), f'{out_dir}/rank{rank}.pth')
-        dist.barrier()
+        # The second one frees what the first still holds of the function's collectives: torch 2.1
+        # may wait for ever where a gloo thread frees tensors of Python while the group goes.
+        dist.barrier(), dist.barrier()
     finally:
         dist.destroy_process_group()
 
