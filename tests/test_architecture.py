@@ -15,12 +15,26 @@ FLOORS = {
     'models': ({'functional', 'layers', 'pruning'}, None),
     'datasets': ({'functional', 'layers', 'pruning'}, None),
     'engine': ({'functional', 'layers', 'pruning', 'models', 'datasets', 'version'}, None),
-    'analysis': (
+    'commands': (
         {'functional', 'layers', 'pruning', 'models', 'datasets', 'engine', 'version'},
         None,
     ),
+    'analysis': (
+        {'functional', 'layers', 'pruning', 'models', 'datasets', 'engine', 'commands', 'version'},
+        None,
+    ),
     'experiments': (
-        {'functional', 'layers', 'pruning', 'models', 'datasets', 'engine', 'analysis', 'version'},
+        {
+            'functional',
+            'layers',
+            'pruning',
+            'models',
+            'datasets',
+            'engine',
+            'commands',
+            'analysis',
+            'version',
+        },
         None,
     ),
 }
@@ -103,7 +117,7 @@ def test_a_file_imports_only_from_below(path):
         ('from .. import engine', 'mmpsbn.pruning', ['mmpsbn.engine']),
         ('import mmpsbn', 'mmpsbn.layers', ['mmpsbn']),
         ('from mmpsbn.pruning.plan import PrunePlan', 'mmpsbn.layers', ['mmpsbn.pruning.plan']),
-        ('from ...engine.models import x', 'mmpsbn.pruning.sub', ['mmpsbn.engine.models']),
+        ('from ...engine.ranks import x', 'mmpsbn.pruning.sub', ['mmpsbn.engine.ranks']),
         ('import torch_pruning as tp', 'mmpsbn.functional', ['torch_pruning']),
         ('import numpy, math, torch.nn as nn', 'mmpsbn.functional', ['numpy']),
         ('from ..analysis import plots', 'mmpsbn.engine', ['mmpsbn.analysis']),

@@ -6,8 +6,8 @@ import shlex
 from mmengine.config import DictAction
 
 import mmpsbn  # noqa: F401  (registers layers and models before the config is read)
-from mmpsbn.engine import launch
-from mmpsbn.engine.export import export_model
+from mmpsbn.commands import launch
+from mmpsbn.commands.export import export_model
 
 
 def parse_args():

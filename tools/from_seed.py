@@ -6,8 +6,8 @@ import shlex
 from mmengine.config import DictAction
 
 import mmpsbn  # noqa: F401  (registers layers and models before the config is read)
-from mmpsbn.engine import launch
-from mmpsbn.engine.model_files import load_seed_checkpoint, refuse_to_overwrite, save_weights
+from mmpsbn.commands import launch
+from mmpsbn.commands.model_files import load_seed_checkpoint, refuse_to_overwrite, save_weights
 
 
 def parse_args():

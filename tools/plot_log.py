@@ -3,7 +3,7 @@
 import argparse
 
 from mmpsbn.analysis.log_plots import read_runs, write_log_picture
-from mmpsbn.engine import launch
+from mmpsbn.commands import launch
 
 
 def parse_args():

@@ -7,8 +7,8 @@ from mmengine.config import DictAction
 from mmengine.device import get_device
 
 import mmpsbn  # noqa: F401  (registers layers and hooks before the config is read)
-from mmpsbn.engine import launch
-from mmpsbn.engine.one_shot import LOSSLESS_CRITERIA, OneShotSettings, prune_checkpoint
+from mmpsbn.commands import launch
+from mmpsbn.commands.one_shot import LOSSLESS_CRITERIA, OneShotSettings, prune_checkpoint
 from mmpsbn.pruning import RANKING_CRITERIA
 
 

@@ -11,7 +11,7 @@ import mmpsbn  # noqa: F401  (registers layers and models before a config is rea
 from mmpsbn.analysis.report import Settings, write_report
 from mmpsbn.analysis.report.arch import ArchSubject
 from mmpsbn.analysis.report.config import ConfigSubject
-from mmpsbn.engine import launch
+from mmpsbn.commands import launch
 
 _EPILOG = """
 examples:

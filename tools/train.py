@@ -6,7 +6,7 @@ import os
 from mmengine.config import DictAction
 
 import mmpsbn  # noqa: F401  (registers layers and hooks before the config is read)
-from mmpsbn.engine import launch
+from mmpsbn.commands import launch
 
 
 def parse_args():

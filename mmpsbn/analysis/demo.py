@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..datasets import write_digits_dataset
-from ..engine.models import step_seconds
+from ..engine.openmmlab import step_seconds
 from ..pruning import count_positions, model_cost
 from .plots import draw_boxes, plot_training_curves, read_scalars
 

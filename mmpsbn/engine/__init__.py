@@ -1,17 +1,17 @@
-"""Floor 3: MMEngine hooks, and what the tools call (launch, one_shot, export, ...).
+"""Floor 3: what lives inside a runner: hooks, by subject, and the patches to MMEngine.
 
 A hook decides when; a lower floor does what.
 """
 
-from .add_alpha_hook import AddAlphaHook
 from .autocast import BFloat16OptimWrapper
-from .demp_hook import DemPHook
-from .freeze_hook import FreezeHook
-from .norm_constructor import NormOptimWrapperConstructor
-from .pruned_checkpoint_hook import PrunedCheckpointHook
-from .rounds_hook import RoundsHook
-from .snapshot_ensemble import SnapshotEnsembleHook
-from .sparsity_hook import SparsityHook
+from .checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
+from .demp.demp_hook import DemPHook
+from .norms.add_alpha_hook import AddAlphaHook
+from .norms.freeze_hook import FreezeHook
+from .norms.norm_constructor import NormOptimWrapperConstructor
+from .rounds.rounds_hook import RoundsHook
+from .rounds.snapshot_ensemble import SnapshotEnsembleHook
+from .sparsity.sparsity_hook import SparsityHook
 
 __all__ = [
     'AddAlphaHook',

@@ -1,9 +1,10 @@
-"""A mistyped argument is refused with the names of those there are."""
+"""What a hook is given: a bad value or a mistyped name is refused in one sentence."""
 
 import difflib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 
 def no_such_argument(owner: str, unknown: Sequence[str], allowed: Sequence[str]) -> str:
@@ -29,3 +30,18 @@ def names_its_arguments(init: Callable) -> Callable:
         init(self, *args, **kwargs)
 
     return checked
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def build(settings: type, name: str, values: dict | None):
+    """``settings(**values)``, with errors that name the group and what it may hold."""
+    allowed = [field.name for field in fields(settings)]
+    values = {} if values is None else values
+    require(isinstance(values, dict), f'{name} must be a dict of {allowed}, got {values!r}')
+    unknown = sorted(set(values) - set(allowed) - {'_scope_'})
+    require(not unknown, no_such_argument(name, unknown, allowed))
+    return settings(**{key: value for key, value in values.items() if key in allowed})

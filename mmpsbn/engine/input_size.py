@@ -7,7 +7,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..pruning import count_positions
-from .models import crop, forward_tensors
+from .openmmlab import crop, forward_tensors
 
 
 def count_at_one_size(

@@ -21,9 +21,9 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 
 from ..models import start_at_alpha
-from .add_alpha_hook import mark_alpha_added, note_alpha
-from .checkpoint_hook import SafeCheckpointHook
-from .pruned_weights import check_plan_applied, note_plan
+from .checkpoints.checkpoint_hook import SafeCheckpointHook
+from .checkpoints.pruned_weights import check_plan_applied, note_plan
+from .norms.add_alpha_hook import mark_alpha_added, note_alpha
 
 _init_weights = BaseModule.init_weights
 

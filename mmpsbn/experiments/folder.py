@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 from mmengine.config import Config
 
-from ..engine.checkpoint_hook import AtomicLocalBackend
+from ..engine.files import AtomicLocalBackend
 from ..version import __version__
 from .experiment import Arm
 

@@ -17,8 +17,8 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..engine.model_files import load_model, model_cfg_of
-from ..engine.models import example_inputs, forward_tensors, step_seconds
+from ..commands.model_files import load_model
+from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
 from ..functional.activations import ActivationStatistics, activation_statistics
 from ..functional.statistics import share_above
 from ..pruning import (

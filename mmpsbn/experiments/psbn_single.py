@@ -6,18 +6,7 @@ from typing import Any
 
 from .experiment import Arm, Experiment
 from .pictures import Panel
-from .rounds import (
-    CELL,
-    CONFIG,
-    NORMS,
-    PAPER,
-    SMALL,
-    SMOKE,
-    Rounds,
-    net,
-    read_rounds,
-    round_cell,
-)
+from .rounds import CELL, CONFIG, NORMS, PAPER, SMALL, SMOKE, Rounds, net, read_rounds, round_cell
 from .tables import Numbers, Table, arm_table, grid, grid_table
 from .verdicts import SHARE, Finding, Judge, grows, learnt_nothing, more, tell, under_a_fifth
 

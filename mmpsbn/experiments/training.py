@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..engine import launch
+from ..commands import launch
 from .experiment import Arm
 from .folder import ExperimentFolder
 

@@ -2,13 +2,7 @@
 
 from .activation import ActivationWindow
 from .api import PruneResult, prune_dead_channels
-from .census import (
-    ChannelMap,
-    LayerChannels,
-    map_channels,
-    observe_channels,
-    take_census,
-)
+from .census import ChannelMap, LayerChannels, map_channels, observe_channels, take_census
 from .cost import Cost, count_positions, measure_latency, model_cost
 from .criteria import also_live, collapsed_channels, foldable_channels, keep_mask_of
 from .folding import fold_constants

@@ -10,12 +10,7 @@ pytest.importorskip('matplotlib', reason='plots need matplotlib')
 from PIL import Image  # noqa: E402
 from test_report_page import Reader  # noqa: E402
 
-from mmpsbn.analysis.log_plots import (  # noqa: E402
-    build_log_figure,
-    quantities,
-    read_runs,
-    write_log_picture,
-)
+from mmpsbn.analysis.log_plots import build_log_figure, quantities, read_runs, write_log_picture
 
 
 def write_log(work_dir, stamp, records):

@@ -6,7 +6,7 @@ from PIL import Image
 
 pytest.importorskip('matplotlib', reason='plots need matplotlib')
 
-from mmpsbn.analysis.plots import (  # noqa: E402
+from mmpsbn.analysis.plots import (
     _smooth,
     build_box_figure,
     build_training_figure,

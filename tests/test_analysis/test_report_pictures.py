@@ -9,7 +9,7 @@ import torch
 pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
 
 from mmpsbn.analysis.report.channels import Channels, channels_of  # noqa: E402
-from mmpsbn.analysis.report.pictures import (  # noqa: E402
+from mmpsbn.analysis.report.pictures import (
     draw_depth,
     draw_l1_norms,
     draw_plane,

@@ -14,11 +14,7 @@ if importlib.util.find_spec('mmpretrain') is None:
 from mmpretrain.registry import MODELS  # noqa: E402
 from mmpretrain.structures import DataSample  # noqa: E402
 
-from mmpsbn.datasets.augmentation import (  # noqa: E402
-    BatchCropFlip,
-    crop_and_flip,
-    draw_crops_and_flips,
-)
+from mmpsbn.datasets.augmentation import BatchCropFlip, crop_and_flip, draw_crops_and_flips
 
 MEAN, STD = [10.0, 20.0, 30.0], [2.0, 4.0, 8.0]
 

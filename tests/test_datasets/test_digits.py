@@ -13,7 +13,7 @@ pytest.importorskip(
 )
 
 from mmpsbn.datasets import digits as digits_module  # noqa: E402
-from mmpsbn.datasets.digits import (  # noqa: E402
+from mmpsbn.datasets.digits import (
     BACKGROUNDS,
     CLASSES,
     SETTINGS_FILE,

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, OPTIMIZERS
 from test_sparsity_hook import HOOK, train
 from toy import ToyNet, kill_channels
 
-from mmpsbn.engine.alarm import Alarm
+from mmpsbn.engine.sparsity.alarm import Alarm
 from mmpsbn.pruning import ChannelCounts
 
 

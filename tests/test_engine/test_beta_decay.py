@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 from toy import toy_runner
 
-from mmpsbn.engine.beta_decay import check_betas_held
+from mmpsbn.engine.norms.beta_decay import check_betas_held
 from mmpsbn.layers import psBN2d
 
 QUIET = dict(type='DemPHook', prune=dict(interval=2))
@@ -52,7 +52,7 @@ def test_the_constructor_looks_too(monkeypatch):
     model = nn.Sequential(nn.Conv2d(3, 3, 1), psBN2d(3))
     settings = dict(constructor='NormOptimWrapperConstructor', optimizer=dict(type='SGD', lr=0.1))
     build_optim_wrapper(model, dict(settings))
-    monkeypatch.setattr('mmpsbn.engine.beta_decay.calls_step_hooks', lambda optimizer: False)
+    monkeypatch.setattr('mmpsbn.engine.norms.beta_decay.calls_step_hooks', lambda optimizer: False)
     with pytest.raises(TypeError, match='torch calls no hooks of optimizers in this process'):
         build_optim_wrapper(model, dict(settings))
 

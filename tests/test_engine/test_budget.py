@@ -6,9 +6,10 @@ import pytest
 import torch
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine import DemPHook, budget
-from mmpsbn.engine.budget import Budget
-from mmpsbn.engine.settings import BudgetSettings, PruneSettings
+from mmpsbn.engine import DemPHook
+from mmpsbn.engine.demp import budget
+from mmpsbn.engine.demp.budget import Budget
+from mmpsbn.engine.demp.settings import BudgetSettings, PruneSettings
 from mmpsbn.pruning import (
     apply_plan,
     count_positions,

@@ -18,11 +18,8 @@ from mmengine.runner import find_latest_checkpoint
 from toy import ToyNet, toy_runner
 from toy_validation import validation
 
-from mmpsbn.engine.checkpoint_hook import (
-    AtomicLocalBackend,
-    SafeCheckpointHook,
-    _RemoveLaterBackend,
-)
+from mmpsbn.engine.checkpoints.checkpoint_hook import SafeCheckpointHook, _RemoveLaterBackend
+from mmpsbn.engine.files import AtomicLocalBackend
 
 
 def checkpoints(folder):
@@ -105,7 +102,7 @@ def test_other_backends_keep_their_own_ways(tmp_path):
 
 _WRITE_FOREVER = """
 import sys
-from mmpsbn.engine.checkpoint_hook import AtomicLocalBackend
+from mmpsbn.engine.files import AtomicLocalBackend
 backend, size = AtomicLocalBackend(), 20_000_000
 print("ready", flush=True)
 while True:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from toy import kill_channels, toy_runner
 
 from mmpsbn.engine import DemPHook
-from mmpsbn.engine.models import averaged_models_of
+from mmpsbn.engine.runner_parts import averaged_models_of
 
 
 @MODELS.register_module(force=True)

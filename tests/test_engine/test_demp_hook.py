@@ -12,7 +12,8 @@ from snapshots import assert_same
 from torch import nn
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine import DemPHook, models, online_pruner
+from mmpsbn.engine import DemPHook, openmmlab
+from mmpsbn.engine.demp import online_pruner
 from mmpsbn.pruning import VerificationError
 
 DEAD = [1, 3, 5]
@@ -252,7 +253,7 @@ def wrong_graph(monkeypatch):
         )
         return graph
 
-    for module in (models, online_pruner):
+    for module in (openmmlab, online_pruner):
         monkeypatch.setattr(module, 'trace_channel_graph', wrong_trace)
 
 

@@ -9,7 +9,8 @@ from mmengine.runner import Runner
 from toy import kill_channels
 
 from mmpsbn.datasets import write_digits_dataset
-from mmpsbn.engine.models import averaged_models_of, forward_tensors, trace_at_any_size
+from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
+from mmpsbn.engine.runner_parts import averaged_models_of
 
 ROOT_CONFIG = """
 _base_ = {base!r}

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine import online_pruner, prune_event
-from mmpsbn.engine.demp_hook import DemPHook
-from mmpsbn.engine.models import averaged_models_of, bare_model
+from mmpsbn.engine.demp import online_pruner, prune_event
+from mmpsbn.engine.demp.demp_hook import DemPHook
+from mmpsbn.engine.runner_parts import averaged_models_of, bare_model
 
 QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
 HOOK = dict(type='DemPHook', prune=dict(interval=6, num_samples=24), **QUIET)

@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from test_sparsity_hook import train
 from toy import toy_runner
 
-from mmpsbn.engine.forecast import _scheduled_lrs, collapse_forecast
+from mmpsbn.engine.sparsity.forecast import _scheduled_lrs, collapse_forecast
 
 SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
 

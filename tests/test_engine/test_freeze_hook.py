@@ -7,9 +7,9 @@ from ranks import ON_RANKS, run_on_ranks
 from snapshots import assert_same
 from toy import toy_runner
 
+from mmpsbn.commands.model_files import load_model, load_seed_checkpoint
 from mmpsbn.engine import FreezeHook
-from mmpsbn.engine.model_files import load_model, load_seed_checkpoint
-from mmpsbn.engine.models import bare_model
+from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.models import draw_model
 
 MODEL = dict(type='ToyNet', norm_cfg=dict(type='psBN'))

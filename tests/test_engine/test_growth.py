@@ -12,7 +12,7 @@ from test_sparsity_hook import scalars, train
 from torch import nn
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine.growth import Growth
+from mmpsbn.engine.sparsity.growth import Growth
 from mmpsbn.layers import psBN2d, psGN
 from mmpsbn.pruning import begins_at_zero
 

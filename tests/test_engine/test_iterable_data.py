@@ -7,7 +7,7 @@ from test_sparsity_hook import scalars, train
 from torch.utils.data import DataLoader, IterableDataset
 from toy import ToyData, kill_channels
 
-from mmpsbn.engine.settings import ActivationSettings
+from mmpsbn.engine.sparsity.settings import ActivationSettings
 
 STREAM = dict(iters=8, log_processor=dict(by_epoch=False))
 

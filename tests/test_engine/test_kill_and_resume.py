@@ -18,9 +18,9 @@ from ranks import fork_context
 from snapshots import assert_same
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine.demp_hook import DemPHook
-from mmpsbn.engine.models import averaged_models_of
-from mmpsbn.engine.pruned_structure import META_KEY
+from mmpsbn.engine.checkpoints.pruned_structure import META_KEY
+from mmpsbn.engine.demp.demp_hook import DemPHook
+from mmpsbn.engine.runner_parts import averaged_models_of
 
 ITERATIONS = 24
 # Ends of the source files in whose lines a run is killed.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from toy import ToyNet, kill_channels, toy_runner
 from toy_validation import validation
 
-from mmpsbn.engine.models import bare_model
+from mmpsbn.engine.runner_parts import bare_model
 
 SHORT = dict(DEMP, prune=dict(interval=4, num_samples=16))  # windows of two iterations
 LONG = dict(DEMP, prune=dict(interval=4, num_samples=99))

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine import models
-from mmpsbn.engine.demp_hook import DemPHook
-from mmpsbn.engine.models import check_wrapper, forward_tensors, trace_at_any_size
+from mmpsbn.engine import openmmlab
+from mmpsbn.engine.demp.demp_hook import DemPHook
+from mmpsbn.engine.demp.wrapper import check_wrapper
+from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
 from mmpsbn.layers import calls_step_hooks
 from mmpsbn.pruning import ActivationWindow, trace_channel_graph
 
@@ -167,9 +168,9 @@ def test_a_fused_optimizer_under_amp_and_an_old_compiler_are_refused(monkeypatch
         check_wrapper(runner)
     wrapper.optimizer.param_groups[0]['fused'] = False
     runner.cfg['compile'] = True
-    monkeypatch.setattr(models, 'TORCH_VERSION', '2.2.0')
+    monkeypatch.setattr('mmpsbn.engine.demp.wrapper.TORCH_VERSION', '2.2.0')
     check_wrapper(runner)
-    monkeypatch.setattr(models, 'TORCH_VERSION', '2.1.2+cu121')
+    monkeypatch.setattr('mmpsbn.engine.demp.wrapper.TORCH_VERSION', '2.1.2+cu121')
     with pytest.raises(TypeError, match='train without compile'):
         check_wrapper(runner)
 
@@ -286,7 +287,7 @@ def test_a_model_of_fixed_input_size_is_traced_uncropped(monkeypatch):
         def forward(self, inputs, mode):
             return self.fc(F.relu(self.conv(inputs)).flatten(1))
 
-    monkeypatch.setattr(models, '_MAX_SIDE', 4)
+    monkeypatch.setattr(openmmlab, '_MAX_SIDE', 4)
     graph, inputs = trace_at_any_size(Chain(), torch.randn(1, 3, 8, 8))
     assert list(graph.groups) == ['conv'] and inputs.shape[-1] == 8
     graph, inputs = trace_at_any_size(ToyNet(), torch.randn(1, 3, 8, 8))

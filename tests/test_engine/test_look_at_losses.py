@@ -12,8 +12,8 @@ from test_training_only import TrainingNet, embedded_labels
 from torch import nn
 from toy import ToyData, ToyPreprocessor, toy_runner
 
-from mmpsbn.engine.coverage import held_by_losses
-from mmpsbn.engine.models import forward_tensors
+from mmpsbn.engine.demp.coverage import held_by_losses
+from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.pruning import trace_channel_graph
 
 

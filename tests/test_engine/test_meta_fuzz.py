@@ -16,11 +16,12 @@ from snapshots import assert_same, snapshot
 from spoilt import exploding, spoilt
 from toy import kill_channels, toy_runner
 
-from mmpsbn.engine.demp_hook import DemPHook
-from mmpsbn.engine.models import averaged_models_of, forward_tensors
-from mmpsbn.engine.pruned_checkpoint_hook import PrunedCheckpointHook
-from mmpsbn.engine.pruned_structure import META_KEY
-from mmpsbn.engine.pruned_weights import note_plan
+from mmpsbn.engine.checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
+from mmpsbn.engine.checkpoints.pruned_structure import META_KEY
+from mmpsbn.engine.checkpoints.pruned_weights import note_plan
+from mmpsbn.engine.demp.demp_hook import DemPHook
+from mmpsbn.engine.openmmlab import forward_tensors
+from mmpsbn.engine.runner_parts import averaged_models_of
 from mmpsbn.pruning import ActivationWindow, PrunePlan, trace_channel_graph
 
 HOOKS = [dict(type='DemPHook', prune=dict(interval=6, num_samples=24)), dict(type='EMAHook')]

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from toy import ToyNet, toy_runner
 
-from mmpsbn.engine.forecast import collapse_forecast, compared_forecasts, gamma_lrs
-from mmpsbn.engine.planned_run import planned_runner
+from mmpsbn.commands.planned_run import planned_runner
+from mmpsbn.engine.sparsity.forecast import collapse_forecast, compared_forecasts, gamma_lrs
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-2)
 

@@ -10,8 +10,8 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine.model_files import save_weights
-from mmpsbn.engine.models import trace_at_any_size
+from mmpsbn.commands.model_files import save_weights
+from mmpsbn.engine.openmmlab import trace_at_any_size
 from mmpsbn.pruning import apply_plan, plan_from_keep_masks, prune_dead_channels
 
 LOADS = dict(type='PrunedCheckpointHook')

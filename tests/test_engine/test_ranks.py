@@ -10,7 +10,7 @@ from ranks import ON_RANKS, run_on_ranks
 from torch import nn
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine.models import averaged_models_of, bare_model
+from mmpsbn.engine.runner_parts import averaged_models_of, bare_model
 
 DEMP = dict(
     type='DemPHook',

@@ -7,7 +7,7 @@ import torch
 from snapshots import assert_same, snapshot
 from torch import nn
 
-from mmpsbn.engine.recalibration import recalibrate_batch_norms
+from mmpsbn.commands.recalibration import recalibrate_batch_norms
 
 
 class Branches(nn.Module):

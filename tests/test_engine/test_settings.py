@@ -5,7 +5,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 import mmpsbn  # noqa: F401
-from mmpsbn.engine.settings import PruneSettings
+from mmpsbn.engine.demp.settings import PruneSettings
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from toy import ToyData, ToyNet, toy_runner
 from toy_validation import validation
 
 from mmpsbn.engine import SnapshotEnsembleHook
-from mmpsbn.engine.models import bare_model
-from mmpsbn.engine.snapshot_ensemble import predict_as_ensemble
+from mmpsbn.engine.rounds.snapshot_ensemble import predict_as_ensemble
+from mmpsbn.engine.runner_parts import bare_model
 
 HOOK = dict(type='SnapshotEnsembleHook', num_snapshots=2)
 

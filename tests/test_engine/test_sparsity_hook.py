@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from toy import ToyData, ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine import SparsityHook
-from mmpsbn.engine.channel_watch import ALL_MEASURES, ChannelWatch
-from mmpsbn.engine.models import bare_model
-from mmpsbn.engine.settings import ActivationSettings
+from mmpsbn.engine.runner_parts import bare_model
+from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES, ChannelWatch
+from mmpsbn.engine.sparsity.settings import ActivationSettings
 
 HOOK = dict(type='SparsityHook', interval=2, gamma_threshold=1e-3, activations=dict(interval=1))
 

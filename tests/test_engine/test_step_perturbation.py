@@ -8,8 +8,8 @@ from mmengine.registry import MODELS
 from torch import nn
 from toy import toy_runner
 
-from mmpsbn.engine.settings import NoiseSettings, PenaltySettings
-from mmpsbn.engine.step_perturbation import StepPerturbation
+from mmpsbn.engine.demp.settings import NoiseSettings, PenaltySettings
+from mmpsbn.engine.demp.step_perturbation import StepPerturbation
 
 ETA = 0.1
 

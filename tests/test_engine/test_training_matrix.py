@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from toy import ToyNet, kill_channels, toy_runner
 from twin import assert_equals_twin, assert_state_equals_twin
 
-from mmpsbn.engine.demp_hook import DemPHook
-from mmpsbn.engine.models import averaged_models_of, bare_model, optimizers_of
+from mmpsbn.engine.demp.demp_hook import DemPHook
+from mmpsbn.engine.runner_parts import averaged_models_of, bare_model, optimizers_of
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
 DEMP = dict(

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine.coverage import held_by_losses
-from mmpsbn.engine.models import forward_tensors
+from mmpsbn.engine.demp.coverage import held_by_losses
+from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.pruning import trace_channel_graph
 
 

@@ -9,7 +9,7 @@ from mmengine.runner import FlexibleRunner
 from ranks import ON_RANKS, run_on_ranks
 from toy import ToyData, ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine.models import averaged_models_of, check_replaceable
+from mmpsbn.engine.runner_parts import averaged_models_of, check_replaceable
 
 DEMP = dict(type='DemPHook', prune=dict(interval=4, num_samples=8))
 LOADS = dict(type='PrunedCheckpointHook')

@@ -12,9 +12,9 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from snapshots import assert_same
 
+from mmpsbn.commands.model_files import save_weights
 from mmpsbn.datasets import BatchCropFlip
-from mmpsbn.engine.model_files import save_weights
-from mmpsbn.engine.pruned_structure import META_KEY
+from mmpsbn.engine.checkpoints.pruned_structure import META_KEY
 from mmpsbn.experiments import measure
 from mmpsbn.experiments.bn_only import BN_ONLY
 from mmpsbn.experiments.implicit import IMPLICIT_OPTIMIZERS

@@ -8,7 +8,7 @@ from torch import optim
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-from mmpsbn.engine.beta_decay import check_betas_held
+from mmpsbn.engine.norms.beta_decay import check_betas_held
 
 SETTINGS = dict(lr=0.05, momentum=0.9, weight_decay=0.1)
 

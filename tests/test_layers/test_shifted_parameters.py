@@ -11,13 +11,7 @@ from layer_cases import C, randomise
 from torch import nn, optim
 from torch.nn.utils import parametrize, prune
 
-from mmpsbn.layers import (
-    alpha_of,
-    calls_step_hooks,
-    convert_from_psbn,
-    convert_to_psbn,
-    psBN2d,
-)
+from mmpsbn.layers import alpha_of, calls_step_hooks, convert_from_psbn, convert_to_psbn, psBN2d
 
 _ONE_PROCESS = """
 import warnings

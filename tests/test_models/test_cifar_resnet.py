@@ -17,12 +17,8 @@ if importlib.util.find_spec('mmpretrain') is None:
 from mmpretrain.registry import MODELS  # noqa: E402
 
 from mmpsbn.functional.statistics import collapsed_mask  # noqa: E402
-from mmpsbn.models.cifar_resnet import (  # noqa: E402
-    PUBLISHED_KEYS,
-    CIFARResNet,
-    ZeroPadShortcut,
-)
-from mmpsbn.pruning import (  # noqa: E402
+from mmpsbn.models.cifar_resnet import PUBLISHED_KEYS, CIFARResNet, ZeroPadShortcut
+from mmpsbn.pruning import (
     Limits,
     count_channels,
     observe_activations,

@@ -7,12 +7,7 @@ import torch
 from mmengine.registry import MODELS
 from toy import ToyNet
 
-from mmpsbn.models import (
-    TrainedParts,
-    draw_model,
-    pack_seed_checkpoint,
-    unpack_seed_checkpoint,
-)
+from mmpsbn.models import TrainedParts, draw_model, pack_seed_checkpoint, unpack_seed_checkpoint
 
 CFG = dict(type='ToyNet', norm_cfg=dict(type='psBN'))
 VARIANTS = {

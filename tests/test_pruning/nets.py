@@ -11,12 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toy import ToyNet
 
 from mmpsbn.layers import convert_to_psbn
-from mmpsbn.pruning import (
-    count_positions,
-    model_cost,
-    plan_from_keep_masks,
-    trace_channel_graph,
-)
+from mmpsbn.pruning import count_positions, model_cost, plan_from_keep_masks, trace_channel_graph
 
 
 def forward(model, batch):

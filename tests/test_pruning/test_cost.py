@@ -9,12 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmpsbn.pruning import (
-    apply_plan,
-    count_positions,
-    measure_latency,
-    model_cost,
-)
+from mmpsbn.pruning import apply_plan, count_positions, measure_latency, model_cost
 from mmpsbn.pruning.forward import call_with
 
 

@@ -10,11 +10,7 @@ from torch.nn import functional as F
 from toy import ToyNet, kill_channels
 
 from mmpsbn.functional.activations import ActivationStatistics, activation_statistics
-from mmpsbn.pruning import (
-    apply_plan,
-    observe_activations,
-    plan_from_keep_masks,
-)
+from mmpsbn.pruning import apply_plan, observe_activations, plan_from_keep_masks
 
 NETS = ['chain', 'residual', 'concat', 'fpn', 'mobile', 'shuffle', 'psbn_residual']
 

@@ -9,10 +9,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmpsbn  # noqa: F401
+from mmpsbn.commands.model_files import save_weights
+from mmpsbn.commands.recalibration import recalibrate_batch_norms
 from mmpsbn.datasets import write_digits_dataset
-from mmpsbn.engine.model_files import save_weights
-from mmpsbn.engine.models import forward_tensors, trace_at_any_size
-from mmpsbn.engine.recalibration import recalibrate_batch_norms
+from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
 from mmpsbn.pruning import PrunePlan, apply_plan, plan_from_keep_masks
 from mmpsbn.pruning.verification import probe_outputs
 

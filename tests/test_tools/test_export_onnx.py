@@ -7,9 +7,9 @@ from mmengine.registry import MODELS, init_default_scope
 from torchvision.ops import roi_align
 from toy import ToyNet
 
-from mmpsbn.engine import export
-from mmpsbn.engine.export import export_model
-from mmpsbn.engine.onnx_file import write_onnx
+from mmpsbn.commands import export
+from mmpsbn.commands.export import export_model
+from mmpsbn.commands.onnx_file import write_onnx
 
 pytest.importorskip('onnxruntime')
 TWO_STAGES = """

@@ -25,11 +25,11 @@ from small_detector import (
 )
 from torch import nn
 
-from mmpsbn.engine import onnx_file
-from mmpsbn.engine.export import export_config, fusible_pairs
+from mmpsbn.commands import onnx_file
+from mmpsbn.commands.export import export_config, fusible_pairs
+from mmpsbn.commands.model_files import LoadedModel, load_model, save_weights
 from mmpsbn.engine.input_size import pipeline_size
-from mmpsbn.engine.model_files import LoadedModel, load_model, save_weights
-from mmpsbn.engine.models import forward_tensors, trace_at_any_size
+from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
 from mmpsbn.layers import convert_from_psbn
 from mmpsbn.models import build_pruned_model, fuse_norms
 from mmpsbn.pruning import PrunePlan, trace_channel_graph

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from small_detector import run_tool
 
-from mmpsbn.engine.model_files import load_model
+from mmpsbn.commands.model_files import load_model
 from mmpsbn.models import TrainedParts, draw_model, pack_seed_checkpoint
 
 CONFIG = """

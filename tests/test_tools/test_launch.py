@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmpsbn.engine import launch
+from mmpsbn.commands import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,7 +140,7 @@ CPU_RANK = """
 import sys
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmpsbn.engine import launch
+from mmpsbn.commands import launch
 from torch import distributed, nn
 cfg = Config(dict(find_unused_parameters=True))
 launch.prepare_cpu_ranks(cfg, 'pytorch')
@@ -179,7 +179,7 @@ def test_mmengine_wraps_cpu_ranks(tmp_path):
 
 def test_sigterm_unwinds_the_program():
     code = (
-        'import os, signal\nfrom mmpsbn.engine import launch\nlaunch.exit_cleanly_on_sigterm()\n'
+        'import os, signal\nfrom mmpsbn.commands import launch\nlaunch.exit_cleanly_on_sigterm()\n'
         'try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    signal.pause()\n'
         'finally:\n    print("closed")\n'
     )

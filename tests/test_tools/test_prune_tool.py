@@ -15,8 +15,8 @@ from small_detector import (
 )
 from torch import nn
 
-from mmpsbn.engine.model_files import load_model, save_weights
-from mmpsbn.engine.recalibration import recalibrate_batch_norms
+from mmpsbn.commands.model_files import load_model, save_weights
+from mmpsbn.commands.recalibration import recalibrate_batch_norms
 
 DEAD = ('backbone.layer2.0.bn1', [1, 5, 6])
 

@@ -11,7 +11,7 @@ from small_detector import ROOT, run_tool, write_small_detector
 
 pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
 
-from mmpsbn.engine.model_files import load_model, save_weights  # noqa: E402
+from mmpsbn.commands.model_files import load_model, save_weights  # noqa: E402
 
 ARCH = """
 import torch
@@ -356,7 +356,7 @@ def _saved_by_pruning(folder, tmp_path):
     from mmengine.config import Config
     from mmengine.runner import Runner
 
-    from mmpsbn.engine.models import example_inputs, forward_tensors, trace_at_any_size
+    from mmpsbn.engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
     from mmpsbn.pruning import count_positions, model_cost, prune_dead_channels
 
     cfg = Config.fromfile(str(folder / 'small.py'))

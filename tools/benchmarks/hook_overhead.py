@@ -45,7 +45,8 @@ from torch.utils.data import Dataset
 
 import mmpsbn.pruning.graph
 import mmpsbn.pruning.prune
-from mmpsbn.engine import DemPHook, SparsityHook, online_pruner, prune_event
+from mmpsbn.engine import DemPHook, SparsityHook
+from mmpsbn.engine.demp import online_pruner, prune_event
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TARGETS = dict(SparsityHook=0.005, DemPHook=0.03, event_seconds=3.0)

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from ...engine.data_paths import check_data_paths
-from ...engine.forecast import collapse_forecast, compared_forecasts, gamma_lrs
+from ...commands.data_paths import check_data_paths
+from ...commands.model_files import draw_untrained, file_name, load_model
+from ...commands.planned_run import planned_runner
 from ...engine.input_size import pipeline_size
-from ...engine.model_files import draw_untrained, file_name, load_model
-from ...engine.models import example_inputs, forward_tensors, trace_at_any_size
-from ...engine.planned_run import planned_runner
-from ...engine.rounds import epoch_length
+from ...engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
+from ...engine.runner_parts import epoch_length
+from ...engine.sparsity.forecast import collapse_forecast, compared_forecasts, gamma_lrs
 from ...pruning import ChannelGraph, layers_at_zero, scale_layers
 from ...pruning.forward import observing
 from .course import Alternative, Course

@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ...engine.growth import Growth
-from ...engine.model_files import refuse_to_overwrite
+from ...commands.model_files import refuse_to_overwrite
+from ...engine.sparsity.growth import Growth
 from ...version import __version__
 from .course import Course
 from .numbers import layer_rows, small_count, totals

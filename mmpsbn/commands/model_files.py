@@ -1,0 +1,155 @@
+"""A model out of a config and a checkpoint, pruned or not, and back into files."""
+
+import io
+import os.path as osp
+from dataclasses import dataclass
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from torch import nn
+
+from ..engine.checkpoints.pruned_structure import saved_by
+from ..engine.files import AtomicLocalBackend
+from ..engine.openmmlab import model_cfg_of
+from ..engine.sparsity.growth import GROWTH_KEY
+from ..models import check_state_dict, loads_pretrained, unpack_seed_checkpoint
+from ..pruning import PrunePlan, apply_plan, is_applied
+
+
+@dataclass
+class LoadedModel:
+    """A model with the weights of a checkpoint.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        plan: what the checkpoint had pruned; the model has that structure.
+        dataset_meta: class names and the like, as the checkpoint has them; may be None.
+        iterations: that the model was trained for; None if the checkpoint does not say.
+        epoch_length: iterations in an epoch of its training; None if the checkpoint does not say.
+        growth: what SparsityHook wrote down of layers whose gamma began at 0; None without it.
+        unused: tensors of the checkpoint that the model has no place for.
+    """
+
+    model: nn.Module
+    plan: PrunePlan
+    dataset_meta: dict | None
+    iterations: int | None = None
+    epoch_length: int | None = None
+    growth: dict | None = None
+    unused: tuple[str, ...] = ()
+
+
+def draw_untrained(cfg: Config) -> nn.Module:
+    """The config's model as ``init_weights`` leaves it, without the parts that take pretrained
+    weights: these stay as they are built, and nothing is fetched."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with torch.random.fork_rng(devices=[]):
+        model = MODELS.build(model_cfg_of(cfg))
+        for module in model.modules():
+            if loads_pretrained(module):
+                module.is_init = True
+        if not model.is_init:
+            model.init_weights()
+    return model
+
+
+def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
+    """Build the config's model and load a checkpoint, after replaying its prune plan.
+
+    Raises:
+        ValueError: plan, weights and model do not fit; names the first tensor.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = revert_sync_batchnorm(MODELS.build(model_cfg_of(cfg)))
+    checkpoint = _read_checkpoint(checkpoint_path)
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    meta = checkpoint.get('meta', {})
+    saved = saved_by(checkpoint)
+    plan = PrunePlan({}, {}) if saved is None else PrunePlan.from_dict(saved.get('plan'))
+    if not is_applied(model, plan):
+        apply_plan(model, plan)
+    state_dict = {key.removeprefix('module.'): x for key, x in state_dict.items()}
+    check_state_dict(model, state_dict)
+    _load_checkpoint_to_model(model, checkpoint)
+    return LoadedModel(
+        model.eval(),
+        plan,
+        meta.get('dataset_meta'),
+        iterations=meta.get('iter'),
+        epoch_length=_epoch_length(checkpoint),
+        growth=meta.get(GROWTH_KEY),
+        unused=tuple(state_dict.keys() - model.state_dict().keys()),
+    )
+
+
+def _read_checkpoint(path: str) -> dict:
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    except FileNotFoundError:
+        raise
+    except (LookupError, OSError, RuntimeError) as error:  # of a text or half a file
+        what = next(iter(str(error).splitlines()), '')
+        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
+    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f'{path!r} holds a {type(checkpoint).__name__}, not a state dict')
+    return checkpoint
+
+
+def _epoch_length(checkpoint: dict) -> int | None:
+    # MMEngine's logger knows the plan of the run; epochs and iterations done give it only where
+    # the checkpoint was written at the end of an epoch
+    planned = (checkpoint.get('message_hub') or {}).get('runtime_info') or {}
+    meta = checkpoint.get('meta', {})
+    for iterations, epochs in (
+        (planned.get('max_iters'), planned.get('max_epochs')),
+        (meta.get('iter'), meta.get('epoch')),
+    ):
+        if iterations and epochs:
+            return iterations // epochs
+    return None
+
+
+def load_seed_checkpoint(cfg: Config, checkpoint_path: str) -> nn.Module:
+    """The config's model out of what FreezeHook kept as a seed and trained values.
+
+    Returns:
+        The model, in eval mode, on the CPU.
+
+    Raises:
+        ValueError: the file is no such checkpoint, or not of this config's model; this torch
+            draws other weights from its seed.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    checkpoint = torch.load(checkpoint_path, map_location='cpu', weights_only=True)
+    return unpack_seed_checkpoint(checkpoint, model_cfg_of(cfg)).eval()
+
+
+def file_name(path: str) -> str:
+    """``dir/name.ext`` -> ``name``."""
+    return osp.splitext(osp.basename(path))[0]
+
+
+def refuse_to_overwrite(*paths: str) -> None:
+    """Raises FileExistsError for the first path that exists."""
+    for path in paths:
+        if osp.exists(path):
+            raise FileExistsError(
+                f'{path!r} exists; give another --out, or --force to overwrite it'
+            )
+
+
+def save_weights(model: nn.Module, path: str, **meta) -> None:
+    """Write a checkpoint of weights and plain ``meta`` that loads with ``weights_only``.
+
+    Entries of ``meta`` that are None are left out. The file is at all times the old one
+    or the new one, whole.
+    """
+    buffer = io.BytesIO()
+    meta = {key: value for key, value in meta.items() if value is not None}
+    torch.save(dict(meta=meta, state_dict=model.cpu().state_dict()), buffer)
+    AtomicLocalBackend().put(buffer.getvalue(), path)

@@ -1,0 +1,272 @@
+"""Prune a trained checkpoint once, and write it as a checkpoint again."""
+
+import itertools
+import os.path as osp
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mmengine.config import Config
+from mmengine.runner import Runner, set_random_seed
+from torch import Tensor, nn
+
+from ..engine.checkpoints.pruned_structure import META_KEY
+from ..engine.input_size import count_at_one_size
+from ..engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
+from ..pruning import (
+    RANKING_CRITERIA,
+    ChannelGraph,
+    PruneResult,
+    compose_plans,
+    keep_masks_for_budget,
+    model_cost,
+    prune_channels,
+    prune_dead_channels,
+    rank_channels,
+    scale_layers,
+)
+from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
+from .recalibration import recalibrate_batch_norms
+
+LOSSLESS_CRITERIA = ('dead', 'collapsed')
+# How far from its target a budget may end, as a fraction of it.
+_BUDGET_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class OneShotSettings:
+    """What to remove.
+
+    ``'dead'`` and ``'collapsed'`` remove what does nothing and keep the function; the
+    ranking criteria remove the lowest-ranked live channels too, down to a budget.
+
+    Attributes:
+        criterion: one of LOSSLESS_CRITERIA and RANKING_CRITERIA.
+        target_flops: MACs to be left as a fraction of the config's dense model, in (0, 1),
+            for the ranking criteria; None for the others.
+        num_samples: training images on which a dead channel must be silent.
+        round_to: widths are kept at multiples of this.
+        tolerance: largest change of the outputs, relative to their maximum, that passes.
+        fold_padding: let ``'collapsed'`` fold constants into layers that pad with zeros,
+            where it is exact only away from the border.
+        recalibrate: batches of training data on which the BatchNorm statistics are
+            estimated anew after pruning; 0 leaves them.
+        seed: of the data's order and augmentation and of criterion ``'random'``.
+    """
+
+    criterion: str
+    target_flops: float | None
+    num_samples: int
+    round_to: int
+    tolerance: float
+    fold_padding: bool
+    recalibrate: int
+    seed: int
+
+    def __post_init__(self):
+        criterion, target_flops = self.criterion, self.target_flops
+        if criterion in LOSSLESS_CRITERIA and target_flops is not None:
+            raise ValueError(
+                f'criterion {criterion!r} removes what does nothing, however much that is; '
+                f'--target-flops goes with {", ".join(RANKING_CRITERIA)}'
+            )
+        if criterion in RANKING_CRITERIA and target_flops is None:
+            raise ValueError(f'criterion {criterion!r} needs a budget: give --target-flops')
+        if target_flops is not None and not 0 < target_flops < 1:
+            raise ValueError(f'--target-flops must be in (0, 1), got {target_flops}')
+        for name, least in (('recalibrate', 0), ('num_samples', 1), ('round_to', 1)):
+            if getattr(self, name) < least:
+                option = '--' + name.replace('_', '-')
+                raise ValueError(f'{option} must be >= {least}, got {getattr(self, name)}')
+
+
+@dataclass(frozen=True)
+class OneShotResult:
+    """What was pruned, and where the checkpoint is.
+
+    Attributes:
+        checkpoint: path of the file written.
+        params, macs: before and after; MACs of one image of ``input_size``.
+        dense_macs: of the config's model, on the same image.
+        channels: group -> before and after.
+        skipped: layer -> why its channels were left whole.
+        relative_error: of the outputs on one image, relative to their maximum: against
+            those before for ``'dead'`` and ``'collapsed'``, else against those of a model in
+            which no reader sees the channels that went.
+    """
+
+    checkpoint: str
+    input_size: tuple[int, ...]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    dense_macs: int
+    channels: dict[str, tuple[int, int]]
+    skipped: dict[str, str]
+    relative_error: float
+
+    def table(self) -> str:
+        """Channels by group, then totals, one line each."""
+        size = 'x'.join(map(str, self.input_size))
+        total = tuple(map(sum, zip(*self.channels.values())))
+        rows = [
+            *self.channels.items(),
+            ('all prunable channels', total),
+            ('parameters', self.params),
+            (f'MACs at {size}', self.macs),
+        ]
+        column = max(len(name) for name, _ in rows)
+        return '\n'.join(
+            [f'{"channels of":<{column}} {"before":>15} {"after":>15}    left']
+            + [
+                f'{name:<{column}} {before:>15,} {after:>15,} {after / before:>7.1%}'
+                for name, (before, after) in rows
+            ]
+        )
+
+
+def prune_checkpoint(
+    cfg: Config,
+    checkpoint_path: str,
+    settings: OneShotSettings,
+    *,
+    out_dir: str,
+    device: str,
+    force: bool,
+) -> OneShotResult:
+    """Prune a checkpoint and write ``out_dir/<name>_<criterion>.pth``, for the same config.
+
+    A checkpoint that is pruned already is pruned further.
+
+    Raises:
+        ValueError: a checkpoint that does not fit the config, a budget out of reach,
+            ``'bn_scale'`` without a norm layer, or nothing to prune.
+        FileExistsError: there is such a file, and not ``force``.
+        RuntimeError: the model cannot be traced, or failed verification.
+    """
+    if cfg.get('train_dataloader') is None:
+        raise ValueError(
+            f'{cfg.filename} has no train_dataloader, and pruning looks at training data'
+        )
+    path = osp.join(out_dir, f'{file_name(checkpoint_path)}_{settings.criterion}.pth')
+    if not force:
+        refuse_to_overwrite(path)
+    loaded = load_model(cfg, checkpoint_path)
+    model = loaded.model.to(device)
+    set_random_seed(settings.seed)  # augmentations draw from the global generators
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=settings.seed)
+    first = example_inputs(model, next(iter(loader), None), 1)
+    graph, probe = trace_at_any_size(model, first)
+    if not graph.groups:
+        whole = '; '.join(f'{name} ({reason})' for name, reason in graph.skipped.items())
+        raise ValueError(f'{type(model).__name__} has no channels that can be pruned: {whole}')
+    positions, input_size = count_at_one_size(model, cfg, probe)
+    dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
+    before = model_cost(model, positions)
+    if settings.criterion in LOSSLESS_CRITERIA:
+        removal = _remove_silent(model, probe, loader, settings)
+        skipped = removal.skipped
+    else:
+        skipped = graph.skipped
+        keep_masks = _masks_for_budget(model, graph, positions, dense_macs, settings)
+        removal = prune_channels(
+            model,
+            graph.groups,
+            keep_masks,
+            batch=probe,
+            forward_fn=forward_tensors,
+            tolerance=settings.tolerance,
+            live=True,
+        )
+    if not removal.plan:
+        refused = [f'; {name}: {skipped[name]}' for name in graph.groups if name in skipped]
+        raise ValueError(
+            f'criterion {settings.criterion!r} finds nothing to remove (widths in multiples of '
+            f'{settings.round_to}); nothing was written{"".join(refused)}'
+        )
+    if settings.recalibrate:
+        batches = itertools.islice(_batches(model, loader), settings.recalibrate)
+        recalibrate_batch_norms(model, batches)
+    after = model_cost(model, positions)
+    save_weights(
+        model,
+        path,
+        cfg=cfg.pretty_text,
+        dataset_meta=loaded.dataset_meta,
+        **{META_KEY: dict(plan=compose_plans(loaded.plan, removal.plan).to_dict())},
+    )
+    return OneShotResult(
+        checkpoint=path,
+        input_size=input_size,
+        params=(before.params, after.params),
+        macs=(before.macs, after.macs),
+        dense_macs=dense_macs,
+        channels={
+            name: (group.channels, group.channels - removal.channels_removed.get(name, 0))
+            for name, group in graph.groups.items()
+        },
+        skipped=skipped,
+        relative_error=removal.relative_error,
+    )
+
+
+def _remove_silent(
+    model: nn.Module, probe: Tensor, loader, settings: OneShotSettings
+) -> PruneResult:
+    return prune_dead_channels(
+        model,
+        itertools.chain([probe], _images(model, loader, settings.num_samples)),
+        criterion=settings.criterion,
+        forward_fn=forward_tensors,
+        tolerance=settings.tolerance,
+        fold_padding=settings.fold_padding,
+        round_to=settings.round_to,
+    )
+
+
+def _masks_for_budget(
+    model: nn.Module,
+    graph: ChannelGraph,
+    positions: Mapping[str, float],
+    dense_macs: int,
+    settings: OneShotSettings,
+) -> dict[str, Tensor]:
+    if settings.criterion == 'bn_scale' and not scale_layers(model):
+        raise ValueError(
+            'bn_scale ranks by the scales of normalisation layers, and '
+            f'{type(model).__name__} has none; rank by l1'
+        )
+    keep_masks, macs = keep_masks_for_budget(
+        model,
+        graph.groups,
+        rank_channels(model, graph.groups, criterion=settings.criterion, seed=settings.seed),
+        positions,
+        measure='macs',
+        target=settings.target_flops * dense_macs,
+        min_channels=1,
+        round_to=settings.round_to,
+    )
+    reached = macs / dense_macs
+    if abs(reached / settings.target_flops - 1) > _BUDGET_TOLERANCE:
+        now = model_cost(model, positions).macs / dense_macs
+        raise ValueError(
+            f'{settings.target_flops:.2%} of the dense MACs cannot be reached: {now:.2%} are left '
+            f'now, and the nearest is {reached:.2%} (widths in multiples of {settings.round_to}, '
+            'at least one channel a layer); ask for that, or for a smaller --round-to'
+        )
+    return keep_masks
+
+
+def _batches(model: nn.Module, loader) -> Iterator[Tensor]:
+    """Batches of training images as the model sees them, epoch after epoch."""
+    while True:
+        for data_batch in loader:
+            yield example_inputs(model, data_batch, len(data_batch['inputs']))
+
+
+def _images(model: nn.Module, loader, num_samples: int) -> Iterator[Tensor]:
+    """Batches that make up ``num_samples`` training images, or one epoch if that is less."""
+    for data_batch in loader:
+        images = example_inputs(model, data_batch, num_samples)
+        num_samples -= len(images)
+        yield images
+        if num_samples <= 0:
+            return

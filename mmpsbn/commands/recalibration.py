@@ -1,0 +1,55 @@
+"""BatchNorm statistics for a model that has changed."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..engine.openmmlab import forward_tensors
+from ..pruning.forward import evaluating
+
+
+def recalibrate_batch_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Estimate the running statistics anew: the plain mean over the batches (and over
+    the calls of a layer that runs several times).
+
+    Everything else stays in eval mode. Frozen BatchNorms are estimated too: pruning has
+    changed what they read. A layer that no batch reaches keeps its statistics, and all do
+    where a batch fails.
+
+    Raises:
+        ValueError: the model has no BatchNorm with running statistics.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    if not norms:
+        raise ValueError(
+            f'{type(model).__name__} has no BatchNorm statistics to estimate; '
+            'leave out --recalibrate'
+        )
+    momenta = [norm.momentum for norm in norms]
+    before = [[x.clone() for x in _statistics(norm)] for norm in norms]
+    done = False
+    try:
+        with torch.no_grad(), evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the cumulative mean
+                norm.training = True
+            for batch in batches:
+                forward_tensors(model, batch)
+        done = True
+    finally:
+        for norm, momentum, statistics in zip(norms, momenta, before):
+            norm.momentum = momentum
+            if not (done and norm.num_batches_tracked):
+                for now, then in zip(_statistics(norm), statistics):
+                    now.copy_(then)
+
+
+def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
+    return norm.running_mean, norm.running_var, norm.num_batches_tracked

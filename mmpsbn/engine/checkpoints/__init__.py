@@ -1,0 +1,1 @@
+"""What checkpoints carry of a pruned model, and how they are written and loaded."""

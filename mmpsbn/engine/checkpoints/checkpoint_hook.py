@@ -1,0 +1,96 @@
+"""Checkpoints that a kill or a full disk cannot take away."""
+
+import os
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import set_random_seed
+
+from ..files import AtomicLocalBackend, atomic_backend_args
+
+
+class _RemoveLaterBackend(AtomicLocalBackend):
+    """Removes files only when told that what replaces them is there."""
+
+    def __init__(self):
+        self._pending: list[str] = []
+
+    def remove(self, filepath) -> None:
+        self._pending.append(filepath)
+
+    def remove_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        for filepath in pending:
+            super().remove(filepath)
+
+
+class _PointerInLogDir:
+    """A runner for MMEngine's CheckpointHook, which empties the pointer to the last checkpoint
+    and then writes it: in the run's log folder, where nobody reads it in between."""
+
+    def __init__(self, runner):
+        self._runner = runner
+        self.work_dir = runner.log_dir
+
+    def __getattr__(self, name):
+        return getattr(self._runner, name)
+
+
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's CheckpointHook, except that a process killed at any moment leaves a run that
+    resumes as if it had not been. It becomes one where training begins (patches.py).
+
+    A checkpoint, and the pointer to the last one, are written beside their place and
+    renamed; an outdated checkpoint is removed after the new one is there. MMEngine removes
+    first and writes in place. Only local files are treated so; other backends keep their
+    own ways.
+
+    In runs with another hook of this package the random state (dropout, augmentation) is set
+    from the seed and the iteration at every point a run can resume from: where an epoch begins,
+    or behind each checkpoint with ``by_epoch=False``. There, a batch loaded in the main process
+    (``num_workers=0``) is augmented before that. Other runs keep the random numbers that they
+    have without this package.
+    """
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        ours = self.backend_args in (None, atomic_backend_args())
+        if ours and isinstance(self.file_backend, LocalBackend):
+            self.backend_args = atomic_backend_args()
+            self.file_backend = _RemoveLaterBackend()
+        package = __name__.partition('.')[0]
+        self._seeds = any(
+            type(hook).__module__.partition('.')[0] == package
+            for hook in runner.hooks
+            if not isinstance(hook, SafeCheckpointHook)
+        )
+
+    def before_train_epoch(self, runner) -> None:
+        if self._seeds and self.by_epoch:
+            _seed_from_iteration(runner)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        by_iteration = self._seeds and not self.by_epoch and self.interval > 0
+        if by_iteration and runner.iter % self.interval == 0:
+            _seed_from_iteration(runner)
+
+    def _save_checkpoint_with_step(self, runner, step, meta) -> None:
+        super()._save_checkpoint_with_step(_PointerInLogDir(runner), step, meta)
+        if is_main_process():
+            name = 'last_checkpoint'
+            os.replace(os.path.join(runner.log_dir, name), os.path.join(runner.work_dir, name))
+        self._remove_pending()
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._remove_pending()
+
+    def _remove_pending(self) -> None:
+        if isinstance(self.file_backend, _RemoveLaterBackend):
+            self.file_backend.remove_pending()
+
+
+def _seed_from_iteration(runner) -> None:
+    """As a function of the iteration alone, and differently on each rank where the seed is."""
+    set_random_seed((runner.seed + runner.iter * runner.world_size) % 2**32)

@@ -1,0 +1,1 @@
+"""DemP: penalty and noise at the optimizer's step, and prune events while training goes on."""

@@ -1,0 +1,199 @@
+"""The settings of DemPHook: their defaults, and what each may be."""
+
+import math
+from dataclasses import dataclass
+
+from ...functional.checks import is_count, is_number
+from ...functional.penalties import PENALTY_KINDS
+from ...functional.schedules import Schedule, steps_of
+from ...pruning.criteria import CRITERIA
+from ..arguments import require
+
+SCOPES = ('gamma', 'all')
+
+
+@dataclass(frozen=True)
+class PenaltySettings:
+    """kind: lasso | l2. scope: gamma (scales of norm layers) | all (all weights but
+    the offsets). peak: strength lambda at the schedule's peak, >= 0."""
+
+    kind: str = 'lasso'
+    scope: str = 'gamma'
+    peak: float = 1e-3
+
+    def __post_init__(self):
+        require(
+            self.kind in PENALTY_KINDS,
+            f'penalty kind must be one of {PENALTY_KINDS}, got {self.kind!r}',
+        )
+        require(self.scope in SCOPES, f'penalty scope must be one of {SCOPES}, got {self.scope!r}')
+        require(
+            is_number(self.peak) and self.peak >= 0,
+            f'penalty peak must be a finite number >= 0, got {self.peak!r}',
+        )
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """peak_std: standard deviation at the schedule's peak, per step, >= 0. asymmetric: live
+    channels only.
+
+    The text of the paper has 5e-5 for the variance (section 4.2). Its authors' code
+    (SimonDufLab/Maxwell_demon) multiplies normal numbers by the 5e-5: it is their standard
+    deviation. With the text's, 141 times as large, nets forget what they learn
+    (configs/demp_cls/README.md).
+    """
+
+    peak_std: float = 5e-5
+    asymmetric: bool = True
+
+    def __post_init__(self):
+        require(
+            is_number(self.peak_std) and self.peak_std >= 0,
+            f'noise peak_std must be a finite number >= 0, got {self.peak_std!r}',
+        )
+        require(
+            isinstance(self.asymmetric, bool),
+            f'noise asymmetric must be True or False, got {self.asymmetric!r}',
+        )
+
+
+@dataclass(frozen=True)
+class ScheduleSettings(Schedule):
+    """The course of penalty and noise over training."""
+
+    type: str = 'one_cycle'
+    warmup: float = 0.1
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """When and how channels are removed.
+
+    interval: iterations between events, >= 1. begin, end: fractions of training in which events
+    happen. criterion: dead | collapsed (these, and channels whose |gamma| is below
+    gamma_threshold in every norm; their constant is folded into what reads them, also behind
+    zero padding with fold_padding). num_samples: training samples (over all ranks) on which a
+    channel must have been dead, >= 1; each layer that reads it must have seen a tenth of those
+    looked at, so that a branch that few samples reach, or none, loses nothing. eps: |a| up to
+    which a channel counts as 0, for activations without an exact zero. tolerance: largest
+    relative change of the outputs on the probe that passes. on_failure: of that check: continue
+    (of the groups at fault only what was exactly 0 goes at that event, or nothing) | stop.
+    round_to: widths are kept at multiples of this. allow_live: live channels go, those with the
+    smallest |gamma| first, where the nearest multiple is below or a budget is missed in the end.
+    min_channels: a layer is never left with fewer.
+    """
+
+    interval: int = 5000
+    begin: float = 0.0
+    end: float = 1.0
+    criterion: str = 'dead'
+    num_samples: int = 512
+    eps: float = 0.0
+    gamma_threshold: float = 1e-3
+    fold_padding: bool = False
+    tolerance: float = 1e-5
+    on_failure: str = 'continue'
+    round_to: int = 1
+    allow_live: bool = False
+    min_channels: int = 1
+
+    def __post_init__(self):
+        for name in ('interval', 'num_samples', 'round_to', 'min_channels'):
+            value = getattr(self, name)
+            require(
+                is_count(value),
+                f'prune {name} must be an int >= 1, got {value!r}',
+            )
+        require(
+            is_number(self.begin) and 0 <= self.begin <= 1,
+            f'prune begin must be in [0, 1], got {self.begin!r}',
+        )
+        require(
+            is_number(self.end) and self.begin < self.end <= 1,
+            f'prune end must be above begin={self.begin} and at most 1, got {self.end!r}',
+        )
+        for name in ('eps', 'gamma_threshold', 'tolerance'):
+            value = getattr(self, name)
+            require(
+                is_number(value) and value >= 0,
+                f'prune {name} must be a finite number >= 0, got {value!r}',
+            )
+        for name in ('fold_padding', 'allow_live'):
+            value = getattr(self, name)
+            require(isinstance(value, bool), f'prune {name} must be True or False, got {value!r}')
+        require(
+            self.on_failure in ('continue', 'stop'),
+            f"prune on_failure must be 'continue' or 'stop', got {self.on_failure!r}",
+        )
+        require(
+            not (self.allow_live and self.criterion == 'collapsed'),
+            "prune allow_live goes with criterion='dead': of live channels nothing can be folded",
+        )
+        require(
+            self.criterion in CRITERIA,
+            f'prune criterion must be one of {CRITERIA}, got {self.criterion!r}',
+        )
+
+    def next_event(self, step: int, total_steps: int) -> int | None:
+        """Steps done at the first event after ``step`` of ``total_steps`` steps; None if
+        no event is left."""
+        first = max(step + 1, math.ceil(steps_of(self.begin, total_steps)))
+        event = -(-first // self.interval) * self.interval
+        return event if event <= steps_of(self.end, total_steps) else None
+
+    def progress(self, step: int, total_steps: int) -> float:
+        """Share of the pruning window that is over after ``step`` steps, in [0, 1]."""
+        share = (step / total_steps - self.begin) / (self.end - self.begin)
+        return min(max(share, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """What is to be left in the end; one of the three.
+
+    flops, params: fraction of the dense model's MACs or parameters, in (0, 1). latency_ms:
+    of one image of the training data on ``device`` (by default the model's), > 0.
+    """
+
+    flops: float | None = None
+    params: float | None = None
+    latency_ms: float | None = None
+    device: str | None = None
+
+    def __post_init__(self):
+        given = [name for name in self._kinds() if getattr(self, name) is not None]
+        require(
+            len(given) == 1, f'budget must be one of {self._kinds()}, got {given or "none of them"}'
+        )
+        bounded = self.kind != 'latency_ms'
+        require(
+            is_number(self.value) and self.value > 0 and not (bounded and self.value >= 1),
+            f'budget {self.kind} must be a number {"in (0, 1)" if bounded else "> 0"}, got '
+            f'{self.value!r}',
+        )
+        require(
+            self.device is None or (self.kind == 'latency_ms' and isinstance(self.device, str)),
+            f'budget device is a string that goes with latency_ms, got {self.device!r}',
+        )
+
+    @staticmethod
+    def _kinds() -> tuple[str, ...]:
+        return 'flops', 'params', 'latency_ms'
+
+    @property
+    def kind(self) -> str:
+        return next(name for name in self._kinds() if getattr(self, name) is not None)
+
+    @property
+    def value(self) -> float:
+        return getattr(self, self.kind)
+
+    @property
+    def measure(self) -> str:
+        """What the budget is counted in."""
+        return 'macs' if self.kind == 'flops' else self.kind
+
+    def __str__(self) -> str:
+        return f'budget {self.kind}={self.value}'

@@ -1,0 +1,137 @@
+"""How a model of OpenMMLab is built, called and traced."""
+
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..pruning import ChannelGraph, trace_channel_graph
+
+# Side of the crop that traces and probes run on: large enough for seven levels of
+# stride, small enough for a CPU.
+_MAX_SIDE = 256
+
+
+def step_seconds(
+    model: nn.Module,
+    batch: dict,
+    optim_wrapper: OptimWrapper,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Of one training step; on a GPU until it is done there."""
+    _synchronise()
+    start = clock()
+    model.train_step(batch, optim_wrapper)
+    _synchronise()
+    return clock() - start
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+# Sides of the boxes that a second stage is traced and probed with, in pixels: one for each
+# level of a pyramid and more, since mmdet's extractors treat a level without boxes apart.
+_BOX_SIDES = (20.0, 40.0, 150.0, 300.0, 700.0)
+
+
+def forward_tensors(model: nn.Module, inputs: Tensor) -> Any:
+    """An OpenMMLab model's raw outputs, before losses and post-processing.
+
+    The second stage of a two-stage detector gets fixed boxes: those of its first stage go
+    through NMS, where a rounding error may change which ones come out.
+    """
+    if getattr(model, 'with_roi_head', False) and model.with_rpn:
+        x = model.extract_feat(inputs)
+        boxes = _fixed_boxes(inputs)
+        return model.rpn_head(x), model.roi_head.forward(x, boxes, _data_samples(inputs))
+    if hasattr(model, 'forward_transformer'):  # DETR and its kin read the size of the images
+        return model(inputs, _data_samples(inputs), mode='tensor')
+    return model(inputs, mode='tensor')
+
+
+def _fixed_boxes(inputs: Tensor) -> list[InstanceData]:
+    sides = inputs.new_tensor(_BOX_SIDES)[:, None]
+    boxes = torch.cat([sides / 8, sides / 4, sides, sides], 1)
+    return [InstanceData(bboxes=boxes) for _ in inputs]
+
+
+def _data_samples(inputs: Tensor) -> list:
+    from mmdet.structures import DetDataSample  # not installed where only classifiers train
+
+    shape = tuple(inputs.shape[-2:])
+    names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    meta = dict.fromkeys(names, shape) | dict(scale_factor=(1.0, 1.0))
+    return [DetDataSample(metainfo=dict(meta)) for _ in inputs]
+
+
+def example_inputs(model: nn.Module, data_batch: dict, num_samples: int | None) -> Tensor:
+    """The first samples of a batch, or all, as the model sees them.
+
+    Returns:
+        Shape (num_samples or fewer, C, H, W), normalised, on the model's device.
+
+    Raises:
+        TypeError: the batch or what the preprocessor makes of it is not of OpenMMLab's form.
+    """
+    if not isinstance(data_batch, dict) or 'inputs' not in data_batch:
+        raise TypeError(
+            "a batch must be a dict with 'inputs', as OpenMMLab's data sets give it, "
+            f'got {type(data_batch).__name__}'
+        )
+    inputs = data_batch['inputs']
+    if not isinstance(inputs, (Tensor, list, tuple)):  # of several branches, say
+        raise TypeError(
+            "a batch's 'inputs' must be one tensor or a list of pictures, "
+            f'got {type(inputs).__name__}'
+        )
+    data = dict(inputs=inputs[:num_samples])
+    inputs = model.data_preprocessor(data, training=False)['inputs']
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"the model's data_preprocessor must return 'inputs' as one tensor, "
+            f'got {type(inputs).__name__}'
+        )
+    return inputs
+
+
+def crop(inputs: Tensor) -> Tensor:
+    """At most 256 pixels a side: a fully convolutional model needs no more to be traced."""
+    return inputs[..., :_MAX_SIDE, :_MAX_SIDE]
+
+
+def trace_at_any_size(model: nn.Module, inputs: Tensor) -> tuple[ChannelGraph, Tensor]:
+    """The channel graph and the inputs it was traced on: cropped, or whole for a model of
+    fixed input size.
+
+    Raises:
+        RuntimeError: the model does not run on the inputs alone.
+    """
+    small = crop(inputs)
+    try:
+        return trace_channel_graph(model, small, forward_tensors), small
+    except RuntimeError:
+        if small.shape == inputs.shape:
+            raise
+    return trace_channel_graph(model, inputs, forward_tensors), inputs
+
+
+def model_cfg_of(cfg: Config) -> dict:
+    """What to build the config's model from.
+
+    Raises:
+        ValueError: the config has no model.
+    """
+    if cfg.get('model') is None:
+        raise ValueError('the config has no model; start the run with tools/train.py')
+    model_cfg = deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:  # mmpretrain's configs have it beside the model
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return model_cfg

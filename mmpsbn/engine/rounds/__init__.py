@@ -1,0 +1,1 @@
+"""Trainings with warm restarts: what is measured, changed and kept where a round ends."""

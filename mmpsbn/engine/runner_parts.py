@@ -1,0 +1,114 @@
+"""What stands in a runner: the bare model, its optimizers and averages, its epochs."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseAveragedModel, BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model within wrappers for ranks and for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def bare_model(runner) -> nn.Module:
+    return unwrap(runner.model)
+
+
+def optimizers_of(runner) -> list[Optimizer]:
+    """The built optimizers; empty in a run that only tests."""
+    return optimizers_in(runner.optim_wrapper)
+
+
+def optimizers_in(wrapper: OptimWrapper | OptimWrapperDict | dict | None) -> list[Optimizer]:
+    """Those that a wrapper holds; none in what is not built."""
+    if isinstance(wrapper, OptimWrapperDict):
+        return [w.optimizer for w in wrapper.values()]
+    return [wrapper.optimizer] if isinstance(wrapper, OptimWrapper) else []
+
+
+def averaged_models_of(runner) -> list[nn.Module]:
+    """The models that EMA hooks keep; they must have the trained model's structure."""
+    return [unwrap(averaged.module) for averaged in _ema_models_of(runner)]
+
+
+def _ema_models_of(runner) -> list[BaseAveragedModel]:
+    hooks = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    return [hook.ema_model for hook in hooks if hasattr(hook, 'ema_model')]
+
+
+def pruning_hook(runner) -> Hook | None:
+    """The hook that changes the model's structure while the run trains (DemPHook)."""
+    return next((h for h in runner.hooks if getattr(h, 'prunes_while_training', False)), None)
+
+
+def check_replaceable(model: nn.Module) -> None:
+    """Raises TypeError unless the model is plain, or in one DDP wrapper that can be put around
+    it anew after its parameters have changed shape."""
+    inner = (name for name, m in unwrap(model).named_modules() if is_model_wrapper(m))
+    if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
+        what = f'{type(model).__name__}, which holds its parameters in another form'
+    elif (name := next(inner, None)) is not None:
+        what = f'{type(model).__name__}, which wraps {name} by itself'
+    else:
+        return
+    raise TypeError(
+        f'this needs a plain or DDP model, got {what}; train with MMDistributedDataParallel'
+    )
+
+
+@contextmanager
+def unwrapped_model(runner) -> Iterator[nn.Module]:
+    """The bare model, free to change shape, and its averages with it; DDP is wrapped around it
+    anew on exit.
+
+    The old DDP wrapper must be gone before a parameter changes shape: its reducer
+    holds gradient accumulators that know the old one.
+    """
+    check_replaceable(runner.model)
+    wrapped = is_model_wrapper(runner.model)
+    if wrapped:
+        _set_model(runner, runner.model.module)
+        gc.collect()
+    try:
+        yield bare_model(runner)
+    finally:
+        if wrapped:
+            _set_model(runner, _wrapped(runner))
+        for averaged in _ema_models_of(runner):
+            if averaged.update_buffers:  # MMEngine writes through tensors that it took once
+                averaged.avg_parameters = averaged.module.state_dict()
+
+
+def _set_model(runner, model: nn.Module) -> None:
+    runner.model = model
+    if hasattr(runner, 'strategy'):  # FlexibleRunner's, which holds the model too
+        runner.strategy.model = model
+
+
+def _wrapped(runner) -> nn.Module:
+    if hasattr(runner, 'strategy'):
+        return runner.strategy._wrap_model(runner.model)
+    return runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), runner.model)
+
+
+def in_epochs(runner) -> bool:
+    """Whether the run trains by epochs, and not by iterations."""
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def epoch_length(loader) -> int | None:
+    """Batches of a data loader; None where its data have no length (``IterableDataset``)."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
