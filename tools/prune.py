@@ -9,7 +9,7 @@ from mmengine.device import get_device
 import mmpsbn  # noqa: F401  (registers layers and hooks before the config is read)
 from mmpsbn.commands import launch
 from mmpsbn.commands.one_shot import LOSSLESS_CRITERIA, OneShotSettings, prune_checkpoint
-from mmpsbn.pruning import RANKING_CRITERIA
+from mmpsbn.pruning.ranking import RANKING_CRITERIA
 
 
 def parse_args():

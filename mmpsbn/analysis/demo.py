@@ -15,7 +15,7 @@ from torch import nn
 
 from ..datasets import write_digits_dataset
 from ..engine.openmmlab import step_seconds
-from ..pruning import count_positions, model_cost
+from ..pruning.cost import count_positions, model_cost
 from .plots import draw_boxes, plot_training_curves, read_scalars
 
 

@@ -16,7 +16,7 @@ from ..engine.input_size import pipeline_size
 from ..engine.openmmlab import forward_tensors, trace_at_any_size
 from ..layers import PostShift, convert_from_psbn
 from ..models import fuse_norms
-from ..pruning import ChannelGraph
+from ..pruning.graph import ChannelGraph
 from ..pruning.verification import output_errors, probe_outputs
 from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite, save_weights
 from .onnx_file import check_one_stage, check_onnx_installed, write_onnx

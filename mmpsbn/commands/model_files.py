@@ -17,7 +17,8 @@ from ..engine.files import AtomicLocalBackend
 from ..engine.openmmlab import model_cfg_of
 from ..engine.sparsity.growth import GROWTH_KEY
 from ..models import check_state_dict, loads_pretrained, unpack_seed_checkpoint
-from ..pruning import PrunePlan, apply_plan, is_applied
+from ..pruning import PrunePlan, apply_plan
+from ..pruning.surgery import is_applied
 
 
 @dataclass

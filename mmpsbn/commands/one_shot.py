@@ -12,18 +12,13 @@ from torch import Tensor, nn
 from ..engine.checkpoints.pruned_structure import META_KEY
 from ..engine.input_size import count_at_one_size
 from ..engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
-from ..pruning import (
-    RANKING_CRITERIA,
-    ChannelGraph,
-    PruneResult,
-    compose_plans,
-    keep_masks_for_budget,
-    model_cost,
-    prune_channels,
-    prune_dead_channels,
-    rank_channels,
-    scale_layers,
-)
+from ..pruning import PruneResult, prune_dead_channels
+from ..pruning.cost import model_cost
+from ..pruning.graph import ChannelGraph
+from ..pruning.plan import compose_plans
+from ..pruning.prune import prune_channels
+from ..pruning.ranking import RANKING_CRITERIA, keep_masks_for_budget, rank_channels
+from ..pruning.sparsity import scale_layers
 from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
 from .recalibration import recalibrate_batch_norms
 

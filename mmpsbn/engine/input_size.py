@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..pruning import count_positions
+from ..pruning.cost import count_positions
 from .openmmlab import crop, forward_tensors
 
 

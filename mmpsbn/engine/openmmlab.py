@@ -11,7 +11,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..pruning import ChannelGraph, trace_channel_graph
+from ..pruning import trace_channel_graph
+from ..pruning.graph import ChannelGraph
 
 # Side of the crop that traces and probes run on: large enough for seven levels of
 # stride, small enough for a CPU.

@@ -7,10 +7,8 @@ from mmengine.dist import all_reduce, broadcast_object_list
 from mmengine.logging import MMLogger
 from torch import Tensor
 
-from ..pruning import (
-    ActivationWindow,
-    ChannelGraph,
-)
+from ..pruning.activation import ActivationWindow
+from ..pruning.graph import ChannelGraph
 
 
 def over_ranks(value: float) -> float:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..pruning import Limits, count_channels, scales_clamped, take_census
+from ..pruning.census import take_census
+from ..pruning.measures import Limits, count_channels
+from ..pruning.sparsity import scales_clamped
 from .experiment import Arm, Experiment
 from .measure import TrainedArm, classes_of
 from .pictures import Panel

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..pruning import Limits, count_channels
+from ..pruning.measures import Limits, count_channels
 from .experiment import Arm, Experiment
 from .measure import TrainedArm, classes_of
 from .pictures import Panel

@@ -21,19 +21,12 @@ from ..commands.model_files import load_model
 from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
 from ..functional.activations import ActivationStatistics, activation_statistics
 from ..functional.statistics import share_above
-from ..pruning import (
-    ChannelGraph,
-    LayerChannels,
-    collapsed_channels,
-    count_positions,
-    keep_mask_of,
-    map_channels,
-    model_cost,
-    observe_channels,
-    prune_channels,
-    take_census,
-    trace_channel_graph,
-)
+from ..pruning import trace_channel_graph
+from ..pruning.census import LayerChannels, map_channels, observe_channels, take_census
+from ..pruning.cost import count_positions, model_cost
+from ..pruning.criteria import collapsed_channels, keep_mask_of
+from ..pruning.graph import ChannelGraph
+from ..pruning.prune import prune_channels
 
 
 def final_checkpoint(work_dir: Path, config: Config) -> Path:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..functional.checks import is_number
 from ..layers import PostShift, alpha_of
-from ..pruning import scale_layers
+from ..pruning.sparsity import scale_layers
 
 
 @WEIGHT_INITIALIZERS.register_module(name='NormAffine')

@@ -20,7 +20,7 @@ from mmpsbn.analysis.report.pictures import (
 from mmpsbn.analysis.report.rounds import draw_paths, draw_rounds, paths_of  # noqa: E402
 from mmpsbn.analysis.report.snapshot import Settings, Snapshot  # noqa: E402
 from mmpsbn.functional.activations import activation_statistics  # noqa: E402
-from mmpsbn.pruning import LayerChannels  # noqa: E402
+from mmpsbn.pruning.census import LayerChannels  # noqa: E402
 
 SETTINGS = Settings(thresholds=(1e-3, 1e-2), eps=0.0, num_samples=1, score=False)
 

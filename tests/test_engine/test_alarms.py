@@ -8,7 +8,7 @@ from test_sparsity_hook import HOOK, train
 from toy import ToyNet, kill_channels
 
 from mmpsbn.engine.sparsity.alarm import Alarm
-from mmpsbn.pruning import ChannelCounts
+from mmpsbn.pruning.measures import ChannelCounts
 
 
 def alarms(messages):

@@ -10,13 +10,9 @@ from mmpsbn.engine import DemPHook
 from mmpsbn.engine.demp import budget
 from mmpsbn.engine.demp.budget import Budget
 from mmpsbn.engine.demp.settings import BudgetSettings, PruneSettings
-from mmpsbn.pruning import (
-    apply_plan,
-    count_positions,
-    model_cost,
-    plan_from_keep_masks,
-    trace_channel_graph,
-)
+from mmpsbn.pruning import apply_plan, trace_channel_graph
+from mmpsbn.pruning.cost import count_positions, model_cost
+from mmpsbn.pruning.plan import plan_from_keep_masks
 
 WIDE = dict(type='ToyNet', width=16, inner=48)
 

@@ -14,7 +14,7 @@ from toy import ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine.sparsity.growth import Growth
 from mmpsbn.layers import psBN2d, psGN
-from mmpsbn.pruning import begins_at_zero
+from mmpsbn.pruning.sparsity import begins_at_zero
 
 WATCH = dict(type='SparsityHook', interval=1, measures=['collapsed', 'flops_sparsity'])
 ZERO_INIT = dict(model=dict(type='ZeroInit'), prepare=lambda runner: None)

@@ -11,7 +11,7 @@ from torch import nn
 from toy import ToyNet
 
 from mmpsbn.engine.input_size import count_at_one_size
-from mmpsbn.pruning import model_cost
+from mmpsbn.pruning.cost import model_cost
 
 
 def config(scale=(12, 10)):

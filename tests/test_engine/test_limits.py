@@ -16,7 +16,8 @@ from mmpsbn.engine.demp.demp_hook import DemPHook
 from mmpsbn.engine.demp.wrapper import check_wrapper
 from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
 from mmpsbn.layers import calls_step_hooks
-from mmpsbn.pruning import ActivationWindow, trace_channel_graph
+from mmpsbn.pruning import trace_channel_graph
+from mmpsbn.pruning.activation import ActivationWindow
 
 QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
 DEMP = dict(type='DemPHook', prune=dict(interval=6, num_samples=16), **QUIET)

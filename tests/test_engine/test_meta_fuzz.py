@@ -22,7 +22,8 @@ from mmpsbn.engine.checkpoints.pruned_weights import note_plan
 from mmpsbn.engine.demp.demp_hook import DemPHook
 from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.engine.runner_parts import averaged_models_of
-from mmpsbn.pruning import ActivationWindow, PrunePlan, trace_channel_graph
+from mmpsbn.pruning import PrunePlan, trace_channel_graph
+from mmpsbn.pruning.activation import ActivationWindow
 
 HOOKS = [dict(type='DemPHook', prune=dict(interval=6, num_samples=24)), dict(type='EMAHook')]
 

@@ -7,7 +7,8 @@ from torch import nn
 from toy import kill_channels
 
 import mmpsbn  # noqa: F401  registers the rules
-from mmpsbn.pruning import count_positions, model_cost, prune_dead_channels
+from mmpsbn.pruning import prune_dead_channels
+from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.forward import call_with
 
 

@@ -12,7 +12,8 @@ from toy import ToyNet, kill_channels, toy_runner
 
 from mmpsbn.commands.model_files import save_weights
 from mmpsbn.engine.openmmlab import trace_at_any_size
-from mmpsbn.pruning import apply_plan, plan_from_keep_masks, prune_dead_channels
+from mmpsbn.pruning import apply_plan, prune_dead_channels
+from mmpsbn.pruning.plan import plan_from_keep_masks
 
 LOADS = dict(type='PrunedCheckpointHook')
 DEMP = dict(type='DemPHook', prune=dict(interval=8, num_samples=8))

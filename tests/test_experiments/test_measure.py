@@ -20,7 +20,8 @@ from mmpsbn.experiments.bn_only import BN_ONLY
 from mmpsbn.experiments.implicit import IMPLICIT_OPTIMIZERS
 from mmpsbn.experiments.implicit_prune import IMPLICIT_PRUNE
 from mmpsbn.experiments.measure import TrainedArm
-from mmpsbn.pruning import apply_plan, plan_from_keep_masks, trace_channel_graph
+from mmpsbn.pruning import apply_plan, trace_channel_graph
+from mmpsbn.pruning.plan import plan_from_keep_masks
 
 # channels of BasicNet 32-0.25x
 WIDTHS = [32, 32, 32, 64, 64, 128, 128]

@@ -18,15 +18,11 @@ from mmpretrain.registry import MODELS  # noqa: E402
 
 from mmpsbn.functional.statistics import collapsed_mask  # noqa: E402
 from mmpsbn.models.cifar_resnet import PUBLISHED_KEYS, CIFARResNet, ZeroPadShortcut
-from mmpsbn.pruning import (
-    Limits,
-    count_channels,
-    observe_activations,
-    prune_dead_channels,
-    scale_layers,
-    scales_clamped,
-    take_census,
-)
+from mmpsbn.pruning import prune_dead_channels
+from mmpsbn.pruning.census import take_census
+from mmpsbn.pruning.measures import Limits, count_channels
+from mmpsbn.pruning.observation import observe_activations
+from mmpsbn.pruning.sparsity import scale_layers, scales_clamped
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
 

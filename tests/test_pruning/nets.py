@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from toy import ToyNet
 
 from mmpsbn.layers import convert_to_psbn
-from mmpsbn.pruning import count_positions, model_cost, plan_from_keep_masks, trace_channel_graph
+from mmpsbn.pruning import trace_channel_graph
+from mmpsbn.pruning.cost import count_positions, model_cost
+from mmpsbn.pruning.plan import plan_from_keep_masks
 
 
 def forward(model, batch):

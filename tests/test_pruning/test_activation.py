@@ -11,7 +11,9 @@ from mmdet.models import ResNet
 from nets import build, forward, trace
 from torch import nn
 
-from mmpsbn.pruning import ActivationWindow, count_positions, trace_channel_graph
+from mmpsbn.pruning import trace_channel_graph
+from mmpsbn.pruning.activation import ActivationWindow
+from mmpsbn.pruning.cost import count_positions
 from mmpsbn.pruning.graph import ChannelGroup, Member
 
 

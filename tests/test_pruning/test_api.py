@@ -11,13 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmpsbn.layers import psBN2d
-from mmpsbn.pruning import (
-    VerificationError,
-    count_positions,
-    model_cost,
-    prune_dead_channels,
-    trace_channel_graph,
-)
+from mmpsbn.pruning import VerificationError, prune_dead_channels, trace_channel_graph
+from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.forward import call_with
 
 close = dict(rtol=1e-10, atol=1e-10)

@@ -11,22 +11,18 @@ from toy import ToyNet, kill_channels
 
 from mmpsbn.functional.activations import activation_statistics
 from mmpsbn.layers import psBN2d
-from mmpsbn.pruning import (
+from mmpsbn.pruning.census import map_channels, observe_channels, take_census
+from mmpsbn.pruning.cost import count_positions, model_cost
+from mmpsbn.pruning.flow import trace_readers
+from mmpsbn.pruning.measures import (
     MEASURES,
     ChannelCounts,
     Limits,
     count_channels,
-    count_positions,
     counts_table,
-    idle_shares,
-    map_channels,
     mean_universality,
-    model_cost,
-    observe_channels,
-    scale_layers,
-    take_census,
 )
-from mmpsbn.pruning.flow import trace_readers
+from mmpsbn.pruning.sparsity import idle_shares, scale_layers
 
 LIMITS = Limits(gamma=1e-3, eps=1e-12)
 

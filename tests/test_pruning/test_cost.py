@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmpsbn.pruning import apply_plan, count_positions, measure_latency, model_cost
+from mmpsbn.pruning import apply_plan
+from mmpsbn.pruning.cost import count_positions, measure_latency, model_cost
 from mmpsbn.pruning.forward import call_with
 
 

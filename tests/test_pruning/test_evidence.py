@@ -9,17 +9,13 @@ from torch import nn
 
 from mmpsbn.functional.activations import ActivationStatistics
 from mmpsbn.layers import psBN2d
-from mmpsbn.pruning import (
-    ActivationWindow,
-    VerificationError,
-    observe_activations,
-    prune_dead_channels,
-    rank_channels,
-    trace_channel_graph,
-)
+from mmpsbn.pruning import VerificationError, prune_dead_channels, trace_channel_graph
+from mmpsbn.pruning.activation import ActivationWindow
 from mmpsbn.pruning.flow import trace_readers
 from mmpsbn.pruning.forward import call_with
+from mmpsbn.pruning.observation import observe_activations
 from mmpsbn.pruning.prune import prune_channels, prune_what_holds
+from mmpsbn.pruning.ranking import rank_channels
 
 
 class Router(nn.Module):

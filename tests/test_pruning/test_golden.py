@@ -19,7 +19,10 @@ from nets import (
 from torch import nn
 from twin import kept_slice
 
-from mmpsbn.pruning import ActivationWindow, apply_plan, plan_from_keep_masks, prune_channels
+from mmpsbn.pruning import apply_plan
+from mmpsbn.pruning.activation import ActivationWindow
+from mmpsbn.pruning.plan import plan_from_keep_masks
+from mmpsbn.pruning.prune import prune_channels
 
 close = dict(rtol=1e-11, atol=1e-11)
 every_net = pytest.mark.parametrize('name', NETS)

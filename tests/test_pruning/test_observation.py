@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from toy import ToyNet, kill_channels
 
 from mmpsbn.functional.activations import ActivationStatistics, activation_statistics
-from mmpsbn.pruning import apply_plan, observe_activations, plan_from_keep_masks
+from mmpsbn.pruning import apply_plan
+from mmpsbn.pruning.observation import observe_activations
+from mmpsbn.pruning.plan import plan_from_keep_masks
 
 NETS = ['chain', 'residual', 'concat', 'fpn', 'mobile', 'shuffle', 'psbn_residual']
 

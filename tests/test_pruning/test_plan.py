@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import assert_same, build, random_plan
 
-from mmpsbn.pruning import PrunePlan, apply_plan, compose_plans
+from mmpsbn.pruning import PrunePlan, apply_plan
+from mmpsbn.pruning.plan import compose_plans
 
 
 @st.composite

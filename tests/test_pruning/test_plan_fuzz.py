@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from nets import assert_same, build, loss_of, random_plan, snapshot
 from spoilt import HUGE, exploding, junk, nested, spoilt
 
-from mmpsbn.pruning import PrunePlan, apply_plan, compose_plans, is_applied
+from mmpsbn.pruning import PrunePlan, apply_plan
+from mmpsbn.pruning.plan import compose_plans
+from mmpsbn.pruning.surgery import is_applied
 
 
 def trained(name='residual'):

@@ -8,19 +8,17 @@ import torch
 from nets import NETS, assert_same, build, flat, forward, masked_copy, snapshot, trace
 from torch import nn
 
-from mmpsbn.pruning import (
+from mmpsbn.pruning import VerificationError, apply_plan
+from mmpsbn.pruning.cost import count_positions, model_cost
+from mmpsbn.pruning.plan import plan_from_keep_masks
+from mmpsbn.pruning.prune import prune_channels
+from mmpsbn.pruning.ranking import (
     RANKING_CRITERIA,
-    VerificationError,
-    apply_plan,
-    count_positions,
     keep_masks_for_budget,
-    masked_outputs,
-    model_cost,
-    plan_from_keep_masks,
-    prune_channels,
     rank_channels,
+    uniform_scores,
 )
-from mmpsbn.pruning.ranking import uniform_scores
+from mmpsbn.pruning.verification import masked_outputs
 
 every_net = pytest.mark.parametrize('name', NETS)
 

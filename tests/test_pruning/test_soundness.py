@@ -9,17 +9,12 @@ from nets import assert_same, snapshot
 from torch import nn
 from torch.nn import functional as F
 
-from mmpsbn.pruning import (
-    apply_plan,
-    foldable_channels,
-    masked_outputs,
-    plan_from_keep_masks,
-    prune_channels,
-    prune_dead_channels,
-    trace_channel_graph,
-)
+from mmpsbn.pruning import apply_plan, prune_dead_channels, trace_channel_graph
+from mmpsbn.pruning.criteria import foldable_channels
 from mmpsbn.pruning.forward import call_with
-from mmpsbn.pruning.verification import output_errors, probe_outputs
+from mmpsbn.pruning.plan import plan_from_keep_masks
+from mmpsbn.pruning.prune import prune_channels
+from mmpsbn.pruning.verification import masked_outputs, output_errors, probe_outputs
 
 IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -9,17 +9,11 @@ from torch import nn
 from toy import kill_channels
 
 from mmpsbn.layers import psBN2d, psGN
-from mmpsbn.pruning import (
-    ActivationWindow,
-    Limits,
-    count_channels,
-    idle_shares,
-    prune_channels,
-    removable_channels,
-    scale_layers,
-    scales_clamped,
-    take_census,
-)
+from mmpsbn.pruning.activation import ActivationWindow
+from mmpsbn.pruning.census import take_census
+from mmpsbn.pruning.measures import Limits, count_channels
+from mmpsbn.pruning.prune import prune_channels
+from mmpsbn.pruning.sparsity import idle_shares, removable_channels, scale_layers, scales_clamped
 
 
 def count_collapsed(model, threshold=1e-3):

@@ -15,7 +15,9 @@ from nets import (
 from torch import nn
 from twin import kept_slice
 
-from mmpsbn.pruning import PrunePlan, apply_plan, is_applied, plan_from_keep_masks, surgery
+from mmpsbn.pruning import PrunePlan, apply_plan, surgery
+from mmpsbn.pruning.plan import plan_from_keep_masks
+from mmpsbn.pruning.surgery import is_applied
 
 OPTIMIZERS = {
     'sgd': lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True),

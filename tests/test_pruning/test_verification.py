@@ -8,8 +8,9 @@ from nets import assert_same, build, forward, loss_of, snapshot, trace
 from test_golden import silence
 from torch import nn
 
-from mmpsbn.pruning import VerificationError, prune_channels
+from mmpsbn.pruning import VerificationError
 from mmpsbn.pruning.forward import evaluating
+from mmpsbn.pruning.prune import prune_channels
 from mmpsbn.pruning.verification import output_errors, probe_outputs
 
 

@@ -13,7 +13,8 @@ from mmpsbn.commands.model_files import save_weights
 from mmpsbn.commands.recalibration import recalibrate_batch_norms
 from mmpsbn.datasets import write_digits_dataset
 from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
-from mmpsbn.pruning import PrunePlan, apply_plan, plan_from_keep_masks
+from mmpsbn.pruning import PrunePlan, apply_plan
+from mmpsbn.pruning.plan import plan_from_keep_masks
 from mmpsbn.pruning.verification import probe_outputs
 
 ROOT = Path(__file__).parents[2]

@@ -357,7 +357,8 @@ def _saved_by_pruning(folder, tmp_path):
     from mmengine.runner import Runner
 
     from mmpsbn.engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
-    from mmpsbn.pruning import count_positions, model_cost, prune_dead_channels
+    from mmpsbn.pruning import prune_dead_channels
+    from mmpsbn.pruning.cost import count_positions, model_cost
 
     cfg = Config.fromfile(str(folder / 'small.py'))
     model = load_model(cfg, str(folder / 'epoch_2.pth')).model

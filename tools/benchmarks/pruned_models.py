@@ -13,17 +13,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mmpsbn.pruning import (
-    ChannelGraph,
-    apply_plan,
-    count_positions,
-    keep_masks_for_budget,
-    model_cost,
-    plan_from_keep_masks,
-    rank_channels,
-    trace_channel_graph,
-)
+from mmpsbn.pruning import apply_plan, trace_channel_graph
+from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.forward import call_with
+from mmpsbn.pruning.graph import ChannelGraph
+from mmpsbn.pruning.plan import plan_from_keep_masks
+from mmpsbn.pruning.ranking import keep_masks_for_budget, rank_channels
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 

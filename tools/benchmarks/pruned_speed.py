@@ -34,8 +34,8 @@ from norm_overhead import peak_bytes
 from pruned_models import CASES, Pruning, weights_of, widths_of
 from torch.profiler import ProfilerActivity, profile
 
-from mmpsbn.pruning import RANKING_CRITERIA
 from mmpsbn.pruning.forward import call_with, tensors_in
+from mmpsbn.pruning.ranking import RANKING_CRITERIA
 from mmpsbn.pruning.verification import output_errors, probe_outputs
 
 TARGET = 0.8

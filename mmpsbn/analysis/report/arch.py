@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...pruning import ChannelGraph, layers_at_zero, trace_channel_graph
+from ...pruning import trace_channel_graph
 from ...pruning.forward import call_with, observing
+from ...pruning.graph import ChannelGraph
+from ...pruning.sparsity import layers_at_zero
 from .subject import Loaded, readable
 
 

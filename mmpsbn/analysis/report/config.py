@@ -25,8 +25,9 @@ from ...engine.input_size import pipeline_size
 from ...engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ...engine.runner_parts import epoch_length
 from ...engine.sparsity.forecast import collapse_forecast, compared_forecasts, gamma_lrs
-from ...pruning import ChannelGraph, layers_at_zero, scale_layers
 from ...pruning.forward import observing
+from ...pruning.graph import ChannelGraph
+from ...pruning.sparsity import layers_at_zero, scale_layers
 from .course import Alternative, Course
 from .subject import Loaded, readable
 from .theorem import gradient_noise

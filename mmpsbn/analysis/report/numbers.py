@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...pruning import LayerChannels, idle_shares, removable_channels
+from ...pruning.census import LayerChannels
 from ...pruning.measures import MEASURES, Limits
+from ...pruning.sparsity import idle_shares, removable_channels
 from .snapshot import Settings, Snapshot
 
 NEVER_REACHED = 'never reached by the data'

@@ -12,18 +12,10 @@ from torch import Tensor, nn
 from ...functional.checks import is_count, is_number
 from ...functional.statistics import collapsed_mask
 from ...layers import PostShift
-from ...pruning import (
-    ChannelGraph,
-    Cost,
-    LayerChannels,
-    count_positions,
-    map_channels,
-    model_cost,
-    observe_channels,
-    scale_layers,
-    scales_clamped,
-    take_census,
-)
+from ...pruning.census import LayerChannels, map_channels, observe_channels, take_census
+from ...pruning.cost import Cost, count_positions, model_cost
+from ...pruning.graph import ChannelGraph
+from ...pruning.sparsity import scale_layers, scales_clamped
 
 _EMPTY = 'the data set is empty: no sample to look at; leave out --data'
 Trace = Callable[[nn.Module, Tensor], tuple[ChannelGraph, Tensor]]

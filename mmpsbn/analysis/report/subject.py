@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ...pruning import ChannelGraph
+from ...pruning.graph import ChannelGraph
 from .course import Course
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...functional.statistics import activation_probability
 from ...functional.theory import activation_probability_change
-from ...pruning import scale_layers
+from ...pruning.sparsity import scale_layers
 from .snapshot import Snapshot
 
 # Beyond this step over |gamma| the theorem is an order of magnitude: functional.theory

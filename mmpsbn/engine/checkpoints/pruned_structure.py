@@ -8,8 +8,9 @@ from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
 from ...functional.checks import shown
-from ...pruning import PrunePlan, apply_plan, compose_plans, is_applied
-from ...pruning.plan import named_tensors
+from ...pruning import PrunePlan, apply_plan
+from ...pruning.plan import compose_plans, named_tensors
+from ...pruning.surgery import is_applied
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, unwrapped_model
 
 META_KEY = 'mmpsbn'

@@ -8,14 +8,10 @@ from mmengine.dist import broadcast_object_list
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from ...pruning import (
-    ChannelGroup,
-    keep_masks_for_budget,
-    measure_latency,
-    model_cost,
-    plan_from_keep_masks,
-    rank_channels,
-)
+from ...pruning.cost import measure_latency, model_cost
+from ...pruning.graph import ChannelGroup
+from ...pruning.plan import plan_from_keep_masks
+from ...pruning.ranking import keep_masks_for_budget, rank_channels
 from ..openmmlab import forward_tensors
 from .settings import BudgetSettings, PruneSettings
 

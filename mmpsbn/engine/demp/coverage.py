@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from ...pruning import ActivationWindow, ChannelGroup
+from ...pruning.activation import ActivationWindow
 from ...pruning.forward import tensors_in
+from ...pruning.graph import ChannelGroup
 from ...pruning.other_pass import trace_other_pass
 from ..random_numbers import frozen_random_numbers
 from ..ranks import on_any_rank, over_ranks

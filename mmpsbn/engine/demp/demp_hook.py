@@ -7,7 +7,7 @@ from torch import nn
 
 from ...functional.schedules import Schedule
 from ...layers import calls_step_hooks
-from ...pruning import scale_layers
+from ...pruning.sparsity import scale_layers
 from ..arguments import build, names_its_arguments
 from ..checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from ..checkpoints.pruned_structure import saved_by

@@ -6,16 +6,12 @@ import torch
 from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
-from ...pruning import (
-    ActivationWindow,
-    ChannelGraph,
-    Cost,
-    Removal,
-    Subject,
-    model_cost,
-    trace_channel_graph,
-)
+from ...pruning import trace_channel_graph
+from ...pruning.activation import ActivationWindow
+from ...pruning.cost import Cost, model_cost
 from ...pruning.forward import observing
+from ...pruning.graph import ChannelGraph
+from ...pruning.prune import Removal, Subject
 from ...pruning.verification import probe_outputs
 from ..checkpoints.pruned_structure import PrunedStructure
 from ..input_size import count_at_one_size

@@ -6,19 +6,11 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from ...pruning import (
-    ChannelGraph,
-    ChannelGroup,
-    Removal,
-    VerificationError,
-    also_live,
-    collapsed_channels,
-    foldable_channels,
-    keep_mask_of,
-    prune_channels,
-    prune_what_holds,
-    rank_channels,
-)
+from ...pruning import VerificationError
+from ...pruning.criteria import also_live, collapsed_channels, foldable_channels, keep_mask_of
+from ...pruning.graph import ChannelGraph, ChannelGroup
+from ...pruning.prune import Removal, prune_channels, prune_what_holds
+from ...pruning.ranking import rank_channels
 from ..openmmlab import forward_tensors
 from ..ranks import over_ranks
 from .settings import PruneSettings

@@ -11,7 +11,8 @@ from mmengine.registry import HOOKS
 from ...functional.checks import is_number
 from ...functional.optimizer_state import reset_state_
 from ...functional.shuffling import shuffle_
-from ...pruning import ActivationWindow, Limits
+from ...pruning.activation import ActivationWindow
+from ...pruning.measures import Limits
 from ..arguments import names_its_arguments
 from ..ranks import joined_scores
 from ..runner_parts import bare_model, in_epochs, optimizers_of

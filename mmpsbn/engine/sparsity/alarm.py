@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ...functional.checks import is_number
-from ...pruning import ChannelCounts
-from ...pruning.measures import MEASURES
+from ...pruning.measures import MEASURES, ChannelCounts
 
 _WORST_LAYERS = 5
 

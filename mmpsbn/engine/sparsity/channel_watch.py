@@ -10,25 +10,14 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ...functional.statistics import dead_overlap, revived_mask
-from ...pruning import (
-    ChannelCounts,
-    ChannelGraph,
-    ChannelMap,
-    Limits,
-    PrunePlan,
-    count_channels,
-    idle_shares,
-    layers_at_zero,
-    map_channels,
-    mean_universality,
-    model_cost,
-    observe_channels,
-    raise_on_all,
-    scale_layers,
-    take_census,
-)
+from ...pruning import PrunePlan
+from ...pruning.census import ChannelMap, map_channels, observe_channels, take_census
+from ...pruning.cost import model_cost
 from ...pruning.flow import READERS
-from ...pruning.measures import MEASURES
+from ...pruning.graph import ChannelGraph
+from ...pruning.measures import MEASURES, ChannelCounts, Limits, count_channels, mean_universality
+from ...pruning.observation import raise_on_all
+from ...pruning.sparsity import idle_shares, layers_at_zero, scale_layers
 from ..input_size import count_at_one_size
 from ..openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ..random_numbers import frozen_random_numbers

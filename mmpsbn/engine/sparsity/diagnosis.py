@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ...functional.scalar_decay import rule_of
 from ...layers import alpha_of
-from ...pruning import scale_layers
+from ...pruning.sparsity import scale_layers
 from ..runner_parts import bare_model, optimizers_of, pruning_hook
 
 

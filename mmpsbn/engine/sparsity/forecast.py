@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...functional.decoupled_decay import DECOUPLED_OPTIMIZERS
 from ...functional.forecast import CollapseForecast, forecast_collapse
 from ...functional.scalar_decay import decay_per_lr, rule_of
-from ...pruning import scale_layers
+from ...pruning.sparsity import scale_layers
 from ..runner_parts import bare_model
 
 

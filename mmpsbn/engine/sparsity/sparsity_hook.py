@@ -10,7 +10,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...functional.checks import is_count, is_number
-from ...pruning import MEASURES, Limits, counts_table, scale_layers
+from ...pruning.measures import MEASURES, Limits, counts_table
+from ...pruning.sparsity import scale_layers
 from ..arguments import build, names_its_arguments
 from ..norms.beta_decay import check_beta_decay
 from ..runner_parts import bare_model, epoch_length, in_epochs
