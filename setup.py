@@ -86,6 +86,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
+    entry_points=dict(console_scripts=['mmpsbn = mmpsbn.cli:main']),
     packages=find_packages(include=['mmpsbn', 'mmpsbn.*']),
     package_data={'mmpsbn.analysis.report': ['page.html']},
     # Not here: mmdet, mmcv, mmengine, mmpretrain. Two families of distributions provide them under

@@ -1,28 +1,19 @@
 """The full checkpoint of a model that was kept as seed and trained values (FreezeHook)."""
 
 import argparse
-import shlex
 
-from mmengine.config import DictAction
-
-import mmpsbn  # noqa: F401  (registers layers and models before the config is read)
+from mmpsbn.cli.arguments import add_config, add_config_options, command_line
 from mmpsbn.commands import launch
 from mmpsbn.commands.model_files import load_seed_checkpoint, refuse_to_overwrite, save_weights
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='path of the config')
+    add_config(parser)
     parser.add_argument('checkpoint', help='from_seed.pth of the work folder')
     parser.add_argument('--out', required=True, metavar='FILE', help='the full checkpoint')
     parser.add_argument('--force', action='store_true', help='overwrite an existing file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_config_options(parser)
     return parser.parse_args()
 
 
@@ -37,8 +28,7 @@ def main():
         save_weights(load_seed_checkpoint(cfg, args.checkpoint), args.out)
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         launch.exit_with(error)
-    command = shlex.join(['python', 'tools/test.py', args.config, args.out])
-    print(f'Wrote {args.out}. Next:\n  {command}')
+    print(f'Wrote {args.out}. Next:\n  ' + command_line('test', args.config, args.out))
 
 
 if __name__ == '__main__':

@@ -1,31 +1,6 @@
-"""Pictures of training logs: loss, scores and sparsity over iterations, of one run or several."""
+"""`mmpsbn plot` as a file."""
 
-import argparse
-
-from mmpsbn.analysis.log_plots import read_runs, write_log_picture
-from mmpsbn.commands import launch
-
-
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'logs',
-        nargs='+',
-        metavar='LOG',
-        help='<work_dir>/<timestamp>/vis_data/scalars.json, or a work dir for its newest log',
-    )
-    parser.add_argument('--out', required=True, metavar='FILE', help='.png or .html to write')
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    try:
-        write_log_picture(read_runs(args.logs), args.out)
-    except (OSError, ValueError) as error:
-        launch.exit_with(error)
-    print(f'Wrote {args.out}')
-
+from mmpsbn.cli.plot import main
 
 if __name__ == '__main__':
     main()

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -39,23 +41,35 @@ DETECTION_TTA_PACK = dict(
 
 
 def load_config(path, *, cfg_options, work_dir, launcher):
-    """Read a config.
+    """Read a config: a path, or `package::folder/name.py` as `_base_` takes it.
 
     The work dir is the argument's, else the config's own, else `./work_dirs/<config name>`.
     """
-    if not osp.isfile(path):
+    package, _, name = path.rpartition('::')
+    file = configs_folder(package) / name if package else Path(path)
+    if not file.is_file():
         raise FileNotFoundError(f'config {path!r} does not exist')
-    cfg = Config.fromfile(path)
+    cfg = Config.fromfile(str(file))
     cfg.launcher = launcher
     if cfg_options is not None:
         cfg.merge_from_dict(cfg_options)
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
+        cfg.work_dir = osp.join('./work_dirs', file.stem)
     if cfg.get('default_scope') == 'mmpretrain':
         set_mmpretrain_dataloaders(cfg)
     return cfg
+
+
+def configs_folder(package):
+    """The configs of an installed package, or of one that is imported from its clone."""
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f'no package {package!r} is installed that could have configs')
+    root = Path(spec.origin).parent
+    installed = root / '.mim/configs'
+    return installed if installed.is_dir() else root.parent / 'configs'
 
 
 def set_mmpretrain_dataloaders(cfg):

@@ -49,13 +49,13 @@ class OneShotSettings:
     """
 
     criterion: str
-    target_flops: float | None
-    num_samples: int
-    round_to: int
-    tolerance: float
-    fold_padding: bool
-    recalibrate: int
-    seed: int
+    target_flops: float | None = None
+    num_samples: int = 512
+    round_to: int = 8
+    tolerance: float = 1e-5
+    fold_padding: bool = False
+    recalibrate: int = 0
+    seed: int = 0
 
     def __post_init__(self):
         criterion, target_flops = self.criterion, self.target_flops

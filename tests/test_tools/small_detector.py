@@ -1,6 +1,7 @@
 """A RetinaNet of a few thousand parameters on a few digits, and the tools run on it."""
 
-import importlib.util
+import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -65,15 +66,18 @@ def write_small_detector(folder):
 
 def run_tool(name, *arguments):
     """Run ``tools/<name>.py`` in this process."""
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
     before = sys.argv
     sys.argv = [f'{name}.py', *map(str, arguments)]
     try:
-        spec.loader.exec_module(module)
-        module.main()
+        runpy.run_path(str(ROOT / f'tools/{name}.py'), run_name='__main__')
     finally:
         sys.argv = before
+
+
+def next_commands(said):
+    """The words behind ``mmpsbn`` of the commands that a tool names as the next."""
+    lines = [shlex.split(line) for line in said.split('Next:\n')[1].splitlines()]
+    return [words[1:] if words[0] == 'mmpsbn' else words[3:] for words in lines]
 
 
 def outputs(model, images):

@@ -3,7 +3,6 @@
 import copy
 import pickle
 import re
-import shlex
 import subprocess
 import sys
 
@@ -18,6 +17,7 @@ from small_detector import (
     ROOT,
     assert_near,
     images,
+    next_commands,
     outputs,
     prune_some,
     run_tool,
@@ -128,8 +128,7 @@ def test_the_test_tool_predicts_the_same(folder, tmp_path):
 def test_what_to_run_next_can_be_pasted_whatever_the_folder_is_called(export, tmp_path):
     out = tmp_path / "blood cells' nets"
     said = export('dense.pth', '--out', out)
-    (command,) = said.split('Next:\n')[1].splitlines()
-    assert shlex.split(command) == ['python', 'tools/test.py', *pair(out)]
+    assert next_commands(said) == [['test', *pair(out)]]
 
 
 def test_the_config_is_what_inference_needs(folder):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from small_detector import run_tool
+from small_detector import next_commands, run_tool
 
 from mmpsbn.commands.model_files import load_model
 from mmpsbn.models import TrainedParts, draw_model, pack_seed_checkpoint
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 def test_the_full_checkpoint(folder, tmp_path, capsys):
     out = tmp_path / 'the full.pth'
     run_tool('from_seed', folder / 'net.py', folder / 'from_seed.pth', '--out', out)
-    assert f"python tools/test.py {folder / 'net.py'} '{out}'" in capsys.readouterr().out
+    assert next_commands(capsys.readouterr().out) == [['test', str(folder / 'net.py'), str(out)]]
     model = load_model(Config.fromfile(str(folder / 'net.py')), str(out)).model
     for name, value in torch.load(folder / 'expected.pth', weights_only=False).items():
         assert torch.equal(model.state_dict()[name], value), name

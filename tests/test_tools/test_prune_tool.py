@@ -1,7 +1,6 @@
 """tools/prune.py on a small detector: a checkpoint goes in and a smaller one comes out."""
 
 import re
-import shlex
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from mmengine.config import Config
 from small_detector import (
     assert_near,
     images,
+    next_commands,
     outputs,
     run_tool,
     write_small_detector,
@@ -96,11 +96,10 @@ def test_what_to_run_next_can_be_pasted_whatever_the_folders_are_called(prune, f
     out = tmp_path / "blood cells' nets"
     said = prune('planted.pth', '--criterion', 'dead', '--round-to', '1', '--out', out)
     config, checkpoint = str(folder / 'small.py'), str(out / 'planted_dead.pth')
-    commands = [shlex.split(line) for line in said.split('Next:\n')[1].splitlines()]
-    assert commands == [
-        ['python', 'tools/test.py', config, checkpoint],
-        ['python', 'tools/train.py', config, '--cfg-options', f'load_from={checkpoint}'],
-        ['python', 'tools/export.py', config, checkpoint, '--out', str(out)],
+    assert next_commands(said) == [
+        ['test', config, checkpoint],
+        ['train', config, '--cfg-options', f'load_from={checkpoint}'],
+        ['export', config, checkpoint, '--out', str(out)],
     ]
 
 

@@ -302,7 +302,7 @@ def test_a_config_with_its_own_data_and_evaluator(folder, tmp_path):
     assert last['clamped_scores']['0.001'] == last['scores']  # they were 0 already
     assert 'weight_decay' in found['forecast']['sentence']
     page = (tmp_path / 'out' / 'report.html').read_text()
-    assert 'tools/prune.py' in page and 'Ways through the' in page
+    assert 'mmpsbn prune' in page and 'Ways through the' in page
 
 
 def test_training_data_is_not_needed_to_look_at_test_data(folder, tmp_path):

@@ -1,0 +1,73 @@
+"""Run an experiment of the papers: train its arms, write table, picture and numbers."""
+
+import argparse
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..commands.launch import configs_folder
+from ..experiments import EXPERIMENTS
+from ..experiments.reproduce import reproduce
+from ..experiments.scales import SCALES
+from ..experiments.training import default_jobs
+
+_SMOKE = 'smoke only checks that everything runs: its numbers mean nothing'
+
+
+def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
+    experiments = '\n'.join(f'  {name}: {e.shows}' for name, e in EXPERIMENTS.items())
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__,
+        epilog=f'experiments:\n{experiments}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('name', choices=list(EXPERIMENTS))
+    parser.add_argument('--scale', choices=SCALES, required=True, help=_SMOKE)
+    parser.add_argument(
+        '--out', required=True, help='folder of the results; one that was begun is gone on with'
+    )
+    parser.add_argument('--data', help='folder of the data; default: that of the scale')
+    parser.add_argument(
+        '--seed',
+        type=int,
+        default=0,
+        help='of the weights, the order and the augmentation; '
+        'subsets of the data and shuffled labels are the same with each',
+    )
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        help='arms at a time; default: one a core, 1 on a GPU',
+    )
+    args = parser.parse_args(argv)
+    if args.jobs is None:
+        args.jobs = default_jobs()
+    return args
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
+    args = parse_args(argv, prog)
+    if args.jobs < 1:
+        raise SystemExit(f'error: --jobs must be >= 1, got {args.jobs}')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a Ctrl-C
+    try:
+        reproduce(
+            EXPERIMENTS[args.name],
+            scale=args.scale,
+            out=args.out,
+            data=args.data,
+            seed=args.seed,
+            jobs=args.jobs,
+            configs=configs_folder('mmpsbn'),
+            say=lambda line: print(line, flush=True),
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise SystemExit(f'error: {error}') from None
+    except KeyboardInterrupt:
+        raise SystemExit(
+            'interrupted; the same command goes on from the last checkpoints'
+        ) from None
+    print(f'\n{(Path(args.out) / "table.md").read_text()}')
+    if args.scale == 'smoke':
+        print(f'Scale {_SMOKE}.')
