@@ -93,7 +93,7 @@ setup(
     # the same import names (requirements/default.txt and requirements/openmmlab.txt); to require
     # one would break environments with the other.
     install_requires=['torch>=2.1', 'numpy', 'filelock'],
-    extras_require={name: requirements(name) for name in ('demo', 'test', 'onnx')},
+    extras_require={name: requirements(name) for name in ('demo', 'test', 'onnx', 'compare')},
     cmdclass=dict(build_py=BuildPy, develop=Develop),
     zip_safe=False,
 )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set everything up, then lint and run all tests, the slow ones too: tools/run_tests.sh [arguments of pytest]
+# Set everything up, lint, and run all tests, the slow ones too: tools/run_tests.sh [arguments of pytest]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=setup/common.sh
@@ -8,4 +8,6 @@ source tools/setup/common.sh
 bash tools/setup_env.sh --extras test,onnx
 python=$(ready_python "$PWD")
 "$python" -m ruff check .
+"$python" -m ruff format --check .
+"$python" -m codespell_lib ./*.md docs configs mmpsbn tools tests
 "$python" -m pytest -q -m "" "$@"

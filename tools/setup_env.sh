@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up everything this project needs:  tools/setup_env.sh [--extras demo,test,onnx] [--active]
+# Set up everything this project needs:  tools/setup_env.sh [--extras demo,test,onnx,compare] [--active]
 #
 # Makes .venv in the repository (.venv-openmmlab for STACK=openmmlab), or uses the active environment with --active.
 # Run it as often as you like: when all is there it takes a second; what an interrupted run left is repaired.
@@ -26,13 +26,13 @@ while [[ $# -gt 0 ]]; do
         --extras=*) IFS=, read -ra EXTRAS <<<"${1#*=}"; shift ;;
         --active) MMPSBN_ENV=active; shift ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit ;;
-        *) die "unknown argument '$1'; allowed are --extras demo,test,onnx and --active" ;;
+        *) die "unknown argument '$1'; allowed are --extras demo,test,onnx,compare and --active" ;;
     esac
 done
 [[ $STACK == default || $STACK == openmmlab ]] || die "STACK must be default or openmmlab, got '$STACK'"
 for extra in "${EXTRAS[@]}"; do
-    [[ $extra == demo || $extra == test || $extra == onnx ]] || die "unknown extra '$extra'; allowed are demo, test and onnx"
-    [[ $extra != test ]] || EXTRAS+=(demo)  # the tests run the demo
+    [[ $extra =~ ^(demo|test|onnx|compare)$ ]] || die "unknown extra '$extra'; allowed are demo, test, onnx and compare"
+    [[ $extra != test ]] || EXTRAS+=(demo compare)  # the tests run the demo, and compare
 done
 
 REQUIREMENTS=$ROOT/requirements/$STACK.txt
@@ -75,10 +75,10 @@ lock() {  # two set-ups of one environment at a time would trip over each other
 make_env() {  # a fresh environment, or the old one where it is whole
     if [[ ${MMPSBN_ENV:-} == active ]]; then
         local foreign broken
-        foreign=$("$ENV_PYTHON" "$TOOLS/setup/check_env.py" foreign "$STACK" | paste -sd, - | sed 's/,/, /g')
+        foreign=$("$ENV_PYTHON" "$TOOLS/setup/check_env.py" foreign "$STACK")
         [[ -z $foreign ]] || die "the active environment $ENV_DIR has $foreign, which share their import names with the $STACK stack;" \
             "use another environment, another STACK, or only add this package to it with pip install"
-        broken=$("$ENV_PYTHON" "$TOOLS/setup/check_env.py" broken | paste -sd, - | sed 's/,/, /g')
+        broken=$("$ENV_PYTHON" "$TOOLS/setup/check_env.py" broken)
         [[ -z $broken ]] || die "the active environment $ENV_DIR has incomplete installations ($broken); reinstall them, or use another environment"
         return
     fi

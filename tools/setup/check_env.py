@@ -1,8 +1,8 @@
 """What setup_env.sh asks of an environment; run with that environment's Python.
 
 where      version, prefix and site-packages
-broken     distributions that an interrupted install left incomplete
-foreign S  distributions of the other stack than S, which have the same import names
+broken     the distributions that an interrupted install left incomplete
+foreign S  the distributions of the other stack than S, which have the same import names
 torch      version, CUDA version or 'none', and this Python's wheel tag
 mmcv OPS   exit code 0 when mmcv's compiled part loads with this torch and has OPS, cpu or cuda
 imports    exit code 0 when all that the project imports can be imported
@@ -16,56 +16,42 @@ import sysconfig
 from importlib.metadata import distribution, distributions
 
 STACKS = dict(
-    default=('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain'),
-    openmmlab=(
-        'mmengine',
-        'mmengine-lite',
-        'mmcv',
-        'mmcv-full',
-        'mmcv-lite',
-        'mmdet',
-        'mmpretrain',
-    ),
+    default='onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmpretrain'.split(),
+    openmmlab='mmengine mmengine-lite mmcv mmcv-full mmcv-lite mmdet mmpretrain'.split(),
 )
+MODULES = 'torch torchvision mmengine mmcv.ops mmdet.apis mmpretrain pycocotools.coco'.split()
 
 
 def where():
-    print(
-        '.'.join(map(str, sys.version_info[:3])),
-        sys.prefix,
-        sysconfig.get_paths()['purelib'],
-        sep='\n',
-    )
+    version = '.'.join(map(str, sys.version_info[:3]))
+    print(version, sys.prefix, sysconfig.get_paths()['purelib'], sep='\n')
 
 
 def broken():
+    names = []
     for dist in distributions():
         if not str(getattr(dist, '_path', '')).endswith('.dist-info'):
             continue
         files = dist.files  # None where RECORD is missing: pip writes it last
-        missing = files is None or any(
-            not file.locate().exists() for file in files if file.suffix != '.pyc'
-        )
-        if missing:
-            print(dist.metadata['Name'] or dist._path.name)
+        if files is None or not all(f.locate().exists() for f in files if f.suffix != '.pyc'):
+            names.append(dist.metadata['Name'] or dist._path.name)
+    print(', '.join(names))
 
 
 def foreign(stack):
     others = {name for other, names in STACKS.items() if other != stack for name in names}
-    for dist in distributions():
-        name = re.sub(r'[-_.]+', '-', dist.metadata['Name'] or '').lower()
-        if name in others:
-            print(f'{name} {dist.version}')
+    found = {
+        re.sub(r'[-_.]+', '-', dist.metadata['Name'] or '').lower(): dist.version
+        for dist in distributions()
+    }
+    print(', '.join(f'{name} {version}' for name, version in found.items() if name in others))
 
 
 def torch():
     import torch
 
-    print(
-        torch.__version__,
-        torch.version.cuda or 'none',
-        f'cp{sys.version_info.major}{sys.version_info.minor}',
-    )
+    tag = f'cp{sys.version_info.major}{sys.version_info.minor}'
+    print(torch.__version__, torch.version.cuda or 'none', tag)
 
 
 def mmcv(ops):
@@ -87,16 +73,7 @@ def mmcv(ops):
 
 
 def imports():
-    for name in (
-        'torch',
-        'torchvision',
-        'mmengine',
-        'mmcv.ops',
-        'mmdet.apis',
-        'mmpretrain',
-        'torch_pruning',
-        'pycocotools.coco',
-    ):
+    for name in MODULES:
         importlib.import_module(name)
     if importlib.util.find_spec('mmpsbn') is None:
         raise SystemExit('mmpsbn is not installed')

@@ -19,24 +19,14 @@ env_dir() {  # the environment that setup_env.sh makes for a stack
     if [[ $2 == default ]]; then printf '%s/.venv' "$1"; else printf '%s/.venv-%s' "$1" "$2"; fi
 }
 
-env_python() {  # the Python to run a tool with: PYTHON, else the active environment, else the repository's own, else the PATH's
-    local own
-    own=$(env_dir "$1" "${STACK:-default}")/bin/python
-    if [[ -n ${PYTHON:-} ]]; then
-        printf '%s' "$PYTHON"
-    elif [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
-        printf python
-    elif [[ -x $own ]]; then
-        printf '%s' "$own"
-    elif command -v python >/dev/null; then
-        printf python
-    else
-        printf python3
-    fi
+active_python() {  # the active environment's Python: PYTHON, else the PATH's
+    if [[ -n ${PYTHON:-} ]]; then printf '%s' "$PYTHON"; elif command -v python >/dev/null; then printf python; else printf python3; fi
 }
 
-active_python() {  # the active environment's Python
-    if [[ -n ${PYTHON:-} ]]; then printf '%s' "$PYTHON"; elif command -v python >/dev/null; then printf python; else printf python3; fi
+env_python() {  # the Python to run a tool with: that of the active environment, else the repository's own, else the PATH's
+    local own
+    own=$(env_dir "$1" "${STACK:-default}")/bin/python
+    if [[ -z ${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x $own ]]; then printf '%s' "$own"; else active_python; fi
 }
 
 ready_python() {  # the Python of the environment that setup_env.sh has just set up

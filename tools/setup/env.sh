@@ -12,9 +12,7 @@ python_version() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])
 newest_python() { if [[ $1 == openmmlab ]]; then printf 11; else printf 12; fi; }  # torch 2.1 has no wheels for 3.12
 
 supported_python() {  # supported_python VERSION STACK
-    local minor=${1#3.}
-    minor=${minor%%.*}
-    [[ $1 == 3.* && $minor -ge 10 && $minor -le $(newest_python "$2") ]]
+    [[ $1 =~ ^3\.([0-9]+)\. && ${BASH_REMATCH[1]} -ge 10 && ${BASH_REMATCH[1]} -le $(newest_python "$2") ]]
 }
 
 # pick_python STACK CANDIDATES...: the first candidate that runs and has a supported version. A name on the PATH may still not run (pyenv).
@@ -67,8 +65,8 @@ disk_full() {  # disk_full LOG FOLDERS...: whether that is why a command failed
 }
 
 no_network() {
-    grep -qE 'NewConnectionError|NameResolutionError|name resolution|Name or service not known|Network is unreachable|ProxyError' "$1" ||
-        grep -qE 'Connection refused|[Tt]imed out|ConnectTimeout|Max retries exceeded|from versions: none' "$1"
+    grep -qE 'NewConnectionError|NameResolutionError|[Nn]ame (resolution|or service not known)|Network is unreachable|ProxyError|'\
+'Connection refused|[Tt]imed out|ConnectTimeout|Max retries exceeded|from versions: none' "$1"
 }
 
 # step WHAT HOW_LONG COMMAND...: announce, run with output to $LOG, say how long it took; on failure one sentence that says why
@@ -174,26 +172,23 @@ need_nvcc() {  # need_nvcc CUDA_VERSION_OF_TORCH
     [[ $found == "${1%%.*}" ]] || die "$nvcc is of CUDA $found, but torch was built with CUDA $1; $way_out"
 }
 
-# mmcv_wheels DISTRIBUTION VERSION CP_TAG TORCH OPS CACHE_DIR: wheels that may fit, best first
-mmcv_wheels() {
-    local name=${1//-/_} dir dirs=()
-    [[ -z ${MMPSBN_WHEELHOUSE:-} ]] || dirs+=("$MMPSBN_WHEELHOUSE")
-    [[ $5 != cpu ]] || dirs+=("$ROOT/../shared/wheels/torch${4%.*}")
-    for dir in "${dirs[@]}" "$6"; do
-        compgen -G "$dir/$name-$2-$3-$3-*$(uname -m).whl" || true
+mmcv_wheels() {  # mmcv_wheels CP_TAG CACHE_DIR: wheels of MMCV_PIN that may fit, best first
+    local name=${MMCV_PIN%%==*} version=${MMCV_PIN##*==} dir
+    for dir in ${MMPSBN_WHEELHOUSE:+"$MMPSBN_WHEELHOUSE"} "$2"; do
+        compgen -G "$dir/${name//-/_}-$version-$1-$1-*$(uname -m).whl" || true
     done
 }
 
-build_mmcv() {  # build_mmcv PIN OPS CACHE_DIR: into the cache, in one move
+build_mmcv() {  # build_mmcv OPS CACHE_DIR: into the cache, in one move
     local memory_jobs jobs
     memory_jobs=$(awk '/MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo 2>/dev/null || true)
     jobs=$(num_cpus)
     [[ -z $memory_jobs || $memory_jobs -ge $jobs ]] || jobs=$((memory_jobs > 0 ? memory_jobs : 1))
-    if [[ $2 == cuda ]]; then export FORCE_CUDA=1; else export FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=; fi
+    if [[ $1 == cuda ]]; then export FORCE_CUDA=1; else export FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=; fi
     # pip's own cache does not know which torch a wheel was built for, so it is left out both ways
     MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$jobs} CFLAGS="${CFLAGS:-} -g0 -O2" "$ENV_PYTHON" -m pip wheel --disable-pip-version-check \
-        --no-cache-dir --no-build-isolation --no-deps --no-binary "${1%%==*}" --wheel-dir "$BUILD_DIR" "$1" &&
-        mkdir -p "$3" && mv -f "$BUILD_DIR"/*.whl "$3/"
+        --no-cache-dir --no-build-isolation --no-deps --no-binary "${MMCV_PIN%%==*}" --wheel-dir "$BUILD_DIR" "$MMCV_PIN" &&
+        mkdir -p "$2" && mv -f "$BUILD_DIR"/*.whl "$2/"
 }
 
 install_wheel() {  # install_wheel WHEEL OPS
@@ -208,7 +203,7 @@ install_mmcv() {  # reuse the first wheel that loads with this torch, else build
         say "* installing mmcv from $wheel (a few seconds)"
         if install_wheel "$wheel" "$ops" >"$LOG" 2>&1 </dev/null; then return; fi
         say "  it does not fit this torch or lacks $ops operations, so it is passed over"
-    done < <(mmcv_wheels "${MMCV_PIN%%==*}" "${MMCV_PIN##*==}" "$tag" "${torch%%+*}" "$ops" "$cache_dir")
+    done < <(mmcv_wheels "$tag" "$cache_dir")
     need_compiler
     if [[ $ops == cuda ]]; then
         need_nvcc "$cuda"
@@ -217,6 +212,6 @@ install_mmcv() {  # reuse the first wheel that loads with this torch, else build
     if ! mkdir -p "$CACHE/wheels" || ! BUILD_DIR=$(mktemp -d "$CACHE/wheels/.build.XXXXXX"); then
         die "cannot write to $CACHE; free some space there, or name another folder with XDG_CACHE_HOME"
     fi
-    step "building $MMCV_PIN for torch $torch, once for all clones" "$build" build_mmcv "$MMCV_PIN" "$ops" "$cache_dir"
+    step "building $MMCV_PIN for torch $torch, once for all clones" "$build" build_mmcv "$ops" "$cache_dir"
     step "installing it" "a few seconds" install_wheel "$cache_dir"/*.whl "$ops"
 }
