@@ -14,6 +14,14 @@ settings.register_profile('mmpsbn', deadline=None, max_examples=60, derandomize=
 settings.load_profile('mmpsbn')
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        '--whole-zoo',
+        action='store_true',
+        help="every family of mmdet's and mmpretrain's zoos, with -m slow; see docs/prune_zoo.md",
+    )
+
+
 _SCOPES = dict(DefaultScope._instance_dict)
 
 

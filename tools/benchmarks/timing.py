@@ -1,21 +1,88 @@
-"""How the benchmarks measure: side by side, round by round, in one process."""
+"""How the benchmarks measure: side by side, round by round, with torch.utils.benchmark."""
 
-import json
+import argparse
+import functools
 import platform
 import random
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.utils.benchmark import Timer
 
-clock = time.perf_counter  # one clock for all; a test puts its own here
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median and quartiles of ratios, one a round."""
+
+    median: float
+    q1: float
+    q3: float
+
+    def __str__(self):
+        return f'{self.median:.3f} [{self.q1:.3f}, {self.q3:.3f}]'
 
 
-def add_arguments(parser) -> None:
-    """The arguments that every benchmark has."""
+@dataclass(frozen=True)
+class Bench:
+    """How to measure.
+
+    Attributes:
+        rounds: in each of which every candidate is timed once.
+        min_seconds: for which a candidate is repeated within a round; at least once.
+        seed: of the order within a round, and of weights and data.
+        clock: seconds, of the wall (a GPU has finished then) or of the processor.
+    """
+
+    rounds: int
+    min_seconds: float
+    seed: int
+    clock: Callable[[], float]
+
+    def side_by_side(self, candidates: Mapping[str, Callable]) -> dict[str, list[float]]:
+        """Median seconds of each candidate in each round.
+
+        What else happens on the machine hits all candidates of a round alike, and a ratio taken
+        within the round survives it. The order is drawn anew for each round: the memory that one
+        candidate leaves behind is not always the same neighbour's. An untimed run comes first.
+        """
+        timers = {
+            name: Timer('run()', globals=dict(run=run), timer=self.clock, num_threads=threads())
+            for name, run in candidates.items()
+        }
+        order, shuffle = list(timers), random.Random(self.seed).shuffle
+        seconds: dict[str, list[float]] = {name: [] for name in timers}
+        for _ in range(self.rounds):
+            shuffle(order)
+            for name in order:
+                measured = timers[name].blocked_autorange(min_run_time=self.min_seconds)
+                seconds[name].append(measured.median)
+        return seconds
+
+
+def threads() -> int:
+    return torch.get_num_threads()
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], name: str, baseline: str) -> Ratio:
+    """Of ``name`` over ``baseline``, round by round."""
+    ratios = [a / b for a, b in zip(seconds[name], seconds[baseline])]
+    if len(ratios) == 1:
+        return Ratio(*ratios * 3)
+    q1, median, q3 = statistics.quantiles(ratios, n=4, method='inclusive')
+    return Ratio(median, q1, q3)
+
+
+def parser(description: str, *, rounds: int) -> argparse.ArgumentParser:
+    """With the arguments that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--rounds', type=int, default=rounds, help=f'default: {rounds}')
+    parser.add_argument('--min-seconds', type=float, default=0.2, help='of a candidate in a round')
     parser.add_argument('--threads', type=int, help="default: torch's own choice")
     parser.add_argument(
         '--cpu-time',
@@ -24,107 +91,38 @@ def add_arguments(parser) -> None:
         'with --threads 1, since waiting threads count too; not with a GPU',
     )
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--json', metavar='OUT', help='write the same numbers here')
+    return parser
 
 
-def set_up(args) -> None:
-    """Threads and clock as the arguments say."""
-    global clock
+def begin(args: argparse.Namespace) -> Bench:
+    """Set the threads, print what a reader must know to compare numbers."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    if args.cpu_time:
-        if torch.cuda.is_available():
-            raise SystemExit(
-                '--cpu-time does not see what a GPU does: '
-                'hide it with CUDA_VISIBLE_DEVICES= or leave --cpu-time out'
-            )
-        clock = time.process_time
-
-
-def interleave(
-    candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, seed: int
-) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round; ``times[name][r]`` belongs to round r.
-
-    A round runs every candidate once, so that what else happens on the machine hits all of them
-    alike and a ratio taken within a round survives it. The order is drawn anew for each round: the
-    memory that one candidate leaves behind is not always the same neighbour's. ``warmup`` rounds
-    come first and are dropped.
-    """
-    order, shuffle = list(candidates), random.Random(seed).shuffle
-    times = {name: [] for name in candidates}
-    for r in range(warmup + rounds):
-        shuffle(order)
-        for name in order:
-            start = clock()
-            candidates[name]()
-            if r >= warmup:
-                times[name].append(clock() - start)
-            else:
-                clock()
-    return times
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles (linear between neighbours)."""
-    if len(values) == 1:
-        return dict(median=values[0], q1=values[0], q3=values[0])
-    q1, median, q3 = statistics.quantiles(values, n=4, method='inclusive')
-    return dict(median=median, q1=q1, q3=q3)
-
-
-def ratio(times: Mapping[str, Sequence[float]], name: str, baseline: str) -> dict[str, float]:
-    """Spread of the ratios ``name`` / ``baseline`` taken round by round."""
-    return spread([a / b for a, b in zip(times[name], times[baseline])])
-
-
-class Stopwatch:
-    """Adds up the seconds spent in the functions it wraps, by name.
-
-    Args:
-        synchronize: waits for the device, before and after each call.
-    """
-
-    def __init__(self, synchronize: Callable[[], None] = lambda: None):
-        self._synchronize = synchronize
-        self._seconds: dict[str, float] = defaultdict(float)
-
-    def timed(self, name: str, function: Callable) -> Callable:
-
-        def wrapper(*args, **kwargs):
-            self._synchronize()
-            start = clock()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._synchronize()
-                self._seconds[name] += clock() - start
-
-        return wrapper
-
-    def lap(self) -> dict[str, float]:
-        """Seconds by name since the last lap."""
-        lap, self._seconds = dict(self._seconds), defaultdict(float)
-        return lap
-
-
-def device_synchronizer(device: str) -> Callable[[], None]:
-    return torch.cuda.synchronize if device == 'cuda' else lambda: None
-
-
-def describe_machine(args) -> dict[str, object]:
-    """What a reader must know to compare numbers."""
-    info = dict(
+    has_gpu = torch.cuda.is_available()
+    if args.cpu_time and has_gpu:
+        raise SystemExit(
+            '--cpu-time does not see what a GPU does: hide it with CUDA_VISIBLE_DEVICES= or leave '
+            '--cpu-time out'
+        )
+    machine = dict(
         cpu=_cpu_model(),
-        threads=torch.get_num_threads(),
+        threads=threads(),
         clock='processor' if args.cpu_time else 'wall',
         seed=args.seed,
         torch=torch.__version__,
         python=platform.python_version(),
     )
-    if torch.cuda.is_available():
-        info['gpu'] = torch.cuda.get_device_name()
-    return info
+    if has_gpu:
+        machine['gpu'] = torch.cuda.get_device_name()
+    print(', '.join(f'{key}: {value}' for key, value in machine.items()), flush=True)
+    clock = time.process_time if args.cpu_time else functools.partial(_wall_clock, has_gpu)
+    return Bench(args.rounds, args.min_seconds, args.seed, clock)
+
+
+def _wall_clock(has_gpu: bool) -> float:
+    if has_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _cpu_model() -> str:
@@ -132,32 +130,16 @@ def _cpu_model() -> str:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.split(':')[1].strip() for line in lines if line.startswith('model name')),
-        platform.machine(),
-    )
+    models = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+    return next(models, platform.machine())
 
 
-def print_machine(machine: Mapping[str, object]) -> None:
-    print(', '.join(f'{key}: {value}' for key, value in machine.items()), flush=True)
+def milliseconds(seconds: Sequence[float]) -> float:
+    return 1e3 * statistics.median(seconds)
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    for row in (head, *rows):
-        print(
-            '  '.join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-        )
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """In markdown."""
     line = ['---', *('---:' for _ in head[1:])]
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (head, line, *rows))
-
-
-def write_json(path, report) -> None:
-    if path is not None:
-        Path(path).write_text(json.dumps(report, indent=1) + '\n')
+    for cells in (head, line, *rows):
+        print(f'| {" | ".join(map(str, cells))} |', flush=True)

@@ -4,9 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
+from census import Census
 from torch import nn
-
-from .census import Census
 
 
 @dataclass(frozen=True)

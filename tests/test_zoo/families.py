@@ -18,8 +18,6 @@ ROOTS = {
     for package in (mmdet, mmpretrain)
 }
 _REGISTER = dict(mmdet=register_mmdet, mmpretrain=register_mmpretrain)
-for _register in _REGISTER.values():
-    _register(init_default_scope=False)
 # no model of their own; training methods, prompts and multimodal models, whose backbones are
 # families already
 _NOT_FAMILIES = dict(

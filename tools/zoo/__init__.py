@@ -1,1 +1,0 @@
-"""The parts of ``prune_zoo.py``."""
