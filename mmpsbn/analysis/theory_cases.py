@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..functional.scalar_decay import decay_curve, rule_of
+from ..functional.scalar_decay import decay_curve
 from ..functional.simulation import (
     Estimate,
     estimate,
@@ -107,7 +107,7 @@ def predicted_decay(
     build, settings = OPTIMIZERS[name]
     optimizer = build([torch.nn.Parameter(torch.ones(1))], **settings)
     return decay_curve(
-        rule_of(optimizer)[0],
+        build.__name__,
         start=1.0,
         lrs=[settings['lr']] * num_steps,
         weight_decay=weight_decay,

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from ..upstream import wrap_model
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model within wrappers for ranks and for test-time augmentation."""
@@ -34,6 +36,14 @@ def optimizers_in(wrapper: OptimWrapper | OptimWrapperDict | dict | None) -> lis
     if isinstance(wrapper, OptimWrapperDict):
         return [w.optimizer for w in wrapper.values()]
     return [wrapper.optimizer] if isinstance(wrapper, OptimWrapper) else []
+
+
+def schedulers_of(runner) -> list:
+    """The built schedulers of all optimizers."""
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        return [s for part in schedulers.values() for s in part]
+    return schedulers
 
 
 def averaged_models_of(runner) -> list[nn.Module]:
@@ -97,7 +107,7 @@ def _set_model(runner, model: nn.Module) -> None:
 
 def _wrapped(runner) -> nn.Module:
     if hasattr(runner, 'strategy'):
-        return runner.strategy._wrap_model(runner.model)
+        return wrap_model(runner.strategy, runner.model)
     return runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), runner.model)
 
 

@@ -1,5 +1,7 @@
 """Weight decay beside the update rule and not in its gradient, for any of torch.optim."""
 
+from collections.abc import Mapping
+
 import torch
 from torch.optim import Optimizer
 
@@ -81,7 +83,7 @@ def _without_hooks(step):
     return step.__wrapped__ if getattr(step, 'hooked', False) else step
 
 
-# at the top level, for pickle and for rule_of
+# at the top level, for pickle
 DecoupledSGD = decoupled(torch.optim.SGD)
 DecoupledAdam = decoupled(torch.optim.Adam)  # AMSGrad with amsgrad=True
 DecoupledAdagrad = decoupled(torch.optim.Adagrad)
@@ -97,3 +99,15 @@ DECOUPLED_OPTIMIZERS = (
     DecoupledRMSprop,
     DecoupledAdamax,
 )
+
+# of torch.optim, whose decay is decoupled where they are told so
+_WITH_A_SWITCH = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam)
+
+
+def is_decoupled(optimizer: Optimizer, group: Mapping) -> bool:
+    """Whether the decay of a param group is known to stand beside the update rule: AdamW, this
+    package's classes, and those of torch.optim with ``decoupled_weight_decay=True``."""
+    kind = type(optimizer)
+    return kind in (torch.optim.AdamW, *DECOUPLED_OPTIMIZERS) or (
+        kind in _WITH_A_SWITCH and bool(group.get('decoupled_weight_decay'))
+    )

@@ -1,90 +1,47 @@
-"""When a filter that dies counts as collapsed: by weight decay alone, before training."""
+"""How far weight decay alone shrinks a weight that gets no gradient, known before training."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import accumulate
 
-from .scalar_decay import decay_curve
+import torch
+from torch.optim import Optimizer
+
+from .decoupled_decay import DECOUPLED_OPTIMIZERS, is_decoupled
 
 
-@dataclass(frozen=True)
-class CollapseForecast:
-    """The gamma of a filter that is dead from the first step on.
-
-    Attributes:
-        num_steps: optimizer steps of the run.
-        gamma: |gamma| at the start, >= threshold.
-        threshold: below which a filter counts as collapsed.
-        log_decay: log(gamma / |gamma at the end|); S of :func:`sgd_log_decay` for SGD, inf
-            where nothing is left, negative where the decay is so strong that it diverges.
-        steps_to_collapse: steps after which |gamma| < threshold and stays so to the end of
-            the run; None if it does not come to that, and then the threshold sees no filter
-            that dies in the run.
+def decay_settings(optimizer: Optimizer, group: Mapping) -> tuple[float, float] | None:
+    """lambda and m of :func:`log_decay` for a param group of SGD with L2, of AdamW and the like,
+    and of this package's decoupled optimizers, whose lambda is that of a step at the first
+    learning rate; None for any other optimizer, whose steps depend on past gradients too.
     """
+    decay = float(group['weight_decay'])
+    if is_decoupled(optimizer, group):
+        own = type(optimizer) in DECOUPLED_OPTIMIZERS
+        return decay / group.get('initial_lr', group['lr']) if own else decay, 0.0
+    if type(optimizer) is not torch.optim.SGD:
+        return None
+    momentum = group['momentum']
+    return decay * (1 - group['dampening'] if momentum else 1), momentum
 
-    num_steps: int
-    gamma: float
-    threshold: float
-    log_decay: float
-    steps_to_collapse: int | None
 
-
-def sgd_log_decay(lrs: Sequence[float], *, weight_decay: float, momentum: float) -> float:
+def log_decay(lrs: Sequence[float], *, weight_decay: float, momentum: float) -> float:
     """S = sum of eta * lambda / (1 - m) over the steps: a dead gamma shrinks by exp(-S).
 
-    Under SGD with L2, for eta * lambda << (1 - m)^2. From 0.3 to 1e-3 takes S = 5.7
-    (design section 3).
+    For eta * lambda << (1 - m)^2. From 0.3 to 1e-3 takes S = 5.7 (design section 3).
 
     Args:
         lrs: eta of each step.
         weight_decay: lambda >= 0.
-        momentum: m in [0, 1).
+        momentum: m in [0, 1); 0 where the decay is decoupled.
     """
     return math.fsum(lrs) * weight_decay / (1 - momentum)
 
 
-def forecast_collapse(
-    rule: str,
-    *,
-    gamma: float,
-    threshold: float,
-    lrs: Sequence[float],
-    weight_decay: float,
-    decoupled: bool,
-    settings: Mapping,
-) -> CollapseForecast:
-    """Follow the gamma of a filter that dies now through a run.
-
-    The optimizer starts from a fresh state: what Adam and its kin remember of the
-    filter's former gradients slows the decay for about 1 / (1 - beta2) steps more.
-
-    Args:
-        gamma: |gamma| now, >= threshold > 0.
-        lrs: learning rate of each step of the run.
-        rule, weight_decay, decoupled, settings: as in :func:`.scalar_decay.decay_curve`.
-
-    Raises:
-        ValueError: gamma is below the threshold.
-        ZeroDivisionError: eps = 0 in an adaptive optimizer whose gradient runs out.
-    """
-    if not gamma >= threshold > 0:
-        raise ValueError(f'gamma must be >= threshold > 0, got {gamma} and {threshold}')
-    curve = decay_curve(
-        rule,
-        start=gamma,
-        lrs=lrs,
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        settings=settings,
-        gradients=None,
-    )
-    # adaptive optimizers may swing around 0: the last time above the threshold counts
-    last_above = max(step for step, weight in enumerate(curve) if not abs(weight) < threshold)
-    end = abs(curve[-1])
-    return CollapseForecast(
-        num_steps=len(lrs),
-        gamma=gamma,
-        threshold=threshold,
-        log_decay=math.log(gamma) - math.log(end) if end else math.inf,
-        steps_to_collapse=last_above + 1 if last_above < len(lrs) else None,
-    )
+def steps_to_decay(
+    needed: float, lrs: Sequence[float], *, weight_decay: float, momentum: float
+) -> int | None:
+    """The first step after which S of :func:`log_decay` is ``needed`` > 0; None if the run is over
+    before that."""
+    lr_sum = needed * (1 - momentum) / weight_decay if weight_decay else math.inf
+    return next((step for step, total in enumerate(accumulate(lrs), 1) if total >= lr_sum), None)

@@ -9,11 +9,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-import torch
-from torch.optim import Optimizer
-
-from .decoupled_decay import DECOUPLED_OPTIMIZERS
-
 # An update rule is made of settings under their torch.optim names and maps the gradients, in
 # turn, to directions d of w -= lr * d. Floats, as a step on tensors costs fifty times as much.
 Rule = Callable[[float], float]
@@ -191,24 +186,3 @@ def sgd_decay(
     fast, slow = half + root, half - root
     share = (1 - decay - slow) / (fast - slow)
     return start * (share * fast**steps + (1 - share) * slow**steps).real
-
-
-def rule_of(optimizer: Optimizer) -> tuple[str, bool] | None:
-    """The rule's name and whether its decay is decoupled; None for an optimizer that is
-    not one of :data:`RULES` or AdamW, as torch.optim has them, or decoupled by this package."""
-    if type(optimizer) is torch.optim.AdamW:
-        return 'Adam', True
-    if type(optimizer) in DECOUPLED_OPTIMIZERS:
-        return type(optimizer).__name__.removeprefix('Decoupled'), True
-    name = type(optimizer).__name__
-    if name in RULES and type(optimizer) is getattr(torch.optim, name):
-        return name, bool(optimizer.defaults.get('decoupled_weight_decay', False))
-    return None
-
-
-def decay_per_lr(optimizer: Optimizer, group: Mapping) -> float:
-    """A param group's lambda as :func:`decay_curve` has it, where it is multiplied by the
-    learning rate: this package's decoupled optimizers give it at the full learning rate."""
-    if type(optimizer) in DECOUPLED_OPTIMIZERS:
-        return group['weight_decay'] / group.get('initial_lr', group['lr'])
-    return float(group['weight_decay'])

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mmpsbn.functional.decoupled_decay import DECOUPLED_OPTIMIZERS, DecoupledAdam, DecoupledSGD
-from mmpsbn.functional.scalar_decay import RULES, decay_curve, decay_per_lr, rule_of
 
 STEPS = 50
 # the optimizers of Mehta et al., section 2 and supplement
@@ -227,32 +226,6 @@ def test_it_copies_and_pickles():
     torch.save(optimizer, file)
     file.seek(0)
     assert type(torch.load(file, weights_only=False)) is DecoupledAdam
-
-
-@pytest.mark.parametrize('name', OPTIMIZERS)
-def test_the_forecast_knows_it(name):
-    weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    settings = OPTIMIZERS[name]
-    optimizer = with_initial_lr(decoupled_of(name)([weight], weight_decay=1e-2, **settings))
-    rule, is_decoupled = rule_of(optimizer)
-    assert rule in RULES and is_decoupled
-    curve = [0.3]
-    weight.grad = torch.zeros_like(weight)
-    lrs = [settings['lr'] * schedule(step) for step in range(STEPS)]
-    for lr in lrs:
-        optimizer.param_groups[0]['lr'] = lr
-        optimizer.step()
-        curve.append(weight.item())
-    forecast = decay_curve(
-        rule,
-        start=0.3,
-        lrs=lrs,
-        weight_decay=decay_per_lr(optimizer, optimizer.param_groups[0]),
-        decoupled=True,
-        settings=optimizer.param_groups[0],
-        gradients=None,
-    )
-    assert forecast == pytest.approx(curve, rel=1e-12)
 
 
 @pytest.mark.parametrize(

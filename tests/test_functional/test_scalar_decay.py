@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmpsbn.functional.scalar_decay import RULES, decay_curve, rule_of, sgd_decay
+from mmpsbn.functional.scalar_decay import RULES, decay_curve, sgd_decay
 
 STEPS = 400
 OPTIMIZERS = {  # the learning rates of Mehta's figure 4, and what else an optimizer can be told
@@ -49,17 +49,16 @@ def test_each_rule_is_torch_optim(name, weight_decay, live):
     build, settings = OPTIMIZERS[name]
     weight = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
     optimizer = build([weight], weight_decay=weight_decay, **settings)
-    rule, decoupled = rule_of(optimizer)
     gradients = (1e-4 * torch.randn(STEPS, generator=torch.Generator().manual_seed(0))).tolist()
     expected = torch_curve(
         optimizer, weight, cosine(settings['lr']), gradients if live else [0.0] * STEPS
     )
     curve = decay_curve(
-        rule,
+        'Adam' if name == 'AdamW' else build.__name__,
         start=0.3,
         lrs=cosine(settings['lr']),
         weight_decay=weight_decay,
-        decoupled=decoupled,
+        decoupled=name == 'AdamW',
         settings=optimizer.param_groups[0],
         gradients=gradients if live else None,
     )
@@ -67,9 +66,7 @@ def test_each_rule_is_torch_optim(name, weight_decay, live):
 
 
 def test_every_rule_is_compared_with_torch():
-    weight = [torch.nn.Parameter(torch.ones(1))]
-    compared = {rule_of(build(weight, **settings))[0] for build, settings in OPTIMIZERS.values()}
-    assert compared == set(RULES)
+    assert {build.__name__ for build, _ in OPTIMIZERS.values()} == {*RULES, 'AdamW'}
 
 
 @pytest.mark.parametrize('name', ['SGD momentum', 'RMSprop', 'Adam', 'Adadelta'])
@@ -131,14 +128,3 @@ def test_what_is_no_rule_is_named():
         decay_curve('Lion', settings={}, **arguments)
     with pytest.raises(ValueError, match=r"SGD needs .* missing are \['dampening', 'nesterov'\]"):
         decay_curve('SGD', settings=dict(momentum=0.9), **arguments)
-
-
-def test_an_optimizer_that_is_not_known_has_no_rule():
-    weight = [torch.nn.Parameter(torch.ones(1))]
-
-    class SGD(torch.optim.SGD):
-        """Same name, perhaps another update."""
-
-    assert rule_of(SGD(weight, lr=0.1)) is None
-    assert rule_of(torch.optim.Rprop(weight)) is None
-    assert rule_of(torch.optim.AdamW(weight)) == ('Adam', True)

@@ -24,11 +24,11 @@ from ...commands.planned_run import planned_runner
 from ...engine.input_size import pipeline_size
 from ...engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ...engine.runner_parts import epoch_length
-from ...engine.sparsity.forecast import collapse_forecast, compared_forecasts, gamma_lrs
+from ...engine.sparsity.forecast import collapse_forecast, gamma_lrs
 from ...pruning.forward import observing
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import layers_at_zero, scale_layers
-from .course import Alternative, Course
+from .course import Course
 from .subject import Loaded, readable
 from .theorem import gradient_noise
 
@@ -177,13 +177,9 @@ class ConfigSubject:
                 return Course(sentence, (), 0, None, '', 0.0)
             lrs = gamma_lrs(runner)
             optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # None: several
-            compared = compared_forecasts(runner, threshold=threshold)
             return Course(
                 sentence=collapse_forecast(runner, threshold=threshold),
-                alternatives=tuple(
-                    Alternative(name, f.steps_to_collapse, math.exp(-f.log_decay))
-                    for name, f in compared.items()
-                ),
+                alternatives=(),
                 num_steps=runner.max_iters,
                 lrs=None if lrs is None else tuple(lrs),
                 optimizer=type(optimizer).__name__,

@@ -2,7 +2,7 @@
 
 from mmengine.optim.scheduler import CosineRestartParamScheduler
 
-from ..runner_parts import in_epochs
+from ..runner_parts import in_epochs, schedulers_of
 
 
 def round_ends(runner) -> list[int]:
@@ -12,16 +12,13 @@ def round_ends(runner) -> list[int]:
         ValueError: nothing restarts it, or several optimizers' at different times; a round
             would not be whole.
     """
-    schedulers = runner.param_schedulers or []
-    if isinstance(schedulers, dict):
-        schedulers = [s for part in schedulers.values() for s in part]
     epoch_length = runner.max_iters // runner.max_epochs
     found = {
         tuple(
             (s.begin + period) * (epoch_length if s.by_epoch else 1)
             for period in s.cumulative_periods
         )
-        for s in schedulers
+        for s in schedulers_of(runner)
         if isinstance(s, CosineRestartParamScheduler) and s.param_name == 'lr'
     }
     if len(found) != 1:

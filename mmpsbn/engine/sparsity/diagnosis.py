@@ -2,10 +2,24 @@
 
 from collections.abc import Iterable
 
-from ...functional.scalar_decay import rule_of
+from torch import optim
+
+from ...functional.decoupled_decay import is_decoupled
 from ...layers import alpha_of
 from ...pruning.sparsity import scale_layers
 from ..runner_parts import bare_model, optimizers_of, pruning_hook
+
+# They divide a step by its own size, also the part of it that is L2. Of other classes nothing is
+# claimed.
+_ADAPTIVE = (
+    optim.Adam,
+    optim.NAdam,
+    optim.RAdam,
+    optim.Adamax,
+    optim.Adagrad,
+    optim.Adadelta,
+    optim.RMSprop,
+)
 
 
 def likely_causes(runner, layers: Iterable[str], *, threshold: float, at_start: bool) -> list[str]:
@@ -47,13 +61,12 @@ def likely_causes(runner, layers: Iterable[str], *, threshold: float, at_start: 
 
 def _causes_of(optimizer, group: dict, threshold: float, *, shifted: bool) -> list[str]:
     name, decay = type(optimizer).__name__, group.get('weight_decay', 0)
-    rule, decoupled = rule_of(optimizer) or (None, None)
     highest = max(group['lr'], group.get('initial_lr', group['lr']))
     causes = [
         f'the learning rate, {highest:g}: the noise that pushes channels below zero grows with its '
         'square (psBN paper, Theorem 1), so a lower one, a warm-up or larger batches help'
     ]
-    if decay and rule not in (None, 'SGD') and not decoupled:
+    if decay and type(optimizer) in _ADAPTIVE and not is_decoupled(optimizer, group):
         causes.append(
             f'weight_decay={decay:g} on gamma inside the steps of {name}, which undo its '
             'smallness where the loss has little gradient: decouple it (AdamW), or give gamma a '

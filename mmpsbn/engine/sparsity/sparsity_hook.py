@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from ...functional.checks import is_count, is_number
 from ...pruning.measures import MEASURES, Limits, counts_table
 from ...pruning.sparsity import scale_layers
+from ...upstream import resumes
 from ..arguments import build, names_its_arguments
 from ..norms.beta_decay import check_beta_decay
 from ..runner_parts import bare_model, epoch_length, in_epochs
@@ -164,7 +165,7 @@ class SparsityHook(Hook):
             checkpoint['meta'][GROWTH_KEY] = growth
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        if runner._resume:
+        if resumes(runner):
             self._watch.growth.restore((checkpoint.get('meta') or {}).get(GROWTH_KEY, {}))
 
     def _read(self, runner, *, with_data: bool) -> Reading:
