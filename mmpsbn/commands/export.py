@@ -18,6 +18,7 @@ from ..layers import PostShift, convert_from_psbn
 from ..models import fuse_norms
 from ..pruning.graph import ChannelGraph
 from ..pruning.verification import output_errors, probe_outputs
+from ..upstream import BatchNormBase
 from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite, save_weights
 from .onnx_file import check_one_stage, check_onnx_installed, write_onnx
 
@@ -173,7 +174,7 @@ def fusible_pairs(model: nn.Module, graph: ChannelGraph) -> dict[str, str]:
         if len(norms) == 1
         and readers[norms[0]] == 1
         and isinstance(modules[conv], (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-        and isinstance(modules[norms[0]], nn.modules.batchnorm._BatchNorm)
+        and isinstance(modules[norms[0]], BatchNormBase)
         and modules[norms[0]].track_running_stats
     }
 

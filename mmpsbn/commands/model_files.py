@@ -8,9 +8,9 @@ import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from mmengine.runner import CheckpointLoader, load_state_dict
 from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..engine.checkpoints.pruned_structure import saved_by
 from ..engine.files import AtomicLocalBackend
@@ -73,9 +73,9 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     plan = PrunePlan({}, {}) if saved is None else PrunePlan.from_dict(saved.get('plan'))
     if not is_applied(model, plan):
         apply_plan(model, plan)
-    state_dict = {key.removeprefix('module.'): x for key, x in state_dict.items()}
+    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
     check_state_dict(model, state_dict)
-    _load_checkpoint_to_model(model, checkpoint)
+    load_state_dict(model, state_dict)
     return LoadedModel(
         model.eval(),
         plan,

@@ -34,7 +34,7 @@ def planned_runner(cfg: Config, model: nn.Module, *, epoch_length: int, work_dir
         log_level='ERROR',
         experiment_name=f'planned_{id(model)}',
     )
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.train_loop  # noqa: B018  builds it: what is below asks for the length of the run
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
     if runner.param_schedulers is not None:

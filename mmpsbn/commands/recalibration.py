@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..engine.openmmlab import forward_tensors
 from ..pruning.forward import evaluating
+from ..upstream import BatchNormBase
 
 
 def recalibrate_batch_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -24,7 +24,7 @@ def recalibrate_batch_norms(model: nn.Module, batches: Iterable[Tensor]) -> None
     norms = [
         module
         for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
+        if isinstance(module, BatchNormBase) and module.track_running_stats
     ]
     if not norms:
         raise ValueError(
@@ -51,5 +51,5 @@ def recalibrate_batch_norms(model: nn.Module, batches: Iterable[Tensor]) -> None
                     now.copy_(then)
 
 
-def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(norm: BatchNormBase) -> tuple[Tensor, Tensor, Tensor]:
     return norm.running_mean, norm.running_var, norm.num_batches_tracked

@@ -18,6 +18,7 @@ torch refuses to swap tensors that somebody refers to weakly.)
 import copy
 import functools
 import gc
+import inspect
 import sys
 import threading
 import warnings
@@ -34,6 +35,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+
+from ..upstream import foreach_add, foreach_copy_, foreach_sub
 
 _ALPHA = '_psbn_alpha'
 _TORCH_STEP = sys.modules[Optimizer.__module__].__file__  # where the wrapper of every step stands
@@ -111,7 +114,7 @@ def restore_biases() -> None:
 
 def _frames() -> Iterator[FrameType]:
     """What runs now in this thread, from here outwards."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None:
         yield frame
         frame = frame.f_back
@@ -133,7 +136,7 @@ class _Step:
         self._tensors = [p.to_local() if hasattr(p, 'to_local') else p for p in biases]
         self._b = [tensor.clone() for tensor in self._tensors]
         alphas = [alpha_of(p) for p in biases]
-        self._beta = torch._foreach_sub(self._b, alphas) if biases else []
+        self._beta = foreach_sub(self._b, alphas) if biases else []
         self._shift(self._b, self._beta)
 
     def _shift(self, now: list[Tensor], then: list[Tensor]) -> None:
@@ -163,8 +166,8 @@ class _Step:
 @torch.no_grad()
 def _move_(tensors: list[Tensor], now: list[Tensor], then: list[Tensor]) -> None:
     """``then`` plus what the tensors differ from ``now``, in place."""
-    moved = torch._foreach_sub(tensors, now)
-    torch._foreach_copy_(tensors, torch._foreach_add(then, moved))
+    moved = foreach_sub(tensors, now)
+    foreach_copy_(tensors, foreach_add(then, moved))
 
 
 @torch.no_grad()

@@ -11,11 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..functional.checks import is_number
+from ..upstream import BatchNormBase, InstanceNormBase, check_input_channels
 from .optimizer_view import restore_biases, set_alpha, unwatch, watch
 
 
@@ -81,10 +80,10 @@ class PostShift:
     def own_biases(self) -> list[nn.Parameter]:
         """The parameter that is the bias, or that it is computed from (a pruning mask, a
         parametrization); none where it was taken out of the layer."""
-        found = [self._parameters.get(name) for name in ('bias', 'bias_orig')]
         if is_parametrized(self, 'bias'):
-            found += self.parametrizations.bias.parameters(recurse=False)
-        return [bias for bias in found if bias is not None]
+            return list(self.parametrizations.bias.parameters(recurse=False))
+        found = (getattr(self, name, None) for name in ('bias', 'bias_orig'))
+        return [bias for bias in found if isinstance(bias, nn.Parameter)]
 
     def mark_bias(self) -> None:
         """Have optimizers see beta of what is the bias now."""
@@ -137,23 +136,23 @@ class PostShift:
         return f'{super().extra_repr()}, alpha={self.alpha}'
 
 
-# _BatchNorm and _InstanceNorm stand among the direct bases because MMEngine's init_cfg
-# looks for layer=['_BatchNorm'] among the names of those only.
+# The base classes stand among the direct bases because MMEngine's init_cfg
+# looks for layer=['_BatchNorm'], their name in torch, among the names of those only.
 
 
-class psBN1d(PostShift, nn.BatchNorm1d, _BatchNorm):
+class psBN1d(PostShift, nn.BatchNorm1d, BatchNormBase):
     """Post-shifted BatchNorm1d; inputs (N, C) or (N, C, L)."""
 
 
-class psBN2d(PostShift, nn.BatchNorm2d, _BatchNorm):
+class psBN2d(PostShift, nn.BatchNorm2d, BatchNormBase):
     """Post-shifted BatchNorm2d; inputs (N, C, H, W)."""
 
 
-class psBN3d(PostShift, nn.BatchNorm3d, _BatchNorm):
+class psBN3d(PostShift, nn.BatchNorm3d, BatchNormBase):
     """Post-shifted BatchNorm3d; inputs (N, C, D, H, W)."""
 
 
-class psIN(PostShift, nn.InstanceNorm2d, _InstanceNorm):
+class psIN(PostShift, nn.InstanceNorm2d, InstanceNormBase):
     """Post-shifted InstanceNorm2d, affine; inputs (N, C, H, W)."""
 
     def __init__(
@@ -180,7 +179,7 @@ class psGN(PostShift, nn.GroupNorm):
         super().__init__(num_groups, num_channels, device=device, **kwargs)
 
 
-class psSyncBN(PostShift, _BatchNorm):
+class psSyncBN(PostShift, BatchNormBase):
     """Post-shifted BatchNorm over the joined batch of all ranks; (N, C, *).
 
     In a single process and in eval mode it is psBN. On the CPU, where torch has no synchronised
@@ -188,7 +187,7 @@ class psSyncBN(PostShift, _BatchNorm):
     turns those into a plain BatchNorm on every run in a single process.
     """
 
-    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
+    _check_non_zero_input_channels = check_input_channels
 
     def __init__(self, num_features: int, *args, process_group=None, device=None, **kwargs):
         super().__init__(num_features, *args, device=device, **kwargs)

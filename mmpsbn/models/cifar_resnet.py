@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..upstream import BatchNormBase
 
 # Only read (mmengine copies init_cfg), so sharing them between calls is safe.
 _NORM_CFG = dict(type='BN', requires_grad=True)
@@ -172,6 +173,6 @@ class CIFARResNet(BaseModule):
         super().train(mode)
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BatchNormBase):
                     module.eval()
         return self

@@ -10,6 +10,7 @@ from torch import nn
 from ..functional.checks import is_number
 from ..layers import PostShift, alpha_of
 from ..pruning.sparsity import scale_layers
+from ..upstream import is_initialising
 
 
 @WEIGHT_INITIALIZERS.register_module(name='NormAffine')
@@ -70,7 +71,7 @@ class NormAffineInit:
                 nn.init.constant_(layer.bias, self.beta + (alpha_of(layer.bias) or 0.0))
             if isinstance(layer, PostShift):
                 layer.beta_given = True
-        if hasattr(module, '_params_init_info'):
+        if is_initialising(module):
             update_init_info(module, f'NormAffine: gamma={self.gamma}, beta={self.beta}')
 
 

@@ -8,6 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..pruning import PrunePlan, apply_plan
 from ..pruning.plan import named_tensors
+from ..upstream import check_before_loading
 
 
 @MODELS.register_module(name='PrunedModel')
@@ -33,7 +34,7 @@ def build_pruned_model(
     model = MODELS.build(dict(type=dense_type, **dense))
     apply_plan(model, _first_channels(model, shapes))
     fuse_norms(model, fused or {})
-    model._register_load_state_dict_pre_hook(_check_before_loading, with_module=True)
+    check_before_loading(model, _check_before_loading)
     return model
 
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from ..functional.checks import is_count
 from ..functional.frozen import random_weight_mask
 from ..layers import NORM_LAYERS
+from ..upstream import ConvBase
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class TrainedParts:
         masks = {}
         for name, module in model.named_modules():
             key = f'{name}.weight' if name else 'weight'
-            if isinstance(module, _ConvNd) and key in frozen:
+            if isinstance(module, ConvBase) and key in frozen:
                 masks[key] = random_weight_mask(
                     module.weight,
                     per_channel=self.per_channel,

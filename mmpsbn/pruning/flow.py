@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..upstream import ConvBase, TorchDispatchMode
 from .forward import ForwardFn, observing, tensors_in
 
 # one call of a layer: its name, and the how manieth of a forward pass
 Call = tuple[str, int]
 
-READERS = (nn.modules.conv._ConvNd, nn.Linear)
+READERS = (ConvBase, nn.Linear)
 
 
 def trace_readers(

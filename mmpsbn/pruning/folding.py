@@ -5,10 +5,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ..upstream import ConvBase, InstanceNormBase, NormBase
 from .graph import ChannelGroup, Member
 
 
@@ -21,7 +19,7 @@ def why_not_foldable(
         padded: accept zero padding, where this is exact only away from the border.
     """
     layer = model.get_submodule(reader)
-    if not isinstance(layer, (nn.Linear, _ConvNd)):
+    if not isinstance(layer, (nn.Linear, ConvBase)):
         return f'{reader} is a {type(layer).__name__}'  # a deformable convolution, say
     if _pads_with_zeros(layer) and not padded:
         return f'{reader} pads with zeros'
@@ -29,7 +27,8 @@ def why_not_foldable(
         return f'{reader} is a transposed convolution'
     bias = _own_bias(layer)
     if bias is not None:
-        owners = sum(bias is own for m in model.modules() for own in m._parameters.values())
+        owned = dict(recurse=False, remove_duplicate=False)
+        owners = sum(bias is own for m in model.modules() for _, own in m.named_parameters(**owned))
         return f'{reader} shares its bias' if owners > 1 else None
     norms = [model.get_submodule(name) for name in norm_of.get(reader, ())]
     if not norms or not all(_takes_shift(norm) for norm in norms):
@@ -45,12 +44,12 @@ def _pads_with_zeros(layer: nn.Module) -> bool:
 
 
 def _own_bias(layer: nn.Module) -> Tensor | None:
-    return layer._parameters.get('bias')
+    return layer.bias if isinstance(layer.bias, nn.Parameter) else None
 
 
 def _takes_shift(norm: nn.Module) -> bool:
-    return isinstance(norm, _NormBase) and (
-        norm.running_mean is not None or isinstance(norm, _InstanceNorm)
+    return isinstance(norm, NormBase) and (
+        norm.running_mean is not None or isinstance(norm, InstanceNormBase)
     )
 
 

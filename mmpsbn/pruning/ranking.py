@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from ..upstream import NormBase
 from .cost import model_cost
 from .criteria import keep_mask_of
 from .graph import ChannelGroup, Member
@@ -54,7 +54,7 @@ def bn_scale_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dic
             [
                 (member, layer.weight.detach().abs())
                 for member, layer in layers
-                if isinstance(layer, (_NormBase, nn.GroupNorm)) and layer.weight is not None
+                if isinstance(layer, (NormBase, nn.GroupNorm)) and layer.weight is not None
             ],
         )
     l1 = l1_scores(model, groups)

@@ -99,10 +99,11 @@ def _after(
     """What becomes of the widths that the attribute says, by layer."""
     roles = ('inputs', 'outputs') if role in ('features', 'unknown') else (role,)
     if role == 'features':
+        children = dict(module.named_children())
         own = {
             k: widths
             for k, widths in within.items()
-            if isinstance(module._modules.get(k[len(inside) :]), nn.Linear)
+            if isinstance(children.get(k[len(inside) :]), nn.Linear)
             and widths['inputs'][0] == value
         }
         if own:

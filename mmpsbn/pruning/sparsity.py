@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..functional.statistics import collapsed_mask
+from ..upstream import NormBase
 from .cost import Cost
 from .graph import ChannelGraph, ChannelGroup
 
@@ -18,7 +18,7 @@ def scale_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (_NormBase, nn.GroupNorm))
+        if isinstance(module, (NormBase, nn.GroupNorm))
         and getattr(module, 'weight', None) is not None
     }
 

@@ -5,9 +5,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
+from ..upstream import NormBase
 from .plan import PrunePlan, named_tensors
 from .repeated_sizes import repeated_sizes
 
@@ -74,7 +74,7 @@ def _sync_sizes(module: nn.Module) -> None:
         module.out_channels, module.in_channels = sizes[0], sizes[1] * module.groups
     elif dims == 2 and hasattr(module, 'out_features'):
         module.out_features, module.in_features = weight.shape
-    elif isinstance(module, _NormBase):
+    elif isinstance(module, NormBase):
         tensor = module.running_mean if weight is None else weight
         module.num_features = tensor.numel()
     elif isinstance(module, nn.GroupNorm) and weight is not None:

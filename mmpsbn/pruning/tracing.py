@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..upstream import TorchDispatchMode, base_of, schema_of
 from .forward import input_channel_dim, is_conv_or_linear, tensors_in
 from .labels import FIXED, LabelTable, Vector
 from .op_rules import FACTORIES, RULES, join_pointwise
@@ -56,7 +56,8 @@ def _rule_of(module: nn.Module) -> ModuleRule | None:
 
 def _memory_of(tensor: Tensor) -> list[Tensor]:
     """The tensor, and the one it is a view of."""
-    return [tensor] if tensor._base is None else [tensor, tensor._base]
+    base = base_of(tensor)
+    return [tensor] if base is None else [tensor, base]
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ class ChannelTrace(TorchDispatchMode):
     def _label_tensors(self) -> None:
         owners: dict[Tensor, int] = {}
         for module in self._model.modules():
-            for tensor in (*module._parameters.values(), *module._buffers.values()):
+            own = dict(recurse=False, remove_duplicate=False)
+            for _, tensor in (*module.named_parameters(**own), *module.named_buffers(**own)):
                 owners[tensor] = owners.get(tensor, 0) + 1
         for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()]:
             axes = {}
@@ -219,7 +221,7 @@ class ChannelTrace(TorchDispatchMode):
         return output
 
     def _carry(self, func, args: tuple, kwargs: dict, output: Any) -> None:
-        schema = func._schema
+        schema = schema_of(func)
         name = schema.name.rpartition('::')[2]
         mutates = any(a.alias_info and a.alias_info.is_write for a in schema.arguments)
         is_view = not mutates and any(r.alias_info for r in schema.returns)
@@ -260,7 +262,7 @@ class ChannelTrace(TorchDispatchMode):
             return
         known = set(self.axes(inputs[0]))
         rule(self, op)
-        if mutates and inputs[0]._base is not None:
+        if mutates and base_of(inputs[0]) is not None:
             for dim, vector in self.axes(inputs[0]).items():
                 if dim not in known:  # the tensor it is a part of does not know
                     self.pin_labels(vector, f'{name} writes into part of a tensor')

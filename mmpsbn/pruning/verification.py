@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..upstream import TorchDispatchMode, schema_of
 from .forward import ForwardFn, first_argument, input_channel_dim, observing, tensors_in
 from .graph import ChannelGroup
 
@@ -123,7 +123,7 @@ class _Operations(TorchDispatchMode):
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func._schema.name.rpartition('::')[2])
+        self.names.add(schema_of(func).name.rpartition('::')[2])
         return func(*args, **(kwargs or {}))
 
 

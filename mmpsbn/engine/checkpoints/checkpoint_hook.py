@@ -9,6 +9,8 @@ from mmengine.runner import set_random_seed
 
 from ..files import AtomicLocalBackend, atomic_backend_args
 
+_POINTER = 'last_checkpoint'
+
 
 class _RemoveLaterBackend(AtomicLocalBackend):
     """Removes files only when told that what replaces them is there."""
@@ -39,18 +41,18 @@ class _PointerInLogDir:
 
 class SafeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook, except that a process killed at any moment leaves a run that
-    resumes as if it had not been. It becomes one where training begins (patches.py).
+    resumes as if it had not been. It becomes one where training begins, in runs with another hook
+    of this package (patches.py).
 
     A checkpoint, and the pointer to the last one, are written beside their place and
     renamed; an outdated checkpoint is removed after the new one is there. MMEngine removes
     first and writes in place. Only local files are treated so; other backends keep their
     own ways.
 
-    In runs with another hook of this package the random state (dropout, augmentation) is set
-    from the seed and the iteration at every point a run can resume from: where an epoch begins,
-    or behind each checkpoint with ``by_epoch=False``. There, a batch loaded in the main process
-    (``num_workers=0``) is augmented before that. Other runs keep the random numbers that they
-    have without this package.
+    The random state (dropout, augmentation) is set from the seed and the iteration at every point
+    a run can resume from: where an epoch begins, or behind each checkpoint with
+    ``by_epoch=False``. There, a batch loaded in the main process (``num_workers=0``) is augmented
+    before that.
     """
 
     def before_train(self, runner) -> None:
@@ -59,34 +61,31 @@ class SafeCheckpointHook(CheckpointHook):
         if ours and isinstance(self.file_backend, LocalBackend):
             self.backend_args = atomic_backend_args()
             self.file_backend = _RemoveLaterBackend()
-        package = __name__.partition('.')[0]
-        self._seeds = any(
-            type(hook).__module__.partition('.')[0] == package
-            for hook in runner.hooks
-            if not isinstance(hook, SafeCheckpointHook)
-        )
 
     def before_train_epoch(self, runner) -> None:
-        if self._seeds and self.by_epoch:
+        if self.by_epoch:
             _seed_from_iteration(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        by_iteration = self._seeds and not self.by_epoch and self.interval > 0
-        if by_iteration and runner.iter % self.interval == 0:
+        if not self.by_epoch and self.interval > 0 and runner.iter % self.interval == 0:
             _seed_from_iteration(runner)
 
-    def _save_checkpoint_with_step(self, runner, step, meta) -> None:
-        super()._save_checkpoint_with_step(_PointerInLogDir(runner), step, meta)
-        if is_main_process():
-            name = 'last_checkpoint'
-            os.replace(os.path.join(runner.log_dir, name), os.path.join(runner.work_dir, name))
-        self._remove_pending()
+    def after_train_iter(self, runner, *args, **kwargs) -> None:
+        super().after_train_iter(_PointerInLogDir(runner), *args, **kwargs)
+        self._put_in_place(runner)
 
-    def _save_best_checkpoint(self, runner, metrics) -> None:
-        super()._save_best_checkpoint(runner, metrics)
-        self._remove_pending()
+    def after_train_epoch(self, runner) -> None:
+        super().after_train_epoch(_PointerInLogDir(runner))
+        self._put_in_place(runner)
 
-    def _remove_pending(self) -> None:
+    def after_val_epoch(self, runner, metrics) -> None:
+        super().after_val_epoch(_PointerInLogDir(runner), metrics)
+        self._put_in_place(runner)
+
+    def _put_in_place(self, runner) -> None:
+        written = os.path.join(runner.log_dir, _POINTER)
+        if is_main_process() and os.path.exists(written):
+            os.replace(written, os.path.join(runner.work_dir, _POINTER))
         if isinstance(self.file_backend, _RemoveLaterBackend):
             self.file_backend.remove_pending()
 

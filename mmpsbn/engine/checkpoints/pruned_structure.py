@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from mmengine.hooks import EMAHook
-from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
 from ...functional.checks import shown
 from ...pruning import PrunePlan, apply_plan
 from ...pruning.plan import compose_plans, named_tensors
 from ...pruning.surgery import is_applied
+from ...upstream import resumes, trains
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, unwrapped_model
 
 META_KEY = 'mmpsbn'
@@ -83,7 +83,7 @@ class PrunedStructure:
 
     @staticmethod
     def _starts_training(runner) -> bool:
-        return isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        return trains(runner) and not resumes(runner)
 
     def _check_shapes(self, runner, checkpoint: dict, plan: PrunePlan) -> None:
         # MMEngine prints a mismatch and goes on. That is right for a finetuning run

@@ -6,13 +6,12 @@ from functools import partial
 
 from mmengine.logging import MMLogger
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from ...pruning.activation import ActivationWindow
 from ...pruning.forward import tensors_in
 from ...pruning.graph import ChannelGroup
 from ...pruning.other_pass import trace_other_pass
+from ...upstream import DropoutBase, NormBase
 from ..random_numbers import frozen_random_numbers
 from ..ranks import on_any_rank, over_ranks
 
@@ -31,7 +30,7 @@ class CalledLayers:
         self._handles = [
             module.register_forward_pre_hook(self._note(name, module))
             for name, module in model.named_modules()
-            if any(p is not None for p in module._parameters.values())
+            if any(True for _ in module.parameters(recurse=False))
         ]
 
     def _note(self, name: str, watched: nn.Module):
@@ -214,7 +213,7 @@ def _trace_losses(model: nn.Module, data_batch: dict, groups: Mapping[str, Chann
     with frozen_random_numbers(model):
         model = _copy_of(model)
         for module in model.modules():  # dropout hides channels; SyncBN waits for other ranks
-            if isinstance(module, (_NormBase, _DropoutNd)):
+            if isinstance(module, (NormBase, DropoutBase)):
                 module.training = False
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         losses = partial(model, **data) if isinstance(data, dict) else partial(model, *data)

@@ -8,6 +8,7 @@ from torch import nn
 from ...functional.schedules import Schedule
 from ...layers import calls_step_hooks
 from ...pruning.sparsity import scale_layers
+from ...upstream import resumes
 from ..arguments import build, names_its_arguments
 from ..checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from ..checkpoints.pruned_structure import saved_by
@@ -140,11 +141,11 @@ class DemPHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         saved = saved_by(checkpoint)
-        resumes = saved is not None and runner._resume and 'pruner' in saved
-        if resumes:
+        goes_on = saved is not None and resumes(runner) and 'pruner' in saved
+        if goes_on:
             check_saved_state(saved)
         self.pruner.structure.load(runner, checkpoint)
-        if resumes:
+        if goes_on:
             self._noise_seed = saved['noise_seed']
             self.pruner.restore(saved['pruner'])
 

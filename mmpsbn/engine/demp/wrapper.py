@@ -5,13 +5,14 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapperDict
 from mmengine.utils import digit_version
 from mmengine.utils.dl_utils import TORCH_VERSION
 
+from ...upstream import compile_method, is_compiled
 from ..runner_parts import check_replaceable
 
 
 def check_wrapper(runner) -> None:
     """Raises TypeError where parameters, steps or calls are not what the hooks see."""
     check_replaceable(runner.model)
-    if getattr(runner, '_compile', False):
+    if is_compiled(runner):
         raise TypeError("DemPHook does not know FlexibleRunner's compiled steps; use Runner")
     if runner.cfg.get('compile') and digit_version(TORCH_VERSION) < digit_version('2.2'):
         raise TypeError(
@@ -42,4 +43,4 @@ def use_compiled_step(runner, compiled: bool) -> None:
         attributes.pop('train_step', None)
     elif 'train_step' not in attributes:
         torch.compiler.reset()
-        runner._maybe_compile('train_step')
+        compile_method(runner, 'train_step')

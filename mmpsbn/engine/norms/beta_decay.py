@@ -1,12 +1,15 @@
 """psBN revives a channel by weight decay on beta; without it, it is only a BN."""
 
 from collections.abc import Iterable
+from weakref import WeakSet
 
 from torch import nn
 from torch.optim import Optimizer
 
 from ...layers import PostShift, alpha_of, calls_step_hooks
 from ..runner_parts import bare_model, optimizers_of
+
+_checked: WeakSet = WeakSet()  # runners: more than one hook asks
 
 
 def check_beta_decay(runner) -> None:
@@ -17,9 +20,9 @@ def check_beta_decay(runner) -> None:
     Raises:
         TypeError: what an optimizer decays is not beta; see :func:`check_betas_held`.
     """
-    if getattr(runner, '_mmpsbn_beta_decay_checked', False):
+    if runner in _checked:
         return
-    runner._mmpsbn_beta_decay_checked = True
+    _checked.add(runner)
     model, optimizers = bare_model(runner), optimizers_of(runner)
     check_betas_held(model, optimizers)
     decay_of = {

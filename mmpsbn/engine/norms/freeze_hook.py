@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...functional.frozen import digest
 from ...models.seed_checkpoint import draw_model, frozen_values, pack_seed_checkpoint
 from ...models.trained_parts import TrainedParts
+from ...upstream import load_from, resumes
 from ..arguments import names_its_arguments
 from ..files import AtomicLocalBackend
 from ..openmmlab import model_cfg_of
@@ -113,10 +114,10 @@ class FreezeHook(Hook):
     def _draw(self, runner, model: nn.Module) -> None:
         """The seed's weights into the model; or, where they come from a checkpoint of this run,
         a check that they are the seed's."""
-        if runner._load_from is not None and not runner._resume:
+        if load_from(runner) is not None and not resumes(runner):
             raise ValueError(
                 f'FreezeHook(seed={self.seed}) draws all weights anew, and load_from='
-                f'{runner._load_from!r} would be lost; leave one of them out'
+                f'{load_from(runner)!r} would be lost; leave one of them out'
             )
         drawn = draw_model(model_cfg_of(runner.cfg), self.seed)
         if not runner.iter:

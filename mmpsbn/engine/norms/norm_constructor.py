@@ -40,8 +40,8 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         TypeError: psBN's betas will not be in the optimizer; see :func:`.check_betas_held`.
     """
 
-    def _validate_cfg(self) -> None:
-        super()._validate_cfg()
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
         base = dict(lr=self.base_lr, weight_decay=self.base_wd)
         self._mults: dict[tuple[str, str], float] = {}
         for role in _ROLES:
@@ -81,5 +81,5 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if any(key in f'{prefix}.{name}' for key in self.paramwise_cfg.get('custom_keys', {})):
                 continue
             for group in params[start:]:
-                if group['params'][0] is module._parameters[name]:
+                if group['params'][0] is getattr(module, name):
                     group[setting] = group.get(setting, base[setting]) * mult
