@@ -6,22 +6,17 @@ import importlib.util
 import pickle
 from pathlib import Path
 
+import mmpretrain.datasets
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import DefaultSampler
 from mmengine.runner import Runner
 from torch.utils.data import ConcatDataset
 
-if importlib.util.find_spec('mmpretrain') is None:
-    pytest.skip('InMemoryImages needs mmpretrain', allow_module_level=True)
-
-import mmpretrain.datasets  # noqa: E402
-
-import mmpsbn.datasets  # noqa: E402
-from mmpsbn.datasets import InMemoryImages  # noqa: E402
-from mmpsbn.datasets.in_memory import select_balanced_subset  # noqa: E402
+import mmpsbn.datasets
+from mmpsbn.datasets import InMemoryImages
+from mmpsbn.datasets.in_memory import select_balanced_subset
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,17 +101,8 @@ def test_a_subset_is_balanced_reproducible_and_another_with_another_seed(folder)
     assert whole.tolist() == list(range(1000))
 
 
-def loader_of(folder, seed, **sampler):
-    return Runner.build_dataloader(
-        dict(
-            batch_size=5,
-            num_workers=0,
-            dataset=dict(type='mmpretrain.InMemoryImages', data_root=str(folder), source='folder'),
-            sampler=dict(type='DefaultSampler', shuffle=True, **sampler),
-            collate_fn=dict(type='whole_batch_collate'),
-        ),
-        seed=seed,
-    )
+def in_memory(folder):
+    return dict(type='mmpretrain.InMemoryImages', data_root=str(folder), source='folder')
 
 
 def epoch_of(loader, epoch):
@@ -124,11 +110,10 @@ def epoch_of(loader, epoch):
     return list(loader)
 
 
-def test_a_loader_serves_whole_batches_with_every_image_once_an_epoch(folder):
-    loader = loader_of(folder, seed=0)
-    dataset, index_of = loader.dataset, {}
-    for i, image in enumerate(loader.dataset.images):
-        index_of[image.numpy().tobytes()] = i
+def test_a_loader_serves_whole_batches_with_every_image_once_an_epoch(folder, loader_of):
+    loader = loader_of(in_memory(folder), batch_size=5, shuffle=True, seed=0)
+    dataset = loader.dataset
+    index_of = {image.numpy().tobytes(): i for i, image in enumerate(dataset.images)}
     orders = []
     for epoch in (0, 1):
         seen = []
@@ -143,9 +128,9 @@ def test_a_loader_serves_whole_batches_with_every_image_once_an_epoch(folder):
     assert orders[0] != orders[1]
 
 
-def test_augmentation_repeats_with_the_seed_and_differs_by_epoch_rank_and_seed(folder):
+def test_augmentation_repeats_with_the_seed_and_differs_by_epoch_rank_and_seed(folder, loader_of):
     def seeds(seed, epoch, rank=0):
-        loader = loader_of(folder, seed=seed)
+        loader = loader_of(in_memory(folder), batch_size=5, shuffle=True, seed=seed)
         loader.sampler.rank, loader.sampler.world_size = rank, 2
         return tuple(batch['augment_seed'] for batch in epoch_of(loader, epoch))
 
@@ -155,18 +140,9 @@ def test_augmentation_repeats_with_the_seed_and_differs_by_epoch_rank_and_seed(f
     assert len({seed for run in runs for seed in run}) == sum(len(run) for run in runs)
 
 
-def test_a_wrapper_that_knows_only_single_samples_gets_the_same_batches(folder):
+def test_a_wrapper_that_knows_only_single_samples_gets_the_same_batches(folder, loader_of):
     whole = read(folder)
-    wrapped = ConcatDataset([whole, read(folder, 'test')])
-    loader = Runner.build_dataloader(
-        dict(
-            batch_size=3,
-            num_workers=0,
-            dataset=wrapped,
-            sampler=DefaultSampler(wrapped, shuffle=False),
-            collate_fn=dict(type='whole_batch_collate'),
-        )
-    )
+    loader = loader_of(ConcatDataset([whole, read(folder, 'test')]), batch_size=3)
     batch, expected = next(iter(loader)), whole.__getitems__([0, 1, 2])
     assert torch.equal(batch['inputs'], expected['inputs'])
     assert [s.gt_label.tolist() for s in batch['data_samples']] == [[0], [0], [0]]
@@ -229,8 +205,6 @@ def test_importing_datasets_without_mmpretrain_is_fine(monkeypatch):
             'find_spec',
             lambda name, *args: None if name == 'mmpretrain' else real_find_spec(name, *args),
         )
-        assert set(importlib.reload(mmpsbn.datasets).__all__) == {
-            'CLASSES',
-            'write_digits_dataset',
-        }
+        names = set(importlib.reload(mmpsbn.datasets).__all__)
+        assert names == {'CLASSES', 'write_digits_dataset'}
     assert set(importlib.reload(mmpsbn.datasets).__all__) == whole
