@@ -23,9 +23,8 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob('*.py') if '_base_
 def without_pretrained(node) -> None:
     """Weights are fetched from the network; a test has none."""
     if isinstance(node, dict):
-        if isinstance(node.get('init_cfg'), dict) and (
-            node['init_cfg'].get('type') == 'Pretrained'
-        ):
+        init = node.get('init_cfg')
+        if isinstance(init, dict) and init.get('type') == 'Pretrained':
             node['init_cfg'] = None
         for child in node.values():
             without_pretrained(child)
@@ -34,17 +33,12 @@ def without_pretrained(node) -> None:
 def detection_batch(classes: int) -> dict:
     from mmdet.structures import DetDataSample
 
-    torch.manual_seed(0)
-    samples = []
-    for _ in range(2):
-        sample = DetDataSample(
-            metainfo=dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0))
-        )
-        sample.gt_instances = InstanceData(
-            bboxes=torch.tensor([[8.0, 8.0, 60.0, 50.0], [30.0, 10.0, 50.0, 30.0]]),
-            labels=torch.randint(0, classes, (2,)),
-        )
-        samples.append(sample)
+    sizes = dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0))
+    boxes = torch.tensor([[8.0, 8.0, 60.0, 50.0], [30.0, 10.0, 50.0, 30.0]])
+    samples = [DetDataSample(metainfo=sizes) for _ in range(2)]
+    for sample in samples:
+        labels = torch.randint(0, classes, (2,))
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
     images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in range(2)]
     return dict(inputs=images, data_samples=samples)
 
@@ -52,25 +46,32 @@ def detection_batch(classes: int) -> dict:
 def classification_batch(classes: int) -> dict:
     from mmpretrain.structures import DataSample
 
-    torch.manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     samples = [DataSample().set_gt_label(i % classes) for i in range(4)]
     return dict(inputs=images, data_samples=samples)
 
 
-@pytest.fixture(params=CONFIGS)
-def config(request):
-    return Config.fromfile(str(ROOT / request.param))
+def read(name: str) -> Config:
+    return Config.fromfile(str(ROOT / name))
 
 
-def test_a_config_trains_one_step(config):
+# two seconds each; retinanet_psbn.py stands for them
+LARGE = [name for name in CONFIGS if any(net in name for net in ('_r50_', 'resnet50_', 'vit_'))]
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in CONFIGS]
+)
+def test_a_config_trains_one_step_and_says_psbn_in_its_name_where_it_uses_it(name):
+    config = read(name)
     init_default_scope(config.default_scope)
     without_pretrained(config.model)
     torch.manual_seed(0)
     # mmpretrain's configs have it beside the model, and the runner puts it there
-    model = MODELS.build(
-        dict(dict(data_preprocessor=config.get('data_preprocessor')), **config.model)
-    )
+    preprocessor = dict(data_preprocessor=config.get('data_preprocessor'))
+    model = MODELS.build(dict(preprocessor, **config.model))
+    shifted = any(isinstance(module, PostShift) for module in model.modules())
+    assert shifted == ('ps' in Path(name).stem)
     model.init_weights()
     model.train()
     if config.default_scope == 'mmdet':
@@ -88,28 +89,17 @@ def test_a_config_trains_one_step(config):
     assert len(moved) > 0.8 * len(trainable)
 
 
-def test_a_config_says_psbn_in_its_name_where_it_uses_it(config):
-    init_default_scope(config.default_scope)
-    without_pretrained(config.model)
-    shifted = [m for m in MODELS.build(config.model).modules() if isinstance(m, PostShift)]
-    assert bool(shifted) == ('ps' in Path(config.filename).stem)
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_watches_sparsity_and_its_hooks_build(name):
+    hooks = [type(HOOKS.build(hook)).__name__ for hook in read(name).custom_hooks]
+    assert ('SparsityHook' in hooks) == ('vit_' not in name)  # which has no scale to look at
+    assert ('DemPHook' in hooks) == ('demp' in name or 'quickstart' in name)
 
 
-def test_a_config_watches_sparsity_and_its_hooks_build(config):
-    hooks = [HOOKS.build(hook) for hook in config.custom_hooks]
-    names = [type(hook).__name__ for hook in hooks]
-    path = str(Path(config.filename).relative_to(ROOT))
-    assert ('SparsityHook' in names) == ('vit_' not in path)  # which has no scale to look at
-    assert ('DemPHook' in names) == ('demp' in path or 'quickstart' in path)
-
-
-ABLATIONS = [name for name in CONFIGS if 'ablations' in name]
-
-
-@pytest.mark.parametrize('name', ABLATIONS)
+@pytest.mark.parametrize('name', [name for name in CONFIGS if 'ablations' in name])
 def test_an_ablation_changes_one_setting_of_demp(name):
-    base = Config.fromfile(str(ROOT / 'demp_cls/resnet18_sgdm_cifar10.py'))
-    config = Config.fromfile(str(ROOT / name))
+    base = read('demp_cls/resnet18_sgdm_cifar10.py')
+    config = read(name)
     *others, demp = config.custom_hooks
     (group,) = set(demp) - {'type'}
     assert [*others, dict(type=demp.type)] == base.custom_hooks
@@ -121,10 +111,7 @@ def test_an_ablation_changes_one_setting_of_demp(name):
 @pytest.mark.parametrize('net', ['resnet18', 'vgg16', 'resnet50'])
 def test_adam_and_sgdm_share_the_rest(net):
     data = 'imagenet' if net == 'resnet50' else 'cifar10'
-    adam, sgdm = (
-        Config.fromfile(str(ROOT / f'demp_cls/{net}_{optimizer}_{data}.py'))
-        for optimizer in ('adam', 'sgdm')
-    )
+    adam, sgdm = (read(f'demp_cls/{net}_{kind}_{data}.py') for kind in ('adam', 'sgdm'))
     assert (adam.optim_wrapper.optimizer.type, adam.optim_wrapper.optimizer.lr) == ('AdamW', 0.005)
     assert (sgdm.optim_wrapper.optimizer.type, sgdm.optim_wrapper.optimizer.lr) == ('SGD', 0.1)
     for key in ('model', 'train_dataloader', 'train_cfg'):
@@ -135,16 +122,15 @@ def test_the_schedules_of_demp():
     """Learning rates by epoch, of the paper's appendix I."""
 
     def rates(name, epochs):
-        config = Config.fromfile(str(ROOT / f'demp_cls/{name}.py'))
+        config = read(f'demp_cls/{name}.py')
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
         optimizer.param_groups[0]['lr'] = config.optim_wrapper.optimizer.lr
         assert config.train_cfg.max_epochs == epochs
-        schedulers = config.param_scheduler
-        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
-        for scheduler in schedulers:  # by epoch and not by iteration, for the test
-            scheduler.pop('convert_to_iter_based', None)
-        init_default_scope('mmpretrain')
-        built = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in schedulers]
+        settings = config.param_scheduler
+        built = []
+        for scheduler in settings if isinstance(settings, list) else [settings]:
+            scheduler.pop('convert_to_iter_based', None)  # by epoch, for the test
+            built.append(PARAM_SCHEDULERS.build(dict(scheduler, optimizer=optimizer)))
         found = []
         for _ in range(epochs):
             found.append(optimizer.param_groups[0]['lr'])
@@ -166,7 +152,7 @@ def test_the_schedules_of_demp():
 
 def test_vit_b16_is_torchvisions():
     """Not mmpretrain's, which has dropout and a hidden layer in the head."""
-    config = Config.fromfile(str(ROOT / 'demp_cls/vit_b16_imagenet.py'))
+    config = read('demp_cls/vit_b16_imagenet.py')
     init_default_scope('mmpretrain')
     with torch.device('meta'):
         model, theirs = MODELS.build(config.model), torchvision.models.vit_b_16()
@@ -177,8 +163,8 @@ def test_vit_b16_is_torchvisions():
 
 
 def test_the_main_config_is_mmdets_own_but_for_the_norm():
-    ours = Config.fromfile(str(ROOT / 'retinanet_psbn.py'))
-    theirs = Config.fromfile(str(ROOT / 'retinanet/retinanet_r50_bn_800px.py'))
+    ours = read('retinanet_psbn.py')
+    theirs = read('retinanet/retinanet_r50_bn_800px.py')
     assert ours.model.backbone.pop('norm_cfg') == dict(type='psBN', alpha=0.1, requires_grad=True)
     assert theirs.model.backbone.pop('norm_cfg').type == 'BN'
     assert ours.model == theirs.model
@@ -189,10 +175,7 @@ def test_the_main_config_is_mmdets_own_but_for_the_norm():
 
 @pytest.mark.parametrize('norm', ['bn', 'psbn'])
 def test_the_500_pixel_configs_differ_in_the_image_size_alone(norm):
-    small, large = (
-        Config.fromfile(str(ROOT / f'retinanet/retinanet_r50_{norm}_{size}.py'))
-        for size in ('500px', '800px')
-    )
+    small, large = (read(f'retinanet/retinanet_r50_{norm}_{n}px.py') for n in (500, 800))
     assert small.model == large.model
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         pipelines = [cfg[loader].dataset.pipeline for cfg in (small, large)]
@@ -201,15 +184,12 @@ def test_the_500_pixel_configs_differ_in_the_image_size_alone(norm):
         assert sizes == [(833, 500), (1333, 800)]
 
 
-IN_MEMORY = [
-    name for name in CONFIGS if name.startswith('cifar/') and 'psbn_cifar10.py' not in name
-]
-
-
-@pytest.mark.parametrize('name', IN_MEMORY)
+@pytest.mark.parametrize(
+    'name', [n for n in CONFIGS if n.startswith('cifar/') and 'psbn_cifar10.py' not in n]
+)
 def test_the_loaders_of_the_cifar_configs_serve_pictures(name, tmp_path):
     """The sets are replaced by a folder of a few; the rest of each config is as it is."""
-    config = Config.fromfile(str(ROOT / name))
+    config = read(name)
     init_default_scope(config.default_scope)
     preprocessor = MODELS.build(config.data_preprocessor)
     for split, key in (('train', 'train_dataloader'), ('test', 'val_dataloader')):

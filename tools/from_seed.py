@@ -20,9 +20,7 @@ def parse_args():
 def main():
     args = parse_args()
     try:
-        cfg = launch.load_config(
-            args.config, cfg_options=args.cfg_options, work_dir=None, launcher='none'
-        )
+        cfg = launch.load_config(args.config, cfg_options=args.cfg_options)
         if not args.force:
             refuse_to_overwrite(args.out)
         save_weights(load_seed_checkpoint(cfg, args.checkpoint), args.out)

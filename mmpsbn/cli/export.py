@@ -37,10 +37,8 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     try:
-        cfg = launch.load_config(
-            args.config, cfg_options=args.cfg_options, work_dir=None, launcher='none'
-        )
-        launch.test_from(cfg, args.checkpoint)
+        cfg = launch.load_config(args.config, cfg_options=args.cfg_options)
+        launch.existing(args.checkpoint)
         result = export_model(
             cfg,
             args.checkpoint,

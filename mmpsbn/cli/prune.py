@@ -2,13 +2,18 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 
 from mmengine.device import get_device
 
 from ..commands import launch
-from ..commands.one_shot import LOSSLESS_CRITERIA, OneShotSettings, prune_checkpoint
+from ..commands.data_paths import check_data_paths
+from ..commands.one_shot import OneShotSettings, prune_checkpoint
+from ..pruning.criteria import CRITERIA
 from ..pruning.ranking import RANKING_CRITERIA
 from .arguments import add_config, add_config_options, command_line
+
+_SETTINGS = fields(OneShotSettings)
 
 
 def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
@@ -20,7 +25,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument(
         '--criterion',
         required=True,
-        choices=LOSSLESS_CRITERIA + RANKING_CRITERIA,
+        choices=CRITERIA + RANKING_CRITERIA,
         help='dead and collapsed remove what does nothing, the others the least important',
     )
     parser.add_argument(
@@ -33,28 +38,19 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument(
         '--recalibrate',
         type=int,
-        default=OneShotSettings.recalibrate,
         metavar='N',
         help='estimate the BatchNorm statistics anew on N batches of training data',
     )
     parser.add_argument(
         '--num-samples',
         type=int,
-        default=OneShotSettings.num_samples,
         metavar='N',
         help='training images on which a dead channel must be silent',
     )
-    parser.add_argument(
-        '--round-to',
-        type=int,
-        default=OneShotSettings.round_to,
-        metavar='N',
-        help='widths are multiples of this',
-    )
+    parser.add_argument('--round-to', type=int, metavar='N', help='widths are multiples of this')
     parser.add_argument(
         '--tolerance',
         type=float,
-        default=OneShotSettings.tolerance,
         help='largest change of the outputs that passes, relative to their maximum',
     )
     parser.add_argument(
@@ -63,36 +59,21 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         help='collapsed: fold constants also into zero-padded layers, inexact at the border '
         '(needs a larger --tolerance)',
     )
-    parser.add_argument(
-        '--seed',
-        type=int,
-        default=OneShotSettings.seed,
-        help="of the data's order and of random",
-    )
+    parser.add_argument('--seed', type=int, help="of the data's order and of random")
     parser.add_argument('--device', default=get_device())
     parser.add_argument('--force', action='store_true', help='overwrite an existing checkpoint')
     add_config_options(parser, 'train_dataloader.batch_size=4')
+    parser.set_defaults(**{f.name: f.default for f in _SETTINGS if f.default is not MISSING})
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     try:
-        settings = OneShotSettings(
-            criterion=args.criterion,
-            target_flops=args.target_flops,
-            num_samples=args.num_samples,
-            round_to=args.round_to,
-            tolerance=args.tolerance,
-            fold_padding=args.fold_padding,
-            recalibrate=args.recalibrate,
-            seed=args.seed,
-        )
-        cfg = launch.load_config(
-            args.config, cfg_options=args.cfg_options, work_dir=None, launcher='none'
-        )
-        launch.test_from(cfg, args.checkpoint)
-        launch.check_data_paths(cfg, splits=('train',))
+        settings = OneShotSettings(**{f.name: getattr(args, f.name) for f in _SETTINGS})
+        cfg = launch.load_config(args.config, cfg_options=args.cfg_options)
+        launch.existing(args.checkpoint)
+        check_data_paths(cfg, splits=('train',))
         result = prune_checkpoint(
             cfg,
             args.checkpoint,
@@ -106,7 +87,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     for layer, reason in result.skipped.items():
         print(f'left whole: {layer} ({reason})')
     print(result.table())
-    kept = 'as before' if args.criterion in LOSSLESS_CRITERIA else 'as with these channels masked'
+    kept = 'as before' if args.criterion in CRITERIA else 'as with these channels masked'
     print(
         f'{result.macs[1] / result.dense_macs:.1%} of the dense MACs are left; the outputs are '
         f'{kept} within {result.relative_error:.1e} of their maximum.\n'
@@ -114,7 +95,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     )
     for words in (
         ('test', args.config, result.checkpoint),
-        ('train', args.config, '--cfg-options', f'load_from={result.checkpoint}'),
+        ('train', args.config, '--load-from', result.checkpoint),
         ('export', args.config, result.checkpoint, '--out', args.out),
     ):
         print('  ' + command_line(*words))

@@ -108,11 +108,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
             )
         else:
             config, *checkpoints = args.paths
-            cfg = launch.load_config(
-                config, cfg_options=args.cfg_options, work_dir=None, launcher='none'
-            )
+            cfg = launch.load_config(config, cfg_options=args.cfg_options)
             for checkpoint in checkpoints:
-                launch.test_from(cfg, checkpoint)
+                launch.existing(checkpoint)
             subject = ConfigSubject(
                 cfg,
                 use_data=args.data is not None,

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from ..commands import launch
+from ..commands.data_paths import check_data_paths
 from .arguments import add_config, add_config_options, add_ranks, export_local_rank
 
 
@@ -32,13 +33,13 @@ def prepare(args: argparse.Namespace):
     cfg = launch.load_config(
         args.config, cfg_options=args.cfg_options, work_dir=args.work_dir, launcher=args.launcher
     )
-    launch.test_from(cfg, args.checkpoint)
+    launch.load_from(cfg, args.checkpoint)
     if args.show or args.show_dir is not None:
         launch.show_predictions(
             cfg, show=args.show, show_dir=args.show_dir, wait_time=args.wait_time
         )
     launch.ensure_pruned_checkpoint_hook(cfg)
-    launch.check_data_paths(cfg, splits=('test',))
+    check_data_paths(cfg, splits=('test',))
     if args.tta:
         launch.use_tta(cfg)
     launch.prepare_cpu_ranks(cfg, args.launcher)

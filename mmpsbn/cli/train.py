@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from ..commands import launch
+from ..commands.data_paths import check_data_paths
 from .arguments import add_config, add_config_options, add_ranks, export_local_rank
 
 
@@ -15,7 +16,11 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
     )
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        '--load-from', metavar='CHECKPOINT', help='begin with these weights, pruned or not'
+    )
+    start.add_argument(
         '--resume',
         nargs='?',
         const='auto',
@@ -37,10 +42,12 @@ def prepare(args: argparse.Namespace):
         launch.use_amp(cfg)
     if args.auto_scale_lr:
         launch.scale_lr(cfg)
+    if args.load_from is not None:
+        launch.load_from(cfg, args.load_from)
     if args.resume is not None:
         launch.resume_from(cfg, args.resume)
     launch.ensure_pruned_checkpoint_hook(cfg)
-    launch.check_data_paths(cfg, splits=('train', 'val'))
+    check_data_paths(cfg, splits=('train', 'val'))
     launch.prepare_cpu_ranks(cfg, args.launcher)
     return cfg
 

@@ -24,7 +24,7 @@ from .onnx_file import check_one_stage, check_onnx_installed, write_onnx
 
 # Largest change of the outputs relative to their maximum that passes for rounding.
 _TOLERANCE = 1e-4
-# What a config needs for inference and for tools/test.py.
+# What a config needs for inference and for mmpsbn test.
 _KEPT_KEYS = (
     'default_scope',
     'model',

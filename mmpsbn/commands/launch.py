@@ -1,4 +1,4 @@
-"""What `tools/train.py` and `tools/test.py` share: from command-line arguments to a runner.
+"""What `mmpsbn train` and `mmpsbn test` share: from command-line arguments to a runner.
 
 Each function changes the config it is given and nothing else; they serve mmdet and mmpretrain
 configs alike (told apart by `cfg.default_scope`).
@@ -20,8 +20,6 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .data_paths import check_data_paths  # noqa: F401  (part of what the tools call)
-
 PRUNED_CHECKPOINT_HOOKS = ('DemPHook', 'PrunedCheckpointHook')
 DETECTION_TTA_MODEL = dict(
     type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
@@ -40,7 +38,7 @@ DETECTION_TTA_PACK = dict(
 )
 
 
-def load_config(path, *, cfg_options, work_dir, launcher):
+def load_config(path, *, cfg_options=None, work_dir=None, launcher='none'):
     """Read a config: a path, or `package::folder/name.py` as `_base_` takes it.
 
     The work dir is the argument's, else the config's own, else `./work_dirs/<config name>`.
@@ -114,12 +112,20 @@ def scale_lr(cfg):
 def resume_from(cfg, checkpoint):
     """Resume from a checkpoint; 'auto' is the newest one in the work dir."""
     cfg.resume = True
-    cfg.load_from = None if checkpoint == 'auto' else _existing(checkpoint, 'checkpoint')
+    cfg.load_from = None if checkpoint == 'auto' else existing(checkpoint)
 
 
-def test_from(cfg, checkpoint):
+def load_from(cfg, checkpoint):
+    """Take the weights of a checkpoint, and nothing else of it."""
     cfg.resume = False
-    cfg.load_from = _existing(checkpoint, 'checkpoint')
+    cfg.load_from = existing(checkpoint)
+
+
+def existing(checkpoint):
+    """The checkpoint's own path or URL; FileNotFoundError for a path where no file is."""
+    if '://' not in checkpoint and not osp.isfile(checkpoint):
+        raise FileNotFoundError(f'checkpoint {checkpoint!r} does not exist')
+    return checkpoint
 
 
 def show_predictions(cfg, *, show, show_dir, wait_time):
@@ -259,12 +265,6 @@ def _type_name(type_or_name):
     return name.rpartition('.')[2]
 
 
-def _existing(path, what):
-    if '://' not in path and not osp.isfile(path):
-        raise FileNotFoundError(f'{what} {path!r} does not exist')
-    return path
-
-
 def _export_ranks(launcher):
     """Name the ranks as torch.distributed's env:// reads them, from what Slurm and Open MPI set."""
     if launcher == 'slurm':
@@ -286,7 +286,7 @@ def _export_ranks(launcher):
     if missing:
         raise ValueError(
             f'--launcher {launcher} needs {", ".join(missing)} in the environment; '
-            'start through tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh'
+            'start through torchrun --nproc-per-node N -m mmpsbn, srun or mpirun'
         )
     os.environ.update({name: os.environ[origin] for name, origin in source.items()})
     os.environ.setdefault('MASTER_PORT', '29500')

@@ -47,9 +47,8 @@ class LoadedModel:
 def draw_untrained(cfg: Config) -> nn.Module:
     """The config's model as ``init_weights`` leaves it, without the parts that take pretrained
     weights: these stay as they are built, and nothing is fetched."""
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     with torch.random.fork_rng(devices=[]):
-        model = MODELS.build(model_cfg_of(cfg))
+        model = _build(cfg)
         for module in model.modules():
             if loads_pretrained(module):
                 module.is_init = True
@@ -58,14 +57,18 @@ def draw_untrained(cfg: Config) -> nn.Module:
     return model
 
 
+def _build(cfg: Config) -> nn.Module:
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return MODELS.build(model_cfg_of(cfg))
+
+
 def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     """Build the config's model and load a checkpoint, after replaying its prune plan.
 
     Raises:
         ValueError: plan, weights and model do not fit; names the first tensor.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = revert_sync_batchnorm(MODELS.build(model_cfg_of(cfg)))
+    model = revert_sync_batchnorm(_build(cfg))
     checkpoint = _read_checkpoint(checkpoint_path)
     state_dict = checkpoint.get('state_dict', checkpoint)
     meta = checkpoint.get('meta', {})

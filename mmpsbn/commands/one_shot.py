@@ -14,6 +14,7 @@ from ..engine.input_size import count_at_one_size
 from ..engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ..pruning import PruneResult, prune_dead_channels
 from ..pruning.cost import model_cost
+from ..pruning.criteria import CRITERIA
 from ..pruning.graph import ChannelGraph
 from ..pruning.plan import compose_plans
 from ..pruning.prune import prune_channels
@@ -22,7 +23,6 @@ from ..pruning.sparsity import scale_layers
 from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
 from .recalibration import recalibrate_batch_norms
 
-LOSSLESS_CRITERIA = ('dead', 'collapsed')
 # How far from its target a budget may end, as a fraction of it.
 _BUDGET_TOLERANCE = 0.02
 
@@ -34,8 +34,10 @@ class OneShotSettings:
     ``'dead'`` and ``'collapsed'`` remove what does nothing and keep the function; the
     ranking criteria remove the lowest-ranked live channels too, down to a budget.
 
+    The names are those of the options of ``mmpsbn prune``.
+
     Attributes:
-        criterion: one of LOSSLESS_CRITERIA and RANKING_CRITERIA.
+        criterion: one of CRITERIA and RANKING_CRITERIA.
         target_flops: MACs to be left as a fraction of the config's dense model, in (0, 1),
             for the ranking criteria; None for the others.
         num_samples: training images on which a dead channel must be silent.
@@ -51,7 +53,7 @@ class OneShotSettings:
     criterion: str
     target_flops: float | None = None
     num_samples: int = 512
-    round_to: int = 8
+    round_to: int = 1
     tolerance: float = 1e-5
     fold_padding: bool = False
     recalibrate: int = 0
@@ -59,7 +61,7 @@ class OneShotSettings:
 
     def __post_init__(self):
         criterion, target_flops = self.criterion, self.target_flops
-        if criterion in LOSSLESS_CRITERIA and target_flops is not None:
+        if criterion in CRITERIA and target_flops is not None:
             raise ValueError(
                 f'criterion {criterion!r} removes what does nothing, however much that is; '
                 f'--target-flops goes with {", ".join(RANKING_CRITERIA)}'
@@ -156,7 +158,7 @@ def prune_checkpoint(
     positions, input_size = count_at_one_size(model, cfg, probe)
     dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
-    if settings.criterion in LOSSLESS_CRITERIA:
+    if settings.criterion in CRITERIA:
         removal = _remove_silent(model, probe, loader, settings)
         skipped = removal.skipped
     else:

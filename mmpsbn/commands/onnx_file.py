@@ -35,8 +35,7 @@ def check_onnx_installed() -> None:
         import onnxruntime  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'--onnx needs onnx and onnxruntime ({error}); run pip install onnx onnxruntime, or '
-            'tools/setup_env.sh --extras onnx'
+            f'--onnx needs onnx and onnxruntime ({error}); run pip install onnx onnxruntime'
         ) from None
 
 

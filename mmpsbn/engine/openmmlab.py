@@ -131,7 +131,7 @@ def model_cfg_of(cfg: Config) -> dict:
         ValueError: the config has no model.
     """
     if cfg.get('model') is None:
-        raise ValueError('the config has no model; start the run with tools/train.py')
+        raise ValueError('the config has no model; start the run with mmpsbn train')
     model_cfg = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:  # mmpretrain's configs have it beside the model
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)

@@ -20,7 +20,7 @@ def build_pruned_model(
 ) -> nn.Module:
     """Build a dense model and cut it to size; a plain model of the dense type results.
 
-    For configs that ``tools/export.py`` writes. Which channels stayed is in the weights,
+    For configs that ``mmpsbn export`` writes. Which channels stayed is in the weights,
     so only sizes matter here; loading weights that are not of these sizes is an error.
 
     Args:

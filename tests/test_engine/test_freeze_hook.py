@@ -179,7 +179,7 @@ def test_a_seed_and_weights_to_load(tmp_path):
 
 
 def test_a_seed_and_a_run_without_a_config(tmp_path):
-    with pytest.raises(ValueError, match='the config has no model; start the run with tools/train'):
+    with pytest.raises(ValueError, match='has no model; start the run with mmpsbn train'):
         build(tmp_path, dict(BN_ONLY, seed=7), cfg=None).train()
 
 

@@ -92,7 +92,7 @@ def test_the_last_snapshots_average_their_probabilities(tmp_path, length):
 
 
 def test_a_net_that_was_pruned_before(tmp_path):
-    """tools/train.py adds this hook to every run."""
+    """mmpsbn train adds this hook to every run."""
     build(tmp_path, hooks=[dict(type='PrunedCheckpointHook')]).train()
     assert (tmp_path / 'ensemble.json').exists()
 

@@ -1,16 +1,20 @@
-"""A RetinaNet of a few thousand parameters on a few digits, and the tools run on it."""
+"""A RetinaNet of a few thousand parameters on a few digits, and commands run on it."""
 
+import io
 import runpy
 import shlex
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmpsbn  # noqa: F401
-from mmpsbn.commands.model_files import save_weights
+from mmpsbn.cli import main
+from mmpsbn.commands.model_files import load_model, save_weights
 from mmpsbn.commands.recalibration import recalibrate_batch_norms
 from mmpsbn.datasets import write_digits_dataset
 from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
@@ -64,6 +68,14 @@ def write_small_detector(folder):
     return cfg
 
 
+def run(*arguments):
+    """Run ``mmpsbn`` in this process; returns what it printed."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        main([*map(str, arguments)])
+    return said.getvalue()
+
+
 def run_tool(name, *arguments):
     """Run ``tools/<name>.py`` in this process."""
     before = sys.argv
@@ -72,6 +84,19 @@ def run_tool(name, *arguments):
         runpy.run_path(str(ROOT / f'tools/{name}.py'), run_name='__main__')
     finally:
         sys.argv = before
+
+
+def refusal(function, *arguments):
+    """The one sentence with which ``function(*arguments)`` ends the program."""
+    with pytest.raises(SystemExit) as stopped:
+        function(*arguments)
+    message = str(stopped.value)
+    assert message.startswith('error: ') and '\n' not in message
+    return message
+
+
+def load(config, checkpoint):
+    return load_model(Config.fromfile(str(config)), str(checkpoint))
 
 
 def next_commands(said):

@@ -1,14 +1,14 @@
-"""tools/export.py --onnx: models that cannot be written as ONNX are refused in words."""
+"""mmpsbn export --onnx: models that cannot be written as ONNX are refused in words."""
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from small_detector import refusal, run
 from torchvision.ops import roi_align
 from toy import ToyNet
 
 from mmpsbn.commands import export
-from mmpsbn.commands.export import export_model
 from mmpsbn.commands.onnx_file import write_onnx
 
 pytest.importorskip('onnxruntime')
@@ -40,16 +40,9 @@ def test_a_second_stage_is_refused_before_anything_is_traced(tmp_path, monkeypat
     init_default_scope('mmdet')
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'net.pth')
     monkeypatch.setattr(export, 'trace_at_any_size', None)
-    with pytest.raises(ValueError, match=r'RoIHead\) reads regions .* leave out --onnx'):
-        export_model(
-            cfg,
-            str(tmp_path / 'net.pth'),
-            out_dir=str(tmp_path / 'out'),
-            fuse=False,
-            onnx=True,
-            input_size=(64, 64),
-            force=False,
-        )
+    arguments = (tmp_path / 'net.py', tmp_path / 'net.pth', '--out', tmp_path / 'out', '--onnx')
+    message = refusal(run, 'export', *arguments)
+    assert 'RoIHead) reads regions' in message and message.endswith('leave out --onnx')
     assert not (tmp_path / 'out').exists()
 
 

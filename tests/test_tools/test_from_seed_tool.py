@@ -4,9 +4,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from small_detector import next_commands, run_tool
+from small_detector import load, next_commands, refusal, run_tool
 
-from mmpsbn.commands.model_files import load_model
 from mmpsbn.models import TrainedParts, draw_model, pack_seed_checkpoint
 
 CONFIG = """
@@ -43,30 +42,20 @@ def test_the_full_checkpoint(folder, tmp_path, capsys):
     out = tmp_path / 'the full.pth'
     run_tool('from_seed', folder / 'net.py', folder / 'from_seed.pth', '--out', out)
     assert next_commands(capsys.readouterr().out) == [['test', str(folder / 'net.py'), str(out)]]
-    model = load_model(Config.fromfile(str(folder / 'net.py')), str(out)).model
+    state = load(folder / 'net.py', out).model.state_dict()
     for name, value in torch.load(folder / 'expected.pth', weights_only=False).items():
-        assert torch.equal(model.state_dict()[name], value), name
+        assert torch.equal(state[name], value), name
 
 
-def refusal(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        run_tool('from_seed', *arguments)
-    return str(stopped.value)
+def test_refusals(folder, tmp_path):
+    def said(checkpoint, out, *arguments):
+        paths = folder / 'net.py', folder / checkpoint, '--out', tmp_path / out
+        return refusal(run_tool, 'from_seed', *paths, *arguments)
 
-
-def test_refusals(folder, tmp_path, capsys):
-    arguments = folder / 'net.py', folder / 'from_seed.pth', '--out', tmp_path / 'full.pth'
     (tmp_path / 'full.pth').write_text('mine')
-    assert 'exists; give another --out, or --force' in refusal(*arguments) + capsys.readouterr().err
-    run_tool('from_seed', *arguments, '--force')
-    other = refusal(
-        folder / 'net.py',
-        folder / 'from_seed.pth',
-        '--out',
-        tmp_path / 'other.pth',
-        '--cfg-options',
-        'model.backbone.depth=14',
-    )
-    assert 'use the config of that run' in other + capsys.readouterr().err
-    wrong = refusal(folder / 'net.py', folder / 'expected.pth', '--out', tmp_path / 'wrong.pth')
-    assert 'no checkpoint of a seed and trained values' in wrong + capsys.readouterr().err
+    assert 'exists; give another --out, or --force' in said('from_seed.pth', 'full.pth')
+    deeper = ('--force', '--cfg-options', 'model.backbone.depth=14')
+    assert 'use the config of that run' in said('from_seed.pth', 'full.pth', *deeper)
+    wrong = said('expected.pth', 'wrong.pth')
+    assert 'no checkpoint of a seed and trained values' in wrong
+    assert (tmp_path / 'full.pth').read_text() == 'mine'

@@ -1,3 +1,5 @@
+"""What mmpsbn train and mmpsbn test do with a config before a runner is built."""
+
 import os
 import signal
 import subprocess
@@ -7,10 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
+from small_detector import refusal, run
+from torch import distributed, nn
 
 from mmpsbn.commands import launch
+from mmpsbn.commands.data_paths import check_data_paths
 
-ROOT = Path(__file__).resolve().parents[2]
+CPU_RANKS = pytest.mark.skipif(
+    torch.cuda.is_available(), reason='CPU ranks are for machines without a GPU'
+)
 
 
 @pytest.fixture
@@ -20,22 +28,17 @@ def coco(tmp_path):
     (root / 'annotations').mkdir(parents=True)
     (root / 'images').mkdir()
     (root / 'annotations/train.json').touch()
-    dataset = dict(
+    part = dict(
         type='CocoDataset',
         data_root=f'{root}/',
         ann_file='annotations/train.json',
         data_prefix=dict(img='images/'),
     )
+    parts = dict(type='ConcatDataset', datasets=[part, dict(part)])
     return Config(
         dict(
             default_scope='mmdet',
-            train_dataloader=dict(
-                dataset=dict(
-                    type='RepeatDataset',
-                    times=2,
-                    dataset=dict(type='ConcatDataset', datasets=[dataset, dict(dataset)]),
-                )
-            ),
+            train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=parts)),
             val_dataloader=None,
             val_evaluator=dict(type='CocoMetric', ann_file=f'{root}/annotations/train.json'),
         )
@@ -44,34 +47,26 @@ def coco(tmp_path):
 
 def missing(cfg, splits=('train', 'val')):
     with pytest.raises(FileNotFoundError) as error:
-        launch.check_data_paths(cfg, splits=splits)
+        check_data_paths(cfg, splits=splits)
     assert '\n' not in str(error.value)
     return str(error.value)
 
 
-def test_data_that_is_there(coco):
-    launch.check_data_paths(coco, splits=('train', 'val', 'test'))
-
-
 def test_missing_data_names_path_and_key_inside_wrappers(coco):
+    check_data_paths(coco, splits=('train', 'val', 'test'))
     part = coco.train_dataloader.dataset.dataset.datasets[1]
+    key = 'train_dataloader.dataset.dataset.datasets.1'
     part.ann_file = 'annotations/none.json'
-    assert missing(coco).startswith(
-        f"'{part.data_root}annotations/none.json' "
-        '(train_dataloader.dataset.dataset.datasets.1.ann_file) does not exist'
-    )
+    path = f'{part.data_root}annotations/none.json'
+    assert missing(coco).startswith(f"'{path}' ({key}.ann_file) does not exist")
     part.ann_file, part.data_prefix = '', dict(img='no_images/')
-    assert 'datasets.1.data_prefix.img' in missing(coco)
+    assert f'({key}.data_prefix.img)' in missing(coco)
     part.data_root = '/nonexistent/'
-    assert missing(coco).startswith(
-        "'/nonexistent/' (train_dataloader.dataset.dataset.datasets.1.data_root)"
-    )
-    launch.check_data_paths(coco, splits=('val',))
-
-
-def test_missing_data_of_an_evaluator(coco):
+    assert missing(coco).startswith(f"'/nonexistent/' ({key}.data_root)")
+    check_data_paths(coco, splits=('val',))
     coco.val_dataloader = coco.train_dataloader
     coco.val_evaluator = [dict(type='CocoMetric', ann_file='/nonexistent/val.json')]
+    part.data_root, part.data_prefix = '', {}
     assert "'/nonexistent/val.json' (val_evaluator.0.ann_file)" in missing(coco)
 
 
@@ -93,24 +88,34 @@ def test_missing_data_says_how_to_get_it(coco):
 def test_remote_data_and_data_sets_that_download_themselves_pass(coco, change):
     pytest.importorskip('mmpretrain').utils.register_all_modules(init_default_scope=False)
     coco.train_dataloader.dataset = dict(dict(type='CocoDataset'), **change)
-    launch.check_data_paths(coco, splits=('train',))
+    check_data_paths(coco, splits=('train',))
     if 'CIFAR10' in coco.train_dataloader.dataset.type:
         coco.train_dataloader.dataset.download = False
         assert '/nonexistent' in missing(coco)
 
 
-def test_every_run_can_read_pruned_checkpoints():
-    cfg = Config(dict(custom_hooks=[dict(type='SparsityHook')]))
+def test_the_command_tells_missing_data_in_one_sentence(tmp_path):
+    (tmp_path / 'config.py').write_text(
+        "train_dataloader = dict(dataset=dict(type='CocoDataset', data_root='/nonexistent/'))\n"
+        "model = dict(type='NotBuilt')\n"
+    )
+    said = refusal(run, 'train', tmp_path / 'config.py', '--work-dir', tmp_path)
+    assert said.startswith("error: '/nonexistent/' (train_dataloader.dataset.data_root) does not")
+
+
+@pytest.mark.parametrize(
+    'before, after',
+    [
+        ([dict(type='SparsityHook')], ['SparsityHook', 'PrunedCheckpointHook']),
+        ([dict(type='PrunedCheckpointHook')], ['PrunedCheckpointHook']),
+        ([dict(type='mmpsbn.DemPHook')], ['mmpsbn.DemPHook']),
+        (None, ['PrunedCheckpointHook']),
+    ],
+)
+def test_every_run_can_read_pruned_checkpoints(before, after):
+    cfg = Config(dict(custom_hooks=before))
     launch.ensure_pruned_checkpoint_hook(cfg)
-    assert [hook.type for hook in cfg.custom_hooks] == ['SparsityHook', 'PrunedCheckpointHook']
-    launch.ensure_pruned_checkpoint_hook(cfg)
-    assert len(cfg.custom_hooks) == 2
-    cfg = Config(dict(custom_hooks=[dict(type='mmpsbn.DemPHook')]))
-    launch.ensure_pruned_checkpoint_hook(cfg)
-    assert len(cfg.custom_hooks) == 1
-    cfg = Config(dict(custom_hooks=None))
-    launch.ensure_pruned_checkpoint_hook(cfg)
-    assert cfg.custom_hooks[0].type == 'PrunedCheckpointHook'
+    assert [hook.type for hook in cfg.custom_hooks] == after
 
 
 def test_scale_lr_needs_a_base_batch_size():
@@ -121,7 +126,7 @@ def test_scale_lr_needs_a_base_batch_size():
         launch.scale_lr(Config(dict(auto_scale_lr=None)))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='the refusal is for machines without a GPU')
+@CPU_RANKS
 def test_amp_on_cpu_is_refused():
     with pytest.raises(ValueError, match='--amp needs a GPU'):
         launch.use_amp(Config(dict(optim_wrapper=dict(type='OptimWrapper'))))
@@ -130,81 +135,55 @@ def test_amp_on_cpu_is_refused():
 def test_ranks_without_a_launcher_are_refused(monkeypatch):
     for name in ('RANK', 'WORLD_SIZE'):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(
-        ValueError, match='needs RANK, WORLD_SIZE.* start through tools/dist_train.sh'
-    ):
+    with pytest.raises(ValueError, match='needs RANK, WORLD_SIZE.* start through torchrun '):
         launch.prepare_cpu_ranks(Config({}), 'pytorch')
 
 
-CPU_RANK = """
-import sys
-from mmengine.config import Config
-from mmengine.runner import Runner
-from mmpsbn.commands import launch
-from torch import distributed, nn
-cfg = Config(dict(find_unused_parameters=True))
-launch.prepare_cpu_ranks(cfg, 'pytorch')
-assert distributed.get_backend() == 'gloo' and distributed.get_world_size() == 2
-runner = Runner.__new__(Runner)
-runner.__dict__.update(cfg=cfg, _distributed=True, _launcher='pytorch')
-model = runner.wrap_model(cfg.model_wrapper_cfg, nn.Linear(2, 2))
-assert type(model).__name__ == 'MMDistributedDataParallel' and model.device_ids is None
-assert model.find_unused_parameters and not model.broadcast_buffers
-launch.close_ranks()
-print('wrapped')
-"""
+@CPU_RANKS
+def test_mmengine_wraps_a_cpu_rank(monkeypatch):
+    ranks = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='0')
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    cfg = Config(dict(find_unused_parameters=True))
+    launch.prepare_cpu_ranks(cfg, 'pytorch')
+    try:
+        assert distributed.get_backend() == 'gloo'
+        runner = Runner.__new__(Runner)
+        runner.__dict__.update(cfg=cfg, _distributed=True, _launcher='pytorch')
+        model = runner.wrap_model(cfg.model_wrapper_cfg, nn.Linear(2, 2))
+        assert type(model).__name__ == 'MMDistributedDataParallel' and model.device_ids is None
+        assert model.find_unused_parameters and not model.broadcast_buffers
+    finally:
+        launch.close_ranks()
+    assert not distributed.is_initialized()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='CPU ranks are for machines without a GPU')
-def test_mmengine_wraps_cpu_ranks(tmp_path):
-    (tmp_path / 'rank.py').write_text(CPU_RANK)
-    command = [
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--standalone',
-        '--local-addr=127.0.0.1',
-        '--nproc-per-node=2',
-        tmp_path / 'rank.py',
-    ]
+@CPU_RANKS
+@pytest.mark.slow
+def test_torchrun_trains_two_ranks(small, tmp_path):
+    ranks = ['-m', 'torch.distributed.run', '--standalone', '--local-addr=127.0.0.1']
+    command = ['-m', 'mmpsbn', 'train', small / 'small.py', '--launcher', 'pytorch']
     done = subprocess.run(
-        command,
-        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+        [sys.executable, *ranks, '--nproc-per-node=2', *command, '--work-dir', tmp_path],
+        env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]), OMP_NUM_THREADS='1'),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
-    assert done.stdout.count('wrapped') == 2, done.stderr
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'Distributed launcher: pytorch' in done.stdout + done.stderr
+    assert 'GPU number: 2' in done.stdout + done.stderr
+    assert torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['meta']['iter'] == 1
 
 
-def test_sigterm_unwinds_the_program():
-    code = (
-        'import os, signal\nfrom mmpsbn.commands import launch\nlaunch.exit_cleanly_on_sigterm()\n'
-        'try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    signal.pause()\n'
-        'finally:\n    print("closed")\n'
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 128 + signal.SIGTERM and done.stdout == 'closed\n'
-    assert 'run the same command with --resume' in done.stderr
-
-
-def test_train_tool_tells_missing_data_in_one_sentence(tmp_path):
-    config = tmp_path / 'config.py'
-    config.write_text(
-        "train_dataloader = dict(dataset=dict(type='CocoDataset', data_root='/nonexistent/'))\n"
-        "model = dict(type='NotBuilt')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, ROOT / 'tools/train.py', config, '--work-dir', tmp_path],
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(
-        "error: '/nonexistent/' (train_dataloader.dataset.data_root) does not exist"
-    )
-    assert 'Traceback' not in done.stderr
+def test_sigterm_unwinds_the_program(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        launch.exit_cleanly_on_sigterm()
+        with pytest.raises(SystemExit) as stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert 'run the same command with --resume' in capsys.readouterr().err

@@ -42,6 +42,6 @@ def check_plan_applied(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
             raise ValueError(
                 f'{name} is pruned to shape {shape} in the checkpoint and has {wanted} in the '
                 "model: for load_from, resume and test add dict(type='PrunedCheckpointHook') to "
-                "custom_hooks (this package's tools do); for init_cfg and init_detector write a "
-                'config and weights of its own with tools/export.py'
+                'custom_hooks (mmpsbn train and mmpsbn test do); for init_cfg and init_detector '
+                'write a config and weights of its own with mmpsbn export'
             )

@@ -36,7 +36,7 @@ def likely_causes(runner, layers: Iterable[str], *, threshold: float, at_start: 
     if at_start:
         causes.append(
             'it was so when training started, so the filters came dead with the loaded weights: '
-            'psBN pulls them back, tools/prune.py --criterion dead takes them out'
+            'psBN pulls them back, mmpsbn prune --criterion dead takes them out'
         )
     scales = scale_layers(bare_model(runner))
     norms = [scales[name] for name in layers if name in scales]
