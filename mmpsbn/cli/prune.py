@@ -17,9 +17,7 @@ _SETTINGS = fields(OneShotSettings)
 
 
 def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     add_config(parser)
     parser.add_argument('checkpoint', help='path or URL of the checkpoint, pruned or not')
     parser.add_argument(
@@ -39,19 +37,26 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         '--recalibrate',
         type=int,
         metavar='N',
-        help='estimate the BatchNorm statistics anew on N batches of training data',
+        help='estimate the BatchNorm statistics anew on N batches of training data '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--num-samples',
         type=int,
         metavar='N',
-        help='training images on which a dead channel must be silent',
+        help='training images on which a dead channel must be silent (default: %(default)s)',
     )
-    parser.add_argument('--round-to', type=int, metavar='N', help='widths are multiples of this')
+    parser.add_argument(
+        '--round-to',
+        type=int,
+        metavar='N',
+        help='widths are multiples of this (default: %(default)s)',
+    )
     parser.add_argument(
         '--tolerance',
         type=float,
-        help='largest change of the outputs that passes, relative to their maximum',
+        help='largest change of the outputs that passes, relative to their maximum '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--fold-padding',
@@ -59,7 +64,9 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         help='collapsed: fold constants also into zero-padded layers, inexact at the border '
         '(needs a larger --tolerance)',
     )
-    parser.add_argument('--seed', type=int, help="of the data's order and of random")
+    parser.add_argument(
+        '--seed', type=int, help="of the data's order and of random (default: %(default)s)"
+    )
     parser.add_argument('--device', default=get_device())
     parser.add_argument('--force', action='store_true', help='overwrite an existing checkpoint')
     add_config_options(parser, 'train_dataloader.batch_size=4')

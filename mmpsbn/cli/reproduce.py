@@ -5,7 +5,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..commands.launch import configs_folder
+from ..commands.launch import configs_folder, exit_with
 from ..experiments import EXPERIMENTS
 from ..experiments.reproduce import reproduce
 from ..experiments.scales import SCALES
@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     if args.jobs < 1:
-        raise SystemExit(f'error: --jobs must be >= 1, got {args.jobs}')
+        exit_with(f'--jobs must be >= 1, got {args.jobs}')
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a Ctrl-C
     try:
         reproduce(
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
             say=lambda line: print(line, flush=True),
         )
     except (ValueError, OSError, RuntimeError) as error:
-        raise SystemExit(f'error: {error}') from None
+        exit_with(error)
     except KeyboardInterrupt:
         raise SystemExit(
             'interrupted; the same command goes on from the last checkpoints'

@@ -287,6 +287,7 @@ def test_the_size_comes_from_the_test_pipeline(step, size):
     assert pipeline_size(cfg) == size
 
 
+@pytest.mark.slow
 def test_a_classifier_works_with_mmpretrains_inferencer_and_as_onnx(tmp_path):
     mmpretrain = pytest.importorskip('mmpretrain')
     pytest.importorskip('onnxruntime')

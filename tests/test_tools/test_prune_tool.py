@@ -141,6 +141,7 @@ def test_it_goes_on_with_test_and_train(small, by_l1, tmp_path):
         assert tensor.shape == pruned['state_dict'][name].shape
 
 
+@pytest.mark.slow
 def test_statistics_are_estimated_anew(small, by_l1, tmp_path):
     prune(small, 'dense.pth', tmp_path, *L1, '--recalibrate', '2')
     stale, fresh = (
