@@ -70,6 +70,7 @@ def joined_scores(
         score = torch.stack([s[name].cpu() for s in scores]).amax(0)
         joined[name] = score.nan_to_num(nan=torch.inf, posinf=torch.inf)
         unknown = int((~joined[name].isfinite()).sum())
+        # of a reader that saw too little it was said above
         if unknown and not any(member.layer in short for member in group.readers):
             logger.warning(
                 f'{name}: NaN or inf in the activations of {unknown} channels; they count as alive'

@@ -64,7 +64,7 @@ def test_the_loop_meets_the_target_within_2_percent_and_then_all_stops(
 ):
     runner, hook, dense, strengths = run(tmp_path, budget={kind: target})
     if kind == 'flops':
-        left = hook.pruner.left['macs']
+        left = hook.pruner.progress.left['macs']
     else:
         left = sum(p.numel() for p in runner.model.parameters()) / dense
     assert abs(left / target - 1) <= 0.02 and hook.pruner.budget.met
@@ -86,12 +86,12 @@ QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
 
 def test_an_event_removes_no_more_than_the_target_allows(tmp_path):
     _, hook, _, _ = run(tmp_path, 10, before=dead_half, budget=dict(flops=0.7), **QUIET)
-    assert abs(hook.pruner.left['macs'] / 0.7 - 1) <= 0.02
+    assert abs(hook.pruner.progress.left['macs'] / 0.7 - 1) <= 0.02
 
 
 def test_a_budget_that_is_missed_says_so_with_the_nearest_point(tmp_path, messages):
     _, hook, _, _ = run(tmp_path, 10, budget=dict(flops=0.5), **QUIET)
-    assert hook.pruner.left['macs'] == 1
+    assert hook.pruner.progress.left['macs'] == 1
     (text,) = (text for level, text in messages if 'budget missed' in text and level == 'warning')
     assert '100.0% of the macs are left' in text and '50.0% were asked for' in text
     assert 'allow_live=True' in text
@@ -112,7 +112,7 @@ def test_live_channels_go_at_the_last_event_where_that_is_allowed(tmp_path):
         budget=dict(flops=0.6),
         **QUIET,
     )
-    assert abs(hook.pruner.left['macs'] / 0.6 - 1) <= 0.02 and hook.pruner.budget.met
+    assert abs(hook.pruner.progress.left['macs'] / 0.6 - 1) <= 0.02 and hook.pruner.budget.met
     for block in runner.model.blocks:  # the smallest gammas went
         assert block.conv1.out_channels < 48 and block.bn1.weight.min() > 0.55
     assert runner.model.stem.out_channels == 16
@@ -192,14 +192,14 @@ def controller(monkeypatch, latency=None, **settings):
 def test_the_penalty_goes_up_behind_the_line_and_down_ahead_of_it(monkeypatch):
     loop, model, _, inputs, _ = controller(monkeypatch, flops=0.5)
     logger = logging.getLogger('test')
-    loop.update(model, inputs, 0.4, last=False, logger=logger)
+    loop.update(model, 0.4, last=False, logger=logger)
     assert loop.scale == pytest.approx(2.718281828 ** (2 * 0.25 / 0.5), rel=1e-6) or loop.scale == 2
     for _ in range(20):
-        loop.update(model, inputs, 0.8, last=False, logger=logger)
+        loop.update(model, 0.8, last=False, logger=logger)
     assert loop.scale == 64 and not loop.met
     loop._now['macs'] = loop._dense['macs']
     monkeypatch.setattr(loop, '_measure', lambda *a: dict(macs=0.6 * loop._dense['macs']))
-    loop.update(model, inputs, 0.1, last=False, logger=logger)
+    loop.update(model, 0.1, last=False, logger=logger)
     assert loop.scale == 32 and not loop.met
     resumed = Budget(BudgetSettings(flops=0.5), PruneSettings())
     resumed.restore(loop.state())
@@ -217,7 +217,7 @@ def test_a_latency_is_met_through_the_line_of_latency_over_macs(monkeypatch):
         masks, live = loop.limit(model, graph.groups, keep, last=False)
         assert not live
         apply_plan(model, plan_from_keep_masks(model, graph.groups, masks))
-        loop.update(model, inputs, 0.5, last=False, logger=logging.getLogger('test'))
+        loop.update(model, 0.5, last=False, logger=logging.getLogger('test'))
         graph = trace_channel_graph(model, inputs, lambda m, b: m(b))
         keep = {n: torch.arange(g.channels) == 0 for n, g in graph.groups.items()}
         if loop.met:

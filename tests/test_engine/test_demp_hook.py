@@ -82,7 +82,7 @@ def test_layers_go_down_to_one_channel_and_the_run_goes_on(tmp_path):
     whole = train(tmp_path / 'whole', hooks, dead=[], prepare=kill_all_but_one)
     assert [block.conv1.weight.shape[:2] for block in whole.model.blocks] == [(1, 1), (1, 1)]
     pruner = demp_hook_of(whole).pruner
-    assert pruner.left['channels'] == pytest.approx(3 / 32)
+    assert pruner.progress.left['channels'] == pytest.approx(3 / 32)
     resumed = toy_runner(
         tmp_path / 'resumed',
         copy.deepcopy(hooks),
@@ -91,7 +91,7 @@ def test_layers_go_down_to_one_channel_and_the_run_goes_on(tmp_path):
     )
     resumed.train()
     assert_same(whole.model.state_dict(), resumed.model.state_dict())
-    assert demp_hook_of(resumed).pruner.left == pruner.left
+    assert demp_hook_of(resumed).pruner.progress.left == pruner.progress.left
 
 
 @pytest.mark.parametrize('norm', ['BN', 'psBN'])
@@ -142,7 +142,7 @@ class AttentiveNet(ToyNet):
 def test_a_run_with_attention_resumes(tmp_path):
     model = dict(type='AttentiveNet')
     whole = train(tmp_path / 'whole', [demp()], model=model)
-    assert demp_hook_of(whole).pruner.left['macs'] < 1
+    assert demp_hook_of(whole).pruner.progress.left['macs'] < 1
     resumed = toy_runner(
         tmp_path / 'resumed',
         [demp()],
@@ -152,7 +152,7 @@ def test_a_run_with_attention_resumes(tmp_path):
     )
     resumed.train()
     assert_same(whole.model.state_dict(), resumed.model.state_dict())
-    assert demp_hook_of(resumed).pruner.left == demp_hook_of(whole).pruner.left
+    assert demp_hook_of(resumed).pruner.progress.left == demp_hook_of(whole).pruner.progress.left
 
 
 def test_the_plan_in_a_checkpoint_is_plain_and_safe_to_load(tmp_path):

@@ -26,7 +26,13 @@ ITERATIONS = 24
 # Ends of the source files in whose lines a run is killed.
 CODE = dict(
     train=('runner/loops.py', 'optimizer_wrapper.py', 'ema_hook.py', 'step_perturbation.py'),
-    prune=('online_pruner.py', 'prune_event.py', 'pruning/prune.py', 'pruning/surgery.py'),
+    prune=(
+        'online_pruner.py',
+        'demp/window.py',
+        'prune_event.py',
+        'pruning/prune.py',
+        'pruning/surgery.py',
+    ),
     save=('checkpoint_hook.py', 'runner/checkpoint.py', 'local_backend.py', 'pruned_structure.py'),
 )
 

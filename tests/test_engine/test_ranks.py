@@ -105,7 +105,7 @@ def train_to_a_budget(work_dir):
     bare_model(runner).data_preprocessor = MODELS.build(dict(type='SizeByRank'))
     runner.train()
     pruner = next(h.pruner for h in runner.hooks if hasattr(h, 'pruner'))
-    return pruner.left, pruner.budget.left, pruner.budget.scale
+    return pruner.progress.left, pruner.budget.left, pruner.budget.scale
 
 
 def test_ranks_with_images_of_other_sizes_steer_to_one_budget(tmp_path):

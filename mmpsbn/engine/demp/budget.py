@@ -45,6 +45,7 @@ class Budget:
         self._dense: dict[str, float] = {}
         self._now: dict[str, float] = {}
         self._positions: dict[str, float] = {}
+        self._inputs: Tensor | None = None
         self.scale = 1.0
         self.met = False
 
@@ -73,12 +74,16 @@ class Budget:
     def start(self, model: nn.Module, groups, positions: dict[str, float], inputs: Tensor) -> None:
         """Measure the model; of a run that is not resumed it is the dense one.
 
+        Args:
+            positions: what MACs are counted with (``count_positions``).
+            inputs: one image, which a latency is measured on from now on.
+
         Raises:
             ValueError: the narrowest model there can be does not meet the budget, or the
                 model as it is meets it already.
         """
-        self._positions = positions
-        self._now = self._measure(model, inputs)
+        self._positions, self._inputs = positions, inputs
+        self._now = self._measure(model)
         if self._dense:
             return
         self._dense = dict(self._now)
@@ -124,16 +129,14 @@ class Budget:
             return self._nearest(model, groups, scores, self._aim())[0], True
         return keep_masks, False
 
-    def update(
-        self, model: nn.Module, inputs: Tensor, progress: float, *, last: bool, logger: MMLogger
-    ) -> None:
+    def update(self, model: nn.Module, progress: float, *, last: bool, logger: MMLogger) -> None:
         """Steer after an event.
 
         Args:
             progress: share of the pruning window that is over, in [0, 1].
             last: no event follows.
         """
-        self._now = self._measure(model, inputs)
+        self._now = self._measure(model)
         left, target = self.left, self.target
         self.met = left <= target * (1 + _TOLERANCE)
         line = 1 - (1 - target) * min(progress / _ARRIVAL, 1)
@@ -182,12 +185,12 @@ class Budget:
             round_to=self._prune.round_to,
         )
 
-    def _measure(self, model: nn.Module, inputs: Tensor) -> dict[str, float]:
+    def _measure(self, model: nn.Module) -> dict[str, float]:
         cost = model_cost(model, self._positions)
         measured = dict(macs=cost.macs, params=cost.params)
         if self._settings.kind == 'latency_ms':
-            device = self._settings.device or str(inputs.device)
-            latency = [1e3 * measure_latency(model, inputs, forward_tensors, device=device)]
+            device = self._settings.device or str(self._inputs.device)
+            latency = [1e3 * measure_latency(model, self._inputs, forward_tensors, device=device)]
             broadcast_object_list(latency)  # all ranks must act on one number
             measured['latency_ms'] = latency[0]
         return measured

@@ -1,19 +1,19 @@
 """Which layers a forward pass calls: the traced pass must be the one that is trained."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from mmengine.logging import MMLogger
 from torch import nn
 
-from ...pruning.activation import ActivationWindow
 from ...pruning.forward import tensors_in
 from ...pruning.graph import ChannelGroup
 from ...pruning.other_pass import trace_other_pass
 from ...upstream import DropoutBase, NormBase
 from ..random_numbers import frozen_random_numbers
 from ..ranks import on_any_rank, over_ranks
+from .window import EventWindow
 
 
 class CalledLayers:
@@ -104,7 +104,7 @@ class Coverage:
         model: nn.Module,
         data_batch: dict,
         groups: Mapping[str, ChannelGroup],
-        windows: Sequence[ActivationWindow],
+        window: EventWindow,
         *,
         logger: MMLogger,
     ) -> None:
@@ -112,7 +112,7 @@ class Coverage:
         training, or if layers run in training only and the losses hold its channels.
 
         Args:
-            windows: open ones, which forget the groups that are held from now on.
+            window: forgets the groups that are held from now on, if it is open.
 
         Raises:
             ValueError: in the first iteration, that no group is left, or that layers run in
@@ -122,7 +122,7 @@ class Coverage:
             return
         called = on_any_rank(self._called.names, [name for name, _ in model.named_modules()])
         first, self._first = self._first, False
-        if first and not windows:
+        if first and not window.is_open:
             self.close()
         whole = _not_read(groups, called) if first else {}
         known = {name for name, failure in self._training_only.items() if not failure}
@@ -135,8 +135,7 @@ class Coverage:
                     raise
                 self._training_only |= dict.fromkeys(untraced, str(error))
                 self._tried.update(untraced)
-        for window in windows:
-            window.leave_out(self.held)
+        window.leave_out(self.held)
         for name, reason in whole.items():
             logger.warning(f'{name} is left whole: {reason}')
         if first and whole and whole.keys() == groups.keys():

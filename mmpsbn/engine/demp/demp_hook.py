@@ -109,21 +109,17 @@ class DemPHook(Hook):
         if self.pruner.graph is None:
             self.pruner.start(runner, data_batch)
             self._perturb_steps(runner)
-        self.pruner.watch(runner, data_batch)
+        self.pruner.before_iteration(runner, data_batch)
         use_compiled_step(runner, not self.pruner.watching)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self.pruner.join_windows(runner)
-        self.pruner.check_coverage(runner, data_batch)
+        self.pruner.after_iteration(runner, data_batch)
         if self.pruner.is_due(runner):
             self._check_steps(runner)
             self.pruner.prune(runner, data_batch)
         # shares of the peaks: MMEngine's log shows four decimals, and a noise of 5e-5 as 0.0000
-        scalars = dict(
-            strength=self._strength(runner),
-            channels_left=self.pruner.left['channels'],
-            macs_left=self.pruner.left['macs'],
-        )
+        left = {f'{what}_left': share for what, share in self.pruner.progress.left.items()}
+        scalars = dict(strength=self._strength(runner), **left)
         if self.pruner.budget is not None:
             scalars['penalty_scale'] = self.pruner.budget.scale
         for name, value in scalars.items():

@@ -1,19 +1,38 @@
 """The steps of a prune event that all ranks take together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from ...pruning import VerificationError
+from ...pruning.activation import ActivationWindow
 from ...pruning.criteria import also_live, collapsed_channels, foldable_channels, keep_mask_of
 from ...pruning.graph import ChannelGraph, ChannelGroup
-from ...pruning.prune import Removal, prune_channels, prune_what_holds
+from ...pruning.prune import Removal, Subject, prune_channels, prune_what_holds
 from ...pruning.ranking import rank_channels
+from ...pruning.verification import probe_outputs
 from ..openmmlab import forward_tensors
 from ..ranks import over_ranks
 from .settings import PruneSettings
+
+
+def look_at(
+    models: Sequence[nn.Module], groups: Mapping[str, ChannelGroup], probe: Tensor
+) -> list[ActivationWindow] | None:
+    """What the readers of the groups see in each model with its weights as they are; None where
+    an output on one of the ranks is NaN or inf, so that nothing can be verified."""
+    windows, outputs = [], []
+    for model in models:
+        window = ActivationWindow(model, groups, in_training_only=False)
+        try:
+            outputs += probe_outputs(model, probe, forward_tensors)
+        finally:
+            window.close()
+        windows.append(window)
+    finite = all(x.isfinite().all() for x in outputs)
+    return None if over_ranks(float(not finite)) else windows
 
 
 def select_keep_masks(
@@ -27,7 +46,7 @@ def select_keep_masks(
 
     Args:
         models: the trained one and its averages; what goes must be collapsed in all.
-        scores: of the groups to prune, from :func:`joined_scores`.
+        scores: of the groups to prune, from :func:`silence_scores`.
     """
     keep_masks, live = {}, False
     importance = {}
@@ -60,28 +79,44 @@ def select_keep_masks(
 
 
 def cut(
-    model: nn.Module,
-    groups: dict[str, ChannelGroup],
-    keep_masks: dict[str, Tensor],
+    models: Sequence[nn.Module],
+    groups: Mapping[str, ChannelGroup],
+    keep_masks: Mapping[str, Tensor],
     *,
-    scores: dict[str, Tensor],
+    scores: Mapping[str, Tensor],
+    probes: Sequence[ActivationWindow],
+    live: bool,
     settings: PruneSettings,
     logger: MMLogger,
     **how,
 ) -> Removal:
-    """Prune, verified: at this event, without what fails verification.
+    """Prune the model and its averages alike, verified: without what fails verification, which
+    stays until the next event, or with an error where the run is to stop there.
 
     Args:
-        scores: of :func:`joined_scores`.
-        how: ``batch``, ``optimizers``, ``constants``, ``averages``, ``norm_of`` and ``live`` of
-            :func:`prune_channels`.
+        scores: of :func:`silence_scores`.
+        probes: what the readers of each model see; a constant is folded as its model emits it.
+        live: live channels go too, of which nothing can be folded.
+        how: ``batch``, ``optimizers`` and ``norm_of`` of :func:`prune_channels`.
+
+    Raises:
+        VerificationError: with ``on_failure='stop'``.
     """
-    how |= dict(forward_fn=forward_tensors, tolerance=settings.tolerance, agree=over_ranks)
+    folds = settings.criterion == 'collapsed' and not live
+    constants = [seen.values() if folds else None for seen in probes]
+    how |= dict(
+        constants=constants[0],
+        averages=[Subject(*pair) for pair in zip(models[1:], constants[1:])],
+        live=live,
+        forward_fn=forward_tensors,
+        tolerance=settings.tolerance,
+        agree=over_ranks,
+    )
     if settings.on_failure == 'stop':
-        return prune_channels(model, groups, keep_masks, **how)
+        return prune_channels(models[0], groups, keep_masks, **how)
     try:
         removal, refused = prune_what_holds(
-            model,
+            models[0],
             groups,
             keep_masks,
             scores=scores,
