@@ -143,29 +143,6 @@ def test_what_cannot_be_met_is_refused_before_the_first_step(tmp_path):
         run(tmp_path, 10, prune=dict(min_channels=12), budget=dict(flops=0.1))
 
 
-@pytest.mark.parametrize(
-    'values, message',
-    [
-        (dict(), 'budget must be one of .* got none'),
-        (dict(flops=0.5, params=0.5), r"got \['flops', 'params'\]"),
-        (dict(flops=1.0), r'budget flops must be a number in \(0, 1\), got 1.0'),
-        (dict(params=-1), 'budget params must be'),
-        (dict(latency_ms=0), 'budget latency_ms must be a number > 0'),
-        (dict(latency_ms=float('nan')), 'budget latency_ms must be a number > 0'),
-        (dict(flops=0.5, device='cpu'), 'device is a string that goes with latency_ms'),
-        (dict(macs=0.5), r"budget has no \['macs'\]"),
-    ],
-)
-def test_bad_budgets_are_refused(values, message):
-    with pytest.raises(ValueError, match=message):
-        DemPHook(budget=values)
-
-
-def test_live_channels_and_folding_exclude_each_other():
-    with pytest.raises(ValueError, match="allow_live goes with criterion='dead'"):
-        DemPHook(prune=dict(allow_live=True, criterion='collapsed'))
-
-
 # --- the loop by itself -------------------------------------------------------------------------
 
 

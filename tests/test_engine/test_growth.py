@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
+from runs import QUIET, demp
 from test_alarms import alarms
-from test_demp_hook import QUIET, demp
 from test_sparsity_hook import scalars, train
 from torch import nn
 from toy import ToyNet, kill_channels, toy_runner

@@ -1,16 +1,16 @@
 """The size that MACs are counted on is the config's, whatever the first batch is."""
 
-import copy
-
 import pytest
 import torch
 from mmengine.config import Config
-from test_demp_hook import QUIET, demp, demp_hook_of
-from test_sparsity_hook import train
+from runs import demp, pruner_of, resume_from, train
 from torch import nn
+from torch.nn import functional as F
 from toy import ToyNet
 
+from mmpsbn.engine import openmmlab
 from mmpsbn.engine.input_size import count_at_one_size
+from mmpsbn.engine.openmmlab import trace_at_any_size
 from mmpsbn.pruning.cost import model_cost
 
 
@@ -55,9 +55,27 @@ def test_a_model_that_takes_one_size_alone_is_counted_at_that():
     assert macs_and_size(config(), (8, 8), FixedSize().eval())[1] == (8, 8)
 
 
+class Chain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.fc = nn.Linear(4 * 64, 2)
+
+    def forward(self, inputs, mode):
+        return self.fc(F.relu(self.conv(inputs)).flatten(1))
+
+
+def test_a_model_of_fixed_input_size_is_traced_uncropped(monkeypatch):
+    monkeypatch.setattr(openmmlab, '_MAX_SIDE', 4)
+    graph, inputs = trace_at_any_size(Chain(), torch.randn(1, 3, 8, 8))
+    assert list(graph.groups) == ['conv'] and inputs.shape[-1] == 8
+    graph, inputs = trace_at_any_size(ToyNet(), torch.randn(1, 3, 8, 8))
+    assert inputs.shape[-1] == 4
+
+
 def test_the_hooks_count_at_that_size_and_say_so(tmp_path):
-    hooks = [dict(demp(interval=3), **QUIET), dict(type='SparsityHook', interval=2)]
-    runner, messages = train(tmp_path / 'whole', copy.deepcopy(hooks), epochs=2, cfg=config())
+    hooks = [demp(interval=3), dict(type='SparsityHook', interval=2)]
+    runner, messages = train(tmp_path, hooks, epochs=2, cfg=config())
     said = '\n'.join(messages)
     for part in (
         'MACs are counted at 10x12;',
@@ -65,15 +83,9 @@ def test_the_hooks_count_at_that_size_and_say_so(tmp_path):
         'FLOPs sparsity at 10x12 ',
     ):
         assert part in said
-    assert demp_hook_of(runner).pruner.state()['dense']['macs'] == AT_10_BY_12
-    # a resumed run goes on as it began
-    resumed, messages = train(
-        tmp_path / 'resumed',
-        copy.deepcopy(hooks),
-        prepare=lambda runner: None,
-        epochs=3,
-        resume=True,
-        load_from=str(tmp_path / 'whole/epoch_2.pth'),
-    )
+    assert pruner_of(runner).state()['dense']['macs'] == AT_10_BY_12
+    # a resumed run goes on as it began, whatever the config says now
+    more = resume_from(tmp_path / 'epoch_2.pth')
+    resumed, messages = train(tmp_path, hooks, epochs=3, cfg=config((8, 8)), **more)
     assert any('MACs are counted at 10x12;' in m for m in messages)
-    assert demp_hook_of(resumed).pruner.state()['dense']['macs'] == AT_10_BY_12
+    assert pruner_of(resumed).state()['dense']['macs'] == AT_10_BY_12

@@ -2,7 +2,7 @@
 
 import pytest
 from mmengine.hooks import LoggerHook
-from test_demp_hook import QUIET, demp
+from runs import QUIET, demp
 from test_sparsity_hook import scalars, train
 from torch.utils.data import DataLoader, IterableDataset
 from toy import ToyData, kill_channels

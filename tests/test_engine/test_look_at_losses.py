@@ -6,11 +6,11 @@ import random
 import numpy as np
 import torch
 from mmengine.registry import MODELS
+from runs import assert_resumes, demp
 from snapshots import assert_same
-from test_limits import DEMP
 from test_training_only import TrainingNet, embedded_labels
 from torch import nn
-from toy import ToyData, ToyPreprocessor, toy_runner
+from toy import ToyData, ToyPreprocessor
 
 from mmpsbn.engine.demp.coverage import held_by_losses
 from mmpsbn.engine.openmmlab import forward_tensors
@@ -64,11 +64,7 @@ def test_it_leaves_no_trace_in_model_batch_and_random_numbers():
 
 
 def test_a_run_with_it_is_resumed_bit_equal(tmp_path):
-    arguments = dict(hooks=[dict(DEMP, prune=dict(interval=8, num_samples=8))], epochs=2)
-    first = str(tmp_path / 'whole/epoch_1.pth')
-    whole = toy_runner(tmp_path / 'whole', model=net_with_a_memory(), **arguments)
-    whole.train()
-    arguments.update(resume=True, load_from=first)
-    resumed = toy_runner(tmp_path / 'resumed', model=net_with_a_memory(), **arguments)
-    resumed.train()
-    assert_same(resumed.model.state_dict(), whole.model.state_dict())
+    def fresh():
+        return dict(model=net_with_a_memory())
+
+    assert_resumes(tmp_path, [demp(interval=8, num_samples=8)], epoch=1, fresh=fresh, epochs=2)

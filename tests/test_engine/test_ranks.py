@@ -5,19 +5,15 @@ import copy
 import pytest
 import torch
 from mmengine.dist import get_rank
+from mmengine.hooks import Hook
 from mmengine.registry import MODELS
 from ranks import ON_RANKS, run_on_ranks
+from runs import EMA, average_of, demp, inner_widths, killing, pruner_of, resume_from, train
+from snapshots import assert_same
 from torch import nn
-from toy import ToyNet, kill_channels, toy_runner
+from toy import ToyNet, kill_channels
 
-from mmpsbn.engine.runner_parts import averaged_models_of, bare_model
-
-DEMP = dict(
-    type='DemPHook',
-    penalty=dict(peak=0.05),
-    noise=dict(peak_std=3e-3),
-    prune=dict(interval=6, num_samples=16),
-)
+from mmpsbn.engine.runner_parts import bare_model
 
 
 @MODELS.register_module(force=True)
@@ -29,23 +25,24 @@ class IdleLayerNet(ToyNet):
         self.idle = nn.Linear(3, 3).double()
 
 
-def train(work_dir, norm, **kwargs):
+def train_in_order(work_dir, norm, **kwargs):
     """Model, averaged model and momenta at the end, by name."""
+
+    def prepare(runner):
+        runner.train_dataloader.sampler.shuffle = False
+        killing([1, 3, 5])(runner)
+
     model = dict(type='IdleLayerNet', norm_cfg=dict(type=norm), dtype=torch.float64)
-    hooks = [dict(DEMP), dict(type='EMAHook')]
-    runner = toy_runner(work_dir, hooks, model=model, dtype=torch.float64, **kwargs)
-    runner.train_dataloader.sampler.shuffle = False
-    kill_channels(bare_model(runner).blocks[0].bn1, [1, 3, 5])
-    runner.train()
-    model, optimizer = bare_model(runner), runner.optim_wrapper.optimizer
-    average = averaged_models_of(runner)[0]
+    hooks = [demp(penalty=0.05, noise=3e-3), EMA]
+    runner, _ = train(work_dir, hooks, prepare, model=model, dtype=torch.float64, **kwargs)
+    model, momenta = bare_model(runner), runner.optim_wrapper.optimizer.state
     return dict(
         model.state_dict(),
-        **{f'ema {name}': value for name, value in average.state_dict().items()},
+        **{f'ema {name}': value for name, value in average_of(runner).state_dict().items()},
         **{
-            f'momentum {name}': optimizer.state[p]['momentum_buffer']
+            f'momentum {name}': momenta[p]['momentum_buffer']
             for name, p in model.named_parameters()
-            if p in optimizer.state
+            if p in momenta
         },
     )
 
@@ -53,43 +50,106 @@ def train(work_dir, norm, **kwargs):
 def train_rank(work_dir, batch_size):
     on_ranks = copy.deepcopy(ON_RANKS)
     on_ranks['cfg']['model_wrapper_cfg']['find_unused_parameters'] = True
-    return train(f'{work_dir}/ranks', 'psSyncBN', **dict(on_ranks, batch_size=batch_size))
+    on_ranks['batch_size'] = batch_size
+    return train_in_order(f'{work_dir}/ranks', 'psSyncBN', **on_ranks)
 
 
-@pytest.mark.parametrize('ranks', [2, 4])
+@pytest.mark.parametrize('ranks', [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_equal_one_process_with_the_joined_batch(tmp_path, ranks):
     first, *others = run_on_ranks(train_rank, ranks, tmp_path, str(tmp_path), 8 // ranks)
-    alone = train(tmp_path / 'alone', 'psBN', batch_size=8)
-    assert first.keys() == alone.keys()
+    alone = train_in_order(tmp_path / 'alone', 'psBN', batch_size=8)
     for prefix in ('', 'ema ', 'momentum '):
         assert first[f'{prefix}blocks.0.conv1.weight'].shape[0] == 9
-    for name, value in first.items():
-        for other in others:
-            assert torch.equal(value, other[name]), name
-        torch.testing.assert_close(value, alone[name], rtol=1e-8, atol=1e-10, msg=name)
+    torch.testing.assert_close(first, alone, rtol=1e-8, atol=1e-10)
+    for other in others:
+        assert_same(other, first)
 
 
-def train_dead_on_one_rank(work_dir):
-    quiet = dict(DEMP, penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
-    runner = toy_runner(f'{work_dir}/r', [quiet], epochs=2, **ON_RANKS)
-    layer = bare_model(runner).blocks[0].bn1
-    kill_channels(layer, [1, 3])
-
-    def revive(module, args, output):
-        if module.training:
-            output[:, 3] = 1.0
-
-    if get_rank() == 1:
-        layer.register_forward_hook(revive)
-    runner.train()
-    return bare_model(runner).blocks[0].conv1.weight.shape[0]
+# --- two ranks, each scenario in turn: to start the processes is what takes long --------------
 
 
-def test_a_channel_goes_only_where_it_is_dead_on_every_rank(tmp_path):
-    assert run_on_ranks(train_dead_on_one_rank, 2, tmp_path, str(tmp_path)) == [11, 11]
+def revive_on_rank_1(until):
+    """Channels 1 and 3 are dead, but 3 is alive on rank 1 up to an iteration."""
+
+    def prepare(runner):
+        def revive(module, args, output):
+            if module.training and runner.iter < until:
+                output[:, 3] = 1.0
+
+        killing([1, 3])(runner)
+        if get_rank() == 1:
+            bare_model(runner).blocks[0].bn1.register_forward_hook(revive)
+
+    return prepare
+
+
+def alive_on_one_rank(folder):
+    runner, _ = train(folder, [demp()], revive_on_rank_1(99), epochs=2, **ON_RANKS)
+    return inner_widths(bare_model(runner))
+
+
+def alive_on_one_rank_before_a_checkpoint(folder):
+    """What two runs come to, of which one was never stopped."""
+    weights = []
+    for name, more in (('whole', {}), ('resumed', resume_from(f'{folder}/whole/epoch_1.pth'))):
+        hooks, more = [demp(num_samples=64), EMA], dict(more, epochs=2)
+        runner, _ = train(f'{folder}/{name}', hooks, revive_on_rank_1(4), **ON_RANKS, **more)
+        weights.append(dict(bare_model(runner).named_parameters()))
+    return weights
 
 
 @MODELS.register_module(force=True)
+class RankRouted(ToyNet):
+    """A branch that runs on pictures of rank 1 alone in training, and one that never does."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+            for _ in range(2)
+        )
+        for branch in self.branches:
+            kill_channels(branch[1], [0, 1])
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        empty, given = inputs[:0], inputs[: len(inputs) if mode == 'tensor' or get_rank() else 0]
+        x = (
+            self.branches[0](given).sum((0, 2, 3)),
+            self.branches[1](inputs if mode == 'tensor' else empty).sum((0, 2, 3)),
+        )
+        out = super().forward(inputs, labels, mode)
+        return (out, *x) if mode == 'tensor' else dict(out, extra_loss=0 * (x[0] + x[1]).sum())
+
+
+def branches_by_rank(folder):
+    """Pictures are smaller on rank 1."""
+
+    def crop(runner):
+        dataset = runner.train_dataloader.dataset
+        dataset.inputs = dataset.inputs[..., : 8 - get_rank(), :]
+
+    model = dict(type='RankRouted')
+    runner, _ = train(folder, [demp(interval=4)], crop, epochs=1, model=model, **ON_RANKS)
+    widths = [branch[0].out_channels for branch in bare_model(runner).branches]
+    return widths, pruner_of(runner).state()['positions']
+
+
+def batches_that_shrink_on_one_rank(folder):
+    """From the middle on rank 1 has one picture an iteration and rank 0 four: by its own count
+    it would open its window long before."""
+
+    class Shrink(Hook):
+        priority = 'VERY_HIGH'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter >= 3 and get_rank() == 1:
+                data_batch.update({key: x[:1] for key, x in data_batch.items()})
+
+    hooks = [demp(interval=8), Shrink()]
+    runner, _ = train(folder, hooks, killing([1]), epochs=2, **ON_RANKS)
+    return inner_widths(bare_model(runner))
+
+
 class SizeByRank(nn.Module):
     """Images are smaller on later ranks."""
 
@@ -98,16 +158,58 @@ class SizeByRank(nn.Module):
         return dict(data, inputs=data['inputs'][..., :side, :side])
 
 
-def train_to_a_budget(work_dir):
-    hook = dict(DEMP, budget=dict(flops=0.7))
-    runner = toy_runner(f'{work_dir}/r', [hook], epochs=2, **ON_RANKS)
-    kill_channels(bare_model(runner).blocks[0].bn1, [1, 3, 5])
-    bare_model(runner).data_preprocessor = MODELS.build(dict(type='SizeByRank'))
-    runner.train()
-    pruner = next(h.pruner for h in runner.hooks if hasattr(h, 'pruner'))
+def budget_over_other_sizes(folder):
+    def prepare(runner):
+        killing([1, 3, 5])(runner)
+        bare_model(runner).data_preprocessor = SizeByRank()
+
+    hook = demp(penalty=0.05, noise=3e-3, budget=dict(flops=0.7))
+    pruner = pruner_of(train(folder, [hook], prepare, epochs=2, **ON_RANKS)[0])
     return pruner.progress.left, pruner.budget.left, pruner.budget.scale
 
 
-def test_ranks_with_images_of_other_sizes_steer_to_one_budget(tmp_path):
-    ours, theirs = run_on_ranks(train_to_a_budget, 2, tmp_path, str(tmp_path))
+SCENARIOS = (
+    alive_on_one_rank,
+    alive_on_one_rank_before_a_checkpoint,
+    branches_by_rank,
+    batches_that_shrink_on_one_rank,
+    budget_over_other_sizes,
+)
+
+
+def all_scenarios(folder):
+    return {scenario: scenario(f'{folder}/{scenario.__name__}') for scenario in SCENARIOS}
+
+
+@pytest.fixture(scope='module')
+def two_ranks(tmp_path_factory):
+    """What each scenario came to on rank 0 and on rank 1."""
+    folder = tmp_path_factory.mktemp('ranks')
+    first, second = run_on_ranks(all_scenarios, 2, folder, str(folder))
+    return {scenario: (first[scenario], second[scenario]) for scenario in SCENARIOS}
+
+
+def test_a_channel_goes_only_where_it_is_dead_on_every_rank(two_ranks):
+    assert two_ranks[alive_on_one_rank] == ([11, 12], [11, 12])
+
+
+def test_what_one_rank_saw_before_a_checkpoint_is_known_after_a_resume(two_ranks):
+    (whole, *states), others = two_ranks[alive_on_one_rank_before_a_checkpoint]
+    assert whole['blocks.0.conv1.weight'].shape[0] == 11
+    for state in (*states, *others):
+        assert_same(state, whole)
+
+
+def test_a_rank_that_saw_nothing_of_a_branch_does_not_speak_for_it(two_ranks):
+    (widths, positions), theirs = two_ranks[branches_by_rank]
+    assert widths == [4, 6] and positions['stem.weight'] == 64
+    assert theirs == (widths, positions)  # MACs are counted on the pictures of one rank
+
+
+def test_ranks_with_batches_of_other_sizes_open_a_window_together(two_ranks):
+    assert two_ranks[batches_that_shrink_on_one_rank] == ([11, 12], [11, 12])
+
+
+def test_ranks_with_images_of_other_sizes_steer_to_one_budget(two_ranks):
+    ours, theirs = two_ranks[budget_over_other_sizes]
     assert ours == theirs

@@ -9,39 +9,42 @@ from mmpsbn.engine.demp.settings import PruneSettings
 
 
 @pytest.mark.parametrize(
-    'kwargs, message',
+    'group, values, message',
     [
-        (
-            dict(penalty=dict(kind='ridge')),
-            r"penalty kind must be one of \('lasso', 'l2'\), "
-            "got 'ridge'",
-        ),
-        (dict(penalty=dict(scope='beta')), r"penalty scope must be one of .*got 'beta'"),
-        (dict(penalty=dict(peak=-1e-3)), 'penalty peak must be a finite number >= 0, got -0.001'),
-        (dict(penalty=dict(peak=float('nan'))), 'penalty peak .* got nan'),
-        (dict(noise=dict(peak_std=-1)), 'noise peak_std must be a finite number >= 0, got -1'),
-        (dict(schedule=dict(type='sawtooth')), "schedule type must be one of .*'sawtooth'"),
-        (dict(schedule=dict(warmup=0.5, end=0.5)), 'warmup .* below end=0.5, got 0.5'),
-        (dict(penalty=dict(peak='1e-3')), "penalty peak must be a finite number >= 0, got '1e-3'"),
-        (dict(noise=dict(asymmetric='no')), "asymmetric must be True or False, got 'no'"),
-        (dict(schedule='one_cycle'), r"schedule must be a dict of \['type'.*got 'one_cycle'"),
-        (dict(schedule=dict(warmup='0.1')), 'schedule warmup must be >= 0 .* got 0.1'),
-        (dict(prune=dict(begin='0.1')), r"prune begin must be in \[0, 1\], got '0.1'"),
-        (dict(prune=dict(every=3)), r"prune has no \['every'\]; allowed are \['interval', "),
-        (dict(prune=dict(interval=True)), 'prune interval must be an int >= 1, got True'),
-        (dict(prune=dict(interval=0)), 'prune interval must be an int >= 1, got 0'),
-        (dict(prune=dict(interval=2.5)), 'prune interval must be an int >= 1, got 2.5'),
-        (dict(prune=dict(begin=0.5, end=0.5)), 'prune end must be above begin=0.5'),
-        (dict(prune=dict(begin=-0.1)), r'prune begin must be in \[0, 1\], got -0.1'),
-        (dict(prune=dict(criterion='lazy')), r"criterion must be one of \('dead', 'collapsed'\)"),
-        (dict(prune=dict(num_samples=0)), 'num_samples must be an int >= 1, got 0'),
-        (dict(prune=dict(round_to=0)), 'round_to must be an int >= 1'),
-        (dict(prune=dict(min_channels=0)), 'min_channels must be an int >= 1'),
+        ('penalty', dict(kind='ridge'), r"kind must be one of \('lasso', 'l2'\), got 'ridge'"),
+        ('penalty', dict(scope='beta'), r"penalty scope must be one of .*got 'beta'"),
+        ('penalty', dict(peak=-1e-3), 'penalty peak must be a finite number >= 0, got -0.001'),
+        ('penalty', dict(peak=float('nan')), 'penalty peak .* got nan'),
+        ('penalty', dict(peak='1e-3'), "penalty peak must be a finite number >= 0, got '1e-3'"),
+        ('noise', dict(peak_std=-1), 'noise peak_std must be a finite number >= 0, got -1'),
+        ('noise', dict(asymmetric='no'), "asymmetric must be True or False, got 'no'"),
+        ('schedule', dict(type='sawtooth'), "schedule type must be one of .*'sawtooth'"),
+        ('schedule', dict(warmup=0.5, end=0.5), 'warmup .* below end=0.5, got 0.5'),
+        ('schedule', dict(warmup='0.1'), 'schedule warmup must be >= 0 .* got 0.1'),
+        ('schedule', 'one_cycle', r"schedule must be a dict of \['type'.*got 'one_cycle'"),
+        ('prune', dict(every=3), r"prune has no \['every'\]; allowed are \['interval', "),
+        ('prune', dict(interval=True), 'prune interval must be an int >= 1, got True'),
+        ('prune', dict(interval=2.5), 'prune interval must be an int >= 1, got 2.5'),
+        ('prune', dict(num_samples=0), 'num_samples must be an int >= 1, got 0'),
+        ('prune', dict(begin='0.1'), r"prune begin must be in \[0, 1\], got '0.1'"),
+        ('prune', dict(begin=-0.1), r'prune begin must be in \[0, 1\], got -0.1'),
+        ('prune', dict(begin=0.5, end=0.5), 'prune end must be above begin=0.5'),
+        ('prune', dict(eps=-1), 'prune eps must be a finite number >= 0, got -1'),
+        ('prune', dict(criterion='lazy'), r"criterion must be one of \('dead', 'collapsed'\)"),
+        ('prune', dict(allow_live=True, criterion='collapsed'), "goes with criterion='dead'"),
+        ('prune', dict(on_failure='ask'), "on_failure must be 'continue' or 'stop', got 'ask'"),
+        ('budget', dict(), 'budget must be one of .* got none'),
+        ('budget', dict(flops=0.5, params=0.5), r"got \['flops', 'params'\]"),
+        ('budget', dict(flops=1.0), r'budget flops must be a number in \(0, 1\), got 1.0'),
+        ('budget', dict(latency_ms=0), 'budget latency_ms must be a number > 0'),
+        ('budget', dict(latency_ms=float('nan')), 'budget latency_ms must be a number > 0'),
+        ('budget', dict(flops=0.5, device='cpu'), 'is a string that goes with latency_ms'),
+        ('budget', dict(macs=0.5), r"budget has no \['macs'\]"),
     ],
 )
-def test_demp_hook_refuses_a_bad_value_when_it_is_built(kwargs, message):
+def test_demp_hook_refuses_a_bad_value_when_it_is_built(group, values, message):
     with pytest.raises(ValueError, match=message):
-        HOOKS.build(dict(type='DemPHook', **kwargs))
+        HOOKS.build(dict(type='DemPHook', **{group: values}))
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,51 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from ranks import run_on_ranks
-from test_limits import DEMP, STREAM, AuxNet, inner_widths, messages_of
+from runs import STREAM, demp, inner_widths, killing, messages_of, slow, train
 from torch import nn
 from torch.nn import functional as F
-from toy import ToyNet, kill_channels, toy_runner
+from toy import ToyNet, kill_channels
 
 from mmpsbn.engine.demp.coverage import held_by_losses
 from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.pruning import trace_channel_graph
+
+
+@MODELS.register_module(force=True)
+class AuxNet(ToyNet):
+    """Has a head that runs in training only."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.aux = nn.Linear(8, 4)
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        if mode == 'loss':
+            x = F.relu(self.norm(self.stem(inputs)))
+            aux = F.cross_entropy(self.aux(self.blocks[0](x).mean((2, 3))), labels)
+            return dict(super().forward(inputs, labels, mode), aux_loss=aux)
+        return super().forward(inputs, labels, mode)
+
+
+@MODELS.register_module(force=True)
+class IdleBranchNet(ToyNet):
+    """Has a branch, on the first block's inner channels, that does not run in training."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.branch = nn.Conv2d(12, 2, 1)
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        out = super().forward(inputs, labels, mode)
+        if mode == 'loss':
+            return out
+        block = self.blocks[0]
+        x = F.relu(self.norm(self.stem(inputs)))
+        return out, self.branch(F.relu(block.bn1(block.conv1(x))))
 
 
 def inner(block, x):
@@ -83,34 +117,35 @@ LOSSES = [
 def test_a_group_is_left_whole_where_the_losses_hold_its_channels(tmp_path, losses, layers, whole):
     torch.manual_seed(0)
     model = TrainingNet(losses, **copy.deepcopy(layers))
-    for block in model.blocks:
-        kill_channels(block.bn1, [1, 3])
-    kill_channels(model.norm, [2])
-    for block in model.blocks:
-        kill_channels(block.bn2, [2])
-    runner = toy_runner(tmp_path, [DEMP], model=model, optim_wrapper=slow())
-    messages = messages_of(runner)
-    runner.train()
+    _, messages = train(tmp_path, [demp()], kill_everywhere, model=model, optim_wrapper=slow())
     assert inner_widths(model) == [12 if k in whole else 10 for k in (0, 1)]
     assert model.stem.out_channels == 7
     said = [m for m in messages if 'is left whole' in m and 'training pass' in m]
     assert sorted(m.split()[0] for m in said) == [f'blocks.{k}.conv1' for k in whole]
 
 
-def slow():
-    return dict(optimizer=dict(type='SGD', lr=1e-4))
+def kill_everywhere(runner):
+    killing([1, 3], [1, 3])(runner)
+    for name in STREAM:
+        kill_channels(runner.model.get_submodule(name), [2])
 
 
 def test_a_head_for_training_keeps_the_stream_that_it_reads_whole(tmp_path):
-    runner = toy_runner(tmp_path, [DEMP], model=AuxNet())
-    messages = messages_of(runner)
-    for name in STREAM:
-        kill_channels(runner.model.get_submodule(name), [2])
-    for block in runner.model.blocks:
-        kill_channels(block.bn1, [1, 3])
-    runner.train()
+    runner, messages = train(tmp_path, [demp()], kill_everywhere, model=dict(type='AuxNet'))
     assert runner.model.stem.out_channels == 8 and inner_widths(runner.model) == [10, 10]
     assert any(m.startswith('stem is left whole: goes with aux.weight') for m in messages)
+
+
+def test_a_reader_that_does_not_run_in_training_keeps_its_group_whole(tmp_path):
+    model = dict(type='IdleBranchNet')
+    runner, messages = train(tmp_path, [demp()], killing([1, 3], [1, 3]), model=model)
+    assert inner_widths(runner.model) == [12, 10]
+    assert any('left whole: branch reads it and does not run in training' in m for m in messages)
+
+
+def test_what_the_trace_does_not_reach_is_named():
+    graph = trace_channel_graph(AuxNet(), torch.randn(1, 3, 8, 8), forward_tensors)
+    assert graph.skipped['aux'] == 'not reached by the trace'
 
 
 class Chain(BaseModel):
@@ -156,21 +191,22 @@ class OtherLosses(OwnSteps):
     ],
 )
 def test_a_run_is_refused_after_an_iteration_where_nothing_is_left(tmp_path, model, message):
-    model = dict(model=model(), optim_wrapper=slow())
-    hook = dict(DEMP, penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
-    runner = toy_runner(tmp_path, [hook], **model)
+    iterations = []
+
+    class Count(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):
+            iterations.append(runner.iter)
+
     with pytest.raises(ValueError, match=message):
-        runner.train()
-    assert runner.iter == 0
+        train(tmp_path, [demp(), Count()], model=model(), optim_wrapper=slow())
+    assert not iterations
 
 
 def test_a_window_that_is_open_from_the_start_leaves_whole_what_is_held(tmp_path):
     torch.manual_seed(0)
     model = TrainingNet(a_reader_of_an_inner_layer, linear=nn.Linear(12, 1))
-    for block in model.blocks:
-        kill_channels(block.bn1, [1, 3])
-    hook = dict(DEMP, prune=dict(interval=6, num_samples=999))
-    toy_runner(tmp_path, [hook], model=model, optim_wrapper=slow()).train()
+    hooks = [demp(num_samples=999)]
+    train(tmp_path, hooks, killing([1, 3], [1, 3]), model=model, optim_wrapper=slow())
     assert inner_widths(model) == [12, 10]
 
 
@@ -234,7 +270,9 @@ def picture():
     return dict(inputs=torch.randint(0, 255, (3, *shape), dtype=torch.uint8), data_samples=sample)
 
 
-@pytest.mark.parametrize('config', [DINO, AUTOASSIGN], ids=['DINO', 'AutoAssign'])
+@pytest.mark.parametrize(
+    'config', [pytest.param(DINO, marks=pytest.mark.slow), AUTOASSIGN], ids=['DINO', 'AutoAssign']
+)
 def test_detectors_with_layers_for_training_are_pruned(tmp_path, config):
     (tmp_path / 'c.py').write_text(config.format(backbone=SMALL_BACKBONE))
     torch.manual_seed(0)
@@ -244,7 +282,7 @@ def test_detectors_with_layers_for_training_are_pruned(tmp_path, config):
         default_scope='mmdet',
         log_level='WARNING',
         experiment_name=tmp_path.name,
-        custom_hooks=[dict(DEMP, prune=dict(interval=2, num_samples=2))],
+        custom_hooks=[demp(interval=2, num_samples=2), Kill()],
         default_hooks=dict(checkpoint=None),
         train_dataloader=dict(
             batch_size=2,
@@ -256,7 +294,6 @@ def test_detectors_with_layers_for_training_are_pruned(tmp_path, config):
         optim_wrapper=slow(),
     )
     messages = messages_of(runner)
-    runner.register_hook(Kill())
     runner.train()
     assert runner.model.backbone.layer2[0].conv1.out_channels <= 13
     assert not [m for m in messages if 'backbone' in m and 'is left whole' in m]

@@ -1,25 +1,25 @@
 """A model in wrappers and runners of other kinds: pruned, or refused before the first step."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.model import BaseTTAModel, MMDistributedDataParallel
+from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import FlexibleRunner
 from ranks import ON_RANKS, run_on_ranks
+from runs import EMA, demp, inner_widths
+from torch import nn
 from toy import ToyData, ToyNet, kill_channels, toy_runner
 
+from mmpsbn.engine.demp.wrapper import check_wrapper
 from mmpsbn.engine.runner_parts import averaged_models_of, check_replaceable
 
-DEMP = dict(type='DemPHook', prune=dict(interval=4, num_samples=8))
+DEMP = demp(interval=4, num_samples=8)
 LOADS = dict(type='PrunedCheckpointHook')
-EMA = dict(type='EMAHook')
 WATCHES = dict(type='SparsityHook', interval=2)
 _RUNS = itertools.count()
-
-
-def inner_widths(model):
-    return [block.conv1.out_channels for block in model.blocks]
 
 
 def dying_net():
@@ -42,19 +42,6 @@ def test_a_pruned_checkpoint_loads_under_test_time_augmentation(tmp_path, hooks)
     runner.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
     for model in (runner.model.module, *averaged_models_of(runner)):
         assert inner_widths(model) == [10, 12]
-
-
-def augmented_on_ranks(path):
-    runner = toy_runner(path, [LOADS], model=MeanOfViews(ToyNet()), **ON_RANKS)
-    runner.load_checkpoint(f'{path}/epoch_1.pth')
-    kinds = [type(model).__name__ for model in (runner.model, runner.model.module)]
-    return kinds, inner_widths(runner.model.module.module)
-
-
-def test_and_so_it_does_on_ranks(tmp_path):
-    toy_runner(tmp_path, [DEMP], model=dying_net(), epochs=1).train()
-    expected = ['MMDistributedDataParallel', 'MeanOfViews'], [10, 12]
-    assert run_on_ranks(augmented_on_ranks, 2, tmp_path, str(tmp_path)) == [expected] * 2
 
 
 def flexible_runner(folder, hooks, epochs=2, **kwargs):
@@ -100,28 +87,6 @@ def test_compiled_steps_of_a_flexible_runner_are_refused(tmp_path, monkeypatch):
         runner.train()
 
 
-def train_flexibly(folder):
-    wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
-    ranks = dict(strategy=dict(type='DDPStrategy', model_wrapper=wrapper), launcher='pytorch')
-    runner = flexible_runner(folder, [DEMP, WATCHES], **ranks)
-    runner.train()
-    resumed = flexible_runner(folder, [DEMP, WATCHES], epochs=3, resume=True, **ranks)
-    resumed.train()
-    wrapped = isinstance(resumed.model, MMDistributedDataParallel)
-    wrapped &= all(r.strategy.model is r.model for r in (runner, resumed))
-    return wrapped, inner_widths(resumed.model.module), resumed.model.state_dict()
-
-
-def test_so_it_does_on_ranks(tmp_path):
-    (wrapped, widths, ours), (_, _, theirs) = run_on_ranks(
-        train_flexibly, 2, tmp_path, str(tmp_path)
-    )
-    assert wrapped and widths == [10, 12]
-    for name, value in ours.items():
-        if 'running' not in name:  # of each rank's own batches
-            assert torch.equal(value, theirs[name]), name
-
-
 def test_wrappers_within_the_model_are_refused():
     model = ToyNet()
     check_replaceable(model)
@@ -131,10 +96,50 @@ def test_wrappers_within_the_model_are_refused():
         check_replaceable(model)
 
 
-def wrap_separately(folder):
+def test_a_fused_optimizer_under_amp_and_an_old_compiler_are_refused(monkeypatch):
+    wrapper = AmpOptimWrapper.__new__(AmpOptimWrapper)
+    wrapper.optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
+    runner = SimpleNamespace(model=nn.Linear(1, 1), cfg={}, optim_wrapper=wrapper)
+    check_wrapper(runner)
+    wrapper.optimizer.param_groups[0]['fused'] = True
+    with pytest.raises(TypeError, match='use fused=False'):
+        check_wrapper(runner)
+    wrapper.optimizer.param_groups[0]['fused'] = False
+    runner.cfg['compile'] = True
+    monkeypatch.setattr('mmpsbn.engine.demp.wrapper.TORCH_VERSION', '2.2.0')
+    check_wrapper(runner)
+    monkeypatch.setattr('mmpsbn.engine.demp.wrapper.TORCH_VERSION', '2.1.2+cu121')
+    with pytest.raises(TypeError, match='train without compile'):
+        check_wrapper(runner)
+
+
+# --- two ranks, in one pair of processes: to start them is what takes long ---------------------
+
+
+def augmented(folder):
+    runner = toy_runner(folder, [LOADS], model=MeanOfViews(ToyNet()), **ON_RANKS)
+    runner.load_checkpoint(f'{folder}/epoch_1.pth')
+    kinds = [type(model).__name__ for model in (runner.model, runner.model.module)]
+    return kinds, inner_widths(runner.model.module.module)
+
+
+def flexible(folder):
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
+    ranks = dict(strategy=dict(type='DDPStrategy', model_wrapper=wrapper), launcher='pytorch')
+    runner = flexible_runner(f'{folder}/flexible', [DEMP, WATCHES], **ranks)
+    runner.train()
+    ranks |= dict(epochs=3, resume=True)
+    resumed = flexible_runner(f'{folder}/flexible', [DEMP, WATCHES], **ranks)
+    resumed.train()
+    wrapped = isinstance(resumed.model, MMDistributedDataParallel)
+    wrapped &= all(r.strategy.model is r.model for r in (runner, resumed))
+    return wrapped, inner_widths(resumed.model.module), resumed.model.state_dict()
+
+
+def wrapped_separately(folder):
+    """What is said of a wrapper of each part."""
     wrapper = dict(type='MMSeparateDistributedDataParallel', device_ids=None)
     ranks = ON_RANKS | dict(cfg=dict(model_wrapper_cfg=wrapper))
-    toy_runner(folder, [DEMP], model=dying_net(), epochs=1).train()
     messages = []
     for hook, resume in ((DEMP, False), (LOADS, True), (DEMP, True)):
         runner = toy_runner(folder, [hook], model=dying_net(), resume=resume, **ranks)
@@ -146,8 +151,19 @@ def wrap_separately(folder):
     return messages
 
 
-def test_a_wrapper_of_each_part_is_refused_before_the_first_step(tmp_path):
-    (said,) = run_on_ranks(wrap_separately, 1, tmp_path, str(tmp_path))
-    assert len(said) == 3
-    for message in said:
-        assert 'MMSeparateDistributedDataParallel, which wraps stem by itself' in message
+def on_ranks(folder):
+    return augmented(folder), flexible(folder), wrapped_separately(folder)
+
+
+def test_on_ranks_they_are_pruned_or_refused_too(tmp_path):
+    toy_runner(tmp_path, [DEMP], model=dying_net(), epochs=1).train()
+    first, second = run_on_ranks(on_ranks, 2, tmp_path, str(tmp_path))
+    for augmented_widths, (wrapped, widths, state), said in (first, second):
+        assert augmented_widths == (['MMDistributedDataParallel', 'MeanOfViews'], [10, 12])
+        assert wrapped and widths == [10, 12]
+        for name, value in state.items():
+            if 'running' not in name:  # of each rank's own batches
+                assert torch.equal(value, first[1][2][name]), name
+        assert len(said) == 3
+        for message in said:
+            assert 'MMSeparateDistributedDataParallel, which wraps stem by itself' in message
