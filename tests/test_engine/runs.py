@@ -38,6 +38,23 @@ def killing(*channels):
     return kill
 
 
+def around_events(before=None, after=None):
+    """What calls these with the runner, right before and after each of its prune events."""
+
+    def spy_on(runner) -> None:
+        pruner = pruner_of(runner)
+        prune = pruner.prune
+
+        def spied(runner, data_batch):
+            before and before(runner)
+            prune(runner, data_batch)
+            after and after(runner)
+
+        pruner.prune = spied
+
+    return spy_on
+
+
 def slow() -> dict:
     """An optim_wrapper that hardly moves the weights."""
     return dict(optimizer=dict(type='SGD', lr=1e-4))
@@ -53,13 +70,13 @@ def messages_of(runner) -> list[str]:
     return messages
 
 
-def train(work_dir, hooks=(), prepare=None, **kwargs):
-    """A runner that has trained, and what it has said. ``prepare(runner)`` comes before."""
+def train(work_dir, hooks=(), *prepare, **kwargs):
+    """A runner that has trained, and what it has said; each ``prepare(runner)`` comes before."""
     hooks = [dict(hook) if isinstance(hook, dict) else hook for hook in hooks]
     runner = toy_runner(work_dir, hooks, **kwargs)
     messages = messages_of(runner)
-    if prepare is not None:
-        prepare(runner)
+    for call in prepare:
+        call(runner)
     runner.train()
     return runner, messages
 
@@ -75,10 +92,10 @@ def state_of(runner) -> list:
     return [*(model.state_dict() for model in models), runner.optim_wrapper.state_dict()['state']]
 
 
-def assert_resumes(folder, hooks, *, epoch, prepare=None, fresh=dict, **kwargs):
+def assert_resumes(folder, hooks, *prepare, epoch, fresh=dict, **kwargs):
     """A run that goes on from an epoch's checkpoint ends bit for bit as the one that never
     stopped, which is returned. ``fresh()``: what each run has for itself."""
-    whole, _ = train(folder / 'whole', copy.deepcopy(hooks), prepare, **kwargs, **fresh())
+    whole, _ = train(folder / 'whole', copy.deepcopy(hooks), *prepare, **kwargs, **fresh())
     checkpoint = folder / f'whole/epoch_{epoch}.pth'
     kwargs |= fresh() | resume_from(checkpoint)
     resumed, _ = train(folder / 'resumed', copy.deepcopy(hooks), **kwargs)

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
-from toy import ToyNet, kill_channels, toy_runner
+from runs import demp, inner_widths, killing, pruner_of, scalars, train
+from toy import ToyNet
 
-from mmpsbn.engine import DemPHook
 from mmpsbn.engine.demp import budget
 from mmpsbn.engine.demp.budget import Budget
 from mmpsbn.engine.demp.settings import BudgetSettings, PruneSettings
@@ -17,121 +17,69 @@ from mmpsbn.pruning.plan import plan_from_keep_masks
 WIDE = dict(type='ToyNet', width=16, inner=48)
 
 
-@pytest.fixture
-def messages(monkeypatch):
-    """What budgets log, by level."""
-    said = []
-    for level in ('info', 'warning'):
-        monkeypatch.setattr(
-            logging.Logger,
-            level,
-            lambda self, text, *a, _l=level, **k: said.append((_l, str(text))),
-        )
-    return said
-
-
-def run(tmp_path, iters=200, model=WIDE, prune=None, before=None, **hook):
-    hook = DemPHook(
-        **{
-            **dict(
-                penalty=dict(peak=0.05),
-                noise=dict(peak_std=0.03),
-                schedule=dict(type='constant'),
-                prune=dict(interval=5, num_samples=16, **prune or {}),
-            ),
-            **hook,
-        }
-    )
-    runner = toy_runner(tmp_path, hooks=[hook], iters=iters, model=model)
-    dense = sum(p.numel() for p in runner.model.parameters())
-    if before is not None:
-        before(runner.model)
-    strengths = []
-    step = hook.after_train_iter
-
-    def spy(runner, *args, **kwargs):
-        step(runner, *args, **kwargs)
-        strengths.append(hook._strength(runner))
-
-    hook.after_train_iter = spy
-    runner.train()
-    return runner, hook, dense, strengths
+def run(tmp_path, iters, *prepare, **hook):
+    """An event every 5 iterations, at full strength all the time."""
+    hook = demp(interval=5, **hook) | dict(schedule=dict(type='constant'))
+    return train(tmp_path, [hook], *prepare, iters=iters, model=WIDE)
 
 
 @pytest.mark.parametrize('kind, target', [('flops', 0.5), ('params', 0.4)])
-def test_the_loop_meets_the_target_within_2_percent_and_then_all_stops(
-    tmp_path, messages, kind, target
-):
-    runner, hook, dense, strengths = run(tmp_path, budget={kind: target})
+def test_the_loop_meets_the_target_within_2_percent_and_then_all_stops(tmp_path, kind, target):
+    runner, messages = run(tmp_path, 200, penalty=0.05, noise=0.03, budget={kind: target})
+    pruner = pruner_of(runner)
     if kind == 'flops':
-        left = hook.pruner.progress.left['macs']
+        left = pruner.progress.left['macs']
     else:
-        left = sum(p.numel() for p in runner.model.parameters()) / dense
-    assert abs(left / target - 1) <= 0.02 and hook.pruner.budget.met
-    assert left == pytest.approx(hook.pruner.budget.left)
+        dense = ToyNet(width=16, inner=48)
+        left = _params(runner.model) / _params(dense)
+    assert abs(left / target - 1) <= 0.02 and pruner.budget.met
+    assert left == pytest.approx(pruner.budget.left)
+    strengths = [r['demp/strength'] for r in scalars(runner, 'demp/strength')]
     met = strengths.index(0.0)
     assert met < 199 and set(strengths[:met]) == {1.0} and set(strengths[met:]) == {0.0}
-    assert sum('budget met' in text for _, text in messages) == 1
-    events = [text for _, text in messages if text.startswith('prune event')]
+    assert sum('budget met' in m for m in messages) == 1
+    events = [m for m in messages if m.startswith('prune event')]
     assert 2 <= len(events) <= -(-(met + 1) // 5)  # none after it
 
 
-def dead_half(model):
-    kill_channels(model.blocks[0].bn1, range(40))
-    kill_channels(model.blocks[1].bn1, range(40))
-
-
-QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
+def _params(model):
+    return sum(p.numel() for p in model.parameters())
 
 
 def test_an_event_removes_no_more_than_the_target_allows(tmp_path):
-    _, hook, _, _ = run(tmp_path, 10, before=dead_half, budget=dict(flops=0.7), **QUIET)
-    assert abs(hook.pruner.progress.left['macs'] / 0.7 - 1) <= 0.02
+    most = killing(range(40), range(40))
+    runner, _ = run(tmp_path, 10, most, budget=dict(flops=0.7))
+    assert abs(pruner_of(runner).progress.left['macs'] / 0.7 - 1) <= 0.02
 
 
-def test_a_budget_that_is_missed_says_so_with_the_nearest_point(tmp_path, messages):
-    _, hook, _, _ = run(tmp_path, 10, budget=dict(flops=0.5), **QUIET)
-    assert hook.pruner.progress.left['macs'] == 1
-    (text,) = (text for level, text in messages if 'budget missed' in text and level == 'warning')
+def test_a_budget_that_is_missed_says_so_with_the_nearest_point(tmp_path):
+    runner, messages = run(tmp_path, 10, budget=dict(flops=0.5))
+    assert pruner_of(runner).progress.left['macs'] == 1
+    (text,) = (m for m in messages if 'budget missed' in m)
     assert '100.0% of the macs are left' in text and '50.0% were asked for' in text
     assert 'allow_live=True' in text
 
 
 def test_live_channels_go_at_the_last_event_where_that_is_allowed(tmp_path):
-    def ranked(model):
-        with torch.no_grad():
-            for block in model.blocks:
-                block.bn1.weight.copy_(torch.linspace(0.5, 1, 48))
-            model.norm.weight.fill_(2)
+    @torch.no_grad()
+    def rank(runner):
+        for block in runner.model.blocks:
+            block.bn1.weight.copy_(torch.linspace(0.5, 1, 48))
+        runner.model.norm.weight.fill_(2)
 
-    runner, hook, _, _ = run(
-        tmp_path,
-        10,
-        before=ranked,
-        prune=dict(allow_live=True),
-        budget=dict(flops=0.6),
-        **QUIET,
-    )
-    assert abs(hook.pruner.progress.left['macs'] / 0.6 - 1) <= 0.02 and hook.pruner.budget.met
+    runner, _ = run(tmp_path, 10, rank, allow_live=True, budget=dict(flops=0.6))
+    pruner = pruner_of(runner)
+    assert abs(pruner.progress.left['macs'] / 0.6 - 1) <= 0.02 and pruner.budget.met
     for block in runner.model.blocks:  # the smallest gammas went
         assert block.conv1.out_channels < 48 and block.bn1.weight.min() > 0.55
     assert runner.model.stem.out_channels == 16
 
 
-def test_live_channels_round_widths_to_the_nearest_multiple(tmp_path):
-    def kill(model):
-        kill_channels(model.blocks[0].bn1, range(14))  # 34 left: 32 is near
-        kill_channels(model.blocks[1].bn1, range(10))  # 38 left: 40 is near
-
-    for allow_live, widths in ((True, (32, 40)), (False, (40, 40))):
-        runner, *_ = run(
-            tmp_path / str(allow_live),
-            5,
-            before=kill,
-            prune=dict(round_to=8, allow_live=allow_live),
-            **QUIET,
-        )
-        assert tuple(block.conv1.out_channels for block in runner.model.blocks) == widths
+@pytest.mark.parametrize('allow_live, widths', [(True, [32, 40]), (False, [40, 40])])
+def test_live_channels_round_widths_to_the_nearest_multiple(tmp_path, allow_live, widths):
+    kill = killing(range(14), range(10))  # 34 left: 32 is near; 38 left: 40 is near
+    runner, _ = run(tmp_path, 5, kill, round_to=8, allow_live=allow_live)
+    assert inner_widths(runner.model) == widths
 
 
 def test_what_cannot_be_met_is_refused_before_the_first_step(tmp_path):
@@ -140,7 +88,7 @@ def test_what_cannot_be_met_is_refused_before_the_first_step(tmp_path):
         match=r'budget flops=0.1 cannot be met: with every prunable channel gone, \d+.\d% of the '
         r'macs are left \(widths in multiples of 1, at least 12\)',
     ):
-        run(tmp_path, 10, prune=dict(min_channels=12), budget=dict(flops=0.1))
+        run(tmp_path, 10, min_channels=12, budget=dict(flops=0.1))
 
 
 # --- the loop by itself -------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from mmengine.registry import MODEL_WRAPPERS, MODELS, OPTIM_WRAPPERS, OPTIMIZERS
 from mmpretrain.models import VisionTransformer
 from runs import (
     EMA,
+    around_events,
     assert_resumes,
     demp,
     inner_widths,
@@ -61,16 +62,16 @@ def test_penalty_and_noise_act_in_a_run(tmp_path):
 @pytest.mark.parametrize('epoch', [1, 2, 3])  # before, between and after events at 6, 12
 def test_a_resumed_run_ends_bit_equal(tmp_path, norm, epoch):
     hooks = [demp(**ACTIVE), dict(EMA, update_buffers=True)]
-    assert_resumes(tmp_path, hooks, epoch=epoch, prepare=killing(DEAD), norm=norm)
+    assert_resumes(tmp_path, hooks, killing(DEAD), epoch=epoch, norm=norm)
 
 
 def test_a_run_resumed_within_an_accumulation_goes_on(tmp_path):
     wrapper = dict(optimizer=dict(type='SGD', lr=0.05), accumulative_counts=5)
-    arguments = dict(hooks=[demp(interval=9, num_samples=8)], optim_wrapper=wrapper, epochs=3)
+    hooks, arguments = [demp(interval=9, num_samples=8)], dict(optim_wrapper=wrapper, epochs=3)
     # 8 iterations; the next step is that of the 10th. Its gradients are lost: no bit equality
-    whole, _ = train(tmp_path / 'whole', prepare=killing([1, 3]), **arguments)
+    whole, _ = train(tmp_path / 'whole', hooks, killing([1, 3]), **arguments)
     arguments |= resume_from(tmp_path / 'whole/epoch_2.pth')
-    resumed, _ = train(tmp_path / 'resumed', **arguments)
+    resumed, _ = train(tmp_path / 'resumed', hooks, **arguments)
     assert inner_widths(whole.model) == inner_widths(resumed.model) == [10, 12]
 
 
@@ -84,7 +85,7 @@ def test_layers_go_down_to_one_channel_and_the_run_goes_on(tmp_path):
     """Such a layer is no group any more: nothing is left to be chosen in it."""
     hooks = [demp(noise=1e-3, allow_live=True), dict(type='SparsityHook', interval=1)]
     # the event was at iteration 6
-    whole = assert_resumes(tmp_path, hooks, epoch=2, prepare=kill_all_but_one)
+    whole = assert_resumes(tmp_path, hooks, kill_all_but_one, epoch=2)
     assert [block.conv1.weight.shape[:2] for block in whole.model.blocks] == [(1, 1), (1, 1)]
     assert pruner_of(whole).progress.left['channels'] == pytest.approx(3 / 32)
 
@@ -111,7 +112,7 @@ class AttentiveNet(ToyNet):
 
 def test_a_run_with_attention_resumes(tmp_path):
     model = dict(type='AttentiveNet')
-    whole = assert_resumes(tmp_path, [demp()], epoch=2, prepare=killing(DEAD), model=model)
+    whole = assert_resumes(tmp_path, [demp()], killing(DEAD), epoch=2, model=model)
     assert pruner_of(whole).progress.left['macs'] < 1
 
 
@@ -141,19 +142,16 @@ def test_what_verification_refuses_stays_and_training_goes_on(tmp_path, wrong_gr
     assert any('at this event what was not exactly 0 stays there' in m for m in messages)
 
 
-def test_a_run_that_is_to_stop_there_leaves_all_bit_for_bit(tmp_path, wrong_graph, monkeypatch):
-    before, prune = {}, online_pruner.OnlinePruner.prune
+def test_a_run_that_is_to_stop_there_leaves_all_bit_for_bit(tmp_path, wrong_graph):
+    before = {}
 
     def state(runner):
         return copy.deepcopy([*state_of(runner), torch.get_rng_state(), random.getstate()])
 
-    def spy(self, runner, data_batch):
-        before.update(runner=runner, state=state(runner))
-        prune(self, runner, data_batch)
-
-    monkeypatch.setattr(online_pruner.OnlinePruner, 'prune', spy)
+    note = around_events(lambda runner: before.update(runner=runner, state=state(runner)))
+    hooks = [demp(on_failure='stop'), EMA]
     with pytest.raises(VerificationError, match=r"removing \['blocks.0.conv1'\] changes the outp"):
-        train(tmp_path, [demp(on_failure='stop'), EMA], killing(DEAD, [0, 2]))
+        train(tmp_path, hooks, killing(DEAD, [0, 2]), note)
     assert_same(state(before['runner']), before['state'])
 
 

@@ -11,6 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS, MODELS
 from runs import (
     EMA,
+    around_events,
     average_of,
     demp,
     inner_widths,
@@ -25,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine.demp import online_pruner, prune_event
+from mmpsbn.engine.demp import prune_event
 from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.engine.ranks import joined_scores
 from mmpsbn.engine.runner_parts import bare_model
@@ -157,29 +158,25 @@ def test_a_trace_does_not_write_into_an_open_window():
 
 
 def test_the_outputs_of_averages_are_verified_and_all_models_put_back(tmp_path, monkeypatch):
-    before = {}
+    states = []
 
     def of_its_width_in_the_average(model, inputs):
         out = forward_tensors(model, inputs)
         return out if model is runner.model else out + model.blocks[0].conv1.out_channels
 
-    prune = online_pruner.OnlinePruner.prune
+    def note(runner):
+        states.append(copy.deepcopy(state_of(runner)))
 
-    def spy(self, runner, data_batch):
-        before.update(state=copy.deepcopy(state_of(runner)))
-        prune(self, runner, data_batch)
-        before.update(after=copy.deepcopy(state_of(runner)))
-
-    monkeypatch.setattr(online_pruner.OnlinePruner, 'prune', spy)
     monkeypatch.setattr(prune_event, 'forward_tensors', of_its_width_in_the_average)
     runner = toy_runner(tmp_path, [HOOK, EMA], epochs=2)
     killing([1], [1])(runner)
+    around_events(note, note)(runner)
     runner.train()
     assert inner_widths(runner.model) == inner_widths(average_of(runner)) == [12, 11]
-    for old, new in zip(before['state'], before['after']):  # of the first block nothing has moved
+    before, after = states
+    for old, new in zip(before[:2], after[:2]):  # of the first block nothing has moved
         for key in ('blocks.0.conv1.weight', 'blocks.0.bn1.weight', 'blocks.0.conv2.weight'):
-            if key in old:
-                assert torch.equal(old[key], new[key])
+            assert torch.equal(old[key], new[key])
 
 
 # --- the probe, other passes and a resume --------------------------------------------------
@@ -188,20 +185,16 @@ def test_the_outputs_of_averages_are_verified_and_all_models_put_back(tmp_path, 
 def test_a_channel_that_the_probe_finds_alive_stays_and_holds_none_back(tmp_path):
     """Channel 3 is dead in training passes, whose statistics are the batch's, and not in eval
     mode."""
-    runner = toy_runner(tmp_path, [HOOK], epochs=2)
-    norm, pruner, widths = runner.model.blocks[0].bn1, pruner_of(runner), []
-    kill_channels(norm, [1])
-    norm.bias.data[3] = -100.0
-    prune = pruner.prune
 
-    def spy(runner, data_batch):
-        norm.running_mean[3] = -1e6
-        prune(runner, data_batch)
-        widths.append(runner.model.blocks[0].conv1.out_channels)
+    def kill(runner):
+        killing([1])(runner)
+        runner.model.blocks[0].bn1.bias.data[3] = -100.0
 
-    pruner.prune = spy
-    runner.train()
-    assert widths == [11]
+    def wake(runner):
+        runner.model.blocks[0].bn1.running_mean[3] = -1e6
+
+    runner, _ = train(tmp_path, [HOOK], kill, around_events(wake), epochs=2)
+    assert inner_widths(runner.model) == [11, 12]
 
 
 def test_a_validation_within_a_window_is_not_counted(tmp_path):
