@@ -9,30 +9,24 @@ import random
 import resource
 import signal
 import sys
+from functools import cache
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from ranks import fork_context
+from runs import EMA, average_of, demp, hook_of, pruner_of
 from snapshots import assert_same
 from toy import ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine.checkpoints.pruned_structure import META_KEY
-from mmpsbn.engine.demp.demp_hook import DemPHook
-from mmpsbn.engine.runner_parts import averaged_models_of
 
 ITERATIONS = 24
 # Ends of the source files in whose lines a run is killed.
 CODE = dict(
     train=('runner/loops.py', 'optimizer_wrapper.py', 'ema_hook.py', 'step_perturbation.py'),
-    prune=(
-        'online_pruner.py',
-        'demp/window.py',
-        'prune_event.py',
-        'pruning/prune.py',
-        'pruning/surgery.py',
-    ),
+    prune=('online_pruner.py', 'demp/window.py', 'prune_event.py', 'prune.py', 'surgery.py'),
     save=('checkpoint_hook.py', 'runner/checkpoint.py', 'local_backend.py', 'pruned_structure.py'),
 )
 
@@ -66,8 +60,7 @@ class KillChannels(Hook):
                 norm._parameters['bias'][dead] = -10.0
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        demp = next(hook for hook in runner.hooks if isinstance(hook, DemPHook))
-        self.samples[runner.iter] = demp.pruner.state()['samples']
+        self.samples[runner.iter] = pruner_of(runner).state()['samples']
 
 
 @HOOKS.register_module(force=True)
@@ -112,13 +105,8 @@ def train(work_dir, by_epoch, hooks, line, out):
     """One run, in a process of its own; writes what it came to."""
     hooks = [
         dict(type='KillChannels'),
-        dict(
-            type='DemPHook',
-            penalty=dict(peak=0.01),
-            noise=dict(peak_std=3e-3),
-            prune=dict(interval=6, num_samples=24),
-        ),
-        dict(type='EMAHook', momentum=0.5),
+        demp(penalty=0.01, noise=3e-3, num_samples=24),
+        dict(EMA, momentum=0.5),
         *hooks,
     ]
     runner = toy_runner(
@@ -142,10 +130,10 @@ def train(work_dir, by_epoch, hooks, line, out):
     torch.save(
         dict(
             model=runner.model.state_dict(),
-            average=averaged_models_of(runner)[0].state_dict(),
+            average=average_of(runner).state_dict(),
             optimizer=runner.optim_wrapper.state_dict(),
             meta=checkpoint['meta'][META_KEY],
-            samples=next(h.samples for h in runner.hooks if isinstance(h, KillChannels)),
+            samples=hook_of(runner, KillChannels).samples,
             lines=count.lines,
             checkpoint_size=os.path.getsize(last),
         ),
@@ -169,10 +157,8 @@ def finish(work_dir, by_epoch):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    """What the runs come to that are never killed, by_epoch or not."""
-    return {
-        by_epoch: finish(tmp_path_factory.mktemp('whole'), by_epoch) for by_epoch in (True, False)
-    }
+    """What a run comes to that is never killed, by_epoch or not."""
+    return cache(lambda by_epoch: finish(tmp_path_factory.mktemp('whole'), by_epoch))
 
 
 def assert_equal_end(final, expected):
@@ -181,25 +167,26 @@ def assert_equal_end(final, expected):
     assert final['samples'].items() <= expected['samples'].items()
 
 
-def test_the_runs_lose_channels_at_several_events(whole):
-    for final in whole.values():
-        kept = final['meta']['plan']['tensors']
-        widths = [len(kept[f'blocks.{i}.bn1.weight']['kept']['0']) for i in (0, 1)]
-        assert widths == [6, 7] and all(final['lines'].values())
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_the_runs_lose_channels_at_several_events(whole, by_epoch):
+    kept = whole(by_epoch)['meta']['plan']['tensors']
+    widths = [len(kept[f'blocks.{i}.bn1.weight']['kept']['0']) for i in (0, 1)]
+    assert widths == [6, 7] and all(whole(by_epoch)['lines'].values())
 
 
 def draw_points():
+    """One of each part of the code by default, the others with the slow tests."""
     rng = random.Random(4)
-    kinds = ['train'] * 4 + ['prune'] * 6 + ['save'] * 6 + ['bytes'] * 2 + ['time'] * 2
-    return [
-        pytest.param(kind, rng.random() < 0.5, rng.random(), id=f'{kind}-{i}')
-        for i, kind in enumerate(kinds)
-    ]
+    for kind, times in dict(train=4, prune=6, save=6, bytes=2, time=2).items():
+        for i in range(times):
+            marks = () if i == 0 and kind in CODE else pytest.mark.slow
+            place = rng.random() < 0.5, rng.random()
+            yield pytest.param(kind, *place, id=f'{kind}-{i}', marks=marks)
 
 
 @pytest.mark.parametrize('kind, by_epoch, fraction', draw_points())
 def test_a_killed_run_ends_as_the_one_never_killed(tmp_path, whole, kind, by_epoch, fraction):
-    expected = whole[by_epoch]
+    expected = whole(by_epoch)
     if kind in CODE:
         number = 1 + int(fraction * expected['lines'][kind])
         process, _ = start(tmp_path, by_epoch, line=(kind, number))
@@ -219,8 +206,9 @@ def test_a_killed_run_ends_as_the_one_never_killed(tmp_path, whole, kind, by_epo
     assert_equal_end(finish(tmp_path, by_epoch), expected)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_the_one_never_killed(tmp_path, whole):
-    expected, kills = whole[False], 0
+    expected, kills = whole(False), 0
     while True:
         line = ('train', expected['lines']['train'] // 3)
         process, out = start(tmp_path, False, line=line)
