@@ -27,10 +27,6 @@ def psbn(channels):
     return psBN2d(channels, alpha=ALPHA, dtype=torch.float64)
 
 
-def pair():
-    return net(psbn), net(ByTheFormula)
-
-
 def loss_of(model, step=0):
     draw = generator(step)
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=draw)
@@ -45,10 +41,20 @@ def backward(model, step=0):
     return loss
 
 
-def assert_same(ours, formula, **tolerance):
-    tolerance = tolerance or dict(rtol=1e-9, atol=1e-11)
+def run(model, optimizer, steps):
+    for step in range(steps):
+        backward(model, step)
+        optimizer.step()
+
+
+def assert_same_after(train):
+    """``train(model)`` does to beta in psBN's net what it does in the formula's."""
+    ours, formula = net(psbn), net(ByTheFormula)
+    train(ours), train(formula)
     for (name, p), q in zip(ours.named_parameters(), formula.parameters()):
         shift = 0 if alpha_of(p) is None else ALPHA
-        torch.testing.assert_close(p - shift, q, msg=lambda m, n=name: f'{n}: {m}', **tolerance)
+        torch.testing.assert_close(
+            p - shift, q, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f'{n}: {m}'
+        )
     moved = ours[1].bias.detach() - ALPHA
     assert moved.abs().max() > 0, 'beta has not moved: no test'

@@ -27,11 +27,6 @@ close = dict(rtol=1e-11, atol=1e-11)
 PAIRS = {
     'BatchNorm1d': (lambda: nn.BatchNorm1d(C, eps=1e-3, momentum=0.3), psBN1d, (4, C)),
     'BatchNorm2d': (lambda: nn.BatchNorm2d(C, momentum=None), psBN2d, (4, C, 3, 3)),
-    'BatchNorm2d-untracked': (
-        lambda: nn.BatchNorm2d(C, track_running_stats=False),
-        psBN2d,
-        (4, C, 3, 3),
-    ),
     'BatchNorm3d': (lambda: nn.BatchNorm3d(C), psBN3d, (4, C, 2, 2, 2)),
     'InstanceNorm2d': (
         lambda: nn.InstanceNorm2d(C, affine=True, track_running_stats=True),
@@ -60,10 +55,8 @@ class Net(nn.Module):
 
 
 def settings(layer):
-    return {
-        key: getattr(layer, key, None)
-        for key in ('eps', 'momentum', 'affine', 'track_running_stats', 'num_groups', 'training')
-    }
+    names = 'eps', 'momentum', 'affine', 'track_running_stats', 'num_groups', 'training'
+    return [getattr(layer, name, None) for name in names]
 
 
 def run(model, x, training):
@@ -80,51 +73,35 @@ def test_a_bare_layer_is_converted_and_computes_the_same_both_ways(name, trainin
     build, ps_type, shape = PAIRS[name]
     plain = randomise(build()).double().train(training)
     x = torch.randn(shape, generator=generator(1), dtype=torch.float64)
-    bias, state = plain.bias, {k: v.clone() for k, v in plain.state_dict().items()}
-    described, plain_type = settings(plain), type(plain)
-    with torch.no_grad():
-        expected = build().double().train(training)
-        expected.load_state_dict(state)
-        expected = expected(x)
+    bias, described, plain_type = plain.bias, settings(plain), type(plain)
+    expected = copy.deepcopy(plain)(x)
     layer = convert_to_psbn(plain, alpha=0.25)
-    assert type(layer) is ps_type and layer.alpha == 0.25 and layer.bias is bias
-    assert settings(layer) == described
-    assert torch.equal(layer.bias, state['bias'])
-    assert alpha_of(layer.bias) == 0.25
-    torch.testing.assert_close(layer(x), expected, **close)
-    layer.load_state_dict(state)
+    assert layer is plain and type(layer) is ps_type and layer.alpha == 0.25
+    assert layer.bias is bias and alpha_of(bias) == 0.25 and settings(layer) == described
+    torch.testing.assert_close(copy.deepcopy(layer)(x), expected, **close)
     back = convert_from_psbn(layer)
     assert type(back) is plain_type and back.bias is bias and settings(back) == described
-    assert alpha_of(back.bias) is None and not hasattr(back, 'alpha')
+    assert alpha_of(bias) is None and not hasattr(back, 'alpha')
     torch.testing.assert_close(back(x), expected, **close)
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_a_model_computes_the_same_after_each_conversion(training):
+def test_a_model_computes_the_same_and_a_shared_layer_stays_one(training):
     model = randomise(Net()).double()
     x = torch.randn(3, 3, 4, 4, generator=generator(1), dtype=torch.float64)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    parameters, keys = list(model.parameters()), list(model.state_dict())
+    state = copy.deepcopy(model.state_dict())
+    parameters = list(model.parameters())
     before = run(model, x, training)
-    for convert in (lambda m: convert_to_psbn(m, alpha=0.3), convert_from_psbn):
+    kinds = {lambda m: convert_to_psbn(m, alpha=0.3): psBN2d, convert_from_psbn: nn.BatchNorm2d}
+    for convert, kind in kinds.items():
         assert convert(model) is model
-        model.load_state_dict(state)
-        assert list(model.state_dict()) == keys
+        assert model.alias is model.shared and type(model.shared) is kind
+        assert sum(isinstance(m, PostShift) for m in model.modules()) == (3 * (kind is psBN2d))
+        model.load_state_dict(state)  # running statistics have moved
+        assert list(model.state_dict()) == list(state)
         assert all(a is b for a, b in zip(model.parameters(), parameters))
         for ours, theirs in zip(run(model, x, training), before):
             torch.testing.assert_close(ours, theirs, **close)
-
-
-def test_a_shared_layer_stays_one_layer():
-    model = randomise(Net())
-    before = model.shared.bias.detach().clone()
-    convert_to_psbn(model, alpha=0.5)
-    assert model.alias is model.shared and isinstance(model.shared, psBN2d)
-    assert torch.equal(model.shared.bias, before)
-    assert sum(isinstance(m, PostShift) for m in model.modules()) == 3
-    convert_from_psbn(model)
-    assert model.alias is model.shared and type(model.shared) is nn.BatchNorm2d
-    assert torch.equal(model.shared.bias, before)
 
 
 def test_alpha_comes_on_top_once():
@@ -230,18 +207,6 @@ def test_a_class_derived_from_psbn_has_no_plain_form():
     assert type(model[0]) is psBN2d
 
 
-def test_an_optimizer_goes_on_with_the_parameters_it_holds():
-    model = nn.Sequential(nn.BatchNorm2d(C))
-    model[0].bias.requires_grad_(True), model[0].weight.requires_grad_(False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    convert_to_psbn(model, alpha=0.1)
-    assert not model[0].weight.requires_grad
-    model(torch.randn(2, C, 2, 2)).sum().backward()
-    before = model[0].bias.detach().clone()
-    optimizer.step()
-    torch.testing.assert_close(model[0].bias, before - 8)
-
-
 def test_sync_batch_norm_keeps_its_process_group():
     group = object()
     layer = convert_to_psbn(nn.SyncBatchNorm(C, process_group=group))
@@ -269,23 +234,13 @@ def test_layers_without_an_own_bias_and_psbn_itself_are_left_alone():
 def test_nothing_to_convert_is_an_error(model):
     with pytest.raises(ValueError, match=f'no affine BatchNorm.* found in {type(model).__name__}'):
         convert_to_psbn(model)
+    if not isinstance(model[0] if isinstance(model, nn.Sequential) else model, PostShift):
+        with pytest.raises(ValueError, match=f'no psBN layer found in {type(model).__name__}'):
+            convert_from_psbn(model)
 
 
-def test_nothing_to_convert_back_is_an_error():
-    with pytest.raises(ValueError, match='no psBN layer found in Sequential'):
-        convert_from_psbn(nn.Sequential(nn.BatchNorm2d(C)))
-
-
-@pytest.mark.parametrize(
-    'kwargs, message',
-    [
-        (dict(alpha=-1), 'alpha must be > 0 and finite, got -1'),
-        (dict(alpha=float('nan')), 'alpha .* got nan'),
-    ],
-)
-def test_bad_arguments_change_nothing(kwargs, message):
-    model = randomise(nn.Sequential(nn.BatchNorm2d(C)))
-    before = model[0].bias.detach().clone()
-    with pytest.raises(ValueError, match=message):
-        convert_to_psbn(model, **kwargs)
-    assert type(model[0]) is nn.BatchNorm2d and torch.equal(model[0].bias, before)
+def test_bad_arguments_change_nothing():
+    model = nn.Sequential(nn.BatchNorm2d(C))
+    with pytest.raises(ValueError, match='alpha must be > 0 and finite, got -1'):
+        convert_to_psbn(model, alpha=-1)
+    assert type(model[0]) is nn.BatchNorm2d

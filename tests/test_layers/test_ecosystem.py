@@ -1,7 +1,5 @@
 """What mmcv, MMEngine, mmdet and torch do with psBN layers."""
 
-import math
-
 import pytest
 import torch
 from layer_cases import C, make, randomise
@@ -50,20 +48,6 @@ def test_mmcv_builds_each_layer_from_a_config(name):
     assert layer.weight.numel() == C and not any(p.requires_grad for p in layer.parameters())
     assert build_norm_layer(config(name), C)[1].alpha == 0.1
     assert MODELS.get(name) is REGISTERED[name]
-
-
-@pytest.mark.parametrize(
-    'kwargs, message',
-    [
-        (dict(alpha=0), 'alpha must be > 0'),
-        (dict(alpha=math.nan), 'alpha must be > 0'),
-        (dict(affine=False), 'affine=False'),
-    ],
-)
-@pytest.mark.parametrize('name', ['psBN', 'psSyncBN', 'psIN', 'psGN'])
-def test_a_bad_config_fails_when_it_is_built(name, kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        build_norm_layer(config(name, **kwargs), C)
 
 
 @pytest.mark.parametrize('name', ['psBN', 'psSyncBN'])
@@ -152,19 +136,6 @@ def test_init_cfg_finds_the_layer_by_the_name_of_its_kind(layer):
     assert torch.equal(layer.bias, torch.full((C,), 2.0))
 
 
-def test_resnet_has_the_keys_and_the_function_of_its_bn_twin():
-    bn, ps = resnet('BN', frozen_stages=1), resnet('psBN', frozen_stages=1)
-    assert list(bn.state_dict()) == list(ps.state_dict())
-    randomise(bn.double(), 1)
-    for p in bn.parameters():
-        p.data.mul_(0.3)
-    ps.double().load_state_dict(bn.state_dict(), strict=True)
-    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    bn.eval(), ps.eval()
-    for ours, theirs in zip(ps(x), bn(x)):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-
-
 def test_norm_eval_and_frozen_stages_apply_to_psbn():
     model = resnet(norm_eval=True, frozen_stages=1)
     model.train()
@@ -178,7 +149,7 @@ def test_norm_eval_and_frozen_stages_apply_to_psbn():
     assert trained.layer2[0].bn1.training and not trained.bn1.training
 
 
-@pytest.mark.parametrize('name', ['psBN', 'psSyncBN', 'psIN', 'psGN'])
+@pytest.mark.parametrize('name', ['psBN', 'psGN'])
 def test_norm_decay_mult_reaches_gamma_and_beta(name):
     model = nn.Sequential(nn.Conv2d(3, C, 3), build_norm_layer(config(name), C)[1])
     wrapper = build_optim_wrapper(
@@ -232,9 +203,3 @@ def test_other_psbn_like_layers_stay_themselves():
     layers = list(model)
     for change in (lambda m: convert_sync_batchnorm(m, 'torch'), revert_sync_batchnorm):
         assert list(change(model)) == layers
-
-
-def test_parameter_groups_by_isinstance_find_the_bias():
-    # as MMYOLO's constructor of optimizers picks what has no decay
-    layer = psBN2d(C)
-    assert isinstance(layer.bias, nn.Parameter) and isinstance(layer.weight, nn.Parameter)

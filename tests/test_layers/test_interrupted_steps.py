@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from by_formula import ALPHA, assert_same, backward, loss_of, net, pair, psbn
+from by_formula import ALPHA, assert_same_after, loss_of, net, psbn, run
 from torch import nn, optim
 
 
@@ -24,18 +24,10 @@ class Interrupted(optim.Optimizer):
             raise KeyboardInterrupt
 
 
-def retry(model, optimizer):
-    optimizer.step()
-
-
-def load(model, optimizer):
-    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()})
-
-
 USES = dict(
     state_dict=lambda model, optimizer: model.state_dict(),
-    load=load,
-    retry=retry,
+    load=lambda model, optimizer: model.load_state_dict(copy.deepcopy(model.state_dict())),
+    retry=lambda model, optimizer: optimizer.step(),
     forward=lambda model, optimizer: model(torch.zeros(1, 3, 8, 8, dtype=torch.float64)),
     deepcopy=lambda model, optimizer: copy.deepcopy(model),
     pickle=lambda model, optimizer: pickle.loads(pickle.dumps(model)),
@@ -118,19 +110,17 @@ def in_a_thread(function):
 
 @pytest.mark.parametrize('call', [lambda function: function(), in_a_thread])
 def test_modules_that_are_called_in_a_step_do_not_end_it(call):
-    models = pair()
-    for model in models:
+    def train(model):
         optimizer = WithAModule(model.parameters())
         other = nn.Identity()
 
-        def hook(*_, other=other):
+        def hook(*_):
             call(lambda: other(torch.zeros(1)))
 
         optimizer.register_step_pre_hook(hook)
-        for step in range(5):
-            backward(model, step)
-            optimizer.step()
-    assert_same(*models)
+        run(model, optimizer, 5)
+
+    assert_same_after(train)
 
 
 @pytest.mark.parametrize('settings', [{}, dict(line_search_fn='strong_wolfe')])
