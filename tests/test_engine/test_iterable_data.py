@@ -34,13 +34,13 @@ def test_sparsity_is_reported_at_its_interval(tmp_path):
 @pytest.mark.parametrize('num_batches, steps', [(1, [100, 200]), (2, [200])])
 def test_activations_are_looked_at_every_hundred_iterations_a_batch(num_batches, steps):
     settings = ActivationSettings(num_batches=num_batches)
-    between = settings.iterations_between(None)
+    between = settings.interval(None)
     assert [step for step in range(1, 201) if step % between == 0] == steps
 
 
 def test_an_interval_in_epochs_is_refused_before_the_first_step(tmp_path):
-    hook = dict(type='SparsityHook', activations=dict(interval=2))
-    with pytest.raises(ValueError, match='interval=2 counts epochs, and .* leave interval out'):
+    hook = dict(type='SparsityHook', activations=dict(interval_epochs=2))
+    with pytest.raises(ValueError, match='interval_epochs=2 counts epochs, and .* leave it out'):
         train(tmp_path, [hook], prepare=stream, **STREAM)
 
 

@@ -19,7 +19,9 @@ from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES, ChannelWatch
 from mmpsbn.engine.sparsity.settings import ActivationSettings
 
-HOOK = dict(type='SparsityHook', interval=2, gamma_threshold=1e-3, activations=dict(interval=1))
+HOOK = dict(
+    type='SparsityHook', interval=2, gamma_threshold=1e-3, activations=dict(interval_epochs=1)
+)
 
 
 def collapse(runner, channels=(0, 1, 2)):
@@ -275,7 +277,7 @@ def test_a_look_at_activations_that_fails_ends_no_run(tmp_path):
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='default_collate'),
     )
-    settings = dict(interval=1, loader=loader)
+    settings = dict(interval_epochs=1, loader=loader)
     runner, messages = train(tmp_path, [dict(HOOK, activations=settings)], epochs=1)
     assert runner.iter == 4 and not scalars(runner, 'sparsity/dead_fraction')
     assert any('no activations in this report: Given groups=1' in m for m in messages)
@@ -310,7 +312,7 @@ def test_dead_channels_are_those_that_are_0_where_they_are_read(tmp_path):
 
 @pytest.mark.parametrize('interval, steps', [(1, [4, 8, 12, 16]), (2, [8, 16])])
 def test_activations_are_looked_at_every_so_many_epochs(tmp_path, interval, steps):
-    hook = dict(HOOK, interval=100, activations=dict(interval=interval))
+    hook = dict(HOOK, interval=100, activations=dict(interval_epochs=interval))
     runner, _ = train(tmp_path / 'epochs', [hook], epochs=4)
     assert [r['step'] for r in scalars(runner, 'sparsity/dead_fraction')] == steps
     # an epoch of a run by iterations is once through the data
@@ -323,22 +325,24 @@ def test_activations_are_looked_at_every_so_many_epochs(tmp_path, interval, step
     [((), 2), ((None, 1), 1), ((3, 2), 3)],
 )
 def test_by_default_short_epochs_are_joined(settings, epochs):
-    assert ActivationSettings(*settings).epochs_between(100) == epochs
-    assert ActivationSettings().epochs_between(4) == 50
-    assert ActivationSettings().epochs_between(7330) == 1
+    assert ActivationSettings(*settings).interval(100) == 100 * epochs
+    assert ActivationSettings().interval(4) == 200
+    assert ActivationSettings().interval(7330) == 7330
 
 
 def test_what_is_looked_at_is_the_last_batches_or_a_loader(tmp_path, monkeypatch):
     seen = []
     read = ChannelWatch.read_activations
 
-    def spy(self, model, batches):
+    def spy(self, runner, batches):
         batches = list(batches)
         seen.append(torch.cat([batch['inputs'] for batch in batches]))
-        return read(self, model, batches)
+        return read(self, runner, batches)
 
     monkeypatch.setattr(ChannelWatch, 'read_activations', spy)
-    train(tmp_path / 'a', [dict(HOOK, activations=dict(interval=1, num_batches=3))], epochs=1)
+    train(
+        tmp_path / 'a', [dict(HOOK, activations=dict(interval_epochs=1, num_batches=3))], epochs=1
+    )
     assert [len(x) for x in seen] == [24, 24]  # at the end of the epoch and of training
     data = ToyData()
     rows = {tuple(x.flatten().tolist()) for x in data.inputs}
@@ -351,7 +355,9 @@ def test_what_is_looked_at_is_the_last_batches_or_a_loader(tmp_path, monkeypatch
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='default_collate'),
     )
-    train(tmp_path / 'b', [dict(HOOK, activations=dict(interval=1, loader=loader))], epochs=2)
+    train(
+        tmp_path / 'b', [dict(HOOK, activations=dict(interval_epochs=1, loader=loader))], epochs=2
+    )
     assert len(seen) == 3 and all(torch.equal(x, data.inputs[:10]) for x in seen)
 
 
@@ -373,7 +379,7 @@ def test_looking_draws_no_random_number_of_the_run(tmp_path, probe):
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='default_collate'),
     )
-    settings = dict(interval=1, loader=loader if probe else None)
+    settings = dict(interval_epochs=1, loader=loader if probe else None)
     runner, _ = train(tmp_path, [dict(HOOK, activations=settings)], epochs=1)
 
     def states():

@@ -16,7 +16,8 @@ from ...pruning.measures import Limits
 from ..arguments import names_its_arguments
 from ..ranks import joined_scores
 from ..runner_parts import bare_model, in_epochs, optimizers_of
-from ..sparsity.channel_watch import FLOPS, WEIGHTS, ChannelWatch
+from ..sparsity.channel_watch import FLOPS, NOT_GROWN, WEIGHTS, ChannelWatch
+from ..sparsity.growth import load_growth, save_growth
 from .round_ends import round_ends
 from .table import RoundsTable
 
@@ -33,7 +34,8 @@ class RoundsHook(Hook):
 
     Writes ``rounds.json`` into the work folder, a list with one object a round: ``round``
     (from 1), ``iter`` at its end, ``loss`` (training, mean of the last epoch), ``collapsed`` of
-    ``channels`` filters with |gamma| < ``gamma_threshold``, ``flops_sparsity`` and
+    ``channels`` filters with |gamma| < ``gamma_threshold`` (without the ``not_grown`` of layers
+    that began at 0, as SparsityHook counts), ``flops_sparsity`` and
     ``weight_sparsity`` if these were removed, ``metrics`` of the validation at its end, and
     ``dead`` of ``prunable`` channels that are 0 on the whole of it. The numbers also go to the
     visualizer as ``round/...``, the step being the round. A round that no validation followed
@@ -80,6 +82,7 @@ class RoundsHook(Hook):
         self._seed = 0
 
     def before_train(self, runner) -> None:
+        self._watch.begin(runner)
         self._ends = round_ends(runner)
         self._table = RoundsTable(os.path.join(runner.work_dir, 'rounds.json'))
         failure = None
@@ -108,6 +111,7 @@ class RoundsHook(Hook):
 
     def after_train_epoch(self, runner) -> None:
         if in_epochs(runner):
+            self._watch.read_weights(runner)  # what has grown meanwhile and may yet collapse
             self._end_round(runner, runner.iter)  # already counted here
 
     def after_train(self, runner) -> None:
@@ -136,6 +140,12 @@ class RoundsHook(Hook):
             values['prunable'] = sum(score.numel() for score in scores)
         self._record(runner, runner.iter, values)
 
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        save_growth(runner, checkpoint)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        load_growth(runner, checkpoint)
+
     def _begin_round(self, runner) -> None:
         if runner.iter not in self._ends or runner.iter == self._begun:
             return
@@ -155,7 +165,7 @@ class RoundsHook(Hook):
             return
         if self._batch is not None:
             self._watch.follow(runner, self._batch)
-        reading = self._watch.read_weights(bare_model(runner))
+        reading = self._watch.read_weights(runner)
         for name in reading.not_finite:
             runner.logger.warning(f'{name}: gamma is NaN or inf')
         collapsed, channels = reading.counts['collapsed'].total
@@ -168,6 +178,8 @@ class RoundsHook(Hook):
             flops_sparsity=reading.values.get(FLOPS),
             weight_sparsity=reading.values.get(WEIGHTS),
         )
+        if NOT_GROWN in reading.values:
+            values['not_grown'] = reading.values[NOT_GROWN]
         self._record(runner, end_iter, values)
 
     def _validate_if_missing(self, runner) -> None:

@@ -1,15 +1,13 @@
-"""What SparsityHook knows of a model: where its channels go and what was counted of them."""
+"""What is measured of a model in training: where its channels go, and what is counted of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ...functional.statistics import dead_overlap, revived_mask
 from ...pruning import PrunePlan
 from ...pruning.census import ChannelMap, map_channels, observe_channels, take_census
 from ...pruning.cost import model_cost
@@ -23,19 +21,16 @@ from ..openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ..random_numbers import frozen_random_numbers
 from ..ranks import reduced
 from ..runner_parts import bare_model, pruning_hook
-from .growth import Growth
+from .growth import Growth, growth_of
+from .revival import Revival
 
 # Measures of a whole model, beside those that count channels.
-FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL = (
-    'flops_sparsity',
-    'weight_sparsity',
-    'universality',
-    'revival',
-)
+FLOPS, WEIGHTS = 'flops_sparsity', 'weight_sparsity'
+UNIVERSALITY, REVIVAL = 'universality', 'revival'
 ALL_MEASURES = (*MEASURES, FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL)
 NOT_GROWN = 'not_grown'  # beside the collapsed, where layers began at 0
 DATA_MEASURES = (
-    *(m for m, measure in MEASURES.items() if measure.needs_data),
+    *(name for name, measure in MEASURES.items() if measure.needs_data),
     UNIVERSALITY,
     REVIVAL,
 )
@@ -67,7 +62,6 @@ class ChannelWatch:
 
     Attributes:
         counted_size: of the image that MACs are counted on; empty before the first trace.
-        growth: of the layers whose gamma began at 0; none before :meth:`begin`.
     """
 
     def __init__(
@@ -76,57 +70,51 @@ class ChannelWatch:
         self.limits, *self._further_limits = limits
         self.measures = measures
         self.layers = layers
-        self._map: ChannelMap | None = None
-        self._size = 0  # parameters of the model when it was last traced
-        self._positions: dict[str, float] = {}
         self.counted_size: tuple[int, ...] = ()
-        self.growth = Growth()
-        self._plan = PrunePlan({}, {})  # what the model was pruned by when it was last followed
-        self._last: dict[str, Tensor] = {}  # dead at the last reading
-        self._ever: dict[str, Tensor] = {}  # dead at any
+        self._map: ChannelMap | None = None
+        self._positions: dict[str, float] = {}
+        self._size = 0  # parameters of the model when it was last traced
+        self._growth = Growth()
+        self._revival = Revival()
 
     def check_layers(self, model: nn.Module) -> None:
         """Raises ValueError for a pattern that no layer of the model fits."""
         names = [name for name, module in model.named_modules() if isinstance(module, READERS)]
-        names += scale_layers(model)
-        for pattern in self.layers or ():
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(
-                    f'layers: {pattern!r} fits no layer of {type(model).__name__}; '
-                    f'its norm layers are {list(scale_layers(model))[:3]} and so on'
-                )
+        for pattern in self._unmatched([*names, *scale_layers(model)]):
+            raise ValueError(
+                f'layers: {pattern!r} fits no layer of {type(model).__name__}; '
+                f'its norm layers are {list(scale_layers(model))[:3]} and so on'
+            )
 
     def begin(self, runner) -> None:
-        """Note which layers begin at 0 in a training that is not resumed."""
-        self._plan = _plan_of(runner)
-        self.growth.begin(
-            {
-                name: self._plan.shapes.get(f'{name}.weight', (size,))[0]
-                for name, size in layers_at_zero(bare_model(runner)).items()
-            }
-        )
+        """Where training begins, or goes on: take up the course of what began at 0."""
+        self._growth = growth_of(runner)
+        if runner.iter:  # the checkpoint tells
+            return
+        shapes = _plan_of(runner).shapes
+        at_zero = layers_at_zero(bare_model(runner)).items()
+        self._growth.begin({n: shapes.get(f'{n}.weight', (size,))[0] for n, size in at_zero})
 
     def follow(self, runner, data_batch) -> None:
         """Trace the model of a runner the first time, and where it was pruned since. A run does
         not end over it: where it fails, on any rank, there is a warning."""
         model = bare_model(runner)
-        self._plan = _plan_of(runner)
         size = sum(parameter.numel() for parameter in model.parameters())
         if size == self._size:
             return
         self._size = size
         try:
-            self.trace(model, runner.cfg, data_batch)
+            self._trace(model, runner.cfg, data_batch)
         except Exception as error:
             runner.logger.warning(f'reports of gammas and biases alone: {error}')
             return
-        for pattern in self.idle_patterns(model):
+        for pattern in self._unmatched([*scale_layers(model), *self._map.readers]):
             runner.logger.warning(
                 f'layers: {pattern!r} fits no layer that is counted: name the norm layer '
                 'behind a convolution'
             )
 
-    def trace(self, model: nn.Module, cfg: Config, data_batch) -> None:
+    def _trace(self, model: nn.Module, cfg: Config, data_batch) -> None:
         """Look anew where the channels go. Until then, and where this fails, only gammas and
         biases are read.
 
@@ -144,9 +132,8 @@ class ChannelWatch:
         raise_on_all(failure, reduced, next(model.parameters()).device)
         self._map = channel_map
 
-    def idle_patterns(self, model: nn.Module) -> list[str]:
-        """The patterns that no layer with channels of its own fits, as the trace has shown."""
-        names = scale_layers(model).keys() | self._map.readers.keys()
+    def _unmatched(self, names: Iterable[str]) -> list[str]:
+        """The patterns that none of the names fits."""
         return [
             pattern
             for pattern in self.layers or ()
@@ -158,22 +145,18 @@ class ChannelWatch:
         """As traced last; None where that failed."""
         return None if self._map is None else self._map.graph
 
-    def read_weights(self, model: nn.Module) -> Reading:
+    def read_weights(self, runner) -> Reading:
         """Of the chosen measures those that take no data. What has not grown since it began at 0
         has not collapsed."""
+        model = bare_model(runner)
         census = take_census(model)
-        kept = {name: self._plan.kept.get(f'{name}.weight', {}).get(0) for name in census}
-        self.growth.update(
+        kept = {n: _plan_of(runner).kept.get(f'{n}.weight', {}) for n in census}
+        self._growth.update(
             {name: channels.gamma for name, channels in census.items()},
-            {name: channels for name, channels in kept.items() if channels is not None},
+            {name: dims[0] for name, dims in kept.items() if 0 in dims},
         )
         census = self._chosen(census)
-        collapsed, *further = (
-            count_channels(census, 'collapsed', limits).without(
-                self.growth.not_grown(threshold=limits.gamma)
-            )
-            for limits in (self.limits, *self._further_limits)
-        )
+        collapsed = self._collapsed(census, self.limits)
         reading = Reading(
             {
                 m: collapsed if m == 'collapsed' else count_channels(census, m, self.limits)
@@ -183,26 +166,37 @@ class ChannelWatch:
             not_finite=[n for n, c in census.items() if not c.gamma.isfinite().all()],
         )
         if 'collapsed' in self.measures:
-            for limits, counts in zip(self._further_limits, further):
-                reading.values[f'collapsed_below_{limits.gamma:g}_fraction'] = counts.share
-            not_grown = self._chosen(self.growth.not_grown(threshold=self.limits.gamma))
+            for limits in self._further_limits:
+                share = self._collapsed(census, limits).share
+                reading.values[f'collapsed_below_{limits.gamma:g}_fraction'] = share
+            not_grown = self._chosen(self._growth.not_grown(threshold=self.limits.gamma))
             if not_grown:
                 reading.values[NOT_GROWN] = sum(int(mask.sum()) for mask in not_grown.values())
-        if (
-            census
-            and self.graph is not None
-            and (FLOPS in self.measures or WEIGHTS in self.measures)
-        ):
-            cost = model_cost(model, self._positions)
-            shares = idle_shares(collapsed.masks, self.graph, cost)
-            for measure, size_of in ((FLOPS, cost.macs_of), (WEIGHTS, cost.weights_of)):
-                if measure in self.measures:
-                    gone = sum(size * shares[name] for name, size in size_of.items())
-                    reading.values[measure] = gone / max(sum(size_of.values()), 1)
+        if census and self.graph is not None:
+            reading.values |= self._cost_shares(model, collapsed.masks)
         return reading
 
-    def read_activations(self, model: nn.Module, data_batches: Iterable) -> Reading:
+    def _collapsed(self, census: Mapping, limits: Limits) -> ChannelCounts:
+        not_grown = self._growth.not_grown(threshold=limits.gamma)
+        return count_channels(census, 'collapsed', limits).without(not_grown)
+
+    def _cost_shares(self, model: nn.Module, collapsed: dict[str, Tensor]) -> dict[str, float]:
+        """What removing the collapsed channels would save."""
+        chosen = [measure for measure in (FLOPS, WEIGHTS) if measure in self.measures]
+        if not chosen:
+            return {}
+        cost = model_cost(model, self._positions)
+        shares = idle_shares(collapsed, self.graph, cost)
+        size_of = {FLOPS: cost.macs_of, WEIGHTS: cost.weights_of}
+        return {
+            measure: sum(size * shares[name] for name, size in size_of[measure].items())
+            / max(sum(size_of[measure].values()), 1)
+            for measure in chosen
+        }
+
+    def read_activations(self, runner, data_batches: Iterable) -> Reading:
         """Of the chosen measures those of the activations on some batches, over all ranks."""
+        model = bare_model(runner)
         with frozen_random_numbers(model):
             seen = observe_channels(
                 model, self._map, data_batches, _forward_batch, all_reduce=reduced
@@ -214,7 +208,8 @@ class ChannelWatch:
         if UNIVERSALITY in self.measures:
             reading.values[UNIVERSALITY] = mean_universality(census)
         if REVIVAL in self.measures:
-            reading.values |= self._revival(count_channels(census, 'dead', self.limits).masks)
+            dead = count_channels(census, 'dead', self.limits).masks
+            reading.values |= self._revival.update(dead)
         return reading
 
     def _counts(self, measure: str, needs_data: bool) -> bool:
@@ -226,24 +221,6 @@ class ChannelWatch:
             for name, value in by_layer.items()
             if self.layers is None or any(fnmatchcase(name, pattern) for pattern in self.layers)
         }
-
-    def _revival(self, dead: dict[str, Tensor]) -> dict[str, float]:
-        """Of layers seen before, and not pruned since: channels that came back since the last
-        reading, and the overlap of the dead with all that ever were."""
-        known = [
-            n for n, mask in dead.items() if n in self._last and len(self._last[n]) == len(mask)
-        ]
-        values = {}
-        if known:
-            now = torch.cat([dead[name] for name in known])
-            values['revived'] = int(
-                revived_mask(torch.cat([self._last[name] for name in known]), now).sum()
-            )
-            ever = torch.cat([self._ever[name] for name in known])
-            values['dead_overlap'] = dead_overlap(ever, now)
-        self._ever = {n: m | self._ever[n] if n in known else m for n, m in dead.items()}
-        self._last = dead
-        return values
 
 
 def _plan_of(runner) -> PrunePlan:

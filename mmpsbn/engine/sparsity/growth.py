@@ -1,17 +1,39 @@
 """Which channels have not grown yet, of layers whose gamma began at 0."""
 
 from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ...functional.checks import shown
+from ...upstream import resumes
 
 # A channel has grown at so many times the threshold. A growing gamma passes through 0 again and
 # again: at 1 up to 36 of 480 channels of a healthy small ResNet "collapsed" in that, at 10 up to 9.
 _GROWN = 10
 
 GROWTH_KEY = 'mmpsbn_not_grown'  # of a checkpoint's meta: what :meth:`Growth.state` gives
+
+_of_runner: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def growth_of(runner) -> 'Growth':
+    """The one course that all hooks of a run read and write."""
+    return _of_runner.setdefault(runner, Growth())
+
+
+def save_growth(runner, checkpoint: dict) -> None:
+    """Into the checkpoint's meta, where there is a course."""
+    state = growth_of(runner).state()
+    if state:
+        checkpoint['meta'][GROWTH_KEY] = state
+
+
+def load_growth(runner, checkpoint: dict) -> None:
+    """Out of it, in a run that goes on with another one."""
+    if resumes(runner):
+        growth_of(runner).restore((checkpoint.get('meta') or {}).get(GROWTH_KEY, {}))
 
 
 class Growth:

@@ -14,7 +14,7 @@ _ITERATIONS_PER_BATCH = 100
 class ActivationSettings:
     """On what SparsityHook measures activations.
 
-    interval: epochs between measurements, >= 1; None is every epoch or, where epochs are
+    interval_epochs: between two measurements, >= 1; None is every epoch or, where epochs are
     short, every so many that 100 iterations pass per batch looked at, which keeps the cost under
     0.5 % of training. num_batches: how many batches, >= 1. loader:
     config of a data loader whose first batches are taken, a probe set that stays the same; by
@@ -22,15 +22,16 @@ class ActivationSettings:
     (Mehta et al. section 2.1: 1e-12, and 1e-4 gives the same).
     """
 
-    interval: int | None = None
+    interval_epochs: int | None = None
     num_batches: int = 2
     loader: dict | None = None
     eps: float = 1e-12
 
     def __post_init__(self):
         require(
-            self.interval is None or is_count(self.interval),
-            f'activations interval must be an int >= 1 or None, got {self.interval!r}',
+            self.interval_epochs is None or is_count(self.interval_epochs),
+            'activations interval_epochs must be an int >= 1 or None, '
+            f'got {self.interval_epochs!r}',
         )
         require(
             is_count(self.num_batches),
@@ -45,22 +46,19 @@ class ActivationSettings:
             f'activations eps must be a finite number >= 0, got {self.eps!r}',
         )
 
-    def epochs_between(self, iterations: int) -> int:
-        """``interval``, or what None stands for in epochs of so many iterations."""
-        return self.interval or math.ceil(_ITERATIONS_PER_BATCH * self.num_batches / iterations)
-
-    def iterations_between(self, epoch_length: int | None) -> int:
-        """The same in iterations; of data without a length, ``epoch_length`` being None, what
-        keeps the cost as low.
+    def interval(self, epoch_length: int | None) -> int:
+        """Iterations between two measurements: whole epochs, except where the data have no length
+        and ``epoch_length`` is None.
 
         Raises:
             ValueError: an interval in epochs of such data.
         """
+        least = _ITERATIONS_PER_BATCH * self.num_batches
         if epoch_length is not None:
-            return self.epochs_between(epoch_length) * epoch_length
+            return epoch_length * (self.interval_epochs or math.ceil(least / epoch_length))
         require(
-            self.interval is None,
-            f'activations interval={self.interval} counts epochs, and the training data do not '
-            'know how long one is (IterableDataset); leave interval out',
+            self.interval_epochs is None,
+            f'activations interval_epochs={self.interval_epochs} counts epochs, and the training '
+            'data do not know how long one is (IterableDataset); leave it out',
         )
-        return _ITERATIONS_PER_BATCH * self.num_batches
+        return least

@@ -1,6 +1,5 @@
-"""Dying filters in words and numbers, while training goes on."""
+"""Dying filters in words and numbers, while training goes on: when to look, and when to warn."""
 
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,18 +9,18 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...functional.checks import is_count, is_number
-from ...pruning.measures import MEASURES, Limits, counts_table
+from ...pruning.measures import Limits, counts_table
 from ...pruning.sparsity import scale_layers
-from ...upstream import resumes
 from ..arguments import build, names_its_arguments
 from ..norms.beta_decay import check_beta_decay
 from ..runner_parts import bare_model, epoch_length, in_epochs
 from .alarm import Alarm, worst_layers
-from .channel_watch import ALL_MEASURES, DATA_MEASURES, FLOPS, NOT_GROWN, ChannelWatch, Reading
+from .channel_watch import ALL_MEASURES, DATA_MEASURES, ChannelWatch, Reading
 from .diagnosis import likely_causes
 from .forecast import collapse_forecast
-from .growth import GROWTH_KEY
+from .growth import load_growth, save_growth
 from .settings import ActivationSettings
+from .words import alarm_text, scalars, summary
 
 
 @HOOKS.register_module()
@@ -116,14 +115,12 @@ class SparsityHook(Hook):
                 f'GroupNorm layers; {type(model).__name__} has none'
             )
         self._watch.check_layers(model)
-        self._iters_between = self.activations.iterations_between(
-            epoch_length(runner.train_dataloader)
-        )
+        self._iters_between = self.activations.interval(epoch_length(runner.train_dataloader))
         check_beta_decay(runner)
         runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
-        if not runner.iter:  # of a resumed run nobody knows
-            self._watch.begin(runner)
-            self._at_start = self._watch.read_weights(model)
+        self._watch.begin(runner)
+        if not runner.iter:  # what a resumed run began with is not known here
+            self._at_start = self._watch.read_weights(runner)
         if self._needs_data and self.activations.loader is not None:
             self._loader = Runner.build_dataloader(self.activations.loader, seed=runner.seed)
 
@@ -160,24 +157,20 @@ class SparsityHook(Hook):
         runner.logger.info(f'{self._summary(reading)}, by layer:\n{counts_table(reading.counts)}')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        growth = self._watch.growth.state()
-        if growth:
-            checkpoint['meta'][GROWTH_KEY] = growth
+        save_growth(runner, checkpoint)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        if resumes(runner):
-            self._watch.growth.restore((checkpoint.get('meta') or {}).get(GROWTH_KEY, {}))
+        load_growth(runner, checkpoint)
 
     def _read(self, runner, *, with_data: bool) -> Reading:
-        model = bare_model(runner)
         if self._batches:
             self._watch.follow(runner, self._batches[-1])
-        reading = self._watch.read_weights(model)
+        reading = self._watch.read_weights(runner)
         for name in reading.not_finite:
             runner.logger.warning(f'{name}: gamma is NaN or inf')
         if with_data and self._needs_data and self._watch.graph is not None:
             try:
-                seen = self._watch.read_activations(model, self._batches_to_look_at())
+                seen = self._watch.read_activations(runner, self._batches_to_look_at())
             except Exception as error:  # it watches: a run never ends over it
                 runner.logger.warning(f'no activations in this report: {error}')
             else:
@@ -195,9 +188,8 @@ class SparsityHook(Hook):
     def _report(self, runner, *, step: int, with_data: bool) -> Reading:
         reading = self._read(runner, with_data=with_data)
         self._reported_step = step
-        scalars = _scalars(reading)
-        if scalars:
-            runner.visualizer.add_scalars(scalars, step=step)
+        if values := scalars(reading):
+            runner.visualizer.add_scalars(values, step=step)
         for measure in self._warn.reached(reading.counts):
             runner.logger.warning(self._alarm_text(runner, self._warn, measure, reading))
         for measure in self._stop.reached(reading.counts):
@@ -208,51 +200,30 @@ class SparsityHook(Hook):
 
     def _alarm_text(self, runner, alarm: Alarm, measure: str, reading: Reading) -> str:
         counts, limit = reading.counts[measure], alarm.limits[measure]
-        found, channels = counts.total
-        worst = worst_layers(counts)
-        before = self._at_start.counts.get(measure)
-        layers = ', '.join(f'{name} {n} of {size}' for name, (n, size) in worst.items())
+        worst, before = worst_layers(counts), self._at_start.counts.get(measure)
+        at_start = None if before is None else before.share
         causes = likely_causes(
             runner,
             worst,
             threshold=self._watch.limits.gamma,
-            at_start=before is not None and before.share >= limit,
+            at_start=at_start is not None and at_start >= limit,
         )
-        return (
-            f'sparsity alarm: {found} of {channels} filters, {counts.share:.1%}, '
-            f'{MEASURES[measure].meaning} ({measure}, {alarm.name} {limit:.1%}'
-            + ('' if before is None else f', {before.share:.1%} when training started')
-            + f'). Worst layers: {layers}. Likely causes, and what to do: '
-            + '; '.join(f'({k}) {cause}' for k, cause in enumerate(causes, start=1))
+        return alarm_text(
+            measure,
+            counts,
+            limit=f'{alarm.name} {limit:.1%}',
+            at_start=at_start,
+            worst_layers=worst,
+            causes=causes,
         )
 
     def _summary(self, reading: Reading) -> str:
-        parts = []
-        for measure, counts in reading.counts.items():
-            found, channels = counts.total
-            text = f'{found} of {channels} filters {measure.replace("_", " ")}'
-            if measure == 'collapsed':
-                text += f' (|gamma| < {self._watch.limits.gamma:g})'
-            parts.append(f'{text}, {counts.share:.2%}')
-        for name, value in reading.values.items():
-            if name == NOT_GROWN:
-                parts.append(f'{value} not grown yet (their gamma began at 0)')
-                continue
-            text = name.replace('flops', 'FLOPs').replace('_', ' ')
-            if name == FLOPS:
-                text += f' at {"x".join(map(str, self._watch.counted_size))}'
-            parts.append(f'{text} {value}' if isinstance(value, int) else f'{text} {value:.2%}')
-        return f'sparsity: {"; ".join(parts)}'
+        return summary(
+            reading,
+            gamma_threshold=self._watch.limits.gamma,
+            counted_size=self._watch.counted_size,
+        )
 
 
 def _as_list(value) -> list:
     return [value] if isinstance(value, (str, float, int)) else list(value)
-
-
-def _scalars(reading: Reading) -> dict[str, float]:
-    """Without what is unknown: JSON has no NaN."""
-    scalars = {f'{measure}_fraction': c.share for measure, c in reading.counts.items()}
-    if 'collapsed' in reading.counts:
-        scalars['collapsed'] = reading.counts['collapsed'].total[0]
-    scalars |= {name: value for name, value in reading.values.items() if not math.isnan(value)}
-    return {f'sparsity/{name}': value for name, value in scalars.items()}

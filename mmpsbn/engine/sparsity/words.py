@@ -1,0 +1,67 @@
+"""What a reading of a model's channels says: to the visualizer, in the log, in an alarm."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ...pruning.measures import MEASURES, ChannelCounts
+from .channel_watch import FLOPS, NOT_GROWN, Reading
+
+
+def scalars(reading: Reading) -> dict[str, float]:
+    """Without what is unknown: JSON has no NaN."""
+    found = {f'{measure}_fraction': c.share for measure, c in reading.counts.items()}
+    if 'collapsed' in reading.counts:
+        found['collapsed'] = reading.counts['collapsed'].total[0]
+    found |= {name: value for name, value in reading.values.items() if not math.isnan(value)}
+    return {f'sparsity/{name}': value for name, value in found.items()}
+
+
+def summary(reading: Reading, *, gamma_threshold: float, counted_size: Sequence[int]) -> str:
+    """One line of the log.
+
+    Args:
+        counted_size: of the image that FLOPs are counted on.
+    """
+    parts = []
+    for measure, counts in reading.counts.items():
+        found, channels = counts.total
+        text = f'{found} of {channels} filters {measure.replace("_", " ")}'
+        if measure == 'collapsed':
+            text += f' (|gamma| < {gamma_threshold:g})'
+        parts.append(f'{text}, {counts.share:.2%}')
+    for name, value in reading.values.items():
+        if name == NOT_GROWN:
+            parts.append(f'{value} not grown yet (their gamma began at 0)')
+            continue
+        text = name.replace('flops', 'FLOPs').replace('_', ' ')
+        if name == FLOPS:
+            text += f' at {"x".join(map(str, counted_size))}'
+        parts.append(f'{text} {value}' if isinstance(value, int) else f'{text} {value:.2%}')
+    return f'sparsity: {"; ".join(parts)}'
+
+
+def alarm_text(
+    measure: str,
+    counts: ChannelCounts,
+    *,
+    limit: str,
+    at_start: float | None,
+    worst_layers: Mapping[str, tuple[int, int]],
+    causes: Sequence[str],
+) -> str:
+    """An alarm about the channels that a measure finds.
+
+    Args:
+        limit: which one is reached, and where it lies.
+        at_start: the share when training started; None where nobody looked.
+        worst_layers: layer -> (channels found, channels).
+    """
+    found, channels = counts.total
+    layers = ', '.join(f'{name} {n} of {size}' for name, (n, size) in worst_layers.items())
+    started = '' if at_start is None else f', {at_start:.1%} when training started'
+    return (
+        f'sparsity alarm: {found} of {channels} filters, {counts.share:.1%}, '
+        f'{MEASURES[measure].meaning} ({measure}, {limit}{started}). Worst layers: {layers}. '
+        'Likely causes, and what to do: '
+        + '; '.join(f'({k}) {cause}' for k, cause in enumerate(causes, start=1))
+    )
