@@ -10,6 +10,7 @@ from ..analysis.report import Settings, write_report
 from ..analysis.report.arch import ArchSubject
 from ..analysis.report.config import ConfigSubject
 from ..commands import launch
+from ..functional.activations import DEAD_EPS
 from .arguments import add_config_options, command_line
 
 _EPILOG = """
@@ -65,7 +66,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument(
         '--eps',
         type=float,
-        default=1e-12,
+        default=DEAD_EPS,
         help='largest |a| of a dead channel (default: %(default)s)',
     )
     parser.add_argument(

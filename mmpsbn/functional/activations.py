@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# |a| up to which a channel is dead, by default, for all that watches and all that prunes: what
+# the log counts is what may go without a loss. Mehta et al. use 1e-12.
+DEAD_EPS = 0.0
 UNIVERSALITY_THRESHOLD = 1e-3  # of the channel's largest activation (Mehta et al. section 3)
 _BINS_PER_OCTAVE = 8
 # from the bin of the channel's largest activation down to that of 1e-3 of it

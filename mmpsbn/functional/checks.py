@@ -19,7 +19,7 @@ def is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def shown(value) -> str:
+def short_repr(value) -> str:
     """What a message shows of data that nobody has checked, whose repr could be endless."""
     try:
         return reprlib.repr(value)[:100]

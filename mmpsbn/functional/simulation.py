@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .theory import activation_probability
+from .statistics import activation_probability
 
 
 class Estimate(NamedTuple):

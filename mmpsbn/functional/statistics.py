@@ -1,7 +1,5 @@
 """Channel statistics: what is collapsed, how strongly a channel speaks."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -12,16 +10,6 @@ def collapsed_mask(gamma: Tensor, *, threshold: float) -> Tensor:
     NaN is not collapsed: an unknown scale is never counted as a small one.
     """
     return gamma.abs() < threshold
-
-
-def collapsed_counts(gamma: Tensor, *, thresholds: Sequence[float]) -> Tensor:
-    """How many of C channels are collapsed under each of T thresholds, shape (T,), int64.
-
-    The papers use 1e-3 and 1e-2 (psBN section 3.1, Mehta et al. section 2.1) and 0.01, 0.05,
-    0.1 (Frankle et al. section 5). gamma: shape (C,).
-    """
-    counts = [collapsed_mask(gamma, threshold=threshold).sum() for threshold in thresholds]
-    return torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64)
 
 
 def bias_over_scale(gamma: Tensor, bias: Tensor) -> Tensor:
@@ -41,7 +29,7 @@ def activation_probability(gamma: Tensor, bias: Tensor) -> Tensor:
     """P(gamma xhat + b > 0) = Phi(b / |gamma|) for xhat ~ N(0, 1), shape (C,), in [0, 1].
 
     The psBN paper's equation 2, which writes it for gamma > 0. Arguments as for
-    :func:`bias_over_scale`.
+    :func:`bias_over_scale`; any shapes that broadcast.
     """
     return torch.special.ndtr(bias_over_scale(gamma, bias))
 

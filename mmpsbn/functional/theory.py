@@ -14,15 +14,6 @@ def normal_pdf(u: Tensor) -> Tensor:
     return torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi)
 
 
-def activation_probability(gamma: Tensor, beta: Tensor) -> Tensor:
-    """P(gamma * xhat + beta > 0) = Phi(beta / |gamma|) for xhat ~ N(0, 1).
-
-    Any shapes that broadcast; gamma != 0. psBN paper equation 2; beta is the effective
-    bias, for psBN with alpha in it.
-    """
-    return torch.special.ndtr(beta / gamma.abs())
-
-
 def theorem_one_k(u: Tensor) -> Tensor:
     """K(u) = (u^4 - 2) phi(u)^2 + (u - u^3) phi(u) Phi(u), psBN paper equation 5.
 
@@ -35,17 +26,6 @@ def theorem_one_k(u: Tensor) -> Tensor:
     return (u**4 - 2) * phi.square() + (u - u**3) * phi * torch.special.ndtr(u)
 
 
-def theorem_one_j(gamma: Tensor, beta: Tensor) -> Tensor:
-    """J(gamma) = E_beta[K(beta / |gamma|)], psBN paper equation 4, shape of ``gamma``.
-
-    Args:
-        gamma: any shape, != 0.
-        beta: a sample of the distribution P(beta), any shape. J is negative for every
-            gamma if that is even, as the paper says; if it is not, J can be positive.
-    """
-    return theorem_one_k(beta.flatten() / gamma.abs().unsqueeze(-1)).mean(-1)
-
-
 def activation_probability_change(
     gamma: Tensor, beta: Tensor, *, lr: float, grad_std: float
 ) -> Tensor:
@@ -53,8 +33,9 @@ def activation_probability_change(
 
         lr^2 * grad_std^2 / 2 * K(beta / |gamma|) / gamma^2
 
-    psBN paper Theorem 1, equation 3: its mean over channels is the printed integral, over
-    independent beta that of J(gamma) / gamma^2. The step is equation 1, of one sample:
+    psBN paper Theorem 1, equation 3: its mean over channels is the printed integral. (J of
+    equation 4 is the mean of K over beta, and negative if these are even.) The step is
+    equation 1, of one sample:
     gamma -= lr * g * xhat * H and beta -= lr * g * H with H = [gamma * xhat + beta > 0],
     xhat ~ N(0, 1), E[g] = 0 and E[g^2] = grad_std^2 (the paper's c^2; its text calls c the
     variance). The mean of g over N independent samples makes it N times smaller.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
+from ..functional.activations import DEAD_EPS
 from ..functional.checks import is_count
 from .activation import ActivationWindow
 from .cost import count_positions, model_cost
@@ -49,7 +50,7 @@ def prune_dead_channels(
     forward_fn: ForwardFn | None = None,
     tolerance: float = 1e-5,
     *,
-    eps: float = 0.0,
+    eps: float = DEAD_EPS,
     gamma_threshold: float = 1e-3,
     fold_padding: bool = False,
     round_to: int = 1,

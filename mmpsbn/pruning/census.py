@@ -147,7 +147,7 @@ def _activations(
     found: dict[str, ActivationStatistics] = {}
     wanted = set(names)
     for group in channel_map.graph.channels.values():
-        for own in (*group.writers, *group.norms):
+        for own in (*group.writers, *group.channelwise):
             readers = channel_map.readers.get(own.layer)
             if own.layer not in wanted or not readers or not _holds_outputs(model, own):
                 continue
@@ -176,12 +176,12 @@ def _read_of(
     """What some calls see of a group's channels; several positions of one channel
     count as further samples of it."""
     merged = None
-    for member in (*group.norms, *group.readers):
+    for member in (*group.channelwise, *group.readers):
         calls = [call for call in readers if call[0] == member.layer]
         if not calls:
             continue
         index, channel = torch.tensor(member.index), torch.tensor(member.channel)
-        if member in group.norms:  # a grouped convolution
+        if member in group.channelwise:  # a grouped convolution
             layer = model.get_submodule(member.layer)
             if ('weight', 0) not in member.slices or layer.transposed:
                 continue

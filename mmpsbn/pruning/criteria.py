@@ -20,7 +20,7 @@ def collapsed_channels(model: nn.Module, group: ChannelGroup, *, threshold: floa
     scales = scale_layers(model)
     small = torch.ones(group.channels, dtype=torch.bool)
     scaled = torch.zeros(group.channels, dtype=torch.bool)
-    for member in group.norms:
+    for member in group.channelwise:
         if member.layer in scales:
             channel = torch.tensor(member.channel)
             gamma = scales[member.layer].weight.detach().cpu()[torch.tensor(member.index)]

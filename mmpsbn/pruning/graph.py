@@ -18,8 +18,8 @@ class Member:
     """The part of a layer that a group's channels occupy.
 
     ``index[k]`` is the position in the layer that belongs to channel ``channel[k]`` of the
-    group. Writers are indexed by output channel, norms by feature, readers by input channel
-    (after a flatten one channel has several positions).
+    group. Writers are indexed by output channel, channelwise layers by feature, readers by input
+    channel (after a flatten one channel has several positions).
 
     Attributes:
         layer: name; '' for the model itself.
@@ -43,7 +43,7 @@ class ChannelGroup:
 
     Attributes:
         writers: convolutions and linear layers that produce the channels.
-        norms: layers that treat each channel by itself: normalisation, grouped convolution,
+        channelwise: layers that treat each channel by itself: normalisation, grouped convolution,
             any parameter that is multiplied or added.
         readers: convolutions and linear layers that sum over the channels.
     """
@@ -51,12 +51,12 @@ class ChannelGroup:
     name: str
     channels: int
     writers: tuple[Member, ...]
-    norms: tuple[Member, ...]
+    channelwise: tuple[Member, ...]
     readers: tuple[Member, ...]
 
     @property
     def members(self) -> tuple[Member, ...]:
-        return (*self.writers, *self.norms, *self.readers)
+        return (*self.writers, *self.channelwise, *self.readers)
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,12 @@ class _GraphBuilder:
                 if (name, dim) in self.trace.writes
                 else 'readers'
                 if (name, dim) in self.read
-                else 'norms'
+                else 'channelwise'
             )
             index, channel = zip(*sorted(pairs))
             key = side, _layer(name), index, channel, self.sizes[name, dim]
             slices.setdefault(key, []).append((name.rpartition('.')[2], dim))
-        members: dict[str, list[Member]] = {'writers': [], 'norms': [], 'readers': []}
+        members: dict[str, list[Member]] = {'writers': [], 'channelwise': [], 'readers': []}
         for (side, layer, index, channel, size), tensors in slices.items():
             members[side].append(Member(layer, index, channel, tuple(tensors), size))
         sides = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..functional.checks import shown
+from ..functional.checks import short_repr
 from .graph import ChannelGroup
 
 _FORMAT_VERSION = 1
@@ -57,21 +57,27 @@ class PrunePlan:
         """
         version = data.get('version') if isinstance(data, Mapping) else None
         if type(version) is not int or version != _FORMAT_VERSION:
-            raise ValueError(f'prune plan version must be {_FORMAT_VERSION}, got {shown(version)}')
+            raise ValueError(
+                f'prune plan version must be {_FORMAT_VERSION}, got {short_repr(version)}'
+            )
         shapes, kept = {}, {}
         for name, entry in _mapping(data, 'tensors', 'prune plan').items():
             if not isinstance(name, str):
-                raise ValueError(f'prune plan: a tensor is named {shown(name)}, not by a string')
+                raise ValueError(
+                    f'prune plan: a tensor is named {short_repr(name)}, not by a string'
+                )
             where = f'prune plan, {name}'
             shape = entry.get('shape') if isinstance(entry, Mapping) else None
             if not _is_shape(shape):
-                raise ValueError(f'{where}: shape must be a list of ints >= 0, got {shown(shape)}')
+                raise ValueError(
+                    f'{where}: shape must be a list of ints >= 0, got {short_repr(shape)}'
+                )
             shapes[name], kept[name] = tuple(shape), {}
-            dims = [str(dim) for dim in range(len(shape))]
             for dim, index in _mapping(entry, 'kept', where).items():
-                if dim not in dims:
+                if dim not in map(str, range(len(shape))):
                     raise ValueError(
-                        f'{where}, dimension {shown(dim)}: not a dimension of shape {tuple(shape)}'
+                        f'{where}, dimension {short_repr(dim)}: not a dimension of shape '
+                        f'{tuple(shape)}'
                     )
                 _check_index(f'{where}, dimension {dim}', shape[int(dim)], index)
                 kept[name][int(dim)] = tuple(index)
@@ -80,7 +86,7 @@ class PrunePlan:
 
 def _mapping(data: Mapping, key: str, where: str) -> Mapping:
     if not isinstance(data.get(key), Mapping):
-        raise ValueError(f'{where}: {key} must be a dict, got {shown(data.get(key))}')
+        raise ValueError(f'{where}: {key} must be a dict, got {short_repr(data.get(key))}')
     return data[key]
 
 

@@ -48,7 +48,7 @@ def bn_scale_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dic
     """
     gammas = {}
     for name, group in groups.items():
-        layers = [(member, model.get_submodule(member.layer)) for member in group.norms]
+        layers = [(member, model.get_submodule(member.layer)) for member in group.channelwise]
         gammas[name] = _strongest(
             group,
             [
@@ -112,9 +112,6 @@ def _strongest(group: ChannelGroup, values: Iterable[tuple[Member, Tensor]]) -> 
         value = value.double().cpu()[index].nan_to_num(nan=math.inf)
         score = score.scatter_reduce(0, channel, value, 'amax')
     return score.where(score >= 0, math.nan)
-
-
-MEASURES = ('macs', 'params')
 
 
 def keep_masks_for_budget(

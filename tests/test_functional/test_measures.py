@@ -12,7 +12,6 @@ from mmpsbn.functional.activations import ActivationStatistics, activation_stati
 from mmpsbn.functional.statistics import (
     activation_probability,
     bias_over_scale,
-    collapsed_counts,
     dead_overlap,
     filter_l1_norms,
     revived_mask,
@@ -31,13 +30,6 @@ def same(x, y):
 
 
 # ---------------------------------------------------------------- scales and weights
-def test_collapsed_counts_by_hand():
-    gamma = torch.tensor([0, 9e-4, -9e-4, 2e-3, -0.05, 1, NAN, INF], dtype=torch.float64)
-    counts = collapsed_counts(gamma, thresholds=(1e-3, 1e-2, 0.05, 0.1))
-    assert counts.tolist() == [3, 4, 4, 5]
-    assert collapsed_counts(gamma, thresholds=()).tolist() == []
-
-
 def test_bias_over_scale_and_the_probability_it_implies_by_hand():
     cases = [  # gamma, b, b / |gamma|, Phi of it
         (1, 0, 0, 0.5),

@@ -11,13 +11,12 @@ from mmpsbn.functional.simulation import (
     simulate_activation_change,
     simulate_geometric_walk,
 )
+from mmpsbn.functional.statistics import activation_probability
 from mmpsbn.functional.theory import (
     absorbing_survival,
-    activation_probability,
     activation_probability_change,
     geometric_rate,
     geometric_rate_bound,
-    theorem_one_j,
     theorem_one_k,
 )
 
@@ -38,20 +37,6 @@ def test_k_by_hand():
     # K(0) = -2 phi(0)^2; K(1) = -phi(1)^2, as 1 - 1^3 = 0; K(-1) is the same
     expected = torch.tensor([-1 / math.pi, *[-math.exp(-1) / (2 * math.pi)] * 2], **FLOAT)
     torch.testing.assert_close(theorem_one_k(torch.tensor([0.0, 1.0, -1.0], **FLOAT)), expected)
-
-
-def test_j_is_minus_one_over_pi_where_every_beta_is_zero():
-    j = theorem_one_j(torch.tensor([0.1, -2.0], **FLOAT), torch.zeros(5, **FLOAT))
-    torch.testing.assert_close(j, torch.full((2,), -1 / math.pi, **FLOAT))
-
-
-def test_j_is_negative_for_even_beta_and_need_not_be_otherwise():
-    gamma = torch.logspace(-2, 1, 50, **FLOAT)
-    beta = torch.randn(20_000, generator=generator(), **FLOAT)
-    assert bool((theorem_one_j(gamma, torch.cat([beta, -beta])) < 0).all())
-    for gamma in (1.0, -1.0):
-        gamma = torch.full((1,), gamma, **FLOAT)
-        assert float(theorem_one_j(gamma, torch.full((1,), -2.0, **FLOAT))) > 0
 
 
 def exact_change(u, step):

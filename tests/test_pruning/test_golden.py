@@ -119,7 +119,7 @@ def silence(model, groups, seed=0):
     with torch.no_grad():
         for name, mask in random_masks(groups, seed).items():
             group = groups[name]
-            for member in (*group.writers, *group.norms):
+            for member in (*group.writers, *group.channelwise):
                 layer = model.get_submodule(member.layer)
                 gone = [i for i, c in zip(member.index, member.channel) if not mask[c]]
                 for tensor, dim in member.slices:

@@ -26,9 +26,9 @@ def test_chain_groups_by_hand():
     }
     assert set(graph.skipped) == {'classifier.2'}
     first, flattened = graph.groups['features.0'], graph.groups['features.7']
-    assert layers(first.norms) == {'features.1'} and layers(first.readers) == {'features.4'}
+    assert layers(first.channelwise) == {'features.1'} and layers(first.readers) == {'features.4'}
     (reader,) = flattened.readers  # channel c is columns 4c .. 4c + 3 behind the flatten
-    assert reader.layer == 'classifier.0' and not flattened.norms
+    assert reader.layer == 'classifier.0' and not flattened.channelwise
     assert sorted(zip(reader.index, reader.channel)) == [(i, i // 4) for i in range(32)]
     assert graph.norm_of == {'features.0': ('features.1',), 'features.4': ('features.5',)}
 
@@ -37,7 +37,7 @@ def test_residual_stream_is_one_group():
     groups = trace(*build('residual')).groups
     (stream,) = [g for g in groups.values() if len(g.writers) > 1]
     assert layers(stream.writers) == {'stem', 'blocks.0.conv2', 'blocks.1.conv2'}
-    assert layers(stream.norms) == {'norm', 'blocks.0.bn2', 'blocks.1.bn2'}
+    assert layers(stream.channelwise) == {'norm', 'blocks.0.bn2', 'blocks.1.bn2'}
     assert layers(stream.readers) == {'blocks.0.conv1', 'blocks.1.conv1', 'fc'}
     assert {n: g.channels for n, g in groups.items() if g is not stream} == {
         'blocks.0.conv1': 12,
@@ -48,7 +48,7 @@ def test_residual_stream_is_one_group():
 def test_concat_places_each_branch_in_its_readers():
     groups = trace(*build('concat')).groups
     left, right = groups['left.0'], groups['right.0']
-    places = {m.layer: dict(zip(m.channel, m.index)) for m in (*left.readers, *left.norms)}
+    places = {m.layer: dict(zip(m.channel, m.index)) for m in (*left.readers, *left.channelwise)}
     assert places == {
         'join': {c: c for c in range(5)},
         'norm': {c: c for c in range(5)},
@@ -82,7 +82,7 @@ def test_shared_head_couples_the_levels_that_it_reads():
         g for g in graph.groups.values() if layers(g.writers) == {'lateral1', 'lateral2'}
     ]
     assert layers(top_down.readers) == {'fpn1', 'fpn2'}
-    assert layers(graph.groups['tower'].norms) == {'tower_norms.0', 'tower_norms.1'}
+    assert layers(graph.groups['tower'].channelwise) == {'tower_norms.0', 'tower_norms.1'}
     assert layers(graph.groups['tower'].readers) == {'cls', 'reg'}
     assert graph.norm_of['tower'] == ('tower_norms.0', 'tower_norms.1')
     assert set(graph.skipped) == {'cls', 'reg'}
@@ -287,5 +287,5 @@ def test_the_graph_is_plain_data():
     graph = trace(*build('fpn'))
     assert copy.deepcopy(graph) == graph
     for group in graph.groups.values():
-        for member in (*group.writers, *group.norms, *group.readers):
+        for member in (*group.writers, *group.channelwise, *group.readers):
             assert all(type(i) is int for i in member.index + member.channel)

@@ -29,7 +29,7 @@ def without_reader(group):
 
 
 def without_norm(group):
-    return dataclasses.replace(group, norms=())
+    return dataclasses.replace(group, channelwise=())
 
 
 def shifted_reader(group):

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from mmengine.hooks import EMAHook
 from torch import Tensor, nn
 
-from ...functional.checks import shown
+from ...functional.checks import short_repr
 from ...pruning import PrunePlan, apply_plan
 from ...pruning.plan import compose_plans, named_tensors
 from ...pruning.surgery import is_applied
@@ -25,7 +25,7 @@ def saved_by(checkpoint: Mapping) -> Mapping | None:
     meta = checkpoint.get('meta')
     saved = meta.get(META_KEY) if isinstance(meta, Mapping) else None
     if saved is not None and not isinstance(saved, Mapping):
-        raise ValueError(f"the checkpoint's {META_KEY} must be a dict, got {shown(saved)}")
+        raise ValueError(f"the checkpoint's {META_KEY} must be a dict, got {short_repr(saved)}")
     return saved
 
 

@@ -108,7 +108,7 @@ class OnlinePruner:
             self._channel_dims = {
                 f'{member.layer}.{name}'.lstrip('.'): dim
                 for group in groups.values()
-                for member in (*group.writers, *group.norms)
+                for member in (*group.writers, *group.channelwise)
                 for name, dim in member.slices
             }
         runner.logger.info(

@@ -8,7 +8,7 @@ a file of another version, or an edited one. What a stranger's file brings is a 
 from collections.abc import Mapping
 from typing import Any
 
-from ...functional.checks import shown
+from ...functional.checks import short_repr
 
 _WORDS = {int: 'an int', list: 'a list', Mapping: 'a dict', type(None): 'None'}
 
@@ -35,7 +35,7 @@ def _check(data: Mapping, **expected: type | tuple[type, ...]) -> None:
     for key, kinds in expected.items():
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
         if key not in data or not isinstance(data[key], kinds):
-            found = shown(data[key]) if key in data else 'no such entry'
+            found = short_repr(data[key]) if key in data else 'no such entry'
             raise ValueError(
                 f'the checkpoint cannot be resumed: {key} in its pruning state must be '
                 f'{" or ".join(_WORDS[kind] for kind in kinds)}, got {found}; the file is of '

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from ...functional.activations import DEAD_EPS
 from ...functional.checks import is_count, is_number
 from ...functional.penalties import PENALTY_KINDS
 from ...functional.schedules import Schedule, steps_of
@@ -90,7 +91,7 @@ class PruneSettings:
     end: float = 1.0
     criterion: str = 'dead'
     num_samples: int = 512
-    eps: float = 0.0
+    eps: float = DEAD_EPS
     gamma_threshold: float = 1e-3
     fold_padding: bool = False
     tolerance: float = 1e-5

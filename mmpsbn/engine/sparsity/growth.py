@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ...functional.checks import shown
+from ...functional.checks import short_repr
 from ...upstream import resumes
 
 # A channel has grown at so many times the threshold. A growing gamma passes through 0 again and
@@ -88,12 +88,12 @@ class Growth:
         if not isinstance(state, Mapping):
             raise ValueError(
                 f'the checkpoint cannot be read: its {GROWTH_KEY} must be a dict, got '
-                f'{shown(state)}'
+                f'{short_repr(state)}'
             )
         for name, peaks in state.items():
             if not (isinstance(peaks, list) and all(type(peak) is float for peak in peaks)):
                 raise ValueError(
                     f'the checkpoint cannot be read: the course of {name} must be a list of '
-                    f'floats, got {shown(peaks)}'
+                    f'floats, got {short_repr(peaks)}'
                 )
         self._peaks = {name: torch.tensor(peaks) for name, peaks in state.items()}

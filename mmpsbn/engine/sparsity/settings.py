@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from ...functional.activations import DEAD_EPS
 from ...functional.checks import is_count, is_number
 from ..arguments import require
 
@@ -25,7 +26,7 @@ class ActivationSettings:
     interval_epochs: int | None = None
     num_batches: int = 2
     loader: dict | None = None
-    eps: float = 1e-12
+    eps: float = DEAD_EPS
 
     def __post_init__(self):
         require(
