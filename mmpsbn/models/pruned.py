@@ -11,6 +11,7 @@ from ..pruning.plan import named_tensors
 from ..upstream import check_before_loading
 
 
+# The name is that of what is built, as configs say it; exported configs carry it, so it stays.
 @MODELS.register_module(name='PrunedModel')
 def build_pruned_model(
     dense_type: str,

@@ -13,7 +13,7 @@ What a user of the package calls is here; all else is imported from its module:
 - beneath: ``forward`` calls the model without leaving traces, ``labels`` names channels.
 """
 
-from .api import PruneResult, prune_dead_channels
+from .api import PruneResult, prune_channels_by_mask, prune_dead_channels
 from .graph import trace_channel_graph
 from .plan import PrunePlan
 from .surgery import apply_plan
@@ -25,6 +25,7 @@ __all__ = [
     'PruneResult',
     'VerificationError',
     'apply_plan',
+    'prune_channels_by_mask',
     'prune_dead_channels',
     'register_module_rule',
     'trace_channel_graph',

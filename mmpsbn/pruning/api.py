@@ -1,4 +1,8 @@
-"""Prune anybody's model with one call."""
+"""Prune anybody's model with one call.
+
+Here a model of own code is traced, watched and costed; ``prune.py`` cuts and verifies it, and what
+MMEngine's hook removes as well.
+"""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -14,15 +18,11 @@ from ..functional.activations import DEAD_EPS
 from ..functional.checks import is_count
 from .activation import ActivationWindow
 from .cost import count_positions, model_cost
-from .criteria import CRITERIA, collapsed_channels, foldable_channels, keep_mask_of
+from .criteria import CRITERIA, keep_mask_of, removable_without_loss
 from .forward import ForwardFn, call_with, observing, tensors_in
-from .graph import NOT_REACHED, ChannelGraph, ChannelGroup, trace_channel_graph
+from .graph import NOT_REACHED, ChannelGraph, trace_channel_graph
 from .prune import Removal, prune_channels, prune_what_holds
 from .verification import probe_outputs
-
-# (max - min) / max |activation| up to which a channel counts as constant: interpolation of a
-# constant in float32
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class PruneResult(Removal):
 def prune_dead_channels(
     model: nn.Module,
     batches: Iterable[Any],
-    criterion: str | Mapping[str, Tensor] = 'dead',
+    criterion: str = 'dead',
     optimizers: Iterable[Optimizer] = (),
-    forward_fn: ForwardFn | None = None,
+    forward_fn: ForwardFn = call_with,
     tolerance: float = 1e-5,
     *,
     eps: float = DEAD_EPS,
@@ -67,12 +67,13 @@ def prune_dead_channels(
         criterion: ``'dead'``: 0 on all batches wherever it is read; a layer that no sample
             reached tells nothing, so that what it reads stays. ``'collapsed'``: these,
             and channels that are constant or whose |gamma| is below ``gamma_threshold`` in
-            every norm; their constant goes into the bias of what reads them. Or keep masks:
-            conv or linear layer -> bool, shape (C_out,), True = keep.
+            every norm; their constant goes into the bias of what reads them.
         optimizers: those that hold the model's parameters.
         forward_fn: ``forward_fn(model, batch)`` returns tensors in any nesting; by
             default ``model(batch)``, a tuple being arguments and a dict keyword arguments.
-        tolerance: largest relative error of the outputs that passes for rounding.
+        tolerance: largest relative error of the outputs that passes for rounding. Of what
+            fails, only channels that were exactly 0 are tried again, and if that fails too the
+            layers at fault are left whole; why is in ``skipped``.
         eps: |a| up to which a channel counts as 0, for activations without an exact zero.
         gamma_threshold: >= 0, for ``'collapsed'``. The smaller gamma, the smaller the error.
         fold_padding: fold constants also into layers that pad with zeros, where it is exact
@@ -81,77 +82,122 @@ def prune_dead_channels(
         min_channels: a layer is never left with fewer.
 
     Raises:
-        VerificationError: the outputs differ by the keep masks; model and optimizers are as
-            before. (By a criterion, the layers at fault keep what was not exactly 0, and if that
-            fails too they are left whole; why is in ``skipped``.)
         ValueError, TypeError, RuntimeError: bad input; the model is as before.
     """
-    if isinstance(model, (DataParallel, DistributedDataParallel)):
-        raise TypeError(f'{type(model).__name__} holds the old shapes; pass model.module')
-    if not isinstance(criterion, Mapping) and criterion not in CRITERIA:
-        raise ValueError(f'criterion must be one of {CRITERIA} or keep masks, got {criterion!r}')
+    if criterion not in CRITERIA:
+        raise ValueError(f'criterion must be one of {CRITERIA}, got {criterion!r}')
     rounding = dict(round_to=round_to, min_channels=min_channels)
     for name, value in rounding.items():
         if not is_count(value):
             raise ValueError(f'{name} must be an int >= 1, got {value!r}')
-    limits = dict(tolerance=tolerance, eps=eps, gamma_threshold=gamma_threshold)
-    for name, value in limits.items():
-        if not (isinstance(value, (int, float)) and value >= 0):
-            raise ValueError(f'{name} must be a number >= 0, got {value!r}')
-    forward_fn = forward_fn or call_with
+    _check_at_least_zero(tolerance=tolerance, eps=eps, gamma_threshold=gamma_threshold)
     batches = iter(batches)
     try:
         probe = next(batches)
     except StopIteration:
         raise ValueError('batches is empty; give at least one example input') from None
-    _check_device(model, probe)
-    graph = trace_channel_graph(model, probe, forward_fn)
-    probe_outputs(model, probe, forward_fn)  # there is something to compare
-    positions = count_positions(model, probe, forward_fn)
-    how = dict(
+    task = _Task(model, probe, forward_fn)
+    graph = task.graph
+    window = _watch(model, graph, itertools.chain([probe], batches), forward_fn)
+    scores = {name: score.cpu() for name, score in window.scores().items()}
+    spreads = {name: spread.cpu() for name, spread in window.spreads().items()}
+    keep_masks = {}
+    for name, group in graph.groups.items():
+        removable = removable_without_loss(
+            [model],
+            group,
+            graph.norm_of,
+            score=scores[name],
+            spread=spreads[name],
+            criterion=criterion,
+            eps=eps,
+            gamma_threshold=gamma_threshold,
+            fold_padding=fold_padding,
+        )
+        keep_masks[name] = keep_mask_of(group, scores[name], removable, **rounding)
+    removal, refused = prune_what_holds(
+        model,
+        graph.groups,
+        keep_masks,
+        scores=scores,
+        constants=window.values() if criterion == 'collapsed' else None,
+        norm_of=graph.norm_of,
         batch=probe,
         forward_fn=forward_fn,
         optimizers=optimizers,
         tolerance=tolerance,
-        norm_of=graph.norm_of,
+        **rounding,
     )
-    before, skipped = model_cost(model, positions), dict(graph.skipped)
-    if isinstance(criterion, str):
-        batches = itertools.chain([probe], batches)
-        window = _watch(model, graph.groups, graph.skipped, batches, forward_fn)
-        scores, spreads = window.scores(), window.spreads()
-        keep_masks = {}
-        for name, group in graph.groups.items():
-            removable = (scores[name] <= eps).cpu()
-            if criterion == 'collapsed':
-                constant = (spreads[name] <= _ROUNDING).cpu()
-                constant |= collapsed_channels(model, group, threshold=gamma_threshold)
-                removable |= constant & foldable_channels(
-                    model, group, graph.norm_of, fold_padding=fold_padding
-                )
-            removable &= scores[name].isfinite().cpu()  # else it is unknown
-            keep_masks[name] = keep_mask_of(group, scores[name].cpu(), removable, **rounding)
-        removal, refused = prune_what_holds(
-            model,
-            graph.groups,
-            keep_masks,
-            scores={name: score.cpu() for name, score in scores.items()},
-            constants=window.values() if criterion == 'collapsed' else None,
-            **rounding,
-            **how,
+    return task.result(removal, graph.skipped | refused)
+
+
+def prune_channels_by_mask(
+    model: nn.Module,
+    batch: Any,
+    keep_masks: Mapping[str, Tensor],
+    optimizers: Iterable[Optimizer] = (),
+    forward_fn: ForwardFn = call_with,
+    tolerance: float = 1e-5,
+) -> PruneResult:
+    """Remove the channels that you name, dead or alive, in place.
+
+    What is checked is that the outputs are those of the model before in which no layer reads these
+    channels; what a live channel was good for is for training to win back.
+
+    Args:
+        batch: an example input on the model's device, on which outputs are compared.
+        keep_masks: conv or linear layer -> bool, shape (C_out,), True = keep. Of a channel that
+            several layers write (a residual stream) all masks given must say that it goes.
+        model, optimizers, forward_fn, tolerance: of :func:`prune_dead_channels`.
+
+    Raises:
+        VerificationError: the outputs differ; model and optimizers are as before.
+        ValueError, TypeError, RuntimeError: bad input; the model is as before.
+    """
+    _check_at_least_zero(tolerance=tolerance)
+    task = _Task(model, batch, forward_fn)
+    removal = prune_channels(
+        model,
+        task.graph.groups,
+        _group_masks(task.graph, keep_masks),
+        batch=batch,
+        forward_fn=forward_fn,
+        optimizers=optimizers,
+        tolerance=tolerance,
+        live=True,
+    )
+    return task.result(removal, task.graph.skipped)
+
+
+def _check_at_least_zero(**limits: float) -> None:
+    for name, value in limits.items():
+        if not (isinstance(value, (int, float)) and value >= 0):  # infinity asks for no check
+            raise ValueError(f'{name} must be a number >= 0, got {value!r}')
+
+
+class _Task:
+    """A model that is to be pruned: what it was, and what came of it."""
+
+    def __init__(self, model: nn.Module, batch: Any, forward_fn: ForwardFn):
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            raise TypeError(f'{type(model).__name__} holds the old shapes; pass model.module')
+        _check_device(model, batch)
+        self._model = model
+        self.graph = trace_channel_graph(model, batch, forward_fn)
+        probe_outputs(model, batch, forward_fn)  # there is something to compare
+        self._positions = count_positions(model, batch, forward_fn)
+        self._before = model_cost(model, self._positions)
+
+    def result(self, removal: Removal, skipped: dict[str, str]) -> PruneResult:
+        after = model_cost(self._model, self._positions)
+        return PruneResult(
+            **vars(removal),
+            params_before=self._before.params,
+            params_after=after.params,
+            macs_before=self._before.macs,
+            macs_after=after.macs,
+            skipped=skipped,
         )
-        skipped |= refused
-    else:
-        removal = prune_channels(model, graph.groups, group_masks(graph, criterion), **how)
-    after = model_cost(model, positions)
-    return PruneResult(
-        **vars(removal),
-        params_before=before.params,
-        params_after=after.params,
-        macs_before=before.macs,
-        macs_after=after.macs,
-        skipped=skipped,
-    )
 
 
 def _check_device(model: nn.Module, batch: Any) -> None:
@@ -165,11 +211,7 @@ def _check_device(model: nn.Module, batch: Any) -> None:
 
 
 def _watch(
-    model: nn.Module,
-    groups: Mapping[str, ChannelGroup],
-    skipped: Mapping[str, str],
-    batches: Iterable[Any],
-    forward_fn: ForwardFn,
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], forward_fn: ForwardFn
 ) -> ActivationWindow:
     """What the readers see over the batches, in eval mode.
 
@@ -183,8 +225,8 @@ def _watch(
             'is unknown; put a batch first that runs all of the model'
         )
 
-    name_of = {model.get_submodule(n): n for n, why in skipped.items() if why == NOT_REACHED}
-    window = ActivationWindow(model, groups, in_training_only=False)
+    name_of = {model.get_submodule(n): n for n, why in graph.skipped.items() if why == NOT_REACHED}
+    window = ActivationWindow(model, graph.groups, in_training_only=False)
     handles = [module.register_forward_pre_hook(refuse) for module in name_of]
     try:
         with observing(model):
@@ -198,7 +240,7 @@ def _watch(
     return window
 
 
-def group_masks(graph: ChannelGraph, layer_masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _group_masks(graph: ChannelGraph, layer_masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keep masks of groups from keep masks of layers.
 
     A channel that several layers write goes only if every mask given for one of them says so.

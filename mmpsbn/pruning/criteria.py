@@ -1,6 +1,10 @@
-"""Which channels of a group may go without a loss."""
+"""Which channels of a group may go without a loss.
 
-from collections.abc import Mapping
+A criterion says which may (:func:`removable_without_loss`), :func:`keep_mask_of` which of these
+do go, so that widths come out as asked for. Hook, API and tools all decide here.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +16,47 @@ from .graph import ChannelGroup
 from .sparsity import scale_layers
 
 CRITERIA = ('dead', 'collapsed')
+
+
+# (max - min) / max |activation| up to which a channel counts as constant: interpolation of a
+# constant in float32
+_ROUNDING = 1e-6
+
+
+def removable_without_loss(
+    models: Sequence[nn.Module],
+    group: ChannelGroup,
+    norm_of: Mapping[str, tuple[str, ...]],
+    *,
+    score: Tensor,
+    spread: Tensor,
+    criterion: str,
+    eps: float,
+    gamma_threshold: float,
+    fold_padding: bool,
+) -> Tensor:
+    """The channels of a group that may go, by a criterion; shape (channels,), bool.
+
+    ``'dead'``: max |a| <= ``eps`` wherever they are read. ``'collapsed'``: these, and those that
+    every model can do without as each emits a constant there, or nearly so (|gamma| <
+    ``gamma_threshold`` in every norm), and whose readers can take it into a bias. What is
+    unknown (NaN or infinite) stays.
+
+    Args:
+        models: the one that was watched, and its averages, which lose the same channels.
+        norm_of: of the graph.
+        score, spread: of :class:`ActivationWindow`, shapes (channels,), on the CPU.
+        fold_padding: see :func:`why_not_foldable`.
+    """
+    removable = score <= eps
+    if criterion == 'collapsed':
+        nearly_constant = torch.ones_like(removable)
+        for model in models:
+            small = collapsed_channels(model, group, threshold=gamma_threshold)
+            foldable = foldable_channels(model, group, norm_of, fold_padding=fold_padding)
+            nearly_constant &= (small | (spread <= _ROUNDING)) & foldable
+        removable |= nearly_constant
+    return removable & score.isfinite()
 
 
 def collapsed_channels(model: nn.Module, group: ChannelGroup, *, threshold: float) -> Tensor:
@@ -61,13 +106,9 @@ def keep_mask_of(
         min_channels, round_to: every layer that writes the group keeps that many channels
             and a multiple of that, where it has enough.
     """
-    # silent (<= 0) for the selection is what may go, in the order of the scores
-    rank = torch.where(
-        removable, scores - scores[removable].max() if removable.any() else scores, 1
-    )
     return select_keep_mask(
-        rank,
-        threshold=0.0,
+        scores,
+        removable,
         min_channels=min_channels,
         round_to=round_to,
         widths=[(torch.tensor(member.channel), member.size) for member in group.writers],

@@ -63,6 +63,13 @@ def test_an_empty_batch_says_nothing():  # a RoI head without proposals
 
 
 # ---------------------------------------------------------------- selection
+def select(scores, threshold, min_channels, round_to):
+    """Of one layer, whose channels up to a threshold may go."""
+    layer = torch.arange(len(scores)), len(scores)
+    how = dict(min_channels=min_channels, round_to=round_to, widths=[layer])
+    return select_keep_mask(scores, scores <= threshold, **how)
+
+
 @pytest.mark.parametrize(
     'scores, threshold, min_channels, round_to, keep',
     [
@@ -87,12 +94,7 @@ def test_an_empty_batch_says_nothing():  # a RoI head without proposals
     ],
 )
 def test_scores_to_masks_by_hand(scores, threshold, min_channels, round_to, keep):
-    mask = select_keep_mask(
-        torch.tensor(scores, dtype=torch.float32),
-        threshold=threshold,
-        min_channels=min_channels,
-        round_to=round_to,
-    )
+    mask = select(torch.tensor(scores, dtype=torch.float32), threshold, min_channels, round_to)
     assert mask.dtype == torch.bool
     assert ''.join(str(int(k)) for k in mask) == keep
 
@@ -111,9 +113,7 @@ def test_count_follows_the_formula_and_nothing_that_speaks_goes(
 ):
     scores = torch.tensor(scores)
     before = scores.clone()
-    mask = select_keep_mask(
-        scores, threshold=threshold, min_channels=min_channels, round_to=round_to
-    )
+    mask = select(scores, threshold, min_channels, round_to)
     assert torch.equal(scores.nan_to_num(-1), before.nan_to_num(-1))
     speaks = ~(scores <= threshold)
     wanted = max(int(speaks.sum()), min_channels)
@@ -125,5 +125,5 @@ def test_count_follows_the_formula_and_nothing_that_speaks_goes(
 
 
 def test_a_large_tie_keeps_the_lowest_indices():  # an unstable sort shows only beyond 16 values
-    mask = select_keep_mask(torch.zeros(1000), threshold=0.0, min_channels=300, round_to=1)
+    mask = select(torch.zeros(1000), 0.0, min_channels=300, round_to=1)
     assert mask[:300].all() and not mask[300:].any()

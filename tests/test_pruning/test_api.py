@@ -5,13 +5,18 @@ import os
 
 import pytest
 import torch
-from nets import NETS, assert_same, build, flat, snapshot
+from nets import NETS, assert_same, build, flat, masked_copy, snapshot
 from test_golden import silence
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmpsbn.layers import psBN2d
-from mmpsbn.pruning import VerificationError, prune_dead_channels, trace_channel_graph
+from mmpsbn.pruning import (
+    VerificationError,
+    prune_channels_by_mask,
+    prune_dead_channels,
+    trace_channel_graph,
+)
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.forward import call_with
 
@@ -66,7 +71,7 @@ def test_batches_of_any_form(batch_type):
     model.a.weight.data[1] = 0
     model.a.bias.data[1] = -1
     batch = {tuple: (x, x), dict: dict(x=x, y=x), 'forward_fn': x}[batch_type]
-    forward_fn = (lambda m, b: m(b, b)) if batch_type == 'forward_fn' else None
+    forward_fn = (lambda m, b: m(b, b)) if batch_type == 'forward_fn' else call_with
     assert prune_dead_channels(model, [batch], forward_fn=forward_fn).channels_removed == {'a': 1}
 
 
@@ -177,9 +182,11 @@ def test_keep_masks_by_layer():
     model, batch = build('residual')
     stream = torch.tensor([1, 1, 1, 0, 1, 1, 1, 1]).bool()
     inner = torch.tensor([0] + [1] * 11).bool()
-    result = prune_dead_channels(
-        model, [batch], {'blocks.1.conv2': stream, 'blocks.0.conv1': inner}, tolerance=float('inf')
-    )
+    masks = {'blocks.1.conv2': stream, 'blocks.0.conv1': inner}
+    groups = trace_channel_graph(model, batch, call_with).groups
+    masked = masked_copy(model, groups, {'stem': stream, 'blocks.0.conv1': inner})
+    result = prune_channels_by_mask(model, batch, masks, tolerance=1e-10)
+    torch.testing.assert_close(outputs(model, batch), outputs(masked, batch), **close)
     assert result.channels_removed == {'stem': 1, 'blocks.0.conv1': 1}
     assert 'blocks.0.conv1.weight' in result.plan.kept and model.stem.out_channels == 7
 
@@ -204,7 +211,7 @@ def test_a_layer_that_cannot_shrink_is_left_whole_and_the_rest_goes():
     assert result.channels_removed == {'a': 1} and model.b.out_channels == 6
     assert 'RuntimeError: shape' in result.skipped['b']
     with pytest.raises(VerificationError, match=r"removing \['b'\] changes the outputs by inf"):
-        prune_dead_channels(model, [X], {'b': torch.arange(6) != 1})
+        prune_channels_by_mask(model, X, {'b': torch.arange(6) != 1})
 
 
 def test_masks_of_one_stream_remove_what_all_of_them_remove():
@@ -213,7 +220,7 @@ def test_masks_of_one_stream_remove_what_all_of_them_remove():
         'stem': torch.tensor([0, 0, 1, 1, 1, 1, 1, 1]).bool(),
         'blocks.0.conv2': torch.tensor([1, 0, 0, 1, 1, 1, 1, 1]).bool(),
     }
-    result = prune_dead_channels(model, [batch], masks, tolerance=float('inf'))
+    result = prune_channels_by_mask(model, batch, masks)
     assert result.channels_removed == {'stem': 1}
     assert result.plan.kept['stem.weight'][0] == (0, 2, 3, 4, 5, 6, 7)
 
@@ -236,14 +243,16 @@ def test_masks_that_cannot_be_are_refused_and_nothing_changes(masks, message):
     model, batch = build('chain')
     before = snapshot(model)
     with pytest.raises(ValueError, match=message):
-        prune_dead_channels(model, [batch], masks)
+        prune_channels_by_mask(model, batch, masks)
     assert_same(snapshot(model), before)
 
 
 def test_part_of_a_group_of_a_grouped_convolution_cannot_go_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 1, 1))
     with pytest.raises(ValueError, match=r'keep mask of 0: channels \[1\] cannot be removed'):
-        prune_dead_channels(model, [torch.randn(1, 3, 4, 4)], {'0': torch.tensor([1, 0, 1, 1]) > 0})
+        prune_channels_by_mask(
+            model, torch.randn(1, 3, 4, 4), {'0': torch.tensor([1, 0, 1, 1]) > 0}
+        )
 
 
 # --- bad input --------------------------------------------------------------------------------

@@ -248,11 +248,14 @@ class Ranked(TwoGroups):
 
 def test_a_refusal_says_that_the_outputs_are_a_choice():
     model = Ranked()
+    groups = trace_channel_graph(model, X, call_with).groups
     wrong = {'a': torch.arange(8) != 4}
-    with pytest.raises(VerificationError, match='but topk choose or order them.*forward_fn'):
-        prune_dead_channels(model, [X], wrong)
-    with pytest.raises(VerificationError, match=r'their maximum \(tolerance'):
-        prune_dead_channels(model, [X], wrong, forward_fn=TwoGroups.forward)
+    for forward_fn, message in (
+        (call_with, 'but topk choose or order them.*forward_fn'),
+        (TwoGroups.forward, r'their maximum \(tolerance'),
+    ):
+        with pytest.raises(VerificationError, match=message):
+            prune_channels(model, groups, wrong, batch=X, forward_fn=forward_fn, tolerance=1e-5)
 
 
 def test_ranking_goes_on_where_no_group_is_left():
