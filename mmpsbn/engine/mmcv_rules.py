@@ -3,8 +3,9 @@
 from mmcv import ops
 from torch import nn
 
+from ..pruning import register_module_rule
+from ..pruning.channel_trace import ChannelTrace
 from ..pruning.forward import tensors_in
-from ..pruning.tracing import ChannelTrace, register_module_rule
 
 
 def register_mmcv_rules() -> None:

@@ -2,15 +2,15 @@
 
 What a user of the package calls is here; all else is imported from its module:
 
-- what belongs together: ``tracing`` runs the model once, ``op_rules`` say what an operation does to
-  channels, ``graph`` makes groups of it, ``flow`` says who reads a layer, ``other_pass`` what the
-  losses hold.
+- what belongs together: ``tracing`` runs the model once, ``op_rules`` and ``layer_rules`` say what an
+  operation does to the ``labels`` of channels, ``channel_trace`` holds them, ``graph`` makes groups
+  of them; ``flow`` says who reads a layer, ``other_pass`` what the losses hold.
 - what goes: ``activation`` and ``criteria`` (nothing is lost), ``ranking`` (live channels).
 - how it goes: ``plan`` (plain data), ``surgery``, ``folding`` of constants, ``repeated_sizes``.
 - whether it held: ``verification``; ``prune`` puts these together, ``api`` is one call for all.
 - what there is to see: ``observation``, ``census``, ``measures``, ``sparsity``; ``cost`` counts
   parameters, MACs and time.
-- beneath: ``forward`` calls the model without leaving traces, ``labels`` names channels.
+- beneath: ``forward`` calls the model and leaves nothing of it behind.
 """
 
 from .api import PruneResult, prune_channels_by_mask, prune_dead_channels

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from .channel_trace import ChannelTrace
 from .forward import ForwardFn, is_conv_or_linear, observing
 from .labels import LabelTable
-from .tracing import ChannelTrace
+from .tracing import trace_pass
 
 NOT_REACHED = 'not reached by the trace'
 
@@ -95,10 +96,9 @@ def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> 
     Raises:
         RuntimeError: the forward pass failed; the original error is chained.
     """
-    trace = ChannelTrace(model)
     try:
         with observing(model):
-            trace.run(lambda: forward_fn(model, batch))
+            trace = trace_pass(model, lambda: forward_fn(model, batch))
     except Exception as error:
         raise RuntimeError(
             f'cannot trace {type(model).__name__} ({type(error).__name__}: {error})'
@@ -120,7 +120,7 @@ class _GraphBuilder:
         self.read = {trace.source[labels[0]][:2] for labels in trace.readers.values()}
 
     def build(self) -> ChannelGraph:
-        channels = self._groups(pinned=frozenset())
+        channels = self._groups(pinned=frozenset())  # before GroupNorms join what they share
         self.trace.join_norm_groups()
         reasons = self.trace.labels.reasons()
         groups = self._groups(pinned=reasons.keys())
@@ -132,7 +132,8 @@ class _GraphBuilder:
 
     def _units(self, pinned: Set[int]) -> list[list[tuple[str, int, int]]]:
         """The places of what goes together, where somebody writes and reads it; without what
-        is pinned."""
+        is pinned. In the order of the model: names and numbers of channels must be the same on all
+        ranks and after a resume."""
         units: dict[int, list[int]] = {}
         for label in self.trace.source:
             root = self.find(label)
@@ -142,6 +143,7 @@ class _GraphBuilder:
         for labels in units.values():
             places = [self.trace.source[label] for label in labels]
             dims = {place[:2] for place in places}
+            # what nobody reads is an output; what nobody writes comes in (pixels, a query)
             if dims & self.read and dims & self.trace.writes:
                 written = (p for p in places if p[:2] in self.trace.writes)
                 placed.append((min((self.order[_layer(n)], k) for n, _, k in written), places))
@@ -150,7 +152,7 @@ class _GraphBuilder:
     def _units_that_share_layers(self, pinned: Set[int]) -> list[list[list[tuple[str, int, int]]]]:
         """Units of one group: the same layers write them, which must not be left without."""
         units = self._units(pinned)
-        table = LabelTable()
+        table = LabelTable()  # here of units, to join those with a writer in common
         ids = table.new(len(units))
         holder: dict[str, int] = {}
         for unit, places in zip(ids, units):
@@ -216,7 +218,7 @@ class _GraphBuilder:
                 reason = 'its weight is computed'
             else:
                 reason = reasons.get(place, 'nobody reads it')
-            if name is None or whole == size > 1:
+            if name is None or whole == size > 1:  # one channel is never a question
                 skipped[layer] = reason
             elif whole and size > 1:
                 skipped[layer] = f'{whole} of {size} channels: {reason}'

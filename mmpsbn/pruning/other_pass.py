@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .graph import ChannelGroup
-from .tracing import ChannelTrace
+from .tracing import trace_pass
 
 
 def trace_other_pass(
@@ -25,9 +25,8 @@ def trace_other_pass(
         through an operation without a rule, or belongs with slices that the group does not
         have. And the layers that ran.
     """
-    trace = ChannelTrace(model)
     with torch.no_grad():
-        trace.run(forward)
+        trace = trace_pass(model, forward)
     held = {
         (f'{member.layer}.{suffix}'.lstrip('.'), dim, position): (name, channel)
         for name, group in groups.items()
