@@ -6,6 +6,7 @@ MMEngine's hook removes as well.
 
 import itertools
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,16 +228,12 @@ def _watch(
 
     name_of = {model.get_submodule(n): n for n, why in graph.skipped.items() if why == NOT_REACHED}
     window = ActivationWindow(model, graph.groups, in_training_only=False)
-    handles = [module.register_forward_pre_hook(refuse) for module in name_of]
-    try:
-        with observing(model):
-            for batch in batches:
-                _check_device(model, batch)
-                forward_fn(model, batch)
-    finally:
-        window.close()
-        for handle in handles:
-            handle.remove()
+    with closing(window), ExitStack() as hooks, observing(model):
+        for module in name_of:
+            hooks.enter_context(module.register_forward_pre_hook(refuse))
+        for batch in batches:
+            _check_device(model, batch)
+            forward_fn(model, batch)
     return window
 
 

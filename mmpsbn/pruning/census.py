@@ -211,7 +211,7 @@ def observe_channels(
     *,
     all_reduce: Callable[[Tensor, str], Tensor] | None = None,
 ) -> dict[Call, ActivationStatistics]:
-    """:func:`observe_activations` at the calls of ``channel_map.readers``."""
+    """:func:`observe_calls` at the calls of ``channel_map.readers``."""
     calls: dict[str, int] = {}
     for name, k in chain.from_iterable(channel_map.readers.values()):
         calls[name] = max(calls.get(name, 0), k + 1)

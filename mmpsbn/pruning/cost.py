@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,18 +56,14 @@ def count_positions(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> dict
 
         return add
 
-    handles = [
-        module.register_forward_hook(count(name), with_kwargs=True)
-        for name, module in model.named_modules()
-        if (is_conv_or_linear(module) or _is_attention(module))
-        and not isinstance(module, torch.jit.ScriptModule)  # these take no hooks
-    ]
-    try:
-        with observing(model):
-            forward_fn(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, observing(model):
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # these take no hooks
+                continue
+            if is_conv_or_linear(module) or _is_attention(module):
+                hook = module.register_forward_hook(count(name), with_kwargs=True)
+                hooks.enter_context(hook)
+        forward_fn(model, batch)
     return positions
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,19 +58,16 @@ def trace_readers(
 
         return mark
 
-    handles = []
-    try:
+    with ExitStack() as hooks, observing(model):
         for name, module in model.named_modules():
             if isinstance(module, READERS):
-                handles.append(module.register_forward_pre_hook(reads(name), with_kwargs=True))
-            if name in watched or isinstance(module, READERS):
+                hook = module.register_forward_pre_hook(reads(name), with_kwargs=True)
+                hooks.enter_context(hook)
+            if name in watched or isinstance(module, READERS):  # a reader ends the flow as well
                 begin = begins(frozenset([name] if name in watched else []))
-                handles.append(module.register_forward_hook(begin))
-        with observing(model), flow:
+                hooks.enter_context(module.register_forward_hook(begin))
+        with flow:
             forward_fn(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {source: tuple(found) for source, found in readers.items()}
 
 

@@ -2,54 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..functional.activations import ActivationStatistics, activation_statistics
-from .flow import READERS, Call
-from .forward import ForwardFn, call_with, first_argument, input_channel_dim, observing
-
-
-def observe_activations(
-    model: nn.Module,
-    batches: Iterable[Any],
-    forward_fn: ForwardFn = call_with,
-    *,
-    layers: Iterable[str] | None = None,
-    all_reduce: Callable[[Tensor, str], Tensor] | None = None,
-) -> dict[str, ActivationStatistics]:
-    """Convolution or linear layer -> the statistics of its input channels, in eval mode.
-
-    What a layer reads is what counts of the channels: after the ReLU, and in a residual stream
-    after the addition. A layer called several times in one pass, or on windows or regions of
-    a picture, counts each as samples of their own. The activations are not kept.
-
-    Args:
-        model: any module, not changed.
-        batches: inputs on the model's device.
-        forward_fn: ``forward_fn(model, batch)``; by default ``model(batch)``, a tuple being
-            arguments and a dict keyword arguments.
-        layers: names; by default every convolution and linear layer. One that no batch
-            reaches has statistics of 0 samples.
-        all_reduce: ``all_reduce(tensor, op)`` returns the element-wise ``'sum'`` or ``'max'``
-            over the ranks, each of which observes batches of its own. Called three times.
-
-    Raises:
-        ValueError: nothing to observe: no such layer, or no batch reached one.
-        RuntimeError: a pass failed on another rank; on that one its own error.
-    """
-    names = [n for n, m in model.named_modules() if isinstance(m, READERS)]
-    if layers is not None:
-        chosen = set(layers)
-        unknown = chosen.difference(names)
-        if unknown:
-            raise ValueError(f'no convolution or linear layer is called {sorted(unknown)}')
-        names = [name for name in names if name in chosen]
-    calls = dict.fromkeys(names, 1)
-    observed = observe_calls(model, batches, forward_fn, calls=calls, all_reduce=all_reduce)
-    return {name: statistics for (name, _), statistics in observed.items()}
+from .flow import Call
+from .forward import ForwardFn, first_argument, input_channel_dim, observing
 
 
 def observe_calls(
@@ -60,17 +21,30 @@ def observe_calls(
     calls: Mapping[str, int],
     all_reduce: Callable[[Tensor, str], Tensor] | None,
 ) -> dict[Call, ActivationStatistics]:
-    """As :func:`observe_activations`, each call of a layer in a forward pass by itself.
+    """Call of a convolution or linear layer -> the statistics of its input channels, in eval mode.
+
+    What a layer reads is what counts of the channels: after the ReLU, and in a residual stream
+    after the addition. A layer that is called on windows or regions of a picture counts each as
+    samples of their own. The activations are not kept.
 
     Args:
-        calls: layer -> how many calls, >= 1, to tell apart; further ones count with the last.
+        model: any module, not changed.
+        batches: inputs on the model's device, for ``forward_fn(model, batch)``.
+        calls: layer -> how many calls in a forward pass, >= 1, to tell apart; further ones count
+            with the last. What no batch reaches has statistics of 0 samples.
+        all_reduce: ``all_reduce(tensor, op)`` returns the element-wise ``'sum'`` or ``'max'``
+            over the ranks, each of which observes batches of its own. Called three times.
+
+    Raises:
+        ValueError: nothing to observe: no layer, or no batch reached one.
+        RuntimeError: a pass failed on another rank; on that one its own error.
     """
     if not calls:
         raise ValueError(f'{type(model).__name__} has no convolution or linear layer to observe')
     observed: dict[Call, ActivationStatistics] = {}
     called: Counter[str] = Counter()
 
-    def watch(name: str, layer: nn.Module):
+    def watch(name: str, layer: nn.Module) -> Callable:
         channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
         for k in range(calls[name]):
             observed[name, k] = ActivationStatistics.empty(channels, layer.weight.device)
@@ -83,20 +57,20 @@ def observe_calls(
             batch = activation_statistics(read, channel_dim=channel_dim)
             observed[call] = observed[call].merged(batch)
 
-        return layer.register_forward_pre_hook(update, with_kwargs=True)
+        return update
 
-    handles = [watch(name, model.get_submodule(name)) for name in calls]
     failure = None
     try:
-        with observing(model):
+        with ExitStack() as hooks, observing(model):
+            for name in calls:
+                layer = model.get_submodule(name)
+                hook = layer.register_forward_pre_hook(watch(name, layer), with_kwargs=True)
+                hooks.enter_context(hook)
             for batch in batches:
                 called.clear()
                 forward_fn(model, batch)
-    except Exception as error:
+    except Exception as error:  # kept: the other ranks wait in a collective
         failure = error
-    finally:
-        for handle in handles:
-            handle.remove()
     raise_on_all(failure, all_reduce, next(iter(observed.values())).peak.device)
     if all_reduce is not None:
         observed = _reduced(observed, all_reduce)

@@ -8,6 +8,7 @@ checkpointed.
 
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,18 +87,15 @@ def trace_pass(model: nn.Module, forward: Callable[[], Any]) -> ChannelTrace:
     """Follow the channels of a model through one call, made without gradients. What it returns is
     pinned."""
     trace = ChannelTrace(model)
-    tracer, handles = _Tracer(trace), []
-    try:
+    tracer = _Tracer(trace)
+    with ExitStack() as hooks:
         for name, module in model.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
                 enter = tracer.entering(name)
-                handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-                handles.append(module.register_forward_hook(tracer.leaving))
+                hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(tracer.leaving))
         with _AboveDispatch(trace), tracer:
             output = forward()
-    finally:
-        for handle in handles:
-            handle.remove()
     for tensor in tensors_in(output):
         trace.pin(tensor, 'an output of the model: nobody reads it')
         trace.note_read(tensor, '')

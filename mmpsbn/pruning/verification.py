@@ -1,7 +1,7 @@
 """Nothing is believed: outputs before and after surgery are compared."""
 
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -58,33 +58,26 @@ def masked_outputs(
             gone.setdefault(reader.layer, []).extend(
                 i for i, c in zip(reader.index, reader.channel) if not keep[c]
             )
-    with _inputs_masked(model, gone):
+    with ExitStack() as hooks:
+        for layer, index in gone.items():
+            reader = model.get_submodule(layer)
+            hook = reader.register_forward_pre_hook(_masking(index), with_kwargs=True)
+            hooks.enter_context(hook)
         return probe_outputs(model, batch, forward_fn)
 
 
-@contextmanager
-def _inputs_masked(model: nn.Module, gone: Mapping[str, list[int]]):
-    def mask(index: list[int]):
+def _masking(index: list[int]) -> Callable:
+    """A pre-hook that puts 0 in place of some channels of what a layer reads."""
 
-        def hook(module, args, kwargs):
-            read = first_argument(module, args, kwargs)
-            index_on = torch.tensor(index, device=read.device, dtype=torch.long)
-            masked = read.index_fill(input_channel_dim(module.weight), index_on, 0)
-            if args:
-                return (masked, *args[1:]), kwargs
-            return args, {k: masked if value is read else value for k, value in kwargs.items()}
+    def mask(module, args, kwargs):
+        read = first_argument(module, args, kwargs)
+        index_on = torch.tensor(index, device=read.device, dtype=torch.long)
+        masked = read.index_fill(input_channel_dim(module.weight), index_on, 0)
+        if args:
+            return (masked, *args[1:]), kwargs
+        return args, {k: masked if value is read else value for k, value in kwargs.items()}
 
-        return hook
-
-    handles = [
-        model.get_submodule(layer).register_forward_pre_hook(mask(index), with_kwargs=True)
-        for layer, index in gone.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return mask
 
 
 def output_errors(before: list[Tensor], after: list[Tensor]) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from mmpsbn.models.cifar_resnet import PUBLISHED_KEYS, CIFARResNet, ZeroPadShort
 from mmpsbn.pruning import prune_dead_channels
 from mmpsbn.pruning.census import take_census
 from mmpsbn.pruning.measures import Limits, count_channels
-from mmpsbn.pruning.observation import observe_activations
+from mmpsbn.pruning.observation import observe_calls
 from mmpsbn.pruning.sparsity import scale_layers, scales_clamped
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
@@ -211,13 +211,15 @@ def test_collapsed_filters_of_published_weights_cost_time_and_give_nothing(
     pixels, labels = pixels[::4], labels[::4]
     found = count_channels(take_census(model), 'collapsed', Limits(gamma=1e-3, eps=0.0))
     assert found.total == collapsed
-    observed = observe_activations(model, pixels.split(50), classify)
+    norms = scale_layers(model).items()
+    inner_norms = {n: m for n, m in norms if '.layer' in n and n.endswith('.bn1')}
+    calls = {name.replace('bn1', 'conv2'): 1 for name in inner_norms}
+    observed = observe_calls(model, pixels.split(50), classify, calls=calls, all_reduce=None)
     small, silent = 0, 0
-    for name, norm in scale_layers(model).items():
-        if '.layer' in name and name.endswith('.bn1'):
-            mask = collapsed_mask(norm.weight, threshold=1e-3)
-            inactive = observed[name.replace('bn1', 'conv2')].inactive_mask(eps=1e-12)
-            small, silent = small + int(mask.sum()), silent + int((mask & inactive).sum())
+    for norm, seen in zip(inner_norms.values(), observed.values()):
+        mask = collapsed_mask(norm.weight, threshold=1e-3)
+        inactive = seen.inactive_mask(eps=1e-12)
+        small, silent = small + int(mask.sum()), silent + int((mask & inactive).sum())
     assert small == inner and dead <= silent <= inner
     with torch.no_grad():
         before = classify(model, pixels)

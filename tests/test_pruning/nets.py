@@ -13,6 +13,9 @@ from toy import ToyNet
 from mmpsbn.layers import convert_to_psbn
 from mmpsbn.pruning import trace_channel_graph
 from mmpsbn.pruning.cost import count_positions, model_cost
+from mmpsbn.pruning.flow import READERS
+from mmpsbn.pruning.forward import call_with
+from mmpsbn.pruning.observation import observe_calls
 from mmpsbn.pruning.plan import plan_from_keep_masks
 
 
@@ -202,6 +205,13 @@ def masked_copy(model, groups, masks):
 def random_plan(model, batch, seed=0):
     groups = trace(model, batch).groups
     return plan_from_keep_masks(model, groups, random_masks(groups, seed))
+
+
+def observe(model, batches, forward_fn=call_with, all_reduce=None):
+    """Convolution or linear layer -> the statistics of all that it reads."""
+    calls = {name: 1 for name, module in model.named_modules() if isinstance(module, READERS)}
+    seen = observe_calls(model, batches, forward_fn, calls=calls, all_reduce=all_reduce)
+    return {name: statistics for (name, _), statistics in seen.items()}
 
 
 def flat(output):

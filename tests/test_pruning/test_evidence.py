@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from nets import assert_same, generator, snapshot
+from nets import assert_same, generator, observe, snapshot
 from torch import nn
 
 from mmpsbn.functional.activations import ActivationStatistics
@@ -13,7 +13,6 @@ from mmpsbn.pruning import VerificationError, prune_dead_channels, trace_channel
 from mmpsbn.pruning.activation import ActivationWindow
 from mmpsbn.pruning.flow import trace_readers
 from mmpsbn.pruning.forward import call_with
-from mmpsbn.pruning.observation import observe_activations
 from mmpsbn.pruning.prune import prune_channels, prune_what_holds
 from mmpsbn.pruning.ranking import rank_channels
 
@@ -71,7 +70,7 @@ def test_a_reader_that_saw_nothing_makes_no_channel_removable():
 
 
 def test_to_an_observer_it_is_neither_dead_nor_alive():
-    seen = observe_activations(Router(), [pictures(1, 2)])
+    seen = observe(Router(), [pictures(1, 2)])
     assert vars(seen['dark.2'])['samples'].tolist() == [0] * 16
     assert not seen['dark.2'].inactive_mask(eps=1e9).any()
     assert seen['dark.2'].zero_share().isnan().all()
@@ -105,7 +104,7 @@ def test_layers_called_by_keyword_are_traced_watched_observed_and_masked():
         'a': (('b', 0),),
         'b': (('c', 0),),
     }
-    seen = observe_activations(model, [x])
+    seen = observe(model, [x])
     assert seen['b'].inactive_mask(eps=0).nonzero().flatten().tolist() == [1, 2]
     masks = {'a': torch.tensor([True, True, True, False])}
     graph = trace_channel_graph(model, x, call_with)

@@ -4,14 +4,13 @@ import math
 
 import pytest
 import torch
-from nets import build, generator, trace
+from nets import build, generator, observe, trace
 from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet, kill_channels
 
 from mmpsbn.functional.activations import ActivationStatistics, activation_statistics
 from mmpsbn.pruning import apply_plan
-from mmpsbn.pruning.observation import observe_activations
 from mmpsbn.pruning.plan import plan_from_keep_masks
 
 NETS = ['chain', 'residual', 'concat', 'fpn', 'mobile', 'shuffle', 'psbn_residual']
@@ -46,7 +45,7 @@ def stored_inputs(model, batches):
 def test_each_layer_has_the_statistics_of_all_that_it_read(name):
     model, _ = build(name)
     batches = batches_of(3, 1, 2)
-    observed = observe_activations(model, batches)
+    observed = observe(model, batches)
     assert all(module.training and not module._forward_pre_hooks for module in model.modules())
     inputs = stored_inputs(model, batches)
     assert set(observed) == set(inputs)
@@ -56,7 +55,7 @@ def test_each_layer_has_the_statistics_of_all_that_it_read(name):
 
 def test_a_shared_layer_counts_every_call():
     model, _ = build('fpn')
-    seen = observe_activations(model, batches_of(2, 3))['tower']
+    seen = observe(model, batches_of(2, 3))['tower']
     assert seen.samples.unique().tolist() == [2 * 5]
     assert seen.values.unique().tolist() == [5 * (8 * 8 + 4 * 4)]
 
@@ -72,7 +71,7 @@ def test_in_a_residual_stream_the_activation_after_the_addition_counts():
         model.blocks[0].bn2.weight[3] = 0
         model.blocks[0].bn2.bias[3] = 0  # channel 3: a collapsed branch of a live stream
     (batch,) = batches_of(4)
-    observed = observe_activations(model, [batch.float()])
+    observed = observe(model, [batch.float()])
     stem, stream = observed['blocks.0.conv1'], observed['blocks.1.conv1']
     assert stem.inactive_mask(eps=0).nonzero().flatten().tolist() == [1, 2]
     assert stream.inactive_mask(eps=1e-12).nonzero().flatten().tolist() == [1]
@@ -92,9 +91,9 @@ def test_a_pruned_model_is_observed_like_any_other():
     model, batch = build('mobile')
     groups = trace(model, batch).groups
     masks = {n: torch.arange(g.channels) % 3 > 0 for n, g in groups.items()}
-    dense = observe_activations(model, [batch])
+    dense = observe(model, [batch])
     apply_plan(model, plan_from_keep_masks(model, groups, masks))
-    pruned = observe_activations(model, [batch])
+    pruned = observe(model, [batch])
     assert sum(len(s.peak) for s in pruned.values()) < sum(len(s.peak) for s in dense.values())
 
 
@@ -117,19 +116,19 @@ def test_ranks_with_data_of_their_own_see_that_of_all(shares):
                 return sent.get(wanted, tensor)
 
             try:
-                observe_activations(model, part, all_reduce=all_reduce)
+                observe(model, part, all_reduce=all_reduce)
             except ValueError:  # a rank without data has nothing before the last round
                 assert not part
         stacked = torch.stack(sent[op])
         sent[op] = stacked.amax(0) if op == 'max' else stacked.sum(0)
     calls = []
     for part in parts:
-        got = observe_activations(
+        got = observe(
             model,
             part,
             all_reduce=lambda x, op: calls.append(op) or (sent[op] if x.dim() else x),
         )
-        whole = observe_activations(model, [batch])
+        whole = observe(model, [batch])
         assert all(torch.equal(got[n].values, whole[n].values) for n in whole)
         for name in whole:
             torch.testing.assert_close(got[name].peak, whole[name].peak)
@@ -137,36 +136,16 @@ def test_ranks_with_data_of_their_own_see_that_of_all(shares):
     assert calls == ['max', 'max', 'sum'] * len(parts)
 
 
-def test_only_the_layers_asked_for():
-    model, batch = build('chain')
-    assert set(observe_activations(model, [batch], layers=['features.4'])) == {'features.4'}
-    with pytest.raises(ValueError, match=r"no convolution or linear layer is called \['b', 'x'\]"):
-        observe_activations(model, [batch], layers=['x', 'features.4', 'b'])
-
-
-def test_what_a_model_takes_is_the_callers_business():
-    model, batch = build('chain')
-    expected = observe_activations(model, [batch])
-    for given, forward_fn in (
-        ((batch,), None),
-        (dict(x=batch), None),
-        (batch / 2, lambda model, half: model(half * 2)),
-    ):
-        chosen = {} if forward_fn is None else dict(forward_fn=forward_fn)
-        observed = observe_activations(model, [given], **chosen)
-        assert all(same(observed[name], expected[name]) for name in expected)
-
-
 def test_nothing_to_observe_is_an_error():
     model, batch = build('chain')
     with pytest.raises(ValueError, match='batches is empty, or reaches none of'):
-        observe_activations(model, [])
+        observe(model, [])
     with pytest.raises(ValueError, match='no activation was observed'):
-        observe_activations(model, [batch[:0]])
+        observe(model, [batch[:0]])
     with pytest.raises(ValueError, match='BatchNorm2d has no convolution or linear layer'):
-        observe_activations(nn.BatchNorm2d(3), [batch])
+        observe(nn.BatchNorm2d(3), [batch])
     with pytest.raises(RuntimeError):
-        observe_activations(model, [batch[:, :2]])
+        observe(model, [batch[:, :2]])
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -175,9 +154,7 @@ def test_a_layer_that_no_batch_reaches_is_unknown_not_dead():
         def forward(self, x):
             return self[0](x)
 
-    observed = observe_activations(
-        Spare(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)), [torch.randn(2, 3, 4, 4)]
-    )
+    observed = observe(Spare(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)), [torch.randn(2, 3, 4, 4)])
     assert same(observed['1'], ActivationStatistics.empty(4))
     assert not observed['1'].inactive_mask(eps=1.0).any()
 
@@ -185,14 +162,14 @@ def test_a_layer_that_no_batch_reaches_is_unknown_not_dead():
 def test_nan_in_the_data_shows_in_every_layer_and_kills_none():
     model, batch = build('residual')
     batch[0, 0, 0, 0] = math.nan
-    for statistics in observe_activations(model, [batch]).values():
+    for statistics in observe(model, [batch]).values():
         assert statistics.peak.isinf().any() and not statistics.inactive_mask(eps=1e9).all()
 
 
 def test_a_layer_of_thousands_of_channels():
     model = nn.Sequential(nn.Conv2d(3, 5000, 1), nn.ReLU(), nn.Conv2d(5000, 2, 1))
     batch = torch.randn(3, 3, 4, 4, generator=generator())
-    observed = observe_activations(model, [batch[:1], batch[1:]])['2']
+    observed = observe(model, [batch[:1], batch[1:]])['2']
     x = model[1](model[0](batch))
     assert torch.equal(observed.zeros, (x == 0).sum((0, 2, 3)))
     torch.testing.assert_close(observed.peak, x.detach().amax((0, 2, 3)))
