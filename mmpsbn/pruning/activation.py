@@ -40,7 +40,8 @@ class ActivationWindow:
         self._in_training_only = in_training_only
         self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
         self.samples: dict[str, int] = {}
-        self._joined: dict[str, int] = {}  # of the samples those that are of all ranks
+        # Of the samples those that are of all ranks: ranges may be joined twice, counts may not.
+        self._joined: dict[str, int] = {}
         self._positions = self._positions_read()
         self._handles = [
             model.get_submodule(name).register_forward_pre_hook(self._watch(name), with_kwargs=True)
@@ -49,11 +50,12 @@ class ActivationWindow:
 
     def _positions_read(self) -> dict[str, int]:
         readers = {m.layer: m.size for group in self.groups.values() for m in group.readers}
-        return dict(sorted(readers.items()))
+        return dict(sorted(readers.items()))  # ranks concatenate what is of these, in this order
 
     def leave_out(self, names: Container[str]) -> None:
         """Tell nothing of these groups from now on; ranks call it together."""
         self.groups = {name: group for name, group in self.groups.items() if name not in names}
+        # the hooks stay; what they gather of others is not looked at
         self._positions = self._positions_read()
 
     def _watch(self, name: str):
@@ -70,6 +72,7 @@ class ActivationWindow:
                 return
             dim = input_channel_dim(module.weight)
             low, high = channel_range(x, channel_dim=dim)
+            # what is tiny in half precision under AMP must not become 0 by being merged
             if low.dtype in (torch.float16, torch.bfloat16):
                 low, high = low.float(), high.float()
             if name in self.ranges:
@@ -143,7 +146,7 @@ class ActivationWindow:
         extremes = []
         for name in self._positions:
             low, high = self.ranges.get(name) or self._of_nothing(name)
-            extremes += [-low, high]
+            extremes += [-low, high]  # one maximum over ranks finds both ends
         joined = torch.cat([x.nan_to_num(torch.inf, torch.inf, -torch.inf) for x in extremes])
         sizes = [len(x) for x in extremes]
         new = [self.samples.get(n, 0) - self._joined.get(n, 0) for n in self._positions]

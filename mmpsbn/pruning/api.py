@@ -97,7 +97,7 @@ def prune_dead_channels(
         probe = next(batches)
     except StopIteration:
         raise ValueError('batches is empty; give at least one example input') from None
-    task = _Task(model, probe, forward_fn)
+    task = _Task(model, probe, forward_fn)  # the probe is a batch too: it is watched with the rest
     graph = task.graph
     window = _watch(model, graph, itertools.chain([probe], batches), forward_fn)
     scores = {name: score.cpu() for name, score in window.scores().items()}
@@ -202,6 +202,7 @@ class _Task:
 
 
 def _check_device(model: nn.Module, batch: Any) -> None:
+    # torch's own error comes from deep within the model, and names no tensor
     devices = {tensor.device for tensor in model.parameters()}
     for tensor in tensors_in(batch):
         if devices and tensor.device not in devices:
@@ -226,6 +227,7 @@ def _watch(
             'is unknown; put a batch first that runs all of the model'
         )
 
+    # What the probe did not reach has no place in the graph: nobody would notice that it reads.
     name_of = {model.get_submodule(n): n for n, why in graph.skipped.items() if why == NOT_REACHED}
     window = ActivationWindow(model, graph.groups, in_training_only=False)
     with closing(window), ExitStack() as hooks, observing(model):
@@ -238,12 +240,7 @@ def _watch(
 
 
 def _group_masks(graph: ChannelGraph, layer_masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keep masks of groups from keep masks of layers.
-
-    A channel that several layers write goes only if every mask given for one of them says so.
-
-    Args:
-        layer_masks: conv or linear layer -> bool, shape (C_out,), True = keep.
+    """Keep masks of groups from those of layers, see :func:`prune_channels_by_mask`.
 
     Raises:
         ValueError: a mask of the wrong length, type or layer, one that is all False, or
@@ -253,11 +250,8 @@ def _group_masks(graph: ChannelGraph, layer_masks: Mapping[str, Tensor]) -> dict
     masks: dict[str, Tensor] = {}
     for layer, keep in layer_masks.items():
         if layer not in writers:
-            known = graph.skipped.get(layer)
-            raise ValueError(
-                f'keep mask of {layer}: '
-                + (known or f'no such layer; prunable are {list(writers)}')
-            )
+            known = graph.skipped.get(layer, f'no such layer; prunable are {list(writers)}')
+            raise ValueError(f'keep mask of {layer}: {known}')
         group, member = writers[layer]
         if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != (member.size,):
             raise ValueError(
@@ -267,18 +261,15 @@ def _group_masks(graph: ChannelGraph, layer_masks: Mapping[str, Tensor]) -> dict
             )
         if not keep.any():
             raise ValueError(f'keep mask of {layer}: all False; a layer needs one channel')
-        removed = set((~keep).nonzero().flatten().tolist())
-        by_channel: dict[int, set[int]] = {}
-        for position, channel in zip(member.index, member.channel):
-            by_channel.setdefault(channel, set()).add(position)
-        gone = {channel for channel, at in by_channel.items() if at <= removed}
-        alone = removed - {p for channel in gone for p in by_channel[channel]}
+        mask, channel = torch.ones(group.channels, dtype=torch.bool), torch.tensor(member.channel)
+        mask[channel] = False
+        mask[channel[keep[list(member.index)]]] = True  # one position that stays holds its channel
+        removed = (~keep).nonzero().flatten().tolist()
+        alone = set(removed).difference(member.positions(~mask))
         if alone:
             raise ValueError(
                 f'keep mask of {layer}: channels {sorted(alone)} cannot be removed '
                 f'({graph.skipped.get(layer, "only together with others of their group")})'
             )
-        mask = torch.ones(group.channels, dtype=torch.bool)
-        mask[sorted(gone)] = False
         masks[group.name] = masks.get(group.name, torch.zeros_like(mask)) | mask
     return masks

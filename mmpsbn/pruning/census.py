@@ -1,4 +1,8 @@
-"""The channels of a model, by layer, with all that the papers look at."""
+"""The channels of a model, by layer, with all that the papers look at.
+
+What SparsityHook logs and the report shows is counted on this (``measures``, ``sparsity``): scales
+and biases as they stand, and activations of what the layers behind read, from ``observation``.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +65,7 @@ def map_channels(
     """See :class:`ChannelMap`. Arguments as those of ``graph``."""
     normalised = set(graph.norm_of)
     writers = {member.layer for group in graph.channels.values() for member in group.writers}
+    # a writer is followed at its norm, where its channels have their scale
     sources = scale_layers(model).keys() | (writers - normalised)
     return ChannelMap(graph, trace_readers(model, batch, forward_fn, sources=sources))
 
@@ -82,7 +87,7 @@ def take_census(
     """
     scales = scale_layers(model)
     names, writer_of = list(scales), {}
-    if channel_map is not None:
+    if channel_map is not None:  # else nobody knows who writes what, or which layers are bare
         norm_of = channel_map.graph.norm_of
         writer_of = {norm: writer for writer, norms in norm_of.items() for norm in norms}
         bare = [name for name in channel_map.readers if name not in scales]
@@ -110,6 +115,7 @@ def _vectors(
     model: nn.Module, names: Sequence[str], scales: Mapping[str, nn.Module], writers: Iterable[str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Gammas, biases and L1 norms by layer, from the device in one transfer."""
+    # SparsityHook asks every few iterations: one transfer waits for the device once
     found: dict[tuple[int, str], Tensor] = {}
     for name in names:
         layer = model.get_submodule(name)
@@ -155,9 +161,12 @@ def _activations(
             if seen is None:
                 continue
             device = seen.peak.device
+            # from channels of the group to positions of the layer: after a flatten or in a group
+            # of a grouped convolution several positions are one channel
             index = torch.tensor(own.index, device=device)
             seen = seen.onto(torch.tensor(own.channel, device=device), index, own.size)
             held = found.get(own.layer)
+            # parts of one layer may be in several groups; each leaves the others' positions empty
             found[own.layer] = seen if held is None else held.merged(seen)
     return {name: statistics.cpu() for name, statistics in found.items()}
 
@@ -184,7 +193,7 @@ def _read_of(
         if member in group.channelwise:  # a grouped convolution
             layer = model.get_submodule(member.layer)
             if ('weight', 0) not in member.slices or layer.transposed:
-                continue
+                continue  # its bias; and the inputs of a transposed one are pinned
             index, channel = _grouped_inputs(layer, index, channel)
         for call in calls:
             device = observed[call].peak.device

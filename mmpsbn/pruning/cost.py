@@ -88,6 +88,7 @@ def _applications(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> 
         return projections | {'out_proj.weight': q}  # whose own forward is never called
     transposed = getattr(module, 'transposed', False)
     applied_to = [next(tensors_in((args, kwargs)))] if transposed else tensors_in(output)
+    # by numbers of elements: whatever the layout, all but the channels is positions
     return {'weight': sum(map(Tensor.numel, applied_to)) // module.weight.size(0)}
 
 
@@ -141,7 +142,7 @@ def measure_latency(
         for _ in range(repeats + 2):
             start = time.perf_counter()
             forward_fn(model, batch)
-            if there.type == 'cuda':
+            if there.type == 'cuda':  # kernels are only queued by then
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])

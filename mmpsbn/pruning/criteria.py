@@ -50,6 +50,7 @@ def removable_without_loss(
     """
     removable = score <= eps
     if criterion == 'collapsed':
+        # An average (EMA) has gammas of its own: what has collapsed in the model may live there.
         nearly_constant = torch.ones_like(removable)
         for model in models:
             small = collapsed_channels(model, group, threshold=gamma_threshold)
@@ -63,6 +64,8 @@ def collapsed_channels(model: nn.Module, group: ChannelGroup, *, threshold: floa
     """Channels whose scales are all below the threshold, |gamma| < threshold in every norm of
     the group; shape (channels,), bool. A channel without a norm is not collapsed."""
     scales = scale_layers(model)
+    # A channel of a residual stream has a gamma in every layer that writes it: one that is not
+    # small keeps it, whatever the others are.
     small = torch.ones(group.channels, dtype=torch.bool)
     scaled = torch.zeros(group.channels, dtype=torch.bool)
     for member in group.channelwise:
@@ -130,12 +133,14 @@ def also_live(
         importance: shape (channels,), e.g. |gamma|; the lowest go first.
     """
     removable = removable.clone()
+    # Rounding up alone would let a width that is one above a multiple keep round_to - 1 dead ones.
     for member in group.writers:
         channels = torch.tensor(member.channel)
         kept = member.size - int(removable[channels].sum())
         over = kept % round_to
         if 2 * over < round_to and kept - over >= max(min_channels, round_to):
             live = channels[~removable[channels]].unique()
+            # stable: of equal ones the lower index goes, the same on every rank
             lowest = live[importance[live].sort(stable=True).indices[:over]]
             removable[lowest] = True
     return removable

@@ -1,4 +1,8 @@
-"""Which layers read what a layer puts out."""
+"""Which layers read what a layer puts out, for observation.
+
+``tracing`` says what must go together; this says where to look at a channel: at the first layers
+that sum over it, after whatever activation and addition lies between.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -46,7 +50,7 @@ def trace_readers(
             for tensor in tensors_in((args, kwargs)):
                 for source in flow.sources(tensor):
                     readers.setdefault(source, {})[name, calls[name]] = None
-                flow.put(tensor, flow.sources(tensor), read=True)
+                flow.put(tensor, flow.sources(tensor), read=True)  # for who reads it later
             calls[name] += 1
 
         return note
@@ -89,6 +93,8 @@ class _Flow(TorchDispatchMode):
         marks = [self._marks.get(tensor) for tensor in tensors_in((args, kwargs or {}))]
         marks = [mark for mark in marks if mark is not None and mark[0]]
         if marks:
+            # In a residual stream the block's output is new and the shortcut has been read by the
+            # block: what comes out of the addition is the block's to be read, not the stream's.
             unread = [mark for mark in marks if not mark[1]]
             sources = frozenset().union(*(sources for sources, _ in unread or marks))
             for tensor in tensors_in(output):

@@ -1,7 +1,7 @@
 """A channel that always has the same value is a bias of the layer that reads it."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,13 @@ def why_not_foldable(
     layer = model.get_submodule(reader)
     if not isinstance(layer, (nn.Linear, ConvBase)):
         return f'{reader} is a {type(layer).__name__}'  # a deformable convolution, say
-    if _pads_with_zeros(layer) and not padded:
+    if _pads_with_zeros(layer) and not padded:  # at the border some taps see 0, not the constant
         return f'{reader} pads with zeros'
     if getattr(layer, 'transposed', False):
-        return f'{reader} is a transposed convolution'
+        return f'{reader} is a transposed convolution'  # with a stride, taps differ by pixel
     bias = _own_bias(layer)
     if bias is not None:
+        # a bias that two layers share would shift both
         owned = dict(recurse=False, remove_duplicate=False)
         owners = sum(bias is own for m in model.modules() for _, own in m.named_parameters(**owned))
         return f'{reader} shares its bias' if owners > 1 else None
@@ -74,41 +75,35 @@ def fold_constants(
     Returns:
         A function that puts everything back, bit for bit.
     """
-    undo: list[Callable[[], None]] = []
-    for name, keep_mask in keep_masks.items():
-        if keep_mask.all():  # of its readers nothing may be known
-            continue
-        for reader in groups[name].readers:
-            shift = _contribution(model, reader, keep_mask, values[reader.layer])
-            if not shift.any():
+    with ExitStack() as undo:
+        for name, keep_mask in keep_masks.items():
+            if keep_mask.all():  # of its readers nothing may be known
                 continue
-            bias = _own_bias(model.get_submodule(reader.layer))
-            if bias is not None:
-                undo.append(_add(bias.data, shift))
-                continue
-            for norm in norm_of.get(reader.layer, ()):
-                mean = model.get_submodule(norm).running_mean
-                if mean is not None:  # an instance norm takes any shift away
-                    undo.append(_add(mean, -shift))
-
-    def restore() -> None:
-        for step in reversed(undo):
-            step()
-
-    return restore
+            for reader in groups[name].readers:
+                shift = _contribution(model, reader, keep_mask, values[reader.layer])
+                if not shift.any():
+                    continue
+                bias = _own_bias(model.get_submodule(reader.layer))
+                if bias is not None:
+                    _add_(bias.data, shift, undo)
+                    continue
+                for norm in norm_of.get(reader.layer, ()):
+                    mean = model.get_submodule(norm).running_mean
+                    if mean is not None:  # an instance norm takes any shift away
+                        _add_(mean, -shift, undo)
+        return undo.pop_all().close
 
 
 def _contribution(model: nn.Module, reader: Member, keep_mask: Tensor, values: Tensor) -> Tensor:
     """What the channels that go add to each output of a reader, shape (C_out,), float64."""
+    # float64: a sum over all taps and channels, which a tolerance of 1e-5 then looks at
     weight = model.get_submodule(reader.layer).weight.detach().double()
-    keep = keep_mask.tolist()
-    gone = [i for i, c in zip(reader.index, reader.channel) if not keep[c]]
-    index = torch.tensor(gone, dtype=torch.long, device=weight.device)
+    index = torch.tensor(reader.positions(~keep_mask), dtype=torch.long, device=weight.device)
+    # a constant image gives every tap of a kernel the same, away from zero padding
     taps = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
     return taps[:, index] @ values.to(weight)[index]
 
 
-def _add(tensor: Tensor, shift: Tensor) -> Callable[[], None]:
-    undo = partial(tensor.copy_, tensor.clone())
+def _add_(tensor: Tensor, shift: Tensor, undo: ExitStack) -> None:
+    undo.callback(tensor.copy_, tensor.clone())  # to subtract would leave a rounding error
     tensor += shift.to(tensor)
-    return undo

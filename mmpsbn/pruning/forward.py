@@ -46,6 +46,7 @@ def first_argument(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) ->
     """What a layer reads, passed by position or by name."""
     if args:
         return args[0]
+    # its first parameter's name is not the same in all layers: input, x, query
     return kwargs[next(iter(inspect.signature(module.forward).parameters))]
 
 
@@ -64,7 +65,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     try:
         for module in modes:
-            module.training = False
+            module.training = False  # a plain attribute: no hook of a subclass runs
         yield
     finally:
         for module, training in modes.items():

@@ -4,7 +4,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .channel_trace import ChannelTrace
 from .forward import ForwardFn, is_conv_or_linear, observing
@@ -33,6 +33,16 @@ class Member:
     channel: tuple[int, ...]
     slices: tuple[tuple[str, int], ...]
     size: int
+
+    @property
+    def tensors(self) -> list[tuple[str, int]]:
+        """``slices`` by the tensors' names in the model."""
+        return [(f'{self.layer}.{name}'.lstrip('.'), dim) for name, dim in self.slices]
+
+    def positions(self, channels: Tensor) -> list[int]:
+        """Those that belong to some channels of the group, a mask of shape (channels,)."""
+        wanted = channels.tolist()
+        return [i for i, c in zip(self.index, self.channel) if wanted[c]]
 
 
 @dataclass(frozen=True)
@@ -157,6 +167,7 @@ class _GraphBuilder:
         holder: dict[str, int] = {}
         for unit, places in zip(ids, units):
             for name, dim, _ in places:
+                # apart, two groups might each take "all but one" of the same layer
                 if (name, dim) in self.trace.writes:
                     table.join_all((holder.setdefault(_layer(name), unit), unit), '')
         groups: dict[int, list] = {}
@@ -165,6 +176,8 @@ class _GraphBuilder:
         return list(groups.values())
 
     def _group(self, units: list[list[tuple[str, int, int]]]) -> ChannelGroup:
+        # (position, channel) pairs of each dimension of a tensor; what is the same in several
+        # tensors of a layer (weight, bias, running statistics) becomes one member
         held: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for channel, places in enumerate(units):
             for name, dim, position in places:
@@ -196,13 +209,12 @@ class _GraphBuilder:
         held: dict[tuple[str, int], int] = {}
         for group in groups.values():
             for member in group.members:
-                for suffix, dim in member.slices:
-                    place = f'{member.layer}.{suffix}'.lstrip('.'), dim
+                for place in member.tensors:
                     held[place] = held.get(place, 0) + len(member.index)
         reasons: dict[tuple[str, int], str] = {}
         for label, (name, dim, _) in self.trace.source.items():
             reason = reason_of.get(self.find(label))
-            if reason:
+            if reason:  # one for the layer: the reason of its first channel that has any
                 reasons.setdefault((name, dim), reason)
         skipped = {}
         for layer, module in self.model.named_modules():

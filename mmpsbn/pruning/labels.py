@@ -1,4 +1,7 @@
-"""Channel labels: which slices of which tensors must go together."""
+"""Channel labels: which slices of which tensors must go together.
+
+Plain numbers, so that a tensor's labels can be kept, compared and moved as tuples.
+"""
 
 from collections.abc import Iterable
 
@@ -37,6 +40,7 @@ class LabelTable:
 
     def join(self, ours: Vector, theirs: Vector, reason: str) -> None:
         """Join two vectors position by position; what meets FIXED is pinned."""
+        # A residual stream meets itself in every block, a shared head's weight at every level.
         if ours is theirs or (ours, theirs) in self._joined:
             return
         self._joined.add((ours, theirs))

@@ -42,7 +42,7 @@ class Measure:
 
 
 def _collapsed(channels: LayerChannels, limits: Limits) -> Tensor | None:
-    if channels.gamma is None:
+    if channels.gamma is None:  # a bare convolution has no scale to tell by
         return None
     return collapsed_mask(channels.gamma, threshold=limits.gamma)
 
@@ -143,7 +143,7 @@ def counts_table(counts: Mapping[str, ChannelCounts], *, only_found: bool = Fals
     layers = list(dict.fromkeys(name for found in counts.values() for name in found.by_layer))
     rows = []
     for name in layers:
-        cells = [found.by_layer.get(name) for found in counts.values()]
+        cells = [found.by_layer.get(name) for found in counts.values()]  # None: it cannot tell
         if only_found and not any(cell and cell[0] for cell in cells):
             continue
         channels = next(cell[1] for cell in cells if cell)

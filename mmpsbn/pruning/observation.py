@@ -51,6 +51,7 @@ def observe_calls(
         channel_dim = input_channel_dim(layer.weight)
 
         def update(module, args, kwargs) -> None:
+            # a head may be called more often for another picture; none of it is lost
             call = name, min(called[name], calls[name] - 1)
             called[name] += 1
             read = first_argument(module, args, kwargs)

@@ -1,4 +1,8 @@
-"""Whether channels that one forward pass lets go can go where another one runs as well."""
+"""Whether channels that one forward pass lets go can go where another one runs as well.
+
+The groups are of the pass that pruning traces; the other one is what the losses take, with heads
+and embeddings that run in training alone.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,10 +32,10 @@ def trace_other_pass(
     with torch.no_grad():
         trace = trace_pass(model, forward)
     held = {
-        (f'{member.layer}.{suffix}'.lstrip('.'), dim, position): (name, channel)
+        (tensor, dim, position): (name, channel)
         for name, group in groups.items()
         for member in group.members
-        for suffix, dim in member.slices
+        for tensor, dim in member.tensors
         for position, channel in zip(member.index, member.channel)
     }
     together: dict[int, list[tuple[str, int, int]]] = {}
@@ -41,7 +45,7 @@ def trace_other_pass(
     whole: dict[str, str] = {}
     for root, places in together.items():
         owners = {held.get(place) for place in places}
-        if root not in pinned and len(owners) == 1:
+        if root not in pinned and len(owners) == 1:  # all of one channel, or of no group at all
             continue
         for owner in owners - {None}:
             others = (name for name, *at in places if held.get((name, *at)) != owner)

@@ -1,4 +1,7 @@
-"""PrunePlan: which slices of which tensors stay, as plain data."""
+"""PrunePlan: which slices of which tensors stay, as plain data.
+
+A checkpoint carries it, and may come from a stranger: :meth:`PrunePlan.from_dict` believes nothing.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,6 +76,7 @@ class PrunePlan:
                     f'{where}: shape must be a list of ints >= 0, got {short_repr(shape)}'
                 )
             shapes[name], kept[name] = tuple(shape), {}
+            # as strings: JSON knows no other keys
             for dim, index in _mapping(entry, 'kept', where).items():
                 if dim not in map(str, range(len(shape))):
                     raise ValueError(
@@ -123,7 +127,7 @@ def compose_plans(first: PrunePlan, then: PrunePlan) -> PrunePlan:
     """
     shapes, kept = dict(first.shapes), dict(first.kept)
     for name, dims in then.kept.items():
-        if name not in kept:
+        if name not in kept:  # the first plan leaves it whole
             shapes[name], kept[name] = then.shapes[name], dims
             continue
         if then.shapes[name] != first.shape_after(name):
@@ -133,6 +137,7 @@ def compose_plans(first: PrunePlan, then: PrunePlan) -> PrunePlan:
             )
         merged = dict(kept[name])
         for dim, index in dims.items():
+            # positions of what the first leaves, as positions of the dense tensor
             before = merged.get(dim, range(shapes[name][dim]))
             merged[dim] = tuple(before[i] for i in index)
         kept[name] = merged
@@ -160,21 +165,22 @@ def plan_from_keep_masks(
     removed: dict[tuple[str, int], set] = {}
     for name, keep_mask in keep_masks.items():
         group = groups[name]
-        keep = keep_mask.tolist()
-        if len(keep) != group.channels or not any(keep):
+        size, kept_count = len(keep_mask), int(keep_mask.sum())
+        if size != group.channels or not kept_count:
             raise ValueError(
                 f'{name}: a keep mask needs {group.channels} values and at '
-                f'least one True, got {len(keep)} with {sum(keep)} True'
+                f'least one True, got {size} with {kept_count} True'
             )
-        if all(keep):
+        if kept_count == size:
             continue
         for member in group.members:
-            gone = {i for i, c in zip(member.index, member.channel) if not keep[c]}
+            gone = member.positions(~keep_mask)
             if len(gone) == member.size:
+                # the mask keeps some, but of a layer that writes only part of the group none
                 raise ValueError(f'{name}: the keep mask leaves {member.layer} without channels')
-            for suffix, dim in member.slices:
-                tensor = f'{member.layer}.{suffix}'.lstrip('.')
-                removed.setdefault((tensor, dim), set()).update(gone)
+            # a tensor may be in several groups (what reads a concatenation): one slice for all
+            for place in member.tensors:
+                removed.setdefault(place, set()).update(gone)
     tensors = named_tensors(model)
     shapes, kept = {}, {}
     for (name, dim), gone in removed.items():

@@ -1,7 +1,12 @@
-"""One verified pruning step: select, cut, compare, and undo if anything differs."""
+"""One verified pruning step: cut, compare, and undo if anything differs.
+
+All surgery on models goes through here, of the API, of tools and of MMEngine's hook:
+:func:`prune_what_holds` where nothing may be lost, :func:`prune_channels` for a given choice.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -55,6 +60,7 @@ class Removal:
 
     @classmethod
     def of_nothing(cls) -> 'Removal':
+        """Where no channel goes."""
         return cls(PrunePlan({}, {}), {}, 0.0, 0.0, {}, {})
 
 
@@ -111,7 +117,7 @@ def prune_channels(
             optimizers are as before, bit for bit.
         ValueError: a mask that does not fit its group. Nothing changed.
     """
-    surgery = _Surgery(
+    return _Surgery(
         [Subject(model, constants), *averages],
         groups,
         batch=batch,
@@ -121,8 +127,7 @@ def prune_channels(
         norm_of=norm_of,
         live=live,
         agree=agree,
-    )
-    return surgery.perform(keep_masks)
+    ).perform(keep_masks)
 
 
 def prune_what_holds(
@@ -164,39 +169,45 @@ def prune_what_holds(
         try:
             return prune_channels(model, groups, masks, optimizers=optimizers, **how), refused
         except VerificationError as error:
+            # Groups that are wrong only together are all at fault, but for those of which nothing
+            # but zeros goes: these change nothing.
             at_fault = error.groups or [n for n in masks if not torch.equal(masks[n], exact(n))]
             if not at_fault:
                 raise
             for name in at_fault:
                 refused.setdefault(name, str(error))
-                if torch.equal(masks[name], exact(name)):
+                if torch.equal(masks[name], exact(name)):  # it was tried with exact zeros alone
                     del masks[name]
                 else:
                     masks[name] = exact(name)
 
 
+@dataclass
 class _Surgery:
-    """Tries removals on models that go together. Arguments of :func:`prune_channels`."""
+    """Tries removals on models that go together. Fields are arguments of :func:`prune_channels`,
+    but for the last two."""
 
-    def __init__(
-        self, subjects, groups, *, batch, forward_fn, tolerance, optimizers, norm_of, live, agree
-    ):
-        self.subjects, self.groups, self.optimizers = subjects, groups, optimizers
-        self.batch, self.forward_fn = batch, forward_fn
-        self.tolerance, self.norm_of = tolerance, norm_of
-        self.live, self.agree = live, agree
-        self.before: list[list[Tensor]] = []
-        self.failure: Exception | None = None  # of the last forward pass that could not be made
+    subjects: Sequence[Subject]
+    groups: Mapping[str, ChannelGroup]
+    batch: Any
+    forward_fn: ForwardFn
+    tolerance: float
+    optimizers: list[Optimizer]
+    norm_of: Mapping[str, tuple[str, ...]] | None
+    live: bool
+    agree: Callable[[float], float]
+    before: list[list[Tensor]] = field(default_factory=list)  # what each subject must give after
+    failure: Exception | None = None  # of the last forward pass that could not be made
 
     def perform(self, keep_masks: Mapping[str, Tensor]) -> Removal:
         plan = plan_from_keep_masks(self.subjects[0].model, self.groups, keep_masks)
         if not plan:
             return Removal.of_nothing()
-        repeated = repeated_sizes(self.subjects[0].model, plan)
+        repeated = repeated_sizes(self.subjects[0].model, plan)  # as it is before the cut
         self.before = [self._expected(subject.model, keep_masks) for subject in self.subjects]
         absolute, relative = self._try(keep_masks, keep=True)
         if relative > self.tolerance:
-            cause = self.failure
+            cause = self.failure  # the search for those at fault makes further passes
             at_fault = self._at_fault(list(keep_masks), keep_masks)
             raise VerificationError(
                 f'removing {at_fault or list(keep_masks)} changes the outputs by {relative:.1e} '
@@ -232,29 +243,22 @@ class _Surgery:
     def _cut(self, keep_masks: Mapping[str, Tensor]) -> Callable[[], None]:
         """Cut all subjects; returns the way back."""
         plan = plan_from_keep_masks(self.subjects[0].model, self.groups, keep_masks)
-        undo: list[Callable[[], None]] = []
-
-        def restore() -> None:
-            for step in reversed(undo):
-                step()
-
-        try:
+        with ExitStack() as undo:  # an interrupt, say, unwinds it: nothing is ever half pruned
             for subject in self.subjects:
-                if subject.constants is not None:
-                    undo.append(
-                        fold_constants(
-                            subject.model, self.groups, keep_masks, subject.constants, self.norm_of
-                        )
+                values = subject.constants
+                if values is not None:  # folded while the weights to fold with are still there
+                    unfold = fold_constants(
+                        subject.model, self.groups, keep_masks, values, self.norm_of
                     )
-                undo.append(apply_plan(subject.model, plan, self.optimizers))
-        except BaseException:
-            restore()
-            raise
-        return restore
+                    undo.callback(unfold)
+                # an average has no optimizer: its tensors are in the state of none
+                undo.callback(apply_plan(subject.model, plan, self.optimizers))
+            return undo.pop_all().close
 
     def _try(self, keep_masks: Mapping[str, Tensor], *, keep: bool) -> tuple[float, float]:
         """The errors of the worst subject; unless they pass and ``keep``, all is undone."""
         restore = self._cut(keep_masks)
+        # infinite until measured: where it raises, the ranks still meet in agree()
         errors, self.failure = (float('inf'), float('inf')), None
         try:
             found = [
@@ -277,7 +281,7 @@ class _Surgery:
         if not masks:
             return []
         if len(masks) < len(keep_masks):  # of all of them it is known
-            if self.live:
+            if self.live:  # what is expected is the model masked by what goes this time
                 self.before = [self._expected(subject.model, masks) for subject in self.subjects]
             if self._try(masks, keep=False)[1] <= self.tolerance:
                 return []

@@ -76,7 +76,7 @@ def l1_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str,
 
 def random_scores(groups: Mapping[str, ChannelGroup], *, seed: int) -> dict[str, Tensor]:
     """U[0, 1), the same for the same seed and groups."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same on any device
     return {
         name: torch.rand(group.channels, generator=generator, dtype=torch.float64)
         for name, group in groups.items()
@@ -108,7 +108,6 @@ def _strongest(group: ChannelGroup, values: Iterable[tuple[Member, Tensor]]) -> 
     score = torch.full((group.channels,), -1.0, dtype=torch.float64)
     for member, value in values:
         index, channel = torch.tensor(member.index), torch.tensor(member.channel)
-        # a NaN weight is no small one
         value = value.double().cpu()[index].nan_to_num(nan=math.inf)
         score = score.scatter_reduce(0, channel, value, 'amax')
     return score.where(score >= 0, math.nan)
@@ -166,6 +165,7 @@ def keep_masks_for_budget(
             enough = middle
         else:
             too_many = middle
+    # rounding makes steps: the one before the target may be nearer than the one behind
     best = min((enough, too_many), key=lambda n: abs(left(n) - target))
     return masks(best), left(best)
 
@@ -175,6 +175,7 @@ def _global_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not scores:
         return {}
     joined = torch.cat(list(scores.values()))
+    # descending and stable: of equal scores the earlier one gets the higher rank, and stays
     order = torch.sort(joined, descending=True, stable=True).indices
     ranks = torch.empty_like(joined)
     ranks[order] = torch.arange(len(order), 0, -1, dtype=joined.dtype)

@@ -70,12 +70,14 @@ def repeated_sizes(model: nn.Module, plan: PrunePlan) -> list[RepeatedSize]:
     }
     found = []
     for name, module in model.named_modules():
+        # surgery sets a layer's own sizes; torch's containers compute with theirs (attention)
         if name in layers or type(module).__module__.startswith('torch.nn.'):
             continue
         inside = f'{name}.' if name else ''
         within = {k: widths for k, widths in layers.items() if k.startswith(inside)}
         for attribute, role, value in _sizes(module):
             after = _after(module, inside, role, value, within)
+            # where the plan changes none of them, the number may be a width or not: it stays
             if any(width != value for width in after.values()):
                 found.append(RepeatedSize(name, attribute, value, after, role != 'unknown'))
     return found
@@ -90,6 +92,7 @@ def _sizes(module: nn.Module) -> Iterator[tuple[str, str, int]]:
         named = [(attribute, role or 'unknown', value)]
         if isinstance(value, (list, tuple)):
             named = [(f'{attribute}[{k}]', 'unknown', item) for k, item in enumerate(value)]
+        # not bool; and 1 is the value of too much that is no width
         yield from (size for size in named if type(size[2]) is int and size[2] >= 2)
 
 

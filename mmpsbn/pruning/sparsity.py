@@ -84,6 +84,7 @@ def idle_shares(idle: Mapping[str, Tensor], graph: ChannelGraph, cost: Cost) -> 
     shares = {}
     for name, inputs in cost.inputs_of.items():
         outputs = outputs_gone.get(name)
+        # rows and columns of a weight go at once: what is left is a product, not a difference
         outputs_left = 1 if outputs is None else 1 - int(outputs.sum()) / len(outputs)
         shares[name] = 1 - (1 - inputs_gone.get(name, 0) / inputs) * outputs_left
     return shares
@@ -100,7 +101,7 @@ def removable_channels(idle: Mapping[str, Tensor], graph: ChannelGraph) -> dict[
     for group in graph.groups.values():
         gone = _idle_in(group, gone_of)
         if gone.all():
-            gone[0] = False
+            gone[0] = False  # as keep_mask_of does: of equal ones the lowest index stays
         for writer in group.writers:
             if writer.layer in removable:
                 index, channel = torch.tensor(writer.index), torch.tensor(writer.channel)

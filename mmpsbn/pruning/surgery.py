@@ -1,6 +1,11 @@
-"""Slice a model in place, on the same Parameter objects, with its optimizers."""
+"""Slice a model in place, on the same Parameter objects, with its optimizers.
+
+What was not made here would be trained by nobody: param groups, averages and hooks hold Parameters
+by identity. So data is exchanged within them, and everything can be put back.
+"""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -36,7 +41,7 @@ def _check_states(tensors: dict[str, Tensor], plan: PrunePlan, optimizers: list[
     for optimizer in optimizers:
         for name in plan.kept:
             for key, value in optimizer.state.get(tensors[name], {}).items():
-                if not isinstance(value, Tensor) or value.numel() == 1:
+                if not isinstance(value, Tensor) or value.numel() == 1:  # a count of steps
                     continue
                 if value.shape != tensors[name].shape:
                     raise ValueError(
@@ -47,15 +52,10 @@ def _check_states(tensors: dict[str, Tensor], plan: PrunePlan, optimizers: list[
 
 
 def _slice(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
-    memory_format = (
-        torch.channels_last
-        if (
-            tensor.dim() == 4
-            and not tensor.is_contiguous()
-            and tensor.is_contiguous(memory_format=torch.channels_last)
-        )
-        else torch.contiguous_format
-    )
+    memory_format = torch.contiguous_format  # the weight of a 1x1 convolution has either: this one
+    if tensor.dim() == 4 and not tensor.is_contiguous():
+        if tensor.is_contiguous(memory_format=torch.channels_last):
+            memory_format = torch.channels_last
     for dim, index in dims.items():
         tensor = tensor.index_select(dim, index)
     return tensor.contiguous(memory_format=memory_format)
@@ -69,13 +69,13 @@ def _sync_sizes(module: nn.Module) -> None:
         sizes = tuple(weight.shape[:2])
         if getattr(module, 'transposed', False):
             sizes = sizes[::-1]
-        if module.groups > 1:  # whole groups go
+        if module.groups > 1:  # whole groups go, so their number follows the outputs
             module.groups = module.groups * sizes[0] // module.out_channels
         module.out_channels, module.in_channels = sizes[0], sizes[1] * module.groups
     elif dims == 2 and hasattr(module, 'out_features'):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, NormBase):
-        tensor = module.running_mean if weight is None else weight
+        tensor = module.running_mean if weight is None else weight  # affine=False
         module.num_features = tensor.numel()
     elif isinstance(module, nn.GroupNorm) and weight is not None:
         module.num_groups = module.num_groups * weight.numel() // module.num_channels
@@ -103,10 +103,11 @@ def _swap_data(tensor: Tensor, index: dict[int, Tensor]) -> Callable[[], None]:
 
 
 def _cut(
-    tensor: Tensor, dims: dict[int, tuple[int, ...]], optimizers: list[Optimizer]
-) -> list[Callable[[], None]]:
-    """Slice a tensor, its gradient and its optimizer state; returns the ways back."""
+    tensor: Tensor, dims: dict[int, tuple[int, ...]], optimizers: list[Optimizer], undo: ExitStack
+) -> None:
+    """Slice a tensor, its gradient and its optimizer state."""
     index = {dim: torch.tensor(kept, device=tensor.device) for dim, kept in dims.items()}
+    # all slices are made before the first is put in place: to run out of memory changes nothing
     sliced = [
         (optimizer.state[tensor], key, value, _slice(value, index))
         for optimizer in optimizers
@@ -114,11 +115,10 @@ def _cut(
         for key, value in optimizer.state[tensor].items()
         if isinstance(value, Tensor) and value.shape == tensor.shape
     ]
-    undo = [_swap_data(tensor, index)]
+    undo.callback(_swap_data(tensor, index))
     for state, key, before, after in sliced:
+        undo.callback(state.__setitem__, key, before)
         state[key] = after
-        undo.append(partial(state.__setitem__, key, before))
-    return undo
 
 
 def apply_plan(
@@ -148,7 +148,6 @@ def apply_plan(
     _check_fit(tensors, plan)
     optimizers = list(optimizers)
     _check_states(tensors, plan, optimizers)
-    undo: list[Callable[[], None]] = []
     touched_layers = {name.rpartition('.')[0] for name in plan.kept}
     repeated = repeated_sizes(model, plan)
 
@@ -156,21 +155,14 @@ def apply_plan(
         for layer in touched_layers:
             _sync_sizes(model.get_submodule(layer))
 
-    def restore() -> None:
-        for step in reversed(undo):
-            step()
-        sync_sizes()
-
-    try:
+    with ExitStack() as undo:  # an error unwinds it: nothing is ever half pruned
+        undo.callback(sync_sizes)  # first in, so last out: once the tensors are back
         for name, dims in plan.kept.items():
-            undo += _cut(tensors[name], dims, optimizers)
+            _cut(tensors[name], dims, optimizers, undo)
         sync_sizes()
         for size in repeated:
             if size.follows is not None:
                 module = model.get_submodule(size.module)
-                undo.append(partial(setattr, module, size.attribute, size.before))
+                undo.callback(setattr, module, size.attribute, size.before)
                 setattr(module, size.attribute, size.follows)
-    except BaseException:  # out of memory, say: nothing is ever half pruned
-        restore()
-        raise
-    return restore
+        return undo.pop_all().close

@@ -1,4 +1,7 @@
-"""Nothing is believed: outputs before and after surgery are compared."""
+"""Nothing is believed: outputs before and after surgery are compared.
+
+Here outputs are made and compared; ``prune`` acts on it.
+"""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -54,10 +57,7 @@ def masked_outputs(
     gone: dict[str, list[int]] = {}
     for name, keep_mask in keep_masks.items():
         for reader in groups[name].readers:
-            keep = keep_mask.tolist()
-            gone.setdefault(reader.layer, []).extend(
-                i for i, c in zip(reader.index, reader.channel) if not keep[c]
-            )
+            gone.setdefault(reader.layer, []).extend(reader.positions(~keep_mask))
     with ExitStack() as hooks:
         for layer, index in gone.items():
             reader = model.get_submodule(layer)
@@ -98,8 +98,10 @@ def output_errors(before: list[Tensor], after: list[Tensor]) -> tuple[float, flo
         if not x.is_floating_point():  # labels, masks
             x, y = x.double(), y.double()
         error = (y - x).abs().max()
+        # relative to the tensor's maximum: element by element, what is near 0 would always fail
         scale = x.abs().max().clamp_min(torch.finfo(x.dtype).tiny)
         for i, value in enumerate((float(error), float(error / scale))):
+            # max() passes over a NaN, depending on the order
             worst[i] = max(worst[i], value if value == value else float('inf'))
     return worst[0], worst[1]
 
@@ -122,6 +124,7 @@ class _Operations(TorchDispatchMode):
 
 def selecting_operations(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[str]:
     """Which of topk, sort, nms and the like run in a forward pass in eval mode."""
+    # an operation is seen when it runs, in whatever library it is called
     with observing(model), _Operations() as operations:
         forward_fn(model, batch)
     return [name for name in _SELECTING if name in operations.names]
