@@ -16,7 +16,9 @@ from torch import nn
 from ..datasets import write_digits_dataset
 from ..engine.openmmlab import step_seconds
 from ..pruning.cost import count_positions, model_cost
-from .plots import draw_boxes, plot_training_curves, read_scalars
+from .boxes import draw_boxes
+from .log_plots import write_log_picture
+from .logs import PLACE, read_scalars
 
 
 def run_quickstart(
@@ -44,9 +46,9 @@ def run_quickstart(
     runner.train()
     minutes = (time.perf_counter() - started) / 60
 
-    scalars = read_scalars(Path(runner.log_dir) / 'vis_data' / 'scalars.json')
+    scalars = read_scalars(Path(runner.log_dir) / PLACE)
     out_dir = Path(work_dir)
-    plot_training_curves(scalars, out_dir / 'training.png')
+    write_log_picture({'quickstart': scalars}, out_dir / 'training.png')
     _draw_predictions(runner, out_dir / 'predictions.png')
     events = [r['demp/channels_removed'] for r in scalars if r.get('demp/channels_removed')]
     models = dict(dense=MODELS.build(cfg.model).to(_device(runner.model)), pruned=runner.model)

@@ -6,22 +6,37 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .plots import _save, _series, _smooth, read_scalars
-from .report.page import Head, Picture, Row, Section, Table, render_page, shown
-from .report.style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend, new_figure, plain
+from .logs import is_finite, read_runs, series, smooth
+from .page import render_page
+from .style import (
+    BLUE,
+    GREEN,
+    GREY,
+    GRID,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    legend,
+    new_figure,
+    plain,
+    save_png,
+)
+from .view import Chart, Column, Section, Table, View, number_text, percent, table_of
 
-_COLOURS = (BLUE, RED, GREEN, ORANGE, '#8e5bb5', '#2aa5b0', '#b0587a', GREY)
+__all__ = ['build_log_figure', 'read_runs', 'write_log_picture']
+
+_COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, '#2aa5b0', '#b0587a', GREY)
 _COLUMNS = 2
 _FEW = 12  # points; so few are marked
+_FAINT = ' (faint: as logged)'
 # key -> what stands above its panel
 _TITLES = {
-    'loss': 'Loss',
+    'loss': f'Loss{_FAINT}',
     'coco/bbox_mAP': 'COCO mAP',
     'accuracy/top1': 'Top-1 accuracy, %',
-    'sparsity/collapsed': 'Collapsed filters',
     'sparsity/collapsed_fraction': 'Collapsed filters, share',
     'sparsity/dead_fraction': 'Dead channels, share',
     'sparsity/mostly_zero_fraction': 'Channels 0 on over 99 %, share',
@@ -33,42 +48,18 @@ _TITLES = {
     'sparsity/dead_overlap': 'Overlap with those ever dead',
     'demp/macs_left': 'MACs left',
     'demp/channels_left': 'Channels left',
+    'demp/strength': 'Penalty and noise, share of their peaks',
+    'demp/penalty_scale': 'Penalty, times its peak',
 }
 _SHARES = ('_fraction', '_sparsity', '_left', 'universality', 'overlap')
+# the same curve as its share
+_SAID_ELSEWHERE = {'sparsity/collapsed': 'sparsity/collapsed_fraction'}
+# what a vertical line is -> its dashes; at the end of a round training begins anew
+_EVENTS = {'prune event': (0, (1, 2)), 'end of a round': (0, (5, 3))}
+_Runs = Mapping[str, Sequence[dict]]
 
 
-def read_runs(paths: Sequence[str | Path]) -> dict[str, list[dict]]:
-    """Name of a run -> its records, as :func:`.plots.read_scalars` returns them.
-
-    Args:
-        paths: ``scalars.json``, or a work dir, of which the newest log is read.
-
-    Raises:
-        FileNotFoundError: no log there.
-        ValueError: a path is given twice, or a log is broken.
-    """
-    logs = [_log_in(Path(path)) for path in paths]
-    if len(set(logs)) < len(logs):
-        twice = next(log for log in logs if logs.count(log) > 1)
-        raise ValueError(f'{twice} is given twice')
-    # <work_dir>/<timestamp>/vis_data/scalars.json
-    names = [log.parents[2].name if log.parent.name == 'vis_data' else log.stem for log in logs]
-    names = names if len(set(names)) == len(names) else [str(log) for log in logs]
-    return {name: read_scalars(log) for name, log in zip(names, logs)}
-
-
-def _log_in(path: Path) -> Path:
-    path = path.resolve()
-    if not path.is_dir():
-        return path
-    place = 'vis_data/scalars.json'
-    logs = sorted(path.glob(f'*/{place}')) or sorted(path.glob(place))
-    if not logs:
-        raise FileNotFoundError(f'no training log in {path}: a work dir has <timestamp>/{place}')
-    return logs[-1]  # a timestamp sorts as time does
-
-
-def quantities(runs: Mapping[str, list[dict]]) -> list[str]:
+def quantities(runs: _Runs) -> list[str]:
     """Keys to draw, of those that some record has a finite value of: loss and scores, then all
     ``sparsity/*``, then what pruning left.
 
@@ -80,7 +71,7 @@ def quantities(runs: Mapping[str, list[dict]]) -> list[str]:
         for records in runs.values()
         for record in records
         for key, value in record.items()
-        if isinstance(value, (int, float)) and math.isfinite(value)
+        if is_finite(value) and _SAID_ELSEWHERE.get(key) not in record
     }
     known = [key for key in _TITLES if key in present]
     others = sorted(key for key in present if key.startswith('sparsity/') and key not in _TITLES)
@@ -89,8 +80,12 @@ def quantities(runs: Mapping[str, list[dict]]) -> list[str]:
     return known + others
 
 
-def write_log_picture(runs: Mapping[str, list[dict]], out_path: str | Path) -> None:
-    """A PNG with all panels, or a self-contained HTML page, by the suffix.
+def write_log_picture(runs: _Runs, out_path: str | Path) -> None:
+    """A PNG with all panels, or a self-contained HTML page, by the suffix; either with a table of
+    the last values.
+
+    Args:
+        runs: name -> records, as :func:`.logs.read_runs` returns them.
 
     Raises:
         ValueError: another suffix, or nothing to plot.
@@ -99,57 +94,77 @@ def write_log_picture(runs: Mapping[str, list[dict]], out_path: str | Path) -> N
     if out_path.suffix not in ('.png', '.html'):
         raise ValueError(f'--out must end in .png or .html, got {str(out_path)!r}')
     if out_path.suffix == '.png':
-        _save(build_log_figure(runs), out_path)
+        save_png(build_log_figure(runs), out_path)
         return
     page = _page(runs)
     out_path.parent.mkdir(parents=True, exist_ok=True)
     out_path.write_text(page, encoding='utf-8')
 
 
-def build_log_figure(runs: Mapping[str, list[dict]]) -> Figure:
-    """One panel a quantity, over iterations; prune events are dotted. A line's gid is
-    ``<run> <key>``. Raises ValueError where there is nothing to plot."""
+def build_log_figure(runs: _Runs) -> Figure:
+    """One panel a quantity, over iterations, and the last values. A line's gid is ``<run> <key>``.
+    Raises ValueError where there is nothing to plot."""
     keys = quantities(runs)
     rows = math.ceil(len(keys) / _COLUMNS)
-    figure, grid = new_figure(rows, _COLUMNS, width=10, height=2.3 * rows + 0.4)
+    table = last_values(runs, keys)
+    heights = [2.3] * rows + [0.22 * (len(table.rows) + 2)]
+    figure, grid = new_figure(
+        rows + 1,
+        _COLUMNS,
+        width=10,
+        height=sum(heights) + 0.4,
+        gridspec_kw=dict(height_ratios=heights),
+    )
     for axes, key in zip(grid.flat, keys):
         draw_quantity(axes, key, runs)
         axes.set_title(plain(_TITLES.get(key, key)), loc='left', fontsize=10.5, color=INK)
-    for axes in grid.flat[len(keys) :]:
+    for axes in (*grid[:-1].flat[len(keys) :], *grid[-1, 1:]):
         axes.remove()
-    if len(runs) > 1:
-        figure.legend(
-            handles=[Line2D([], [], color=_colour(k), label=plain(n)) for k, n in enumerate(runs)],
-            loc='outside upper left',
-            ncols=min(len(runs), 4),
-            frameon=False,
-            fontsize=9,
-        )
+    below = grid[-1, 0]
+    below.set_subplotspec(below.get_gridspec()[-1, :])
+    below.axis('off')
+    cells = [[plain(cell) for cell in row.cells] for row in table.rows]
+    heads = [plain(column.label) for column in table.columns]
+    drawn = below.table(cells, colLabels=heads, loc='center', cellLoc='left', colLoc='left')
+    for cell in drawn.get_celld().values():
+        cell.set_edgecolor(GRID)
+        cell.visible_edges = 'horizontal'
+    marks = {}
+    for axes in grid[:-1].flat[: len(keys)]:
+        marks |= dict(zip(*reversed(axes.get_legend_handles_labels())))
+    names = sorted(marks, key=_EVENTS.__contains__)  # the runs first
+    figure.legend(
+        [marks[name] for name in names],
+        names,
+        loc='outside upper left',
+        ncols=min(len(marks), 4),
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
-def draw_quantity(axes: Axes, key: str, runs: Mapping[str, list[dict]]) -> None:
+def draw_quantity(axes: Axes, key: str, runs: _Runs) -> None:
     """What each run logged under a key, smoothed if it is a loss."""
     share = key.endswith(_SHARES)
     for number, (name, records) in enumerate(runs.items()):
         colour = _colour(number)
-        iters, values = _series(records, key)
+        iters, values = series(records, key)
         values = 100 * values if share else values
         if not len(values):
             continue
         if key == 'loss':
             axes.plot(iters, values, color=colour, alpha=0.25, linewidth=0.8)
-            values = _smooth(values)
-        marker = 'o' if len(iters) < _FEW else None
-        style = dict(color=colour, linewidth=1.6, marker=marker, markersize=4)
+            values = smooth(values)
+        style = dict(color=colour, linewidth=1.6, marker='o' if len(iters) < _FEW else None)
+        style |= dict(markersize=4, drawstyle='steps-post' if key.endswith('_left') else 'default')
         axes.plot(iters, values, label=plain(name), gid=f'{name} {key}', **style)
-        events, removed = _series(records, 'demp/channels_removed')
-        for event in events[removed > 0]:
-            axes.axvline(event, color=colour, linewidth=0.7, alpha=0.5, linestyle=(0, (1, 2)))
+    _mark_events(axes, runs)
     axes.set_xlim(0, 1.01 * max(record['iter'] for records in runs.values() for record in records))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     if key != 'loss':
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        low, high = min(0, axes.dataLim.ymin), axes.dataLim.ymax
+        axes.set_ylim(low, high + 0.05 * (high - low) or 1)
     elif axes.dataLim.ymin > 0:
         axes.set_yscale('log')
         axes.yaxis.set_major_formatter('{x:g}')  # plain numbers also between the decades
@@ -159,33 +174,61 @@ def draw_quantity(axes: Axes, key: str, runs: Mapping[str, list[dict]]) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
 
 
-def _page(runs: Mapping[str, list[dict]]) -> str:
-    keys = quantities(runs)
-    pictures = []
-    for key in keys:
-        figure, ((axes,),) = new_figure(height=2.7)
-        draw_quantity(axes, key, runs)
-        axes.set_xlabel('iteration')
-        if len(runs) > 1:
-            legend(axes)
-        caption = 'Faint: as logged; strong: its moving average.' if key == 'loss' else key
-        pictures.append(Picture(key, _TITLES.get(key, key), caption, figure))
-    rows = []
-    for name, records in runs.items():
-        last = [_series(records, key)[1][-1:] for key in keys]
-        rows.append(Row((name, *(_number(v[0]) if len(v) else '' for v in last))))
-    heads = (Head('run', text=True), *(Head(_TITLES.get(key, key), key) for key in keys))
-    return render_page(
-        title='Training log' if len(runs) == 1 else 'Training logs',
-        subtitle=', '.join(runs),
-        pictures=pictures,
-        sections=[Section('At the end', table=Table(heads, tuple(rows)), label='Last values')],
-    )
-
-
-def _number(value: float) -> str:
-    return shown(int(value) if value == int(value) else float(value))
+def _mark_events(axes: Axes, runs: _Runs) -> None:
+    for number, records in enumerate(runs.values()):
+        iters, removed = series(records, 'demp/channels_removed')
+        rounds = [r['iter'] for r in records if any(key.startswith('round/') for key in r)]
+        for kind, places in zip(_EVENTS, (iters[removed > 0], rounds)):
+            style = dict(color=_colour(number), linewidth=0.9, alpha=0.6, linestyle=_EVENTS[kind])
+            for place in places:
+                known = axes.get_legend_handles_labels()[1]
+                axes.axvline(place, label=None if kind in known else kind, gid=kind, **style)
 
 
 def _colour(number: int) -> str:
     return _COLOURS[number % len(_COLOURS)]
+
+
+def last_values(runs: _Runs, keys: Sequence[str]) -> Table:
+    """One row a quantity, one column a run."""
+    rows = [
+        {
+            'quantity': _TITLES.get(key, key).removesuffix(_FAINT),
+            **{f'run {k}': _last(r, key) for k, r in enumerate(runs.values())},
+        }
+        for key in keys
+    ]
+    columns = [Column('quantity', 'at the end', is_text=True)]
+    columns += [Column(f'run {k}', name) for k, name in enumerate(runs)]
+    return table_of(rows, columns, 'Last values')
+
+
+def _last(records: Sequence[dict], key: str) -> str:
+    _, values = series(records, key)
+    if not len(values):
+        return ''
+    if key.endswith(_SHARES):
+        return percent(values[-1])
+    return number_text(int(values[-1]) if values[-1].is_integer() else float(values[-1]))
+
+
+def _page(runs: _Runs) -> str:
+    keys = quantities(runs)
+    charts = tuple(Chart(key, _TITLES.get(key, key), key, runs) for key in keys)
+    view = View(
+        title='Training log' if len(runs) == 1 else 'Training logs',
+        subtitle=', '.join(runs),
+        sections=(
+            Section('At the end', tables=(last_values(runs, keys),)),
+            Section('Pictures', charts=charts),
+        ),
+    )
+    return render_page(view, _draw_chart)
+
+
+def _draw_chart(chart: Chart) -> Figure:
+    figure, ((axes,),) = new_figure(height=2.7)
+    draw_quantity(axes, chart.name, chart.data)
+    axes.set_xlabel('iteration')
+    legend(axes)
+    return figure

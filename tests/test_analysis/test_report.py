@@ -1,60 +1,17 @@
-"""The report's numbers against slow, obvious references and a case worked by hand."""
+"""The report's files, and its numbers against obvious references and a case worked by hand."""
 
 import csv
 import json
 
 import pytest
 import torch
+from reports import SETTINGS, UNSCORED, Chain, Given, snapshot_of
 from torch import nn
 from torch.nn import functional as F
 
-pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
-
-from mmpsbn.analysis.report import Settings, write_report  # noqa: E402
-from mmpsbn.analysis.report.numbers import layer_rows, totals  # noqa: E402
-from mmpsbn.analysis.report.snapshot import take_snapshot  # noqa: E402
-from mmpsbn.pruning import trace_channel_graph  # noqa: E402
-
-SETTINGS = Settings(thresholds=(1e-3, 0.5), eps=1e-12, num_samples=10_000, score=True)
-
-
-def forward(model, batch):
-    return model(batch)
-
-
-def trace(model, example):
-    return trace_channel_graph(model, example, forward), example
-
-
-def snapshot_of(model, batches=None, score=None, settings=SETTINGS, size=(3, 6, 6)):
-    return take_snapshot(
-        model.eval(),
-        name='one',
-        example=torch.randn(1, *size),
-        trace=trace,
-        forward_fn=forward,
-        batches=batches,
-        score=score,
-        settings=settings,
-        kept={},
-        step=None,
-    )
-
-
-class Chain(nn.Module):
-    """conv 3->4, BN, ReLU, conv 4->5, BN, ReLU, mean, linear 5->2, on 6x6 images: no padding, so
-    4x4 and 2x2 positions."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
-        self.conv2, self.bn2 = nn.Conv2d(4, 5, 3, bias=False), nn.BatchNorm2d(5)
-        self.fc = nn.Linear(5, 2)
-
-    def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        return self.fc(x.mean((2, 3)))
+from mmpsbn.analysis.report import Settings, write_report
+from mmpsbn.analysis.report.contents import file_labels
+from mmpsbn.analysis.report.numbers import layer_rows, totals
 
 
 @pytest.fixture
@@ -71,47 +28,41 @@ def chain():
     return model
 
 
-# of one image: conv1 16 positions x 4 x 27, conv2 4 positions x 5 x 36, linear 5 x 2
-MACS = dict(conv1=1728, conv2=720, fc=10)
-
-
 def test_a_case_worked_by_hand(chain):
-    found = snapshot_of(chain, batches=[torch.randn(7, 3, 6, 6), torch.randn(4, 3, 6, 6)])
-    rows = {row['layer']: row for row in layer_rows(found, SETTINGS)}
-    assert list(rows) == ['bn1', 'bn2', 'fc']
-    first, second, last = rows.values()
-    assert [first[k] for k in ('writer', 'channels', 'collapsed_0.001', 'dead')] == [
-        'conv1', 4, 1, 2
-    ]  # fmt: skip
-    assert [second[k] for k in ('channels', 'collapsed_0.001', 'dead')] == [5, 2, 1]
-    assert (first['collapsed_0.5'], second['collapsed_0.5']) == (2, 2)
-    # Phi(b / |gamma|): channels 1 and 2 of bn1, and 0 of bn2, whose gamma is exactly 0
-    assert (first['hardly_active'], second['hardly_active']) == (2, 1)
+    batches = [torch.randn(7, 3, 6, 6), torch.randn(4, 3, 6, 6)]
+    found = snapshot_of(chain, batches=batches, settings=SETTINGS)
+    first, second, last = layer_rows(found)
+    assert [row['layer'] for row in (first, second, last)] == ['bn1', 'bn2', 'fc']
+    expected = {
+        'writer': ('conv1', 'conv2'),
+        'channels': (4, 5),
+        'collapsed_0.001': (1, 2),
+        'collapsed_0.5': (2, 2),
+        'dead': (2, 1),
+        # Phi(b / |gamma|): channels 1 and 2 of bn1, and 0 of bn2, whose gamma is exactly 0
+        'hardly_active': (2, 1),
+        # of one image: conv1 16 positions x 4 x 27, conv2 4 positions x 5 x 36
+        'macs': (1728, 720),
+    }
+    assert {key: (first[key], second[key]) for key in expected} == expected
     assert first['median_gamma'] == pytest.approx(0.4) and second['median_bias'] == 9
     assert second['mean_zero_share'] == pytest.approx(1 / 5)
     assert second['mean_universality'] == pytest.approx(4 / 5)
     assert last['channels'] is None and last['macs'] == 10
-    assert {n: rows[w]['macs'] for n, w in (('conv1', 'bn1'), ('conv2', 'bn2'))} == {
-        'conv1': 1728, 'conv2': 720
-    }  # fmt: skip
     # half of conv1's filters; conv2 keeps 2 of 4 inputs and 4 of 5 filters; fc 4 of 5 inputs
-    stake = dict(conv1=1728 / 2, conv2=720 * (1 - 0.5 * 0.8), fc=10 * 0.2)
-    assert first['macs_at_stake'] == pytest.approx(stake['conv1'])
-    assert second['macs_at_stake'] == pytest.approx(stake['conv2'])
-    assert last['macs_at_stake'] == pytest.approx(stake['fc'])
-    whole = totals(found, SETTINGS)
+    stake = [1728 / 2, 720 * (1 - 0.5 * 0.8), 10 * 0.2]
+    assert [row['macs_at_stake'] for row in (first, second, last)] == pytest.approx(stake)
+    whole = totals(found)
     expected = dict(
-        layers=2, channels=9, scaled_channels=9, observed_channels=9, dead=3,
-        dead_of_collapsed=2, removable=3, macs=2458, not_finite=0,
-    )  # fmt: skip
+        layers=2, channels=9, scaled_channels=9, observed_channels=9, dead=3, dead_of_collapsed=2,
+        dead_above=1, removable=3, macs=2458, not_finite=0,
+    ) | {'collapsed_0.001': 3, 'collapsed_0.5': 4}  # fmt: skip
     assert {key: whole[key] for key in expected} == expected
-    assert whole['collapsed_0.001'] == 3 and whole['collapsed_0.5'] == 4
-    assert whole['macs_at_stake'] == whole['macs_removable'] == pytest.approx(sum(stake.values()))
+    assert whole['macs_at_stake'] == whole['macs_removable'] == pytest.approx(sum(stake))
 
 
 def test_without_data_idle_means_collapsed(chain):
-    found = snapshot_of(chain)
-    whole = totals(found, SETTINGS)
+    whole = totals(snapshot_of(chain))
     assert whole['dead'] is whole['mostly_zero'] is whole['dead_of_collapsed'] is None
     assert whole['hardly_active'] == 3 and whole['removable'] == 3
     stake = 1728 / 4 + 720 * (1 - 0.75 * 0.6) + 10 * 0.4
@@ -139,12 +90,12 @@ def test_activations_against_all_of_them_kept():
             norm.bias.uniform_(-3, 1)
             norm.bias[0] = -60
     batches = [torch.randn(n, 3, 6, 6) for n in (5, 1, 9)]
-    found = snapshot_of(model, batches=batches)
+    found = snapshot_of(model, batches=batches, settings=SETTINGS)
     x = torch.cat(batches)
     with torch.no_grad():
         stem = F.relu(model.norm(model.stem(x)))
         stream = F.relu(stem + model.bn(model.conv(stem))).mean((2, 3), keepdim=True)
-    for row, seen in zip(layer_rows(found, SETTINGS), (stem, stream)):
+    for row, seen in zip(layer_rows(found), (stem, stream)):
         peaks = seen.amax((2, 3))
         zero = (seen == 0).double().mean((0, 2, 3))
         above = (peaks > 1e-3 * peaks.amax(0)).double().mean(0)
@@ -154,7 +105,7 @@ def test_activations_against_all_of_them_kept():
         # the bounds of universality are one bin of a ninth apart
         assert row['mean_universality'] == pytest.approx(float(above.mean()), abs=0.05)
     # channel 0 is dead in the stem alone, or in the stream as well: only then it can be cut
-    assert totals(found, SETTINGS)['dead'] >= 2
+    assert totals(found)['dead'] >= 2
 
 
 def test_what_is_dead_in_one_branch_of_a_stream_is_not_removable():
@@ -163,13 +114,12 @@ def test_what_is_dead_in_one_branch_of_a_stream_is_not_removable():
     with torch.no_grad():
         model.norm.weight[0], model.norm.bias[0] = 0, -1  # the stem's channel alone is dead
         model.bn.weight[0], model.bn.bias[0] = 1, 9
-    found = totals(snapshot_of(model, batches=[torch.randn(8, 3, 6, 6)]), SETTINGS)
+    found = totals(snapshot_of(model, batches=[torch.randn(8, 3, 6, 6)], settings=SETTINGS))
     assert found['dead'] == 1 and found['removable'] == 0
     assert found['macs_at_stake'] > 0 == found['macs_removable']
 
 
 def test_only_so_many_samples_are_looked_at():
-    settings = Settings(thresholds=(1e-3,), eps=0.0, num_samples=6, score=True)
     read = []
 
     def batches():
@@ -177,6 +127,7 @@ def test_only_so_many_samples_are_looked_at():
             read.append(number)
             yield torch.randn(4, 3, 6, 6)
 
+    settings = Settings(thresholds=(1e-3,), eps=0.0, num_samples=6, score=False)
     found = snapshot_of(Chain(), batches=batches(), settings=settings)
     assert found.samples == 6 and read == [0, 1]
     assert int(found.layers['bn1'].activations.samples[0]) == 6
@@ -216,85 +167,64 @@ def test_settings_out_of_range(values, message):
     assert str(error.value) == message
 
 
-class Given:
-    """A subject of models that exist."""
-
-    title, has_data = 'given', True
-
-    def __init__(self, models, batches=None, zero=None, growth=None):
-        self.zero, self.growth = zero or {}, growth or {}
-        self.models, self.data = models, batches or [torch.randn(4, 3, 6, 6)]
-        self.trace, self.forward_fn = trace, forward
-
-    def load(self, checkpoint):
-        from mmpsbn.analysis.report.subject import Loaded
-
-        growth = self.growth.get(checkpoint)
-        return Loaded(self.models[checkpoint].eval(), {}, None, None, growth)
-
-    def begins_at_zero(self):
-        return self.zero
-
-    def example(self, model):
-        return torch.randn(1, 3, 6, 6)
-
-    def batches(self, model):
-        return iter(self.data)
-
-    def score(self, model):
-        return {'accuracy': float('nan')}
-
-    def gradient_noise(self, loaded):
-        return None
-
-    def course(self, loaded, *, threshold):
-        return None
-
-
-def test_csv_and_json_hold_the_same_numbers(chain, tmp_path):
-    subject = Given({'a/first.pth': Chain(), 'a/last.pth': chain})
-    files = write_report(
-        subject, list(subject.models), SETTINGS, out_dir=tmp_path / 'new', force=False,
-        prune_command=None,
+def write(subject, out_dir, *, force=False, settings=SETTINGS, prune_command=None):
+    return write_report(
+        subject, list(subject.models), settings, out_dir=out_dir, force=force,
+        prune_command=prune_command,
     )  # fmt: skip
+
+
+def test_csv_json_and_the_terminal_hold_the_same_numbers(chain, tmp_path, capsys):
+    subject = Given({'a/first.pth': Chain(), 'a/last.pth': chain})
+    command = "mmpsbn prune 'my net.py' last.pth --out pruned"
+    files = write(subject, tmp_path / 'new', prune_command=command)
     assert [path.name for path in files] == ['report.html', 'report.json', 'layers.csv']
-    assert sorted(path.name for path in (tmp_path / 'new').iterdir()) == sorted(
-        path.name for path in files
-    )
+    assert sorted((tmp_path / 'new').iterdir()) == sorted(files)
     report = json.loads(files[1].read_text(), parse_constant=pytest.fail)
     assert [c['name'] for c in report['checkpoints']] == ['first', 'last']
     assert report['checkpoints'][1]['totals']['dead'] == 3
     assert report['checkpoints'][1]['scores'] == {'accuracy': None}
     lines = list(csv.DictReader(files[2].open()))
     assert len(lines) == 6
-    written = [
+    assert lines == [
         {'checkpoint': c['name'], **{k: '' if v is None else str(v) for k, v in row.items()}}
         for c in report['checkpoints']
         for row in c['layers']
     ]
-    assert lines == written
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == 'given: last.pth' and f'    {command}' in said
+    assert said[said.index('Dead:') + 1].startswith('  3 of 9 observed channels')
+    assert said.count('What to do:') == 1
+    assert not any('`' in line for line in said)
 
 
 def test_a_report_is_overwritten_only_where_asked_for(tmp_path):
     subject = Given({'x.pth': Chain()})
-
-    def write(**kwargs):
-        return write_report(subject, ['x.pth'], SETTINGS, prune_command=None, **kwargs)
-
     (tmp_path / 'layers.csv').write_text('mine')
     with pytest.raises(FileExistsError, match=r"layers.csv' exists; give another --out, or --for"):
-        write(out_dir=tmp_path, force=False)
+        write(subject, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['layers.csv']
     with pytest.raises(FileExistsError, match=r"layers.csv' is a file; give a folder as --out"):
-        write(out_dir=tmp_path / 'layers.csv', force=True)
-    write(out_dir=tmp_path, force=True)
+        write(subject, tmp_path / 'layers.csv', force=True)
+    write(subject, tmp_path, force=True)
     assert (tmp_path / 'layers.csv').read_text().startswith('checkpoint,layer,')
 
 
 def test_nothing_is_written_where_it_fails(tmp_path):
     subject = Given({'x.pth': Chain()}, batches=[torch.empty(0, 3, 6, 6)])
     with pytest.raises(ValueError, match='the data set is empty: no sample to look at'):
-        write_report(
-            subject, ['x.pth'], SETTINGS, out_dir=tmp_path / 'out', force=False, prune_command=None
-        )
+        write(subject, tmp_path / 'out', settings=UNSCORED)
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    'paths, labels',
+    [
+        (['run/epoch_1.pth', 'run/epoch_2.pth'], ['epoch_1.pth', 'epoch_2.pth']),
+        (['/w/a/epoch_2.pth', '/w/b/epoch_2.pth'], ['a/epoch_2.pth', 'b/epoch_2.pth']),
+        (['x.pth', 'x.pth'], ['x.pth', 'x.pth']),
+        ([], []),
+    ],
+)
+def test_checkpoints_are_called_by_file_name(paths, labels):
+    assert file_labels(paths) == labels

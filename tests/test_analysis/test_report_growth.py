@@ -8,18 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from mmengine.config import Config
+from reports import SETTINGS, Chain, Given, snapshot_of
 from torch import nn
 from toy import toy_runner
 
-pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
-
-from test_report import SETTINGS, Chain, Given, snapshot_of  # noqa: E402
-
-from mmpsbn.analysis.report import write_report  # noqa: E402
-from mmpsbn.analysis.report.arch import ArchSubject  # noqa: E402
-from mmpsbn.analysis.report.channels import channels_of  # noqa: E402
-from mmpsbn.analysis.report.config import ConfigSubject  # noqa: E402
-from mmpsbn.analysis.report.rounds import draw_paths  # noqa: E402
+from mmpsbn.analysis.report import write_report
+from mmpsbn.analysis.report.arch import ArchSubject
+from mmpsbn.analysis.report.channels import channels_of, paths_of
+from mmpsbn.analysis.report.config import ConfigSubject
 
 YOUNG = 'more are below that in layers whose γ begins at 0: not grown yet, unless grown and fallen'
 
@@ -104,15 +100,9 @@ def test_one_checkpoint_tells_where_the_run_has_written_down_its_course(
 
 
 def test_earlier_checkpoints_show_what_the_course_has_missed(tmp_path):
-    last = chain_with(0.0, 2.0, -9e-4, 2.0, 2.0)
-    _, found = report(
-        tmp_path,
-        chain_with(0.5, 2.0, 0.0, 2.0, 2.0),
-        last,
-        zero={},
-        growth=(0.0, 2.0, 0.0, 2.0, 2.0),
-    )[0]
-    assert numbers(found) == (1, 1, None)
+    first, last = chain_with(0.5, 2.0, 0.0, 2.0, 2.0), chain_with(0.0, 2.0, -9e-4, 2.0, 2.0)
+    found, _ = report(tmp_path, first, last, zero={}, growth=(0.0, 2.0, 0.0, 2.0, 2.0))
+    assert numbers(found[1]) == (1, 1, None)
 
 
 def test_the_course_over_checkpoints_tells(tmp_path):
@@ -127,14 +117,15 @@ def test_the_course_over_checkpoints_tells(tmp_path):
 
 
 def test_pictures_call_collapsed_what_the_words_do():
-    bn2 = chain_with(0.0, 2.0, 1e-4, 2.0, 2.0)
     young = {1e-3: dict(bn2=torch.tensor([True, False, False, False, False]))}
-    snapshot = replace(snapshot_of(bn2), not_grown=young, growth_from='checkpoints')
-    assert channels_of(snapshot, SETTINGS).collapsed.nonzero()[0].tolist() == [4 + 2]
-    lines = draw_paths([snapshot], SETTINGS).axes[0].lines
-    assert sum(line.get_gid() == 'collapsed or pruned' for line in lines) == 1
-    unknown = replace(snapshot, growth_from=None)
-    assert channels_of(unknown, SETTINGS).collapsed.sum() == 2
+    known = replace(
+        snapshot_of(chain_with(0.0, 2.0, 1e-4, 2.0, 2.0)),
+        not_grown=young,
+        growth_from='checkpoints',
+    )
+    assert channels_of(known).collapsed.nonzero()[0].tolist() == [4 + 2]
+    assert paths_of([known]).lost.nonzero()[0].tolist() == [4 + 2]
+    assert channels_of(replace(known, growth_from=None)).collapsed.sum() == 2
 
 
 def test_a_trained_checkpoint_brings_its_course(tmp_path):

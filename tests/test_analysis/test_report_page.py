@@ -1,76 +1,41 @@
 """The report's page: well-formed, of one piece, readable and safe, whatever the model."""
 
-import re
-from html.parser import HTMLParser
-
 import pytest
 import torch
+from reports import SETTINGS, UNSCORED, Chain, Given, Reader, snapshot_of
 from torch import nn
 
-pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
-
-from test_report import SETTINGS, Given  # noqa: E402
-
-from mmpsbn.analysis.report import Settings, write_report  # noqa: E402
-from mmpsbn.analysis.report.numbers import totals  # noqa: E402
-from mmpsbn.analysis.report.snapshot import take_snapshot  # noqa: E402
-from mmpsbn.analysis.report.words import advice  # noqa: E402
-from mmpsbn.layers import psBN2d  # noqa: E402
-
-_VOID = {'meta', 'br', 'hr', 'img', 'input', 'link'}
-_SVG_ALONE = re.compile(r'url\((?!#)|@import|expression\(')
+from mmpsbn.analysis.report import write_report
+from mmpsbn.analysis.report.numbers import totals
+from mmpsbn.analysis.report.words import advice
+from mmpsbn.layers import psBN2d
 
 
-class Reader(HTMLParser):
-    """Reads a page strictly: tags close in order, and what refers to the outside is listed."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.ids, self.outside, self.pictures, self.scripts = [], [], [], 0, 0
-        self.text, self.rows, self.alternatives = '', 0, []
-        self.feed(html)
-        self.close()
-        assert self.open == [], f'left open: {self.open}'
-        assert len(self.alternatives) == self.pictures, 'a picture without words for it'
-        assert len(set(self.ids)) == len(self.ids), 'an id stands twice'
-        self.outside += _SVG_ALONE.findall(html)
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in _VOID:
-            self.open.append(tag)
-        self._look(tag, attributes)
-
-    def handle_startendtag(self, tag, attributes):
-        self._look(tag, attributes)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f'</{tag}> where another is open'
-
-    def handle_data(self, data):
-        if 'style' not in self.open:
-            self.text += data
-
-    def _look(self, tag, attributes):
-        self.pictures += tag == 'svg'
-        self.scripts += tag == 'script'
-        self.rows += tag == 'tr'
-        if ('role', 'img') in attributes:
-            self.alternatives.append(dict(attributes)['aria-label'])
-        for name, value in attributes:
-            if name == 'id':
-                self.ids.append(value)
-            reference = name in ('src', 'href', 'xlink:href', 'action', 'data', 'srcset')
-            if reference and not value.startswith(('#', 'data:')):
-                self.outside.append(value)
-
-
-def write(models, tmp_path, settings=SETTINGS, **kwargs):
+def write(models, tmp_path, settings=SETTINGS, prune_command=None, **kwargs):
     subject = Given(models, **kwargs)
     files = write_report(
-        subject, list(models), settings, out_dir=tmp_path, force=True,
-        prune_command='tools/prune.py <config>',
-    )  # fmt: skip
-    return Reader(files[0].read_text(encoding='utf-8'))
+        subject, list(models), settings, out_dir=tmp_path, force=True, prune_command=prune_command
+    )
+    page = Reader(files[0].read_text(encoding='utf-8'))
+    assert page.scripts == 0 and not page.outside
+    return page
+
+
+def net(*layers):
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(2))
+
+
+def convolutions(norm=nn.BatchNorm2d):
+    model = net(nn.Conv2d(3, 4, 3), norm(4), nn.ReLU(), nn.Conv2d(4, 3, 1))
+    model(torch.randn(2, 3, 6, 6))
+    return model
+
+
+def with_a_dead_channel(norm=nn.BatchNorm2d):
+    model = convolutions(norm)
+    with torch.no_grad():
+        model[1].weight[0], model[1].bias[0] = 0, -1
+    return model
 
 
 class Branching(nn.Module):
@@ -93,45 +58,59 @@ class Branching(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def net(*layers):
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(2))
-
-
-def convolutions(channels=4, norm=nn.BatchNorm2d):
-    model = net(nn.Conv2d(3, channels, 3), norm(channels), nn.ReLU(), nn.Conv2d(channels, 3, 1))
-    model(torch.randn(2, 3, 6, 6))
-    return model
-
-
 def test_names_are_text_and_unreached_layers_are_named(tmp_path):
     page = write({'<i>&amp;.pth': Branching()}, tmp_path)
-    assert page.scripts == 0 and not page.outside
-    for name in ('<script>alert("a&b")</script>', '$x_1$ \'"> <b>', '<i>&amp;'):
+    for name in ('<script>alert("a&b")</script>', '$x_1$ \'"> <b>', '<i>&amp;.pth'):
         assert name in page.text
     assert '2 layers were never reached by the data' in page.text
     assert page.text.count('never reached by the data') == 3  # in the table as well
 
 
-def test_advice_holds_the_command_that_prunes(tmp_path):
-    model = convolutions()
-    with torch.no_grad():
-        model[1].weight[0], model[1].bias[0] = 0, -1
-    page = write({'x.pth': model}, tmp_path)
-    assert 'keep its function: tools/prune.py <config>.' in page.text
+def test_the_next_step_is_a_command_that_does_not_break_at_a_hyphen(tmp_path):
+    command = "mmpsbn prune 'my net.py' x.pth --criterion dead"
+    page = write({'x.pth': with_a_dead_channel()}, tmp_path, prune_command=command)
+    assert command in page.text
+    html = (tmp_path / 'report.html').read_text()
+    assert '<span>--criterion</span> <span>dead</span>' in html
+    assert 'nowrap' in html[html.index('.command span') :].split('\n')[0]
     assert '1 of 7 observed channels (14.3%) is dead' in page.text
     assert 'Dead among the 1 collapsed filter: all.' in page.text
+    page = write({'x.pth': with_a_dead_channel()}, tmp_path)
+    assert 'keep its function: mmpsbn.pruning.prune_dead_channels(model, batches).' in page.text
+    assert '<code>mmpsbn.pruning.prune_dead' in (tmp_path / 'report.html').read_text()
+
+
+@pytest.mark.parametrize(
+    'eps, words',
+    [
+        (1e-12, 'looked at the last 2 batches, this report looks at 4 samples of the test data.'),
+        (1e-3, 'looked at the last 2 batches and calls |a| ≤ 0.001 dead, this report looks at 4'),
+    ],
+)
+def test_why_the_log_counts_other_dead_channels(tmp_path, eps, words):
+    page = write({'x.pth': Chain()}, tmp_path, log=('the last 2 batches', eps))
+    assert f'The training log may count others: SparsityHook {words}' in page.text
+
+
+def test_one_number_of_layers(tmp_path):
+    """Two with channels; the linear layer, which has none of its own, has MACs and no number."""
+    page = write({'x.pth': Chain()}, tmp_path)
+    html = (tmp_path / 'report.html').read_text()
+    assert '<b>2</b><span>layers with channels</span>' in html and 'All layers' in page.text
+    assert '<td>2</td><td class="name">bn2</td>' in html
+    assert '<td></td><td class="name">fc</td>' in html
 
 
 def test_a_model_without_normalisation(tmp_path):
     page = write({'x.pth': convolutions(norm=lambda channels: nn.Identity())}, tmp_path)
     assert 'This model has no normalisation layer with a scale' in page.text
-    assert 'observed channels' in page.text and page.pictures >= 2 and not page.outside
+    assert 'observed channels' in page.text and page.pictures >= 2
 
 
 def test_a_model_without_layers(tmp_path):
-    settings = Settings(thresholds=(1e-3,), eps=0.0, num_samples=1, score=False)
-    page = write({'x.pth': nn.Sequential(nn.ReLU())}, tmp_path, settings)
+    page = write({'x.pth': nn.Sequential(nn.ReLU())}, tmp_path, UNSCORED)
     assert 'no normalisation layer' in page.text and page.pictures == 0
+    assert 'Pictures' not in page.text and 'Layers' not in page.text
 
 
 def test_scales_that_are_not_finite(tmp_path):
@@ -141,7 +120,7 @@ def test_scales_that_are_not_finite(tmp_path):
     page = write({'x.pth': model}, tmp_path)
     assert '2 scales are NaN or infinite' in page.text
     assert 'gamma is NaN or infinite in 2 channels' in page.text
-    assert 'Find where the NaN comes from first' in page.text and not page.outside
+    assert 'Find where the NaN comes from first' in page.text
     with torch.no_grad():
         model[1].weight.fill_(torch.nan)
     page = write({'x.pth': model}, tmp_path)
@@ -149,12 +128,9 @@ def test_scales_that_are_not_finite(tmp_path):
 
 
 def test_a_model_that_cannot_be_traced_still_has_its_scales_counted(tmp_path):
-    model = convolutions()
-    with torch.no_grad():
-        model[1].weight[0] = 0
+    model = with_a_dead_channel()
     model.forward = lambda x: 1 / 0
-    settings = Settings(thresholds=(1e-3,), eps=0.0, num_samples=1, score=False)
-    page = write({'x.pth': model}, tmp_path, settings)
+    page = write({'x.pth': model}, tmp_path, UNSCORED)
     assert '1 of 4 filters (25.0%) has collapsed' in page.text
     assert 'the model was not traced (cannot trace Sequential (ZeroDivisionError' in page.text
 
@@ -167,20 +143,22 @@ def test_large_models_fit_a_page(tmp_path, layers, channels):
         blocks += [nn.ReLU()]
     model = net(*blocks)
     model(torch.randn(1, 3, 2, 2))
-    settings = Settings(thresholds=(1e-3,), eps=0.0, num_samples=2, score=False)
-    page = write({'x.pth': model}, tmp_path, settings, batches=[torch.randn(2, 3, 2, 2)])
-    assert f'{layers * channels:,}' in page.text and not page.outside
+    page = write({'x.pth': model}, tmp_path, UNSCORED, batches=[torch.randn(2, 3, 2, 2)])
+    assert f'{layers * channels:,}' in page.text
     assert (tmp_path / 'report.html').stat().st_size < 3_000_000
     html = (tmp_path / 'report.html').read_text()
     assert ('<details>' in html) == (layers > 60)  # closed where it is long
 
 
 def test_several_checkpoints_have_their_rounds(tmp_path):
-    models = {f'epoch_{k}.pth': convolutions() for k in (1, 2, 3)}
+    models = {f'run/epoch_{k}.pth': convolutions() for k in (1, 2, 3)}
     page = write(models, tmp_path)
-    assert 'From checkpoint to checkpoint' in page.text
-    assert all(name.removesuffix('.pth') in page.text for name in models)
-    assert 'given: epoch_3' in page.text and not page.outside
+    assert 'From checkpoint to checkpoint' in page.text and 'given: epoch_3.pth' in page.text
+    html = (tmp_path / 'report.html').read_text()
+    assert all(f'<td class="name">epoch_{k}.pth</td>' in html for k in (1, 2, 3))
+    assert 'Theory' not in page.text  # of which there is nothing to say
+    one = write({'x.pth': convolutions()}, tmp_path)
+    assert 'From checkpoint' not in one.text and 'Forecast' not in one.text
 
 
 def test_the_same_numbers_give_the_same_page(tmp_path):
@@ -193,26 +171,8 @@ def test_the_same_numbers_give_the_same_page(tmp_path):
 
 
 @pytest.mark.parametrize('psbn', [False, True])
-def test_psbn_is_not_advised_to_who_has_it(tmp_path, psbn):
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 1), psBN2d(4) if psbn else nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1)
-    )
-    with torch.no_grad():
-        net[1].weight[0] = 0
-    settings = Settings(thresholds=(1e-3,), eps=0.0, num_samples=1, score=False)
-    snapshot = take_snapshot(
-        net,
-        name='x',
-        kept={},
-        example=None,
-        trace=None,
-        forward_fn=None,
-        batches=None,
-        score=None,
-        settings=settings,
-        step=None,
-    )
-    found = totals(snapshot, settings)
-    text = advice(found, snapshot, settings, None)
-    assert ('psBN in place of BN' in text) != psbn
-    assert ('weight decay on the bias of psBN' in text) == psbn
+def test_psbn_is_not_advised_to_who_has_it(psbn):
+    found = snapshot_of(with_a_dead_channel(psBN2d if psbn else nn.BatchNorm2d))
+    (step,) = advice(found, totals(found), None)
+    assert ('psBN in place of BN' in step.words) != psbn
+    assert ('weight decay on the bias of psBN' in step.words) == psbn

@@ -1,18 +1,19 @@
 """Theorem 1 against a run: the noise in the gradients, and the drops it predicts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from reports import layer, snapshot
 from torch import nn
 
-pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
-
-from test_report_pictures import layer, snapshot  # noqa: E402
-
-from mmpsbn.analysis.report.sections import drop_section  # noqa: E402
-from mmpsbn.analysis.report.theorem import Drop, drops_between, gradient_noise  # noqa: E402
-from mmpsbn.layers import convert_to_psbn  # noqa: E402
+from mmpsbn.analysis.report.contents import report_of
+from mmpsbn.analysis.report.look import Look, drops_of
+from mmpsbn.analysis.report.pictures import draw
+from mmpsbn.analysis.report.subject import Course
+from mmpsbn.analysis.report.theorem import Drop, drops_between, gradient_noise
+from mmpsbn.layers import convert_to_psbn
 
 
 @pytest.mark.parametrize('psbn', [False, True])
@@ -73,21 +74,30 @@ def test_channels_as_small_as_a_step_are_left_out():
 
 def test_the_section_weighs_layers_by_their_channels():
     drops = [Drop('a', 3, 0, 0.1, 0.5, -0.4, 0.1), Drop('b', 1, 2, 0.1, 0.5, 0.0, -0.1)]
-    section = drop_section([('one', 'two', drops)])
+    same = snapshot({'a': layer([0.5], [0.0])}, untraced='why')
+    look = Look('net', (same, same), {0: drops}, None, None)
+    section = report_of(look, ['one.pth', 'two.pth'], None).view.sections[-1]
     assert '-3.00e-01 between two checkpoints, and +5.00e-02 was observed' in section.paragraphs[0]
-    (dots,) = section.pictures[0].figure.axes[0].collections
+    (dots,) = draw(section.charts[0]).axes[0].collections
     assert dots.get_offsets().tolist() == [[-0.4, 0.1], [0.0, -0.1]]
-    assert section.table.rows[1].cells[:4] == ('one → two', 'b', '1', '2')
+    assert section.tables[0].rows[1].cells[:4] == ('one.pth → two.pth', 'b', '1', '2')
 
 
 def test_nothing_is_predicted_beyond_the_run_of_the_config():
-    from dataclasses import replace
-
-    from mmpsbn.analysis.report.course import Course
-    from mmpsbn.analysis.report.write import _drops
-
     before = replace(snapshot({'a': layer([0.5], [0.0])}), step=1)
-    course = Course('', (), 3, (0.1, 0.1, 0.1), 'SGD', 0.0)
-    for last, found in ((3, 1), (4, 0)):
+    course = Course('', (0.1, 0.1, 0.1), 'SGD', 0.0)
+    for last, found in ((3, [0]), (4, [])):
         snapshots = [before, replace(before, step=last)]
-        assert len(_drops(snapshots, [{'a': 0.1}], course)) == found
+        assert list(drops_of(snapshots, [{'a': 0.1}], course)) == found
+
+
+def test_a_forecast_that_says_nothing_is_no_section():
+    same = snapshot({'a': layer([0.5], [0.0])}, untraced='why')
+    for sentence, titles in (
+        ('forecast: a filter that dies', ['Pictures', 'Layers', 'Forecast']),
+        ('forecast: none, as', ['Pictures', 'Layers']),
+    ):
+        look = Look('net', (same,), {}, Course(sentence, None, '', 0.0), None)
+        report = report_of(look, ['one.pth'], None)
+        assert [section.title for section in report.view.sections] == titles
+        assert report.data['forecast'] == dict(sentence=sentence)

@@ -2,8 +2,9 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from ...pruning import trace_channel_graph
 from ...pruning.forward import call_with, observing
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import layers_at_zero
-from .subject import Loaded, readable
+from .subject import NO_PICKLE, Loaded, noise_of, unreadable
 
 
 def load_callable(reference: str, option: str) -> Callable:
@@ -68,6 +69,7 @@ class ArchSubject:
         self._input_size = input_size
         self._device = device
         self.title = arch.rpartition(':')[2]
+        self.has_data = data is not None
 
     def load(self, checkpoint: str | None) -> Loaded:
         """The model with the weights of a checkpoint; without one as it was built.
@@ -83,25 +85,18 @@ class ArchSubject:
         return Loaded(model.eval().to(self._device), kept={}, step=None, epoch_length=None)
 
     def begins_at_zero(self) -> dict[str, int]:
-        """Layer whose gamma is 0 in the model as it is built -> its channels."""
         return layers_at_zero(self.load(None).model)
 
     def example(self, model: nn.Module) -> Tensor | None:
-        """One sample to trace: of the data, else noise of the size given, else None."""
+        """Noise of the size given, else a sample of the data."""
         if self._input_size is not None:
-            size = tuple(self._input_size)
-            shape = (1, 3, *size) if len(size) == 2 else (1, *size)
-            return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self._device)
+            return noise_of(self._input_size, self._device)
         if self._loader is None:
             return None
         return next((inputs[:1] for inputs in self.batches(model)), None)
 
     def trace(self, model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tensor]:
         return trace_channel_graph(model, example, call_with), example
-
-    @property
-    def has_data(self) -> bool:
-        return self._loader is not None
 
     def batches(self, model: nn.Module) -> Iterator[Tensor]:
         """Inputs on the device, batch by batch."""
@@ -137,6 +132,9 @@ class ArchSubject:
     def course(self, loaded: Loaded, *, threshold: float) -> None:
         """Unknown: nothing says how it was trained."""
 
+    def log_looks_at(self) -> None:
+        """Unknown: there is no log."""
+
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         loader = self._loader()
         if not isinstance(loader, Iterable):
@@ -159,11 +157,9 @@ def _load_strictly(model: nn.Module, path: str) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path!r} does not exist')
     try:
-        with readable(path):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (LookupError, OSError, RuntimeError) as error:  # of a text or half a file
-        what = next(iter(str(error).splitlines()), '')
-        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except (*NO_PICKLE, LookupError, OSError, RuntimeError) as error:  # of a text or half a file
+        raise unreadable(path, error) from error
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a state dict')
@@ -173,20 +169,20 @@ def _load_strictly(model: nn.Module, path: str) -> None:
         for name, tensor in model.state_dict().items()
         if not name.endswith('num_batches_tracked') or name in state
     }
-    for name, tensor in wanted.items():
-        if name not in state:
-            raise ValueError(f'{path} does not fit the --arch model: {name} is missing')
-        if not isinstance(state[name], Tensor):
-            raise ValueError(
-                f'{path} does not fit the --arch model: {name} is of type '
-                f'{type(state[name]).__name__}, not a tensor'
-            )
-        if state[name].shape != tensor.shape:
-            raise ValueError(
-                f'{path} does not fit the --arch model: {name} has shape '
-                f'{tuple(state[name].shape)}, the model wants {tuple(tensor.shape)}'
-            )
-    unknown = next((name for name in state if name not in wanted), None)
-    if unknown is not None:
-        raise ValueError(f'{path} does not fit the --arch model, which has no {unknown}')
+    misfit = next(_misfits(wanted, state), None)
+    if misfit is not None:
+        raise ValueError(f'{path} does not fit the --arch model{misfit}')
     model.load_state_dict(state, strict=False)
+
+
+def _misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Any]) -> Iterator[str]:
+    for name, tensor in wanted.items():
+        held = state.get(name)
+        if name not in state:
+            yield f': {name} is missing'
+        elif not isinstance(held, Tensor):
+            yield f': {name} is of type {type(held).__name__}, not a tensor'
+        elif held.shape != tensor.shape:
+            shapes = f'{tuple(held.shape)}, the model wants {tuple(tensor.shape)}'
+            yield f': {name} has shape {shapes}'
+    yield from (f', which has no {name}' for name in state if name not in wanted)

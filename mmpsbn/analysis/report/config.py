@@ -1,22 +1,20 @@
 """An mmdet or mmpretrain config as the subject of a report."""
 
-import contextlib
 import copy
+import io
 import itertools
 import math
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 
-import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.registry import EVALUATOR
 from mmengine.runner import Runner, set_random_seed
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ...commands.data_paths import check_data_paths
 from ...commands.model_files import draw_untrained, file_name, load_model
@@ -25,11 +23,11 @@ from ...engine.input_size import pipeline_size
 from ...engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ...engine.runner_parts import epoch_length
 from ...engine.sparsity.forecast import collapse_forecast, gamma_lrs
+from ...engine.sparsity.settings import ActivationSettings
 from ...pruning.forward import observing
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import layers_at_zero, scale_layers
-from .course import Course
-from .subject import Loaded, readable
+from .subject import NO_PICKLE, Course, Loaded, noise_of, progress, unreadable
 from .theorem import gradient_noise
 
 # Batches that the variance of a gradient is estimated from: its relative error is that of a
@@ -65,8 +63,10 @@ class ConfigSubject:
 
     def load(self, checkpoint: str) -> Loaded:
         """Raises ValueError for a checkpoint that does not fit; names the first tensor."""
-        with readable(checkpoint):
+        try:
             loaded = load_model(self._cfg, checkpoint)
+        except NO_PICKLE as error:
+            raise unreadable(checkpoint, error) from error
         if loaded.unused:
             raise ValueError(
                 f'{checkpoint} holds {min(loaded.unused)}, which the model of '
@@ -103,31 +103,29 @@ class ConfigSubject:
                 if not self.has_data:
                     return None
                 return next((batch[:1] for batch in self.batches(model)), None)
-        shape = (1, 3, *size) if len(size) == 2 else (1, *size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self._device)
+        return noise_of(size, self._device)
 
     def trace(self, model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tensor]:
         return trace_at_any_size(model, example)
 
     def batches(self, model: nn.Module) -> Iterator[Tensor]:
         """Test images as the model sees them."""
-        for data_batch in Runner.build_dataloader(self._cfg.test_dataloader, seed=0):
+        for data_batch in self._loader('test'):
             yield example_inputs(model, data_batch, len(data_batch['inputs']))
 
     def score(self, model: nn.Module) -> dict[str, float]:
         """The metrics of the config's test evaluator."""
         if self._cfg.get('test_evaluator') is None:
             raise ValueError(f'{self._cfg.filename} has no test_evaluator; give --no-score')
-        loader = Runner.build_dataloader(self._cfg.test_dataloader, seed=0)
+        loader = self._loader('test')
         evaluator = copy.deepcopy(self._cfg.test_evaluator)
         if isinstance(evaluator, dict) and 'metrics' in evaluator:
             evaluator = EVALUATOR.build(dict(evaluator, type=evaluator.get('type', 'Evaluator')))
         else:
             evaluator = Evaluator(evaluator)
         evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
-        shown = track(loader, description='score', console=Console(stderr=True))
-        with observing(model), contextlib.redirect_stdout(sys.stderr):  # pycocotools prints
-            for data_batch in shown:
+        with observing(model), _silent():
+            for data_batch in progress(loader, 'score'):
                 samples = model.test_step(data_batch)
                 evaluator.process(data_samples=samples, data_batch=data_batch)
             metrics = evaluator.evaluate(len(loader.dataset))
@@ -143,7 +141,7 @@ class ConfigSubject:
         except FileNotFoundError:  # a report of test data does not need it
             return None
         set_random_seed(0)  # augmentations draw from the global generators
-        loader = Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
+        loader = self._loader('train')
         model = copy.deepcopy(loaded.model).train()
 
         def losses() -> Iterator[Tensor]:
@@ -151,13 +149,8 @@ class ConfigSubject:
                 data = model.data_preprocessor(data_batch, True)
                 yield model.parse_losses(model(**data, mode='loss'))[0]
 
-        shown = track(
-            losses(),
-            description='gradient noise',
-            total=min(_NOISE_BATCHES, epoch_length(loader) or _NOISE_BATCHES),
-            console=Console(stderr=True),
-        )
-        of_batch = gradient_noise(model, shown)
+        total = min(_NOISE_BATCHES, epoch_length(loader) or _NOISE_BATCHES)
+        of_batch = gradient_noise(model, progress(losses(), 'gradient noise', total))
         return {name: c / math.sqrt(self._accumulated()) for name, c in of_batch.items()}
 
     def course(self, loaded: Loaded, *, threshold: float) -> Course | None:
@@ -174,17 +167,29 @@ class ConfigSubject:
             except Exception as error:  # whatever a constructor wants: no report ends over it
                 what = f'{type(error).__name__}: {next(iter(str(error).splitlines()), "")}'
                 sentence = f'forecast: none, as the training settings do not build here ({what})'
-                return Course(sentence, (), 0, None, '', 0.0)
+                return Course(sentence, None, '', 0.0)
             lrs = gamma_lrs(runner)
             optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # None: several
             return Course(
                 sentence=collapse_forecast(runner, threshold=threshold),
-                alternatives=(),
-                num_steps=runner.max_iters,
                 lrs=None if lrs is None else tuple(lrs),
                 optimizer=type(optimizer).__name__,
                 momentum=getattr(optimizer, 'defaults', {}).get('momentum', 0.0),
             )
+
+    def log_looks_at(self) -> tuple[str, float] | None:
+        """By the config's SparsityHook; None without one that counts dead channels."""
+        for hook in self._cfg.get('custom_hooks') or ():
+            if getattr(hook.get('type'), '__name__', hook.get('type')) != 'SparsityHook':
+                continue
+            if 'dead' not in hook.get('measures', ['dead']):  # among those measured by default
+                continue
+            look = ActivationSettings(**(hook.get('activations') or {}))
+            batches = f'{look.num_batches} batch{"" if look.num_batches == 1 else "es"}'
+            if look.loader is None:
+                return f'the last {batches} of the training data', look.eps
+            return f'the first {batches} of its own loader', look.eps
+        return None
 
     def _accumulated(self) -> int:
         """Iterations to an optimizer step."""
@@ -192,12 +197,22 @@ class ConfigSubject:
 
     def _epoch_length(self) -> int | None:
         """Batches of the training data; None where it is not there, or has no length."""
-        loader = self._cfg.get('train_dataloader')
         try:
             check_data_paths(self._cfg, splits=('train',))
-            return None if loader is None else epoch_length(Runner.build_dataloader(loader, seed=0))
         except FileNotFoundError:
             return None
+        if self._cfg.get('train_dataloader') is None:
+            return None
+        return epoch_length(self._loader('train'))
+
+    def _loader(self, split: str) -> DataLoader:
+        with _silent():
+            return Runner.build_dataloader(self._cfg[f'{split}_dataloader'], seed=0)
+
+
+def _silent() -> AbstractContextManager:
+    """Within, nothing is printed: pycocotools does, tables too, for each score anew."""
+    return redirect_stdout(io.StringIO())
 
 
 def _is_scalar(value) -> bool:

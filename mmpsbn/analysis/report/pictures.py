@@ -1,8 +1,9 @@
-"""The pictures of one checkpoint: its channels in, a matplotlib ``Figure`` out.
+"""The pictures of a report: what a chart holds in, a matplotlib ``Figure`` out.
 
 Each ``draw_*`` returns None where there is nothing to draw: no scales, no writers, or no data.
 """
 
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -10,81 +11,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .channels import Channels, channels_of
-from .page import Picture
-from .snapshot import Settings, Snapshot
-from .style import BLUE, GREY, INK, ORANGE, RED, legend, new_figure, scatter
+from ..style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend, new_figure, scatter
+from ..view import Chart
+from .channels import Channels, Paths
+from .theorem import Drop
 
 # The non-trainable region: a ReLU right behind passes less than this of a normal input.
 REGION = 0.01
 _FLOOR = 1e-6  # scales below it are drawn there
 _MOSTLY = 0.99
 _BARS = 120  # more of them are drawn without gaps
-_STATES = (('other', BLUE), ('dead', ORANGE), ('collapsed', RED))
+_MOST_PATHS = 400  # more of them are a smear; those that collapse are drawn first
+_STATES = dict(other=BLUE, dead=ORANGE, collapsed=RED)
 
 
-def pictures_of(snapshot: Snapshot, settings: Settings) -> list[Picture]:
-    """The pictures of one checkpoint that there is something to draw for."""
-    if not snapshot.layers:
-        return []
-    channels = channels_of(snapshot, settings)
-    candidates = (
-        (
-            'depth',
-            'Sparsity by depth',
-            'Share of the channels of each layer; the numbers are those of the table.',
-            draw_depth(channels),
-        ),
-        (
-            'plane',
-            'Scale and bias of every channel',
-            'Shaded: where a ReLU right behind passes less than 1 % of a normally distributed '
-            'input, so that hardly any gradient comes back and weight decay alone moves the '
-            'channel, straight to the origin. (psBN paper, figure 1b)',
-            draw_plane(channels),
-        ),
-        (
-            'scales',
-            'Scales and biases by layer',
-            'One dot a channel, side by side within a layer; |γ| below 1e-6 is drawn there.',
-            draw_scales(channels, settings.thresholds),
-        ),
-        (
-            'l1',
-            'L1 norms of the filters',
-            'A separate peak at 0 is the mark of collapse. (psBN paper, figure 1a; here of all '
-            'layers, each over its own median)',
-            draw_l1_norms(channels),
-        ),
-        (
-            'zero_share',
-            'How often a channel is 0',
-            'Share of positions and samples at which the activation is exactly 0. (Frankle et '
-            'al., section 5)',
-            draw_zero_shares(channels),
-        ),
-        (
-            'universality',
-            'Universality',
-            'Left: channels that few samples excite. Right: channels that all do. (Mehta et al., '
-            'section 3)',
-            draw_universality(channels),
-        ),
-    )
-    return [Picture(*candidate) for candidate in candidates if candidate[-1] is not None]
+def draw(chart: Chart) -> Figure | None:
+    """By the name of the chart."""
+    return _DRAW[chart.name](chart.data)
 
 
 def draw_plane(channels: Channels) -> Figure | None:
     """The (|gamma|, b) plane with the non-trainable region Phi(b / |gamma|) < 1 % shaded
     (psBN paper figure 1b and equation 2)."""
-    channels = channels.select(np.isfinite(channels.gamma) & np.isfinite(channels.bias))
-    if not len(channels.gamma):
+    channels = channels.where_finite('gamma', 'bias')
+    if channels is None:
         return None
     figure, ((axes,),) = new_figure()
     right = 1.06 * max(float(channels.gamma.max()), 1e-3)
     low, high = float(channels.bias.min()), float(channels.bias.max())
     margin = 0.06 * max(high - low, 0.1)  # of a net just built all are 0
-    shade_region(axes, right, min(low, 0) - margin)
+    _shade_region(axes, right, min(low, 0) - margin)
     _scatter_states(axes, channels, channels.gamma, channels.bias)
     axes.set(xlim=(-0.02 * right, right), ylim=(min(low, 0) - margin, max(high, 0) + margin))
     axes.set(xlabel='|γ|', ylabel='effective bias b')
@@ -92,27 +48,19 @@ def draw_plane(channels: Channels) -> Figure | None:
     return figure
 
 
-def shade_region(axes: Axes, right: float, bottom: float) -> None:
+def _shade_region(axes: Axes, right: float, bottom: float) -> None:
     """b < z |gamma| with Phi(z) = 1 %."""
-    slope = NormalDist().inv_cdf(REGION)
     edge = np.array([0, right])
-    axes.fill_between(
-        edge,
-        slope * edge,
-        min(bottom, 1.1 * slope * right),
-        color=GREY,
-        alpha=0.22,
-        linewidth=0,
-        label='non-trainable',
-        gid='region',
-    )
+    upper = NormalDist().inv_cdf(REGION) * edge
+    style = dict(color=GREY, alpha=0.22, linewidth=0, label='non-trainable', gid='region')
+    axes.fill_between(edge, upper, min(bottom, 1.1 * upper[1]), **style)
     axes.axhline(0, color=GREY, linewidth=0.8)
 
 
-def draw_scales(channels: Channels, thresholds: tuple[float, ...]) -> Figure | None:
-    """|gamma| and b of every channel by layer, the first threshold as a line."""
-    scaled = channels.select(np.isfinite(channels.gamma))
-    if not len(scaled.gamma):
+def draw_scales(channels: Channels) -> Figure | None:
+    """|gamma| and b of every channel by layer, the threshold as a line."""
+    scaled = channels.where_finite('gamma')
+    if scaled is None:
         return None
     figure, ((top,), (bottom,)) = new_figure(2, 1, height=4.9, sharex=True)
     # side by side within the layer, in the order of the channels
@@ -120,9 +68,9 @@ def draw_scales(channels: Channels, thresholds: tuple[float, ...]) -> Figure | N
     counts = np.bincount(scaled.depth, minlength=len(channels.layers))[scaled.depth]
     x = scaled.depth + 1 + 0.7 * ((np.arange(len(first)) - first + 0.5) / counts - 0.5)
     _scatter_states(top, scaled, x, np.maximum(scaled.gamma, _FLOOR))
-    top.axhline(thresholds[0], color=INK, linewidth=0.9, linestyle='--', gid='threshold')
+    top.axhline(channels.threshold, color=INK, linewidth=0.9, linestyle='--', gid='threshold')
     top.set_yscale('log')
-    top.set(ylabel=f'|γ| (dashed: {thresholds[0]:g})')
+    top.set(ylabel=f'|γ| (dashed: {channels.threshold:g})')
     bottom.axhline(0, color=GREY, linewidth=0.8)
     _scatter_states(bottom, scaled, x, scaled.bias)
     bottom.set(ylabel='effective bias b')
@@ -134,43 +82,33 @@ def draw_scales(channels: Channels, thresholds: tuple[float, ...]) -> Figure | N
 def draw_l1_norms(channels: Channels) -> Figure | None:
     """Histogram of the filters' L1 norms over their layer's median, which puts layers of any
     size on one axis (psBN paper figure 1a, there of one layer)."""
-    channels = channels.select(np.isfinite(channels.l1))
-    if not len(channels.l1):
+    channels = channels.where_finite('l1')
+    if channels is None:
         return None
-    figure, ((axes,),) = new_figure()
     limit = float(np.quantile(channels.l1, 0.995)) * 1.05
-    _histogram_states(axes, channels, np.minimum(channels.l1, limit), np.linspace(0, limit, 61))
-    axes.set(xlabel="‖w‖₁ of a filter / its layer's median", ylabel='filters', xlim=(0, limit))
-    legend(axes)
+    figure, axes = _histogram(channels, np.minimum(channels.l1, limit), np.linspace(0, limit, 61))
+    axes.set(xlabel="‖w‖₁ of a filter / its layer's median", ylabel='filters')
     return figure
 
 
 def draw_zero_shares(channels: Channels) -> Figure | None:
     """Histogram of Pr[a = 0] by channel (Frankle et al. section 5)."""
-    channels = channels.select(np.isfinite(channels.zero_share))
-    if not len(channels.zero_share):
+    channels = channels.where_finite('zero_share')
+    if channels is None:
         return None
-    figure, ((axes,),) = new_figure()
-    _histogram_states(axes, channels, channels.zero_share, np.linspace(0, 1, 51))
+    figure, axes = _histogram(channels, channels.zero_share, np.linspace(0, 1, 51))
     axes.axvline(_MOSTLY, color=INK, linewidth=0.9, linestyle='--')
-    axes.set(xlabel='Pr[a = 0] (dashed: 99 %)', ylabel='channels', xlim=(0, 1))
-    legend(axes)
+    axes.set(xlabel='Pr[a = 0] (dashed: 99 %)')
     return figure
 
 
 def draw_universality(channels: Channels) -> Figure | None:
     """Histogram of universality by channel (Mehta et al. section 3)."""
-    channels = channels.select(np.isfinite(channels.universality))
-    if not len(channels.universality):
+    channels = channels.where_finite('universality')
+    if channels is None:
         return None
-    figure, ((axes,),) = new_figure()
-    _histogram_states(axes, channels, channels.universality, np.linspace(0, 1, 51))
-    axes.set(
-        xlabel='universality: share of samples that excite the channel',
-        ylabel='channels',
-        xlim=(0, 1),
-    )
-    legend(axes)
+    figure, axes = _histogram(channels, channels.universality, np.linspace(0, 1, 51))
+    axes.set(xlabel='universality: share of samples that excite the channel')
     return figure
 
 
@@ -212,32 +150,115 @@ def _number_layers(axes: Axes, count: int) -> None:
 
 
 def _states(channels: Channels) -> dict[str, np.ndarray]:
-    """Every channel in one of three states."""
+    """Every channel in one of three states; those that there are."""
     collapsed = channels.collapsed
     dead = channels.dead & ~collapsed
-    return dict(other=~(collapsed | dead), dead=dead, collapsed=collapsed)
+    states = dict(other=~(collapsed | dead), dead=dead, collapsed=collapsed)
+    return {state: has for state, has in states.items() if has.any()}
 
 
 def _scatter_states(axes: Axes, channels: Channels, x: np.ndarray, y: np.ndarray) -> None:
-    states = _states(channels)
-    for state, colour in _STATES:
-        has = states[state]
-        if has.any():
-            size = 6 if state == 'other' else 14
-            label = f'{state} ({has.sum():,})'
-            scatter(axes, x[has], y[has], colour=colour, label=label, gid=state, size=size)
+    for state, has in _states(channels).items():
+        size, label = 6 if state == 'other' else 14, f'{state} ({has.sum():,})'
+        scatter(axes, x[has], y[has], colour=_STATES[state], label=label, gid=state, size=size)
 
 
-def _histogram_states(
-    axes: Axes, channels: Channels, values: np.ndarray, edges: np.ndarray
-) -> None:
+def _histogram(channels: Channels, values: np.ndarray, edges: np.ndarray) -> tuple[Figure, Axes]:
     """Stacked by state."""
-    states = {name: has for name, has in _states(channels).items() if has.any()}
-    colours = dict(_STATES)
+    figure, ((axes,),) = new_figure()
+    states = _states(channels)
     axes.hist(
         [values[has] for has in states.values()],
         bins=edges,
         stacked=True,
-        color=[colours[name] for name in states],
+        color=[_STATES[name] for name in states],
         label=[f'{name} ({has.sum():,})' for name, has in states.items()],
     )
+    axes.set(ylabel='channels', xlim=(edges[0], edges[-1]))
+    legend(axes)
+    return figure, axes
+
+
+def draw_rounds(rounds: tuple[Sequence[Mapping], Sequence[float | None], str | None]) -> Figure:
+    """Collapsed and dead channels, FLOPs at stake and the score by checkpoint (psBN paper
+    figure 3).
+
+    Args:
+        rounds: totals and score of each checkpoint, and what is scored.
+    """
+    totals, scores, metric = rounds
+    has_scores = any(score is not None for score in scores)
+    figure, grid = new_figure(1 + has_scores, 1, height=5.0 if has_scores else 3.3, sharex=True)
+    x = np.arange(1, len(totals) + 1)
+    top = grid[0, 0]
+    first = next(key for key in totals[0] if key.startswith('collapsed_'))
+    for key, of, label, colour in (
+        (first, 'scaled_channels', 'collapsed filters', RED),
+        ('dead', 'observed_channels', 'dead channels', INK),
+        ('mostly_zero', 'observed_channels', 'mostly zero', ORANGE),
+        ('macs_at_stake', 'macs', 'FLOPs at stake', GREEN),
+    ):
+        share = [100 * t[key] / t[of] if t[key] is not None and t[of] else np.nan for t in totals]
+        if np.isfinite(share).any():
+            top.plot(x, share, color=colour, marker='o', markersize=4, label=label, gid=key)
+    top.set_ylim(0, max(top.get_ylim()[1], 1))
+    top.yaxis.set_major_formatter(PercentFormatter(decimals=None))
+    legend(top)
+    if has_scores:
+        values = [np.nan if score is None else score for score in scores]
+        grid[1, 0].plot(x, values, color=BLUE, marker='o', markersize=4, gid='score')
+        grid[1, 0].set_ylabel(metric)
+    grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[-1, 0].set_xlabel('checkpoint, in the order given')
+    return figure
+
+
+def draw_paths(paths: Paths | None) -> Figure | None:
+    """Trajectories in the (|gamma|, b) plane from checkpoint to checkpoint, of the channels that
+    are collapsed or pruned in the end and of some of the others (psBN paper figure 1b)."""
+    if paths is None:
+        return None
+    order = np.argsort(~paths.lost, kind='stable')[:_MOST_PATHS]
+    drawn, lost = paths.points[order], paths.lost[order]
+    figure, ((axes,),) = new_figure(height=3.8)
+    right, bottom = 1.06 * np.nanmax(drawn[..., 0]), np.nanmin(drawn[..., 1])
+    _shade_region(axes, right, bottom)
+    for label, colour, has in (('left alive', BLUE, ~lost), ('collapsed or pruned', RED, lost)):
+        for number, path in enumerate(drawn[has]):
+            name = f'{label} ({has.sum():,} drawn)' if number == 0 else None
+            axes.plot(*path.T, color=colour, linewidth=0.8, alpha=0.55, label=name, gid=label)
+            last = path[np.isfinite(path[:, 0])][-1:]
+            axes.plot(*last.T, color=colour, marker='o', markersize=2.6)
+    margin = 0.05 * (np.nanmax(drawn[..., 1]) - bottom + 1e-3)
+    axes.set(xlabel='|γ|', ylabel='effective bias b (dot: the last checkpoint)')
+    axes.set(xlim=(-0.02 * right, right), ylim=(bottom - margin, None))
+    legend(axes)
+    return figure
+
+
+def draw_drops(drops: Sequence[Drop]) -> Figure:
+    """Theorem 1 against what happened, by layer."""
+    figure, ((axes,),) = new_figure()
+    x, y = [drop.predicted for drop in drops], [drop.observed for drop in drops]
+    label = 'a layer between two checkpoints'
+    scatter(axes, x, y, colour=BLUE, label=label, gid='drops', size=20)
+    axes.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle='--', label='as predicted')
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter('{x:.2g}')
+    axes.set(xlabel='change of Φ by Theorem 1', ylabel='observed change of Φ')
+    legend(axes)
+    return figure
+
+
+_DRAW = dict(
+    depth=draw_depth,
+    plane=draw_plane,
+    scales=draw_scales,
+    l1=draw_l1_norms,
+    zero_share=draw_zero_shares,
+    universality=draw_universality,
+    rounds=draw_rounds,
+    paths=draw_paths,
+    drops=draw_drops,
+)

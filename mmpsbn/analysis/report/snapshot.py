@@ -1,12 +1,8 @@
 """What one checkpoint holds: its channels, what was seen of them, and what it scores."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from ...functional.checks import is_count, is_number
@@ -16,9 +12,9 @@ from ...pruning.census import LayerChannels, map_channels, observe_channels, tak
 from ...pruning.cost import Cost, count_positions, model_cost
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import scale_layers, scales_clamped
+from .subject import Loaded, Subject, progress
 
 _EMPTY = 'the data set is empty: no sample to look at; leave out --data'
-Trace = Callable[[nn.Module, Tensor], tuple[ChannelGraph, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,8 @@ class Snapshot:
     """One checkpoint.
 
     Attributes:
-        name: of the checkpoint, as the page calls it.
+        name: of the checkpoint, as CSV and JSON call it.
+        settings: by which it was looked at.
         layers: the census, by layer, in the model's order.
         kept: layer -> the channels of the unpruned model that are left, where some are gone.
         graph, cost: None where the model was not traced, and then ``untraced`` says why.
@@ -73,84 +70,69 @@ class Snapshot:
     """
 
     name: str
+    settings: Settings
     layers: dict[str, LayerChannels]
-    kept: dict[str, tuple[int, ...]]
-    graph: ChannelGraph | None
-    cost: Cost | None
-    input_shape: tuple[int, ...] | None
-    untraced: str | None
-    samples: int
-    scores: dict[str, float]
-    clamped_scores: dict[float, dict[str, float]]
-    step: int | None
-    has_psbn: bool
+    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    graph: ChannelGraph | None = None
+    cost: Cost | None = None
+    input_shape: tuple[int, ...] | None = None
+    untraced: str | None = None
+    samples: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    clamped_scores: dict[float, dict[str, float]] = field(default_factory=dict)
+    step: int | None = None
+    has_psbn: bool = False
     not_grown: dict[float, dict[str, Tensor]] = field(default_factory=dict)
     growth_from: str | None = None
 
+    @property
+    def threshold(self) -> float:
+        """What "collapsed" means."""
+        return self.settings.thresholds[0]
 
-def take_snapshot(
-    model: nn.Module,
-    *,
-    name: str,
-    example: Tensor | None,
-    trace: Trace,
-    forward_fn: Callable[[nn.Module, Any], Any],
-    batches: Iterable[Tensor] | None,
-    score: Callable[[nn.Module], Mapping[str, float]] | None,
-    settings: Settings,
-    kept: Mapping[str, tuple[int, ...]],
-    step: int | None,
-) -> Snapshot:
-    """Look at a model. It is not changed.
 
-    Args:
-        example: a batch of one sample to trace; None leaves MACs and activations out.
-        trace: ``trace(model, example)`` returns the graph and what it was traced on.
-        batches: inputs for activations; None without data.
-        score: None, or not ``settings.score``, leaves the scores out.
+def take_snapshot(subject: Subject, loaded: Loaded, *, name: str, settings: Settings) -> Snapshot:
+    """Look at a loaded model. It is not changed. Nothing is known of its growth.
 
     Raises:
         ValueError: the data set is empty.
     """
-    graph = cost = channel_map = observed = None
-    untraced = 'no input size is known: give --input-size' if example is None else None
-    samples = 0
-    if batches is not None and example is None:
+    model, example = loaded.model, subject.example(loaded.model)
+    graph = cost = channel_map = observed = untraced = None
+    sizes: list[int] = []
+    if example is None and subject.has_data:
         raise ValueError(_EMPTY)
-    if example is not None:
+    if example is None:
+        untraced = 'no input size is known: give --input-size'
+    else:
         try:
-            graph, example = trace(model, example)
+            graph, example = subject.trace(model, example)
         except RuntimeError as error:
             untraced = str(error).splitlines()[0]
     if graph is not None:
-        cost = model_cost(model, count_positions(model, example, forward_fn))
-        channel_map = map_channels(model, graph, example, forward_fn)
-    if batches is not None and channel_map is not None and channel_map.readers:
-        counted = _Counted(_first(batches, settings.num_samples))
-        shown = track(
-            counted,
-            description=f'{name}: activations',
-            total=None,
-            console=Console(stderr=True),
-        )
-        observed = observe_channels(model, channel_map, _not_empty(shown), forward_fn)
-        samples = counted.samples
+        cost = model_cost(model, count_positions(model, example, subject.forward_fn))
+        channel_map = map_channels(model, graph, example, subject.forward_fn)
+    if subject.has_data and channel_map is not None and channel_map.readers:
+        batches = _first(subject.batches(model), settings.num_samples, sizes)
+        batches = progress(batches, f'{name}: activations')
+        observed = observe_channels(model, channel_map, batches, subject.forward_fn)
     scores, clamped = {}, {}
-    if score is not None and settings.score:
-        scores = dict(score(model))
-        clamped = _clamped_scores(model, score, scores, settings.thresholds)
+    if subject.has_data and settings.score:
+        scores = dict(subject.score(model))
+        clamped = _clamped_scores(model, subject.score, scores, settings.thresholds)
     return Snapshot(
         name=name,
+        settings=settings,
         layers=take_census(model, channel_map, observed),
-        kept=dict(kept),
+        kept=dict(loaded.kept),
         graph=graph,
         cost=cost,
         input_shape=tuple(example.shape) if graph is not None else None,
         untraced=untraced,
-        samples=samples,
+        samples=sum(sizes),
         scores=scores,
         clamped_scores=clamped,
-        step=step,
+        step=loaded.step,
         has_psbn=any(isinstance(module, PostShift) for module in model.modules()),
     )
 
@@ -175,30 +157,14 @@ def _clamped_scores(
     return found
 
 
-class _Counted:
-    """Batches, and how many samples they held."""
-
-    def __init__(self, batches: Iterable[Tensor]):
-        self._batches = batches
-        self.samples = 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for batch in self._batches:
-            self.samples += len(batch)
-            yield batch
-
-
-def _first(batches: Iterable[Tensor], num_samples: int) -> Iterator[Tensor]:
+def _first(batches: Iterable[Tensor], num_samples: int, sizes: list[int]) -> Iterator[Tensor]:
+    """The first samples, by batch; how many each has goes to ``sizes``."""
     for batch in batches:
-        yield batch[:num_samples]
-        num_samples -= len(batch)
-        if num_samples <= 0:
+        batch = batch[: num_samples - sum(sizes)]
+        sizes.append(len(batch))
+        if len(batch):
+            yield batch
+        if sum(sizes) >= num_samples:
             return
-
-
-def _not_empty(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    iterator = iter(batches)
-    first = next(iterator, None)
-    if first is None or not len(first):
+    if not sum(sizes):
         raise ValueError(_EMPTY)
-    return itertools.chain([first], iterator)

@@ -1,15 +1,16 @@
 """What a report asks of its subject, whatever framework the model is of."""
 
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
 from ...pruning.graph import ChannelGraph
-from .course import Course
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,30 @@ class Loaded:
     growth: Mapping[str, list[float]] | None = None
 
 
-@contextmanager
-def readable(path: str) -> Iterator[None]:
-    """Within, what torch says of a file that is no checkpoint becomes one sentence.
+@dataclass(frozen=True)
+class Course:
+    """How a config trains.
 
-    Raises:
-        ValueError: names the file.
+    Attributes:
+        sentence: when a filter that dies in such a run counts as collapsed.
+        lrs: the learning rate of gamma at each step; None where nobody knows.
+        optimizer: class name.
+        momentum: of SGD, in [0, 1); 0 for others.
     """
-    try:
-        yield
-    except (pickle.UnpicklingError, EOFError) as error:
-        what = next(iter(str(error).splitlines()), 'it is empty or cut off')
-        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
+
+    sentence: str
+    lrs: tuple[float, ...] | None
+    optimizer: str
+    momentum: float
+
+
+NO_PICKLE = (pickle.UnpicklingError, EOFError)  # what torch raises for most other files
+
+
+def unreadable(path: str, error: Exception) -> ValueError:
+    """What torch says of a file that is no checkpoint, in one sentence."""
+    what = next(iter(str(error).splitlines()), 'it is empty or cut off')
+    return ValueError(f'{path!r} is not a checkpoint that can be read: {what}')
 
 
 class Subject(Protocol):
@@ -57,9 +70,11 @@ class Subject(Protocol):
 
     def load(self, checkpoint: str | None) -> Loaded: ...
 
-    def begins_at_zero(self) -> Mapping[str, int]: ...
+    def begins_at_zero(self) -> Mapping[str, int]:
+        """Layer whose gamma is 0 in the model as it is built -> its channels."""
 
-    def example(self, model: nn.Module) -> Tensor | None: ...
+    def example(self, model: nn.Module) -> Tensor | None:
+        """A batch of one sample to trace the model on; None where no size is known."""
 
     def trace(self, model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tensor]: ...
 
@@ -72,3 +87,17 @@ class Subject(Protocol):
     def gradient_noise(self, loaded: Loaded) -> Mapping[str, float] | None: ...
 
     def course(self, loaded: Loaded, *, threshold: float) -> Course | None: ...
+
+    def log_looks_at(self) -> tuple[str, float] | None:
+        """The data and the eps by which the training log counts dead channels, where it does."""
+
+
+def noise_of(size: Sequence[int], device: str) -> Tensor:
+    """One sample, always the same. Of two numbers, three channels come before."""
+    shape = (1, 3, *size) if len(size) == 2 else (1, *size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def progress(items: Iterable, description: str, total: int | None = None) -> Iterable:
+    """The items, with a bar on standard error."""
+    return track(items, description=description, total=total, console=Console(stderr=True))

@@ -1,29 +1,55 @@
-"""The summary of a snapshot in plain words."""
+"""What the numbers of a snapshot mean, in sentences. Code stands between backticks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..view import Finding
 from .numbers import NEVER_REACHED, collapsed_column, small_count, unreached
-from .snapshot import Settings, Snapshot
+from .snapshot import Snapshot
 
 # A score that moves by less, of itself, is the same: the psBN paper's 0.03 points of 90.
 _NO_CHANGE = 5e-4
 _EXACT = 1e-12  # the papers call a channel that stays below it 0
 
 
+def findings_of(
+    snapshot: Snapshot,
+    totals: Mapping[str, Any],
+    *,
+    prune_command: str | None,
+    log_looks_at: tuple[str, float] | None,
+) -> tuple[Finding, ...]:
+    """The summary.
+
+    Args:
+        prune_command: what cuts out the dead channels.
+        log_looks_at: the data and the eps by which the training log counts dead channels.
+    """
+    dead = dead_words(snapshot, totals)
+    if snapshot.samples and log_looks_at is not None:
+        dead += ' ' + _other_count(snapshot, *log_looks_at)
+    findings = [
+        Finding('Collapsed', collapsed_words(snapshot, totals)),
+        Finding('Dead', dead),
+        Finding('Cost', cost_words(snapshot, totals)),
+    ]
+    if snapshot.scores:
+        findings.append(Finding('Does it matter?', score_words(snapshot, totals)))
+    return (*findings, *advice(snapshot, totals, prune_command))
+
+
 def share(part: float, whole: float) -> str:
     return f'{part / whole:.1%}' if whole else '0 %'
 
 
-def counted(count: int, one: str, several: str) -> str:
+def _counted(count: int, one: str, several: str) -> str:
     """``1 filter``, ``2 filters``."""
     return f'{count:,} {one if count == 1 else several}'
 
 
-def collapsed_count(totals: Mapping[str, Any], settings: Settings) -> int:
-    """Filters that have collapsed, by the first threshold."""
-    return totals[collapsed_column(settings.thresholds[0])]
+def _collapsed_count(snapshot: Snapshot, totals: Mapping[str, Any]) -> int:
+    return totals[collapsed_column(snapshot.threshold)]
 
 
 def _collapsed(totals: Mapping[str, Any]) -> str:
@@ -31,7 +57,7 @@ def _collapsed(totals: Mapping[str, Any]) -> str:
     return 'collapsed or never grown' if totals['perhaps_not_grown'] else 'collapsed'
 
 
-def collapsed_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str:
+def collapsed_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
     """What has collapsed."""
     channels = totals['scaled_channels']
     if not channels:
@@ -39,27 +65,26 @@ def collapsed_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Set
             'This model has no normalisation layer with a scale γ, so no filter can be told to '
             'have collapsed by its scale; dead channels show with data.'
         )
-    threshold = settings.thresholds[0]
-    count = collapsed_count(totals, settings)
+    count = _collapsed_count(snapshot, totals)
     if totals['median_gamma'] is None:
         return f'None of the {channels:,} scales γ is finite: this model is broken.'
     median = f'the median |γ| is {totals["median_gamma"]:.3g}'
     if count:
-        verb = 'has' if count == 1 else 'have'
         words = (
-            f'{count:,} of {channels:,} filters ({share(count, channels)}) {verb} '
-            f'{_collapsed(totals)}: |γ| < {threshold:g}, where {median}.'
+            f'{count:,} of {channels:,} filters ({share(count, channels)}) '
+            f'{"has" if count == 1 else "have"} {_collapsed(totals)}: '
+            f'|γ| < {snapshot.threshold:g}, where {median}.'
         )
     else:
-        words = f'No filter of {channels:,} has collapsed (|γ| < {threshold:g}); {median}.'
+        words = f'No filter of {channels:,} has collapsed (|γ| < {snapshot.threshold:g}); {median}.'
     if totals['perhaps_not_grown']:
-        some = counted(totals['perhaps_not_grown'], 'of them is', 'of them are')
+        some = _counted(totals['perhaps_not_grown'], 'of them is', 'of them are')
         words += (
             f' {some} in layers whose γ begins at 0: whether they ever grew, one checkpoint '
             'cannot tell.'
         )
     if totals['not_grown']:
-        more = counted(totals['not_grown'], 'more is', 'more are')
+        more = _counted(totals['not_grown'], 'more is', 'more are')
         words += f' {more} below that in layers whose γ begins at 0: not grown yet, '
         words += (
             'as SparsityHook has written down.'
@@ -68,7 +93,7 @@ def collapsed_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Set
             'two of them.'
         )
     if totals['not_finite']:
-        scales = counted(totals['not_finite'], 'scale is', 'scales are')
+        scales = _counted(totals['not_finite'], 'scale is', 'scales are')
         words += (
             f' {scales} NaN or infinite, the mark of a failed training and not of a collapse, '
             'and counted as alive.'
@@ -76,7 +101,7 @@ def collapsed_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Set
     return words
 
 
-def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str:
+def dead_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
     """What is dead."""
     if snapshot.untraced:
         return (
@@ -86,43 +111,55 @@ def dead_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
         return (
             f'Without data it is not known which channels are dead; '
             f'{totals["hardly_active"] or 0:,} would pass a ReLU right behind them on less than '
-            '1 % of normally distributed inputs. Run it with --data.'
+            '1 % of normally distributed inputs. Run it with `--data`.'
         )
     dead, channels = totals['dead'], totals['observed_channels']
-    dead_is = '0' if settings.eps <= _EXACT else f'|a| ≤ {settings.eps:g}'
-    many = snapshot.samples > 1
+    eps = snapshot.settings.eps
+    dead_is = '0' if eps <= _EXACT else f'|a| ≤ {eps:g}'
+    all_of_them = f'all {snapshot.samples:,} samples' if snapshot.samples > 1 else 'the one sample'
     words = (
         f'{dead:,} of {channels:,} observed channels ({share(dead, channels)}) '
-        f'{"is" if dead == 1 else "are"} dead: {dead_is} at every position of '
-        f'{f"all {snapshot.samples:,} samples" if many else "the one sample"}.'
+        f'{"is" if dead == 1 else "are"} dead: {dead_is} at every position of {all_of_them}.'
     )
     if totals['not_finite_activations']:
-        broken = counted(totals['not_finite_activations'], 'channel was', 'channels were')
+        broken = _counted(totals['not_finite_activations'], 'channel was', 'channels were')
         words += f' {broken} NaN or infinite somewhere, and counted as alive.'
     collapsed = totals['observed_collapsed']
     if collapsed:
         both = totals['dead_of_collapsed']
         which = {collapsed: 'all', 0: 'none'}.get(both, f'{both:,}')
         what = _collapsed(totals)
-        filters = counted(collapsed, f'{what} filter', f'{what} filters')
-        whole = collapsed == collapsed_count(totals, settings)
+        filters = _counted(collapsed, f'{what} filter', f'{what} filters')
+        whole = collapsed == _collapsed_count(snapshot, totals)
         words += f' Dead among the {filters}{"" if whole else " that were observed"}: {which}.'
     if totals['dead_above']:
-        others = counted(
+        others = _counted(
             totals['dead_above'], 'dead channel has a scale', 'dead channels have scales'
         )
         words += f' {others} above that threshold: only activations tell.'
     if totals['silent']:
-        more = counted(totals['silent'], 'more channel is', 'more channels are')
+        more = _counted(totals['silent'], 'more channel is', 'more channels are')
         words += f' {more} 0 on over 99 % of the positions.'
     missing = [name for name, c in snapshot.layers.items() if unreached(c)]
     if missing:
         several = f', {missing[0]} first' if len(missing) > 1 else f', {missing[0]}'
-        words += f' {counted(len(missing), "layer was", "layers were")} {NEVER_REACHED}{several}.'
+        words += f' {_counted(len(missing), "layer was", "layers were")} {NEVER_REACHED}{several}.'
     return words
 
 
-def cost_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str:
+def _other_count(snapshot: Snapshot, data: str, eps: float) -> str:
+    """Why the training log counts otherwise."""
+    words = f'The training log may count others: SparsityHook looked at {data}'
+    here, own = f'{snapshot.samples:,} samples of the test data', snapshot.settings.eps
+    if eps == own:
+        return f'{words}, this report looks at {here}.'
+    return (
+        f'{words} and calls |a| ≤ {eps:g} dead, this report looks at {here} and calls '
+        f'|a| ≤ {own:g} dead.'
+    )
+
+
+def cost_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
     """What it costs."""
     if snapshot.untraced:
         return (
@@ -135,38 +172,34 @@ def cost_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings
     whole = f'{amount} multiply-accumulates of a {size} input'
     if not totals['macs_at_stake']:
         return f'Nothing is wasted: no {what} channel costs any of the {whole}.'
-    stake = share(totals['macs_at_stake'], totals['macs'])
-    words = f'The {what} channels take {stake} of the {whole}.'
+    words = f'The {what} channels take {share(totals["macs_at_stake"], macs)} of the {whole}.'
     if not totals['removable']:
         return words + ' None of them can be cut out without changing others that live.'
     verb = 'can be removed' if snapshot.samples else 'could be removed if they are dead too'
-    idle = totals['dead'] if snapshot.samples else collapsed_count(totals, settings)
+    idle = totals['dead'] if snapshot.samples else _collapsed_count(snapshot, totals)
     words += (
         f' {totals["removable"]:,} of them {verb}, which saves '
-        f'{totals["macs_removable"] / totals["macs"]:.2%}'
+        f'{totals["macs_removable"] / macs:.2%}'
     )
     if totals['removable'] == idle:
         return words + '.'
     return words + '; the others belong to channels that cannot be cut or that live elsewhere.'
 
 
-def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings) -> str | None:
-    """Whether it matters; None where nothing was scored."""
-    if not snapshot.scores:
-        return None
+def score_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
+    """Whether it matters to the first score."""
     metric, value = next(iter(snapshot.scores.items()))
+    clamped = {t: scores[metric] for t, scores in snapshot.clamped_scores.items()}
     parts = []
-    for threshold in settings.thresholds:
-        clamped = snapshot.clamped_scores[threshold][metric]
-        change = 'no change' if clamped == value else f'{clamped - value:+.2g}'
-        count = small_count(snapshot, threshold)
-        if not count:
-            continue
-        parts.append(f'{clamped:.4g} ({change}) for the {count:,} below {threshold:g}')
-    first = snapshot.clamped_scores[settings.thresholds[0]][metric]
+    for threshold in snapshot.settings.thresholds:
+        count, score = small_count(snapshot, threshold), clamped[threshold]
+        if count:
+            change = 'no change' if score == value else f'{score - value:+.2g}'
+            parts.append(f'{score:.4g} ({change}) for the {count:,} below {threshold:g}')
+    first = clamped[snapshot.threshold]
     unlike = totals['not_grown'] or totals['perhaps_not_grown']
     which = 'filters below the first threshold' if unlike else 'collapsed filters'
-    if not small_count(snapshot, settings.thresholds[0]):
+    if not small_count(snapshot, snapshot.threshold):
         verdict = f'{metric} is {value:.4g}'
     elif math.isnan(first - value):
         verdict = f'Nothing can be said of {metric}, which is {value:.4g}'
@@ -175,42 +208,50 @@ def score_words(totals: Mapping[str, Any], snapshot: Snapshot, settings: Setting
     else:
         verdict = f'The {which} matter to {metric}, which is {value:.4g}'
     if not parts:
-        return f'{verdict}. No scale is below {max(settings.thresholds):g}: none was set to 0.'
+        largest = max(snapshot.settings.thresholds)
+        return f'{verdict}. No scale is below {largest:g}: none was set to 0.'
     return f'{verdict}. With scales set to 0 it is {"; ".join(parts)}.'
 
 
 def advice(
-    totals: Mapping[str, Any], snapshot: Snapshot, settings: Settings, prune_command: str | None
-) -> str:
+    snapshot: Snapshot, totals: Mapping[str, Any], prune_command: str | None
+) -> Iterator[Finding]:
     """What to do."""
-    collapsed = collapsed_count(totals, settings)
-    idle = collapsed or totals['dead']
+
+    def step(words: str, command: str | None = None) -> Finding:
+        return Finding('What to do', words, command)
+
+    collapsed = _collapsed_count(snapshot, totals)
     if totals['not_finite'] or totals['not_finite_activations']:
-        return 'Find where the NaN comes from first; an earlier checkpoint may still be good.'
-    if not idle:
-        if snapshot.samples:
-            none = 'was seen to collapse' if totals['not_grown'] else 'has collapsed'
-            return f'Nothing to do: no filter {none} and no channel that was seen is dead.'
-        return 'Nothing to do as far as the weights tell; with --data activations tell more.'
-    removable = totals['removable']
-    steps = []
-    if totals['perhaps_not_grown']:
-        filters = counted(collapsed, 'filter has', 'filters have')
-        steps.append(
-            f'{filters} collapsed or never grown: earlier checkpoints of the run, given before '
-            'this one, tell which, and so does SparsityHook in the run.'
+        yield step('Find where the NaN comes from first; an earlier checkpoint may still be good.')
+        return
+    if not (collapsed or totals['dead']):
+        none = 'was seen to collapse' if totals['not_grown'] else 'has collapsed'
+        yield step(
+            f'Nothing to do: no filter {none} and no channel that was seen is dead.'
+            if snapshot.samples
+            else 'Nothing to do as far as the weights tell; with `--data` activations tell more.'
         )
-    if removable and snapshot.samples:
-        tool = prune_command or 'mmpsbn.pruning.prune_dead_channels with some data'
-        steps.append(f'To make the model smaller and keep its function: {tool}.')
+        return
+    if totals['perhaps_not_grown']:
+        yield step(
+            f'{_counted(collapsed, "filter has", "filters have")} collapsed or never grown: '
+            'earlier checkpoints of the run, given before this one, tell which, and so does '
+            'SparsityHook in the run.'
+        )
+    if totals['removable'] and snapshot.samples:
+        smaller = 'To make the model smaller and keep its function'
+        if prune_command is None:
+            yield step(f'{smaller}: `mmpsbn.pruning.prune_dead_channels(model, batches)`.')
+        else:
+            yield step(f'{smaller}:', prune_command)
     psbn = (
         'weight decay on the bias of psBN, which brings them back the stronger it is'
         if snapshot.has_psbn
-        else 'psBN in place of BN (mmpsbn.layers.convert_to_psbn, or norm_cfg=dict(type="psBN")), '
-        'with weight decay on its bias'
+        else 'psBN in place of BN (`mmpsbn.layers.convert_to_psbn`, or '
+        '`norm_cfg=dict(type="psBN")`), with weight decay on its bias'
     )
-    steps.append(
+    yield step(
         f'To keep these filters in the next training: {psbn}; a smaller learning rate or, under '
         'Adam, AdamW loses fewer too.'
     )
-    return ' '.join(steps)

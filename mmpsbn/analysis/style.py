@@ -1,7 +1,11 @@
-"""How the report's pictures look: on paper in PNG, and in SVG in the colours of the page."""
+"""How pictures look: on paper in PNG, and in SVG in the colours of the page.
+
+Not pyplot: a bare ``Figure`` has no global state and needs no display.
+"""
 
 import io
 import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -10,6 +14,7 @@ from matplotlib.figure import Figure
 
 # Middle tones, which stand out on white and on black: points are drawn as pixels in SVG too.
 BLUE, RED, ORANGE, GREEN, GREY = '#3b82c4', '#d6455d', '#e08a1e', '#3a9d6b', '#8b929c'
+PURPLE = '#8e5bb5'
 # Replaced in SVG by variables of the page, which has a dark form.
 INK, GRID = '#2b3038', '#dfe3e8'
 _VARIABLES = {INK: 'var(--ink)', GRID: 'var(--grid)'}
@@ -31,6 +36,7 @@ _RC = {
 WIDTH, HEIGHT = 5.3, 3.3  # inches
 _LEGEND_CHARACTERS = 46  # that fit beside each other
 _RASTER_FROM = 3000  # points; more of them are one picture in the SVG
+PNG_DPI = 120
 
 
 def new_figure(
@@ -96,6 +102,13 @@ def svg_of(figure: Figure, title: str) -> str:
     # groups are numbered from 1 in every picture, and equal images have equal names; nothing
     # refers to either, and on a page a name stands once
     return re.sub(r'(<g|<image)([^>]*?) id="[^"]*"', r'\1\2', svg)
+
+
+def save_png(figure: Figure, out_path: str | Path) -> None:
+    """Write a PNG of 120 pixels an inch; its folder is made."""
+    out_path = Path(out_path)
+    out_path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out_path, format='png', dpi=PNG_DPI)
 
 
 def plain(text: str) -> str:

@@ -1,0 +1,118 @@
+"""Boxes on images."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from .style import PNG_DPI, save_png
+
+# Ten hues that stay apart on photographs and carry black text; classes beyond ten repeat them.
+_CLASS_COLOURS = '#ff5d5d #3fa7ff #45d16b #ffb02e #c77dff #2ee6e6 #ff7ac6 #c3e83a #ff8a4c #9fb0ff'
+_CLASS_COLOURS = _CLASS_COLOURS.split()
+_OUTLINE = [patheffects.withStroke(linewidth=2.2, foreground='black', alpha=0.75)]
+_DASHED = (0, (3, 2))
+_LEGEND_PX = 46
+
+
+def draw_boxes(
+    images: Sequence[np.ndarray],
+    predictions: Sequence[Mapping[str, np.ndarray]],
+    ground_truths: Sequence[Mapping[str, np.ndarray]],
+    class_names: Sequence[str],
+    out_path: str | Path,
+    *,
+    score_threshold: float,
+    num_columns: int = 4,
+    width_px: int = 1200,
+) -> Figure:
+    """Write a grid of images with predicted and true boxes to a PNG.
+
+    Predictions come in their class's colour with name and score, true boxes thin, dashed and white.
+
+    Args:
+        images: RGB, uint8, each of shape (H, W, 3); one or more.
+        predictions: one per image: ``bboxes`` (N, 4) as x1, y1, x2, y2 in pixels, ``scores`` (N,)
+            in 0..1, ``labels`` (N,).
+        ground_truths: one per image: ``bboxes`` (M, 4) as above.
+        score_threshold: boxes scored below it are left out.
+        num_columns: images in a row, >= 1.
+        width_px: width of the picture in pixels; the height follows from the images.
+    """
+    num_columns = min(num_columns, len(images))
+    num_rows = math.ceil(len(images) / num_columns)
+    cell_px = width_px / num_columns
+    tallest = max(image.shape[0] / image.shape[1] for image in images)
+    height_px = round(cell_px * tallest * num_rows + _LEGEND_PX)
+    size = width_px / PNG_DPI, height_px / PNG_DPI
+    figure = Figure(figsize=size, dpi=PNG_DPI, facecolor='white')
+    edges = dict(left=0, right=1, top=1, bottom=_LEGEND_PX / height_px)
+    gaps = dict(wspace=3 / cell_px, hspace=3 / cell_px)
+    grid = figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=edges | gaps)
+    for axes in grid.flat:
+        axes.axis('off')
+    samples = zip(images, predictions, ground_truths, strict=True)
+    for axes, (image, found, truth) in zip(grid.flat, samples):
+        _draw_image(axes, image)
+        for box in np.reshape(truth['bboxes'], (-1, 4)):
+            _draw_box(axes, box, edgecolor='white', linewidth=0.9, linestyle=_DASHED, gid='truth')
+        order = np.argsort(found['scores'], kind='stable')  # the best last, so on top
+        for k in order[found['scores'][order] >= score_threshold]:
+            label = int(found['labels'][k])
+            colour = _CLASS_COLOURS[label % len(_CLASS_COLOURS)]
+            box = found['bboxes'][k]
+            _draw_box(axes, box, edgecolor=colour, linewidth=1.7, gid='prediction')
+            _tag(axes, box, f'{class_names[label]}  {found["scores"][k]:.2f}', colour, image)
+    predicted = f'predicted: class and score (>= {score_threshold:g})'
+    figure.legend(
+        handles=[
+            Line2D([], [], color=_CLASS_COLOURS[1], linewidth=2.4, label=predicted),
+            Line2D([], [], color='#555555', linewidth=1.2, linestyle=_DASHED, label='ground truth'),
+        ],
+        loc='lower center',
+        ncols=2,
+        frameon=False,
+        fontsize=10,
+        handlelength=2.6,
+        columnspacing=3,
+    )
+    save_png(figure, out_path)
+    return figure
+
+
+def _draw_image(axes: Axes, image: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    axes.imshow(image, interpolation='bilinear', aspect='equal')
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def _draw_box(axes: Axes, box: np.ndarray, **style) -> None:
+    x1, y1, x2, y2 = box
+    # a pixel's centre is at its whole coordinates, its left edge half a pixel before
+    corner = x1 - 0.5, y1 - 0.5
+    axes.add_patch(Rectangle(corner, x2 - x1, y2 - y1, fill=False, path_effects=_OUTLINE, **style))
+
+
+def _tag(axes: Axes, box: np.ndarray, text: str, colour: str, image: np.ndarray) -> None:
+    """On top of the box; at the image's top it goes below the upper edge, at its right side it
+    grows to the left."""
+    x1, y1, x2, _ = box
+    at_top, at_right = y1 < 0.09 * image.shape[0], x1 > 0.8 * image.shape[1]
+    axes.annotate(
+        text,
+        (x2 if at_right else x1, max(y1, 0)),
+        xytext=(0, -1 if at_top else 1),
+        textcoords='offset points',
+        ha='right' if at_right else 'left',
+        va='top' if at_top else 'bottom',
+        fontsize=7,
+        color='black',
+        clip_on=True,
+        bbox=dict(boxstyle='square,pad=0.12', facecolor=colour, edgecolor='none', alpha=0.9),
+    )

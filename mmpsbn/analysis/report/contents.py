@@ -1,0 +1,201 @@
+"""Everything that a report says, before anything is written or drawn."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from ...version import __version__
+from ..view import Chart, Section, View
+from .channels import channels_of, paths_of
+from .look import Look
+from .numbers import layer_rows, totals
+from .tables import checkpoint_table, drop_table, glossary_of, layer_tables, tiles_of
+from .words import findings_of
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report says.
+
+    Attributes:
+        view: in words, tables and charts, of the last checkpoint and of what changed.
+        data: all numbers of all checkpoints, in plain types.
+    """
+
+    view: View
+    data: dict[str, Any]
+
+
+def report_of(look: Look, checkpoints: Sequence[str], prune_command: str | None) -> Report:
+    """Arguments as those of :func:`.write_report`."""
+    found = [totals(snapshot) for snapshot in look.snapshots]
+    rows = [layer_rows(snapshot) for snapshot in look.snapshots]
+    last = look.snapshots[-1]
+    looked = f'{last.samples:,} samples' if last.samples else 'its weights alone'
+    labels = file_labels(checkpoints) or [last.name]
+    view = View(
+        title=f'{look.title}: {labels[-1]}',
+        subtitle=f'Sparsity report of {looked}, by mmpsbn {__version__}',
+        findings=findings_of(
+            last, found[-1], prune_command=prune_command, log_looks_at=look.log_looks_at
+        ),
+        tiles=tuple(tiles_of(last, found[-1])),
+        sections=(
+            Section('Pictures', charts=_charts(look) if last.layers else ()),
+            Section('Layers', tables=layer_tables(rows[-1], last.settings)),
+            *_sections(look, labels, found),
+        ),
+        glossary=glossary_of(last),
+    )
+    data = dict(
+        title=look.title,
+        version=__version__,
+        settings=asdict(last.settings),
+        checkpoints=[
+            dict(
+                name=snapshot.name,
+                step=snapshot.step,
+                samples=snapshot.samples,
+                untraced=snapshot.untraced,
+                input_shape=snapshot.input_shape,
+                totals=found[k],
+                scores=snapshot.scores,
+                clamped_scores={f'{t:g}': s for t, s in snapshot.clamped_scores.items()},
+                layers=rows[k],
+            )
+            for k, snapshot in enumerate(look.snapshots)
+        ],
+        drops=[
+            dict(
+                before=look.snapshots[k].name,
+                after=look.snapshots[k + 1].name,
+                layers=[asdict(drop) for drop in layers],
+            )
+            for k, layers in look.drops.items()
+        ],
+        forecast=None if look.course is None else dict(sentence=look.course.sentence),
+    )
+    return Report(view, data)
+
+
+def file_labels(paths: Sequence[str]) -> list[str]:
+    """File names, with as many folders before each as it takes to tell them apart."""
+    parts = [PurePath(path).parts for path in paths]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        labels = [str(PurePath(*part[-count:])) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return list(paths)
+
+
+def _charts(look: Look) -> tuple[Chart, ...]:
+    """Of the last checkpoint."""
+    channels = channels_of(look.snapshots[-1])
+    return tuple(
+        Chart(name, title, caption, channels)
+        for name, title, caption in (
+            (
+                'depth',
+                'Sparsity by depth',
+                'Share of the channels of each layer; the numbers are those of the table.',
+            ),
+            (
+                'plane',
+                'Scale and bias of every channel',
+                'Shaded: where a ReLU right behind passes less than 1 % of a normally distributed '
+                'input, so that hardly any gradient comes back and weight decay alone moves the '
+                'channel, straight to the origin. (psBN paper, figure 1b)',
+            ),
+            (
+                'scales',
+                'Scales and biases by layer',
+                'One dot a channel, side by side within a layer; |γ| below 1e-6 is drawn there.',
+            ),
+            (
+                'l1',
+                'L1 norms of the filters',
+                'A separate peak at 0 is the mark of collapse. (psBN paper, figure 1a; here of all '
+                'layers, each over its own median)',
+            ),
+            (
+                'zero_share',
+                'How often a channel is 0',
+                'Share of positions and samples at which the activation is exactly 0. (Frankle et '
+                'al., section 5)',
+            ),
+            (
+                'universality',
+                'Universality',
+                'Left: channels that few samples excite. Right: channels that all do. (Mehta et '
+                'al., section 3)',
+            ),
+        )
+    )
+
+
+def _sections(
+    look: Look, labels: Sequence[str], found: Sequence[dict[str, Any]]
+) -> Iterator[Section]:
+    """What comes from several checkpoints and from the config."""
+    if len(look.snapshots) > 1:
+        metric = next((name for s in look.snapshots for name in s.scores), None)
+        scores = [s.scores.get(metric) for s in look.snapshots]
+        yield Section(
+            'From checkpoint to checkpoint',
+            charts=(
+                Chart(
+                    'rounds',
+                    'Sparsity by checkpoint',
+                    'Share of channels, and of the multiply-accumulates that idle ones take, at '
+                    'each checkpoint; below, the score. (psBN paper, figure 3)',
+                    (found, scores, metric),
+                ),
+                Chart(
+                    'paths',
+                    'Ways through the (γ, b) plane',
+                    'Each line is a channel. Collapsing filters run to the origin, out of which no '
+                    'gradient leads. (psBN paper, figure 1b)',
+                    paths_of(look.snapshots),
+                ),
+            ),
+            tables=(checkpoint_table(look.snapshots, labels, found, metric),),
+        )
+    if look.drops:
+        yield _theory(look, labels)
+    if look.course is not None and not look.course.sentence.startswith('forecast: none'):
+        words = look.course.sentence.removeprefix('forecast: ')
+        yield Section('Forecast', (f'Were such a run begun with these scales: {words}.',))
+
+
+def _theory(look: Look, labels: Sequence[str]) -> Section:
+    """Theorem 1 against what happened."""
+    drops = [drop for layers in look.drops.values() for drop in layers]
+    weights = [drop.channels for drop in drops]
+    predicted = np.average([drop.predicted for drop in drops], weights=weights)
+    observed = np.average([drop.observed for drop in drops], weights=weights)
+    return Section(
+        'Theory against this run',
+        (
+            'Theorem 1 of the psBN paper says how gradient noise alone moves the probability '
+            'Φ(b/|γ|) that a channel fires. On average over channels it predicts '
+            f'{predicted:+.2e} between two checkpoints, and {observed:+.2e} was observed.',
+            'Assumptions: the noise in dL/dy has mean 0, one standard deviation c in a layer, '
+            'and is independent of the activation, so c² = Σ Var[dL/dβ] / Σ Φ over the '
+            'channels, the variance taken over batches of the training data at the earlier '
+            'checkpoint; γ, b and c are held there for all steps between the two; with momentum m '
+            'a step counts as lr/(1 − m). What the loss itself wants of γ and b is not in the '
+            'prediction, but is in what was observed.',
+        ),
+        (
+            Chart(
+                'drops',
+                'Predicted and observed',
+                'One dot a layer; on the dashed line noise alone explains the change.',
+                drops,
+            ),
+        ),
+        (drop_table([(labels[k], labels[k + 1], layers) for k, layers in look.drops.items()]),),
+    )

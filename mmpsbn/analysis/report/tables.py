@@ -1,0 +1,181 @@
+"""The tables of a report and its numbers at a glance."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..view import Column, Table, millions, percent, table_of
+from .numbers import collapsed_column, small_count
+from .snapshot import Settings, Snapshot
+from .theorem import Drop
+from .words import share
+
+_WORST = 12
+_Rows = Sequence[Mapping[str, Any]]
+
+
+def _collapsed(settings: Settings) -> list[Column]:
+    return [
+        Column(
+            collapsed_column(threshold),
+            f'|γ| < {threshold:g}',
+            'collapsed, so without those that have not grown',
+        )
+        for threshold in settings.thresholds
+    ]
+
+
+def layer_tables(rows: _Rows, settings: Settings) -> tuple[Table, ...]:
+    """The layers with most idle channels, the worst first, and all of them. Layers with channels
+    have the numbers that the pictures call them by."""
+    rows = [
+        dict(
+            row,
+            number=k if row['channels'] else None,
+            layer=f'{row["layer"]} ({row["note"]})' if row['note'] else row['layer'],
+        )
+        for k, row in enumerate(rows, start=1)
+    ]
+    columns = [
+        Column('number', '#'),
+        Column('layer', 'layer', is_text=True),
+        Column('channels', 'channels'),
+        *_collapsed(settings),
+        Column('not_grown', 'not grown', 'below the first threshold since γ began at 0'),
+        Column(
+            'perhaps_not_grown',
+            'perhaps not grown',
+            'of the collapsed, those that perhaps never grew',
+        ),
+        Column('dead', 'dead', '0 on all samples'),
+        Column('mostly_zero', 'mostly 0', '0 on more than 99 % of what was looked at'),
+        Column(
+            'hardly_active',
+            'Φ < 1 %',
+            'would pass a ReLU right behind on less than 1 % of normal inputs',
+        ),
+        Column('median_gamma', 'median |γ|'),
+        Column('median_bias', 'median b', 'effective bias'),
+        Column('median_l1', 'median ‖w‖₁'),
+        Column('mean_zero_share', 'Pr[a = 0]', 'mean over channels', show=percent),
+        Column('mean_universality', 'universality', 'mean over channels', show=percent),
+        Column('macs', 'MACs, M', 'of the convolution or linear layer', show=millions),
+        Column('macs_at_stake', 'at stake, M', 'MACs that idle channels take', show=millions),
+    ]
+    first = collapsed_column(settings.thresholds[0])
+
+    def idle(row: Mapping[str, Any]) -> float:
+        return max(row['dead'] or 0, row[first] or 0) / max(row['channels'] or 1, 1)
+
+    worst = sorted(filter(idle, rows), key=idle, reverse=True)[:_WORST]
+    tables = dict(zip(('The layers with most idle channels', 'All layers'), (worst, rows)))
+    return tuple(table_of(some, columns, label) for label, some in tables.items() if some)
+
+
+def checkpoint_table(
+    snapshots: Sequence[Snapshot], labels: Sequence[str], found: _Rows, metric: str | None
+) -> Table:
+    """One row a checkpoint."""
+    rows = [
+        dict(
+            t,
+            number=k,
+            checkpoint=label,
+            share=t['macs_at_stake'] / t['macs'] if t['macs'] else None,
+            score=s.scores.get(metric),
+        )
+        for k, (s, label, t) in enumerate(zip(snapshots, labels, found), start=1)
+    ]
+    columns = [
+        Column('number', '#'),
+        Column('checkpoint', 'checkpoint', is_text=True),
+        Column('channels', 'channels'),
+        *_collapsed(snapshots[-1].settings),
+        Column('not_grown', 'not grown'),
+        Column('dead', 'dead'),
+        Column('mostly_zero', 'mostly 0'),
+        Column('macs', 'MACs, M', show=millions),
+        Column('share', 'at stake', show=lambda part: '' if part is None else f'{part:.2%}'),
+        Column('score', metric or '', show=lambda score: '' if score is None else f'{score:.4g}'),
+    ]
+    return table_of(rows, columns, 'Checkpoints')
+
+
+def drop_table(drops: Sequence[tuple[str, str, Sequence[Drop]]]) -> Table:
+    """One row a layer between two checkpoints."""
+    rows = [
+        dict(asdict(drop), checkpoints=f'{before} → {after}')
+        for before, after, layers in drops
+        for drop in layers
+    ]
+    columns = [
+        Column('checkpoints', 'checkpoints', is_text=True),
+        Column('layer', 'layer', is_text=True),
+        Column('channels', 'channels'),
+        Column('left_out', 'left out', 'channels with |γ| of the size of a step'),
+        Column(
+            'grad_std',
+            'c',
+            'standard deviation of the gradient noise of a batch',
+            show='{:.2e}'.format,
+        ),
+        Column('before', 'Φ before', show='{:.3f}'.format),
+        Column('predicted', 'predicted ΔΦ', show='{:+.2e}'.format),
+        Column('observed', 'observed ΔΦ', show='{:+.2e}'.format),
+    ]
+    return table_of(rows, columns, 'By layer')
+
+
+def tiles_of(snapshot: Snapshot, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The numbers at a glance, and what they are."""
+    yield f'{found["layers"]:,}', 'layers with channels'
+    yield f'{found["channels"]:,}', 'channels'
+    for threshold in snapshot.settings.thresholds[:2]:
+        if found['scaled_channels']:
+            yield f'{small_count(snapshot, threshold):,}', f'filters with |γ| < {threshold:g}'
+    young = dict(not_grown='not grown yet', perhaps_not_grown='perhaps never grown')
+    for key, label in young.items():
+        if found[key]:
+            yield f'{found[key]:,}', f'of |γ| < {snapshot.threshold:g} {label}'
+    if found['dead'] is not None:
+        yield f'{found["dead"]:,}', 'dead channels'
+    if found['macs']:
+        yield share(found['macs_at_stake'], found['macs']), 'of FLOPs at stake'
+    for metric, value in list(snapshot.scores.items())[:1]:
+        yield f'{value:.4g}', metric
+
+
+def glossary_of(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    """What the words mean."""
+    return (
+        ('γ, b', 'scale and effective bias of a normalisation layer; b is β, with α in psBN.'),
+        (
+            'collapsed',
+            f'|γ| < {snapshot.threshold:g}: the filter is scaled to nothing (psBN paper, '
+            'section 3.1). Where γ begins at 0, a filter that was never ten times as large has not '
+            'grown yet, and not collapsed.',
+        ),
+        (
+            'dead',
+            f'max |a| ≤ {snapshot.settings.eps:g} over all positions of all samples, of what the '
+            'next convolution or linear layer reads: after the activation, and in a residual '
+            'stream after the addition.',
+        ),
+        ('mostly 0', 'Pr[a = 0] > 99 % (Frankle et al., section 5).'),
+        (
+            'universality',
+            'share of samples whose largest |a| exceeds a thousandth of the channel’s largest; '
+            'selectivity is the rest (Mehta et al., section 3).',
+        ),
+        (
+            'non-trainable region',
+            'Φ(b/|γ|) < 1 %: a ReLU right behind passes less than 1 % of a normally distributed '
+            'input, so hardly any gradient comes back. Where an addition stands between, as in '
+            'the last norm of a residual block, it says less.',
+        ),
+        (
+            'at stake',
+            f'multiply-accumulates in which {"dead" if snapshot.samples else "collapsed"} '
+            'channels take part, as inputs and as outputs.',
+        ),
+    )
