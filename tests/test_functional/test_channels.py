@@ -1,4 +1,4 @@
-"""Channel statistics and the selection of what stays."""
+"""Statistics of channels, and the selection of what stays."""
 
 import math
 
@@ -8,55 +8,102 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpsbn.functional.selection import select_keep_mask
-from mmpsbn.functional.statistics import channel_range, collapsed_mask
+from mmpsbn.functional.statistics import (
+    activation_probability,
+    bias_over_scale,
+    channel_range,
+    collapsed_mask,
+    dead_overlap,
+    filter_l1_norms,
+    revived_mask,
+    share_above,
+)
 
 NAN, INF = math.nan, math.inf
 
 
-# ---------------------------------------------------------------- statistics
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------- scales and weights
 def test_collapsed_is_strictly_below_the_threshold_and_never_nan():
     gamma = torch.tensor([0.0, -5e-4, 1e-3, -2e-3, NAN, INF, -INF], dtype=torch.float64)
-    assert collapsed_mask(gamma, threshold=1e-3).tolist() == [
-        True,
-        True,
-        False,
-        False,
-        False,
-        False,
-        False,
+    assert collapsed_mask(gamma, threshold=1e-3).tolist() == [True] * 2 + [False] * 5
+
+
+def test_bias_over_scale_and_the_probability_it_implies_by_hand():
+    cases = [  # gamma, b, b / |gamma|, Phi of it
+        (1, 0, 0, 0.5),
+        (2, 2, 1, 0.8413447460685429),
+        (-2, 2, 1, 0.8413447460685429),
+        (0.5, -1, -2, 0.022750131948179195),
+        (-0.0, 0.1, INF, 1),  # gamma = 0: the channel is b
+        (0.0, -0.1, -INF, 0),
+        (0.0, 0.0, -INF, 0),
+        (-0.0, -0.0, -INF, 0),
+        (0, NAN, NAN, NAN),
+        (NAN, 0, NAN, NAN),
+        (INF, 3, 0, 0.5),
     ]
+    gamma, bias, ratio, probability = torch.tensor(cases, dtype=torch.float64).unbind(1)
+    exact = dict(rtol=0, atol=1e-15, equal_nan=True)
+    torch.testing.assert_close(bias_over_scale(gamma, bias), ratio, **exact)
+    torch.testing.assert_close(activation_probability(gamma, bias), probability, **exact)
+
+
+def test_l1_norms_against_a_loop():
+    for shape, dim in (((5, 3, 2, 2), 0), ((3, 5, 2, 2), 1), ((5, 3), 0)):
+        weight = torch.randn(shape, generator=generator(), dtype=torch.float64)
+        norms = filter_l1_norms(weight.requires_grad_(), channel_dim=dim)
+        loop = [
+            sum(abs(float(w)) for w in weight.detach().select(dim, c).flatten()) for c in range(5)
+        ]
+        assert norms.tolist() == pytest.approx(loop, rel=1e-12) and not norms.requires_grad
 
 
 @pytest.mark.parametrize(
-    'shape, dim',
+    'before, now, overlap, revived',
     [
-        ((2, 3, 4, 5), 1),
-        ((2, 3, 4, 5), -3),
-        ((7, 3), -1),
-        ((2, 4, 3), -1),
-        ((3, 4, 5), 0),
-        ((3,), -1),
+        ('1100', '1110', 1, '0000'),
+        ('1110', '0111', 2 / 3, '1000'),
+        ('1000', '0100', 0, '1000'),
+        ('0100', '0000', NAN, '0100'),
+        ('', '', NAN, ''),
     ],
 )
-@pytest.mark.parametrize('sign', [1, -1])
-def test_channel_range_is_min_and_max_over_all_other_dimensions(shape, dim, sign):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).abs() * sign
-    x.requires_grad_()
+def test_overlap_and_revivals_by_hand(before, now, overlap, revived):
+    before, now, revived = (
+        torch.tensor([c == '1' for c in mask], dtype=torch.bool) for mask in (before, now, revived)
+    )
+    assert dead_overlap(before, now) == pytest.approx(overlap, nan_ok=True)
+    assert torch.equal(revived_mask(before, now), revived)
+
+
+def test_share_above_leaves_out_what_was_not_measured():
+    assert share_above(torch.tensor([0.99, 0.991, 1.0, 0.2, NAN]), threshold=0.99) == 0.5
+    assert math.isnan(share_above(torch.tensor([NAN]), threshold=0.99))
+
+
+# ---------------------------------------------------------------- ranges
+@pytest.mark.parametrize(
+    'shape, dim',
+    [((2, 3, 4, 5), 1), ((2, 3, 4, 5), -3), ((2, 4, 3), -1), ((3, 4, 5), 0), ((3,), -1)],
+)
+def test_channel_range_is_min_and_max_over_all_other_dimensions(shape, dim):
+    x = torch.randn(shape, generator=generator()).requires_grad_()
     by_channel = x.detach().movedim(dim, 0).reshape(3, -1)
     low, high = channel_range(x, channel_dim=dim)
     assert torch.equal(low, by_channel.min(dim=1).values) and not low.requires_grad
     assert torch.equal(high, by_channel.max(dim=1).values) and not high.requires_grad
 
 
-def test_channel_range_shows_nan_and_inf():
+def test_channel_range_shows_nan_and_inf_and_says_nothing_of_an_empty_batch():
     x = torch.zeros(2, 4, 2, 2)
     x[1, 0, 0, 1], x[0, 1, 1, 1], x[0, 2, 0, 0] = NAN, -INF, -3.0
     low, high = channel_range(x, channel_dim=1)
     assert low[0].isnan() and low[1:].tolist() == [-INF, -3, 0]
     assert high[0].isnan() and high[1:].tolist() == [0, 0, 0]
-
-
-def test_an_empty_batch_says_nothing():  # a RoI head without proposals
     for empty, dim in ((torch.zeros(0, 3, 7, 7), 1), (torch.zeros(0, 3), -1)):
         low, high = channel_range(empty, channel_dim=dim)
         assert low.tolist() == [INF] * 3 and high.tolist() == [-INF] * 3
@@ -74,23 +121,16 @@ def select(scores, threshold, min_channels, round_to):
     'scores, threshold, min_channels, round_to, keep',
     [
         ([1, 0, 2, 0], 0, 1, 1, '1010'),  # what speaks stays, the rest goes
-        ([1, 2, 3, 4], 0, 1, 1, '1111'),  # nothing to remove
         ([0, 0, 0], 0, 1, 1, '100'),  # all dead: min_channels, ties keep the lower index
-        ([0, 0, 0], 0, 2, 1, '110'),
         ([0, 0, 0], 0, 9, 1, '111'),  # min_channels beyond C
         ([0, 5, 0, 0, 7], 0, 1, 4, '11101'),  # raised to a multiple; ties keep the lower index
         ([0, 5, 0, 0, 7], 0, 3, 2, '11101'),  # min_channels first, then the multiple
-        ([1, 1, 1, 0, 0], 0, 1, 4, '11110'),
         ([1, 1, 1, 1, 1, 0], 0, 1, 4, '111111'),  # the multiple exceeds C: all stay
-        ([0, 3, 0], 0, 1, 8, '111'),
         ([0.1, 0.3, 0.2, 9], 0.5, 2, 1, '0101'),  # silent ones return by score
         ([0.3, 0.1, 0.3, 0.3], 0.5, 2, 1, '1010'),  # ... then by index
         ([0.5, 0.6], 0.5, 1, 1, '01'),  # at the threshold is silent
         ([NAN, 0, NAN, 0], 0, 1, 1, '1010'),  # unknown is never silent
-        ([NAN, 0, 0], 0, 2, 1, '110'),
-        ([INF, 0], 0, 1, 1, '10'),
         ([1e-40, 0], 0, 1, 1, '10'),  # a denormal speaks
-        ([0], 0, 1, 1, '1'),
     ],
 )
 def test_scores_to_masks_by_hand(scores, threshold, min_channels, round_to, keep):

@@ -1,3 +1,5 @@
+"""Weights that stay: which are drawn to move, and whether the others are the same to the bit."""
+
 import pytest
 import torch
 from torch import nn

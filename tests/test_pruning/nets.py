@@ -14,13 +14,9 @@ from mmpsbn.layers import convert_to_psbn
 from mmpsbn.pruning import trace_channel_graph
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.flow import READERS
-from mmpsbn.pruning.forward import call_with
+from mmpsbn.pruning.forward import call_with as forward
 from mmpsbn.pruning.observation import observe_calls
 from mmpsbn.pruning.plan import plan_from_keep_masks
-
-
-def forward(model, batch):
-    return model(batch)
 
 
 def generator(seed=0):
@@ -196,10 +192,27 @@ def masked_copy(model, groups, masks):
     with torch.no_grad():
         for name, mask in masks.items():
             for reader in groups[name].readers:
-                gone = [i for i, c in zip(reader.index, reader.channel) if not mask[c]]
                 (dim,) = (dim for _, dim in reader.slices)
-                model.get_submodule(reader.layer).weight.transpose(0, dim)[gone] = 0
+                weight = model.get_submodule(reader.layer).weight
+                weight.transpose(0, dim)[reader.positions(~mask)] = 0
     return model
+
+
+def silence(model, groups, seed=0):
+    """Make random channels of every group zero at its readers; returns the keep masks."""
+    masks = random_masks(groups, seed)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            group = groups[name]
+            for member in (*group.writers, *group.channelwise):
+                layer = model.get_submodule(member.layer)
+                gone = member.positions(~mask)
+                for tensor, dim in member.slices:
+                    shift = -getattr(layer, 'alpha', 0.0) if tensor == 'bias' else 0.0
+                    value = {**layer._parameters, **layer._buffers}[tensor]
+                    if tensor != 'running_var':
+                        value.transpose(0, dim)[gone] = shift
+    return masks
 
 
 def random_plan(model, batch, seed=0):
@@ -207,7 +220,7 @@ def random_plan(model, batch, seed=0):
     return plan_from_keep_masks(model, groups, random_masks(groups, seed))
 
 
-def observe(model, batches, forward_fn=call_with, all_reduce=None):
+def observe(model, batches, forward_fn=forward, all_reduce=None):
     """Convolution or linear layer -> the statistics of all that it reads."""
     calls = {name: 1 for name, module in model.named_modules() if isinstance(module, READERS)}
     seen = observe_calls(model, batches, forward_fn, calls=calls, all_reduce=all_reduce)

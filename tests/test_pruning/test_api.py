@@ -5,8 +5,7 @@ import os
 
 import pytest
 import torch
-from nets import NETS, assert_same, build, flat, masked_copy, snapshot
-from test_golden import silence
+from nets import NETS, assert_same, build, flat, masked_copy, silence, snapshot
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -114,27 +113,17 @@ def collapsing(*read, **kwargs):
     return Collapsing(*read, **kwargs).double(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
 
 
-@pytest.mark.parametrize('act', [nn.ReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.LeakyReLU])
+@pytest.mark.parametrize('act', [nn.ReLU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU])
 @pytest.mark.parametrize('reader', READERS)
 def test_constants_are_folded_exactly_whatever_the_activation(reader, act):
     model, batch = collapsing(*READERS[reader](), act=act)
-    before = outputs(model, batch)
+    dense, unseen = copy.deepcopy(model), torch.randn_like(batch)
     assert prune_dead_channels(copy.deepcopy(model), [batch]).channels_removed == {}
     result = prune_dead_channels(model, [batch], 'collapsed', tolerance=1e-12)
     assert result.channels_removed == {'conv': 2} and model.norm.num_features == 3
-    other = torch.randn_like(batch)  # constants, not what this batch happened to show
-    for x, expected in ((batch, before), (other, None)):
-        got = outputs(model, x)
-        if expected is not None:
-            torch.testing.assert_close(got, expected, **close)
-
-
-def test_folded_is_exact_on_unseen_inputs_and_in_training_mode():
-    model, batch = collapsing(*READERS['mean']())
-    dense, unseen = copy.deepcopy(model), torch.randn_like(batch)
-    prune_dead_channels(model, [batch], 'collapsed')
     torch.testing.assert_close(outputs(model, unseen), outputs(dense, unseen), **close)
-    torch.testing.assert_close(model.train()(unseen), dense.train()(unseen), **close)
+    if reader == 'mean':  # in training mode the norm takes away what was folded into it
+        torch.testing.assert_close(model.train()(unseen), dense.train()(unseen), **close)
 
 
 def test_behind_zero_padding_folding_is_opt_in_and_its_error_is_told():
@@ -226,24 +215,21 @@ def test_masks_of_one_stream_remove_what_all_of_them_remove():
 
 
 @pytest.mark.parametrize(
-    'masks, message',
+    'layer, mask, message',
     [
-        (
-            {'features.0': torch.ones(5).bool()},
-            r'features.0: must be a bool tensor of shape \(6,\)',
-        ),
-        ({'features.0': torch.ones(6)}, 'features.0: must be a bool tensor .*float32'),
-        ({'features.0': [True] * 6}, 'features.0: must be a bool tensor .*list'),
-        ({'features.0': torch.zeros(6).bool()}, 'features.0: all False'),
-        ({'features.9': torch.ones(6).bool()}, 'features.9: no such layer; prunable are'),
-        ({'classifier.2': torch.arange(4) > 0}, 'classifier.2: an output of the model'),
+        ('features.0', torch.ones(5).bool(), r'must be a bool tensor of shape \(6,\)'),
+        ('features.0', torch.ones(6), 'must be a bool tensor .*float32'),
+        ('features.0', [True] * 6, 'must be a bool tensor .*list'),
+        ('features.0', torch.zeros(6).bool(), 'all False'),
+        ('features.9', torch.ones(6).bool(), 'no such layer; prunable are'),
+        ('classifier.2', torch.arange(4) > 0, 'an output of the model'),
     ],
 )
-def test_masks_that_cannot_be_are_refused_and_nothing_changes(masks, message):
+def test_masks_that_cannot_be_are_refused_and_nothing_changes(layer, mask, message):
     model, batch = build('chain')
     before = snapshot(model)
-    with pytest.raises(ValueError, match=message):
-        prune_channels_by_mask(model, batch, masks)
+    with pytest.raises(ValueError, match=f'keep mask of {layer}: {message}'):
+        prune_channels_by_mask(model, batch, {layer: mask})
     assert_same(snapshot(model), before)
 
 
@@ -258,11 +244,7 @@ def test_part_of_a_group_of_a_grouped_convolution_cannot_go_alone():
 # --- bad input --------------------------------------------------------------------------------
 
 
-class Failing(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1)
-
+class Failing(nn.Conv2d):
     def forward(self, x):
         raise KeyError('the original error')
 
@@ -285,11 +267,18 @@ def ddp(model):
         (ddp, [X], {}, TypeError, 'DistributedDataParallel .*pass model.module'),
         (None, [X], dict(forward_fn=lambda m, x: None), ValueError, 'Chain: .*no tensor'),
         (None, [X], dict(criterion='alive'), ValueError, "criterion must be .* got 'alive'"),
+        (None, [X, X.to('meta')], {}, ValueError, 'a batch is on meta'),
         (None, [X, X[:, :2]], {}, RuntimeError, 'expected input'),
+        (None, [X], dict(criterion=['dead']), ValueError, 'criterion must be'),
+        (None, [X], dict(round_to=0), ValueError, 'round_to must be an int >= 1, got 0'),
+        (None, [X], dict(min_channels=0), ValueError, 'min_channels must be'),
+        (None, [X], dict(tolerance=float('nan')), ValueError, 'tolerance must be'),
+        (None, [X], dict(tolerance='small'), ValueError, 'tolerance must be'),
+        (None, [X], dict(eps=-1.0), ValueError, 'eps must be a number >= 0, got -1.0'),
     ],
 )
 def test_bad_input_is_one_clear_error_and_changes_nothing(make, batches, kwargs, error, message):
-    model = build('chain')[0] if make is not Failing else Failing()
+    model = build('chain')[0] if make is not Failing else Failing(3, 4, 1)
     before = snapshot(model)
     wrapped = ddp(model) if make is ddp else model
     with pytest.raises(error, match=message):

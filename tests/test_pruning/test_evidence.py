@@ -7,14 +7,11 @@ import torch
 from nets import assert_same, generator, observe, snapshot
 from torch import nn
 
-from mmpsbn.functional.activations import ActivationStatistics
 from mmpsbn.layers import psBN2d
 from mmpsbn.pruning import VerificationError, prune_dead_channels, trace_channel_graph
-from mmpsbn.pruning.activation import ActivationWindow
 from mmpsbn.pruning.flow import trace_readers
 from mmpsbn.pruning.forward import call_with
 from mmpsbn.pruning.prune import prune_channels, prune_what_holds
-from mmpsbn.pruning.ranking import rank_channels
 
 
 class Router(nn.Module):
@@ -58,24 +55,17 @@ def test_a_branch_that_only_saw_empty_batches_loses_nothing(criterion):
         torch.testing.assert_close(now, then, rtol=1e-12, atol=0)
 
 
-def test_a_reader_that_saw_nothing_makes_no_channel_removable():
-    model = Router()
-    graph = trace_channel_graph(model, pictures(1, -1), call_with)
-    window = ActivationWindow(model, graph.groups, in_training_only=False)
-    model(pictures(1))
-    scores, spreads = window.scores(), window.spreads()
-    assert scores['bright.0'].isfinite().all() and spreads['bright.0'].isfinite().all()
-    for unknown in ('dark.0', 'stem'):  # the dark branch reads the stem too
-        assert scores[unknown].isinf().all() and spreads[unknown].isinf().all()
+def test_a_constant_behind_a_branch_that_nothing_reached_stays():
+    class Constant(Router):
+        def __init__(self):
+            super().__init__()
+            for branch in (self.bright, self.dark):
+                branch[1] = psBN2d(16).double()
+                branch[1].weight.data[:5] = 0
 
-
-def test_to_an_observer_it_is_neither_dead_nor_alive():
-    seen = observe(Router(), [pictures(1, 2)])
-    assert vars(seen['dark.2'])['samples'].tolist() == [0] * 16
-    assert not seen['dark.2'].inactive_mask(eps=1e9).any()
-    assert seen['dark.2'].zero_share().isnan().all()
-    assert seen['bright.2'].samples.tolist() == [2] * 16
-    assert isinstance(seen['dark.2'], ActivationStatistics)
+    model = Constant()
+    result = prune_dead_channels(model, [pictures(1)], 'collapsed')
+    assert result.channels_removed == {'bright.0': 5}
 
 
 # --- calls by keyword -----------------------------------------------------------------------
@@ -198,17 +188,10 @@ def test_wrong_only_together_is_an_error_once_nothing_but_zeros_is_left():
     assert_same(snapshot(model), before)
 
 
-class ManyGroups(nn.Sequential):
-    def __init__(self, groups):
-        torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 3, 1) for _ in range(groups + 1)]
-        super().__init__(*layers)
-        self.double()
-
-
 @pytest.mark.parametrize('at_fault', [[], [5], [0, 15], [3, 4, 9]])
 def test_the_groups_at_fault_are_found_by_halving(at_fault):
-    model = ManyGroups(16)
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(17))).double()
     graph = trace_channel_graph(model, X, call_with)
     masks = {}
     for k in range(16):
@@ -255,20 +238,3 @@ def test_a_refusal_says_that_the_outputs_are_a_choice():
     ):
         with pytest.raises(VerificationError, match=message):
             prune_channels(model, groups, wrong, batch=X, forward_fn=forward_fn, tolerance=1e-5)
-
-
-def test_ranking_goes_on_where_no_group_is_left():
-    assert rank_channels(TwoGroups(), {}, criterion='bn_scale', seed=0) == {}
-
-
-def test_a_constant_behind_a_branch_that_nothing_reached_stays():
-    class Constant(Router):
-        def __init__(self):
-            super().__init__()
-            for branch in (self.bright, self.dark):
-                branch[1] = psBN2d(16).double()
-                branch[1].weight.data[:5] = 0
-
-    model = Constant()
-    result = prune_dead_channels(model, [pictures(1)], 'collapsed')
-    assert result.channels_removed == {'bright.0': 5}

@@ -20,7 +20,6 @@ from torch import nn
 from twin import kept_slice
 
 from mmpsbn.pruning import apply_plan
-from mmpsbn.pruning.activation import ActivationWindow
 from mmpsbn.pruning.plan import plan_from_keep_masks
 from mmpsbn.pruning.prune import prune_channels
 
@@ -35,21 +34,16 @@ def pruned_and_masked(name, seed, training):
     masked = masked_copy(model, groups, masks)
     plan = plan_from_keep_masks(model, groups, masks)
     apply_plan(model, plan)
-    return (
-        model.train(training),
-        masked.train(training),
-        plan,
-        batch,
-        {n: groups[n].channels - int(m.sum()) for n, m in masks.items()},
-    )
+    removed = sum(int((~mask).sum()) for mask in masks.values())
+    return model.train(training), masked.train(training), plan, batch, removed
 
 
 @every_net
 @pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('seed', [0, 1, 2])
+@pytest.mark.parametrize('seed', [0, 1])
 def test_pruned_equals_masked_in_outputs_and_gradients(name, training, seed):
     pruned, masked, plan, batch, removed = pruned_and_masked(name, seed, training)
-    assert sum(removed.values()) > 2 and plan
+    assert removed > 2 and plan
     outputs = [model(batch) for model in (pruned, masked)]
     for ours, theirs in zip(*map(flat, outputs)):
         torch.testing.assert_close(ours, theirs, **close)
@@ -66,31 +60,31 @@ def test_pruned_equals_masked_in_outputs_and_gradients(name, training, seed):
         )
 
 
+def sizes_said(module):
+    """What a layer says of its widths, and what its tensors say."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        inner = module.in_channels // module.groups
+        outer = (module.out_channels, inner)
+        transposed = isinstance(module, nn.ConvTranspose2d)
+        return outer[::-1] if transposed else outer, module.weight.shape[:2]
+    if isinstance(module, nn.Linear):
+        return (module.out_features, module.in_features), module.weight.shape
+    if isinstance(module, nn.GroupNorm):
+        return (module.num_channels, 2 * module.num_groups), (len(module.weight),) * 2
+    if isinstance(module, nn.PReLU):
+        return (module.num_parameters,), module.weight.shape
+    if isinstance(module, nn.BatchNorm2d):
+        tensors = (module.weight, module.running_mean, module.running_var)
+        return (module.num_features,) * 3, tuple(map(len, tensors))
+    return (), ()
+
+
 @every_net
 def test_the_layers_say_what_they_are_after_surgery(name):
-    pruned, masked, plan, _, removed = pruned_and_masked(name, 0, True)
+    pruned, _, plan, _, _ = pruned_and_masked(name, 0, True)
     for module in pruned.modules():
-        if isinstance(module, nn.Conv2d):
-            assert module.weight.shape[:2] == (
-                module.out_channels,
-                module.in_channels // module.groups,
-            )
-            assert f'{module.in_channels}, {module.out_channels}' in repr(module)
-        elif isinstance(module, nn.Linear):
-            assert module.weight.shape == (module.out_features, module.in_features)
-        elif isinstance(module, nn.ConvTranspose2d):
-            assert module.weight.shape[:2] == (module.in_channels, module.out_channels)
-        elif isinstance(module, nn.GroupNorm):
-            assert len(module.weight) == module.num_channels == 2 * module.num_groups
-        elif isinstance(module, nn.PReLU):
-            assert len(module.weight) == module.num_parameters
-        elif isinstance(module, nn.BatchNorm2d):
-            assert (
-                len(module.weight)
-                == len(module.running_mean)
-                == len(module.running_var)
-                == module.num_features
-            )
+        said, are = sizes_said(module)
+        assert said == tuple(are), module
     for key in plan.kept:
         assert tuple(pruned.state_dict()[key].shape) == plan.shape_after(key)
 
@@ -107,46 +101,6 @@ def test_a_pruned_model_survives_deepcopy_save_and_a_second_prune(name, tmp_path
     masked = masked_copy(pruned, groups, masks)
     apply_plan(pruned, plan_from_keep_masks(pruned, groups, masks))
     for ours, theirs in zip(flat(pruned(batch)), flat(masked(batch))):
-        torch.testing.assert_close(ours, theirs, **close)
-
-
-def silence(model, groups, seed=0):
-    """Make random channels of every group zero at its readers.
-
-    Returns the names of the groups with such channels.
-    """
-    silent = {}
-    with torch.no_grad():
-        for name, mask in random_masks(groups, seed).items():
-            group = groups[name]
-            for member in (*group.writers, *group.channelwise):
-                layer = model.get_submodule(member.layer)
-                gone = [i for i, c in zip(member.index, member.channel) if not mask[c]]
-                for tensor, dim in member.slices:
-                    shift = -getattr(layer, 'alpha', 0.0) if tensor == 'bias' else 0.0
-                    value = {**layer._parameters, **layer._buffers}[tensor]
-                    if tensor != 'running_var':
-                        value.transpose(0, dim)[gone] = shift
-            silent[name] = mask
-    return silent
-
-
-@every_net
-def test_channels_seen_dead_are_pruned_without_a_trace_in_the_outputs(name):
-    model, batch = build(name)
-    groups = trace(model, batch).groups
-    silence(model, groups)
-    window = ActivationWindow(model, groups, in_training_only=False)
-    before = [o.detach() for o in flat(model.eval()(batch))]
-    masks = {n: score > 0 for n, score in window.scores().items()}
-    window.close()
-    assert sum(int((~m).sum()) for m in masks.values()) > 2
-    masks = {n: m for n, m in masks.items() if m.any()}
-    masks[list(masks)[-1]][:] = True  # one group stays whole
-    result = prune_channels(model, groups, masks, batch=batch, forward_fn=forward, tolerance=1e-12)
-    assert result.channels_removed == {n: int((~m).sum()) for n, m in masks.items() if not m.all()}
-    assert result.relative_error < 1e-12
-    for ours, theirs in zip(flat(model(batch)), before):
         torch.testing.assert_close(ours, theirs, **close)
 
 
@@ -217,17 +171,8 @@ def test_a_mask_that_does_not_fit_is_refused_and_nothing_changes(mask):
     model, batch = build('chain')
     groups = trace(model, batch).groups
     before = snapshot(model)
-    with pytest.raises(
-        ValueError,
-        match='features.0: a keep mask needs 6 values and at least one True, '
-        f'got {len(mask)} with {sum(mask)}',
-    ):
-        prune_channels(
-            model,
-            groups,
-            {'features.4': torch.arange(6) > 0, 'features.0': torch.tensor(mask)},
-            batch=batch,
-            forward_fn=forward,
-            tolerance=1e9,
-        )
+    masks = {'features.4': torch.arange(6) > 0, 'features.0': torch.tensor(mask)}
+    message = f'features.0: a keep mask needs 6 values .*, got {len(mask)} with {sum(mask)} True'
+    with pytest.raises(ValueError, match=message):
+        prune_channels(model, groups, masks, batch=batch, forward_fn=forward, tolerance=1e9)
     assert_same(snapshot(model), before)

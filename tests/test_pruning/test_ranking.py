@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from nets import NETS, assert_same, build, flat, forward, masked_copy, snapshot, trace
+from nets import assert_same, build, flat, forward, masked_copy, snapshot, trace
 from torch import nn
 
 from mmpsbn.pruning import VerificationError, apply_plan
@@ -14,13 +14,12 @@ from mmpsbn.pruning.plan import plan_from_keep_masks
 from mmpsbn.pruning.prune import prune_channels
 from mmpsbn.pruning.ranking import (
     RANKING_CRITERIA,
+    _global_ranks,
     keep_masks_for_budget,
     rank_channels,
     uniform_scores,
 )
 from mmpsbn.pruning.verification import masked_outputs
-
-every_net = pytest.mark.parametrize('name', NETS)
 
 
 def vector(*values):
@@ -67,8 +66,6 @@ def test_an_empty_filter_scores_0_and_an_unknown_one_highest(chain):
 
 
 def keep_masks_of(scores, removed):
-    from mmpsbn.pruning.ranking import _global_ranks
-
     return {name: (rank > removed).tolist() for name, rank in _global_ranks(scores).items()}
 
 
@@ -121,83 +118,75 @@ def test_a_transposed_convolution_has_its_filters_in_another_dimension():
     torch.testing.assert_close(scores, vector(1, 2, 3, 0) / 1.5)
 
 
-def budget_case(name='fpn', criterion='l1'):
-    model, batch = build(name)
-    groups = trace(model, batch).groups
-    positions = count_positions(model, batch[:1], forward)
-    scores = rank_channels(model, groups, criterion=criterion, seed=0)
-    return model, batch, groups, positions, scores
+class Case:
+    """A net, its groups and scores."""
+
+    def __init__(self, name='fpn', criterion='l1'):
+        self.model, self.batch = build(name)
+        self.groups = trace(self.model, self.batch).groups
+        self.positions = count_positions(self.model, self.batch[:1], forward)
+        self.scores = rank_channels(self.model, self.groups, criterion=criterion, seed=0)
+
+    def cost(self, measure='macs'):
+        return getattr(model_cost(self.model, self.positions), measure)
+
+    def masks(self, target, measure='macs', min_channels=1, round_to=1):
+        settings = dict(measure=measure, min_channels=min_channels, round_to=round_to)
+        return keep_masks_for_budget(
+            self.model, self.groups, self.scores, self.positions, target=target, **settings
+        )
+
+    def prune(self, masks, groups=None, tolerance=1e-11):
+        how = dict(batch=self.batch, forward_fn=forward, tolerance=tolerance, live=True)
+        return prune_channels(self.model, groups or self.groups, masks, **how)
+
+    def cost_after(self, masks, measure):
+        pruned = copy.deepcopy(self.model)
+        apply_plan(pruned, plan_from_keep_masks(self.model, self.groups, masks))
+        return getattr(model_cost(pruned, self.positions), measure)
 
 
-def cost_after(model, groups, positions, masks, measure):
-    pruned = copy.deepcopy(model)
-    apply_plan(pruned, plan_from_keep_masks(model, groups, masks))
-    return getattr(model_cost(pruned, positions), measure)
-
-
-@pytest.mark.parametrize('criterion', RANKING_CRITERIA)
-@pytest.mark.parametrize('measure', ['macs', 'params'])
-@pytest.mark.parametrize('target', [0.2, 0.5, 0.83])
+@pytest.mark.parametrize(
+    'criterion, measure, target',
+    [
+        *((criterion, 'macs', 0.5) for criterion in RANKING_CRITERIA),
+        *(('l1', 'params', target) for target in (0.2, 0.5, 0.83)),
+        ('uniform', 'macs', 0.2),
+    ],
+)
 def test_the_budget_comes_as_near_as_any_number_of_channels(criterion, target, measure):
-    model, _, groups, positions, scores = budget_case(criterion=criterion)
-    dense = getattr(model_cost(model, positions), measure)
-    before = snapshot(model)
-    masks, left = keep_masks_for_budget(
-        model,
-        groups,
-        scores,
-        positions,
-        measure=measure,
-        target=target * dense,
-        min_channels=1,
-        round_to=1,
-    )
-    assert_same(snapshot(model), before)
-    order = torch.cat(list(scores.values())).sort(descending=True, stable=True).values
+    case = Case(criterion=criterion)
+    dense, before = case.cost(measure), snapshot(case.model)
+    masks, left = case.masks(target * dense, measure)
+    assert_same(snapshot(case.model), before)
+    order = torch.cat(list(case.scores.values())).sort(descending=True, stable=True).values
     reachable = []
     for threshold in [*order.unique().tolist(), -1.0]:
-        keep = {name: score > threshold for name, score in scores.items()}
-        for mask, score in zip(keep.values(), scores.values()):
+        keep = {name: score > threshold for name, score in case.scores.items()}
+        for mask, score in zip(keep.values(), case.scores.values()):
             mask[score.argmax()] = True
-        reachable.append(cost_after(model, groups, positions, keep, measure) / dense)
-    ours = cost_after(model, groups, positions, masks, measure) / dense
+        reachable.append(case.cost_after(keep, measure) / dense)
+    ours = case.cost_after(masks, measure) / dense
     assert ours == left / dense
     assert abs(ours - target) <= min(abs(cost - target) for cost in reachable) + 1e-12
 
 
 def test_widths_are_multiples_and_never_below_the_minimum():
-    model, _, groups, positions, scores = budget_case()
-    masks, _ = keep_masks_for_budget(
-        model,
-        groups,
-        scores,
-        positions,
-        measure='macs',
-        target=0.45 * model_cost(model, positions).macs,
-        min_channels=3,
-        round_to=2,
-    )
+    case = Case()
+    masks, _ = case.masks(0.45 * case.cost(), min_channels=3, round_to=2)
     for name, mask in masks.items():
         kept = int(mask.sum())
-        assert kept >= 3 and (kept % 2 == 0 or kept == groups[name].channels)
+        assert kept >= 3 and (kept % 2 == 0 or kept == case.groups[name].channels)
 
 
-def test_out_of_reach_the_nearest_point_is_returned():
-    model, _, groups, positions, scores = budget_case()
-    now = model_cost(model, positions).macs
-    settings = dict(measure='macs', min_channels=2, round_to=1)
-    masks, left = keep_masks_for_budget(model, groups, scores, positions, target=0, **settings)
-    assert all(int(mask.sum()) == 2 for mask in masks.values()) and 0 < left < now / 4
-    masks, left = keep_masks_for_budget(model, groups, scores, positions, target=2e9, **settings)
-    assert all(mask.all() for mask in masks.values()) and left == now
-
-
-def test_a_score_of_inf_is_never_removed():
-    model, _, groups, positions, scores = budget_case()
-    scores['tower'][:] = float('inf')
-    masks, _ = keep_masks_for_budget(
-        model, groups, scores, positions, measure='macs', target=0, min_channels=1, round_to=1
-    )
+def test_out_of_reach_the_nearest_point_is_returned_and_inf_stays():
+    case = Case()
+    masks, left = case.masks(0, min_channels=2)
+    assert all(int(mask.sum()) == 2 for mask in masks.values()) and 0 < left < case.cost() / 4
+    masks, left = case.masks(2e9)
+    assert all(mask.all() for mask in masks.values()) and left == case.cost()
+    case.scores['tower'][:] = float('inf')
+    masks, _ = case.masks(0)
     assert masks['tower'].all() and int(masks['fpn1'].sum()) == 1
 
 
@@ -211,49 +200,35 @@ def test_where_no_group_has_a_norm_or_none_is_left_bn_scale_is_l1():
     groups = trace(model, torch.randn(1, 3, 2, 2, dtype=torch.float64)).groups
     scores = rank_channels(model, groups, criterion='bn_scale', seed=0)
     assert torch.equal(scores['0'], rank_channels(model, groups, criterion='l1', seed=0)['0'])
-    settings = dict(measure='macs', target=0.0, min_channels=1, round_to=1)
+    settings = dict(measure='macs', target=0, min_channels=1, round_to=1)
     for criterion in RANKING_CRITERIA:
         scores = rank_channels(model, {}, criterion=criterion, seed=0)
         assert scores == {}
         assert keep_masks_for_budget(model, {}, scores, {}, **settings)[0] == {}
 
 
-@every_net
+@pytest.mark.parametrize('name', ['residual', 'fpn', 'mobile', 'shuffle', 'context'])
 def test_live_channels_are_removed_as_if_masked_where_they_are_read(name):
-    model, batch, groups, positions, scores = budget_case(name)
-    dense = model_cost(model, positions).macs
-    settings = dict(measure='macs', target=0.5 * dense, min_channels=1, round_to=1)
-    masks, _ = keep_masks_for_budget(model, groups, scores, positions, **settings)
-    masked = masked_copy(model, groups, masks).eval()
-    expected = masked_outputs(model, groups, masks, batch, forward)
-    for ours, theirs in zip(expected, flat(masked(batch))):
+    case = Case(name)
+    dense = case.cost()
+    masks, _ = case.masks(0.5 * dense)
+    masked = masked_copy(case.model, case.groups, masks).eval()
+    expected = masked_outputs(case.model, case.groups, masks, case.batch, forward)
+    for ours, theirs in zip(expected, flat(masked(case.batch))):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
-    removal = prune_channels(
-        model,
-        groups,
-        masks,
-        batch=batch,
-        forward_fn=forward,
-        tolerance=1e-11,
-        live=True,
-    )
-    assert sum(removal.channels_removed.values()) > 3
-    assert model_cost(model, positions).macs < 0.6 * dense
+    assert sum(case.prune(masks).channels_removed.values()) > 3
+    assert case.cost() < 0.6 * dense
 
 
 def test_a_removal_that_is_not_the_masking_is_undone():
-    model, batch, groups, positions, scores = budget_case('residual')
-    dense = model_cost(model, positions).macs
-    settings = dict(measure='macs', target=0.5 * dense, min_channels=1, round_to=1)
-    masks, _ = keep_masks_for_budget(model, groups, scores, positions, **settings)
+    case = Case('residual')
+    masks, _ = case.masks(0.5 * case.cost())
     name = 'blocks.0.conv1'  # its reader loses other channels than are masked
-    (reader,) = groups[name].readers
+    (reader,) = case.groups[name].readers
     wrong = dataclasses.replace(reader, channel=reader.channel[::-1])
-    groups = {**groups, name: dataclasses.replace(groups[name], readers=(wrong,))}
-    before = snapshot(model)
+    groups = {**case.groups, name: dataclasses.replace(case.groups[name], readers=(wrong,))}
+    before = snapshot(case.model)
     with pytest.raises(VerificationError) as caught:
-        prune_channels(
-            model, groups, masks, batch=batch, forward_fn=forward, tolerance=1e-9, live=True
-        )
+        case.prune(masks, groups, tolerance=1e-9)
     assert caught.value.groups == [name]
-    assert_same(snapshot(model), before)
+    assert_same(snapshot(case.model), before)

@@ -1,7 +1,5 @@
 """Nets in which channels go where a tracer might lose sight of them."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from nets import assert_same, snapshot
 from torch import nn
 from torch.nn import functional as F
 
-from mmpsbn.pruning import apply_plan, prune_dead_channels, trace_channel_graph
+from mmpsbn.pruning import apply_plan, trace_channel_graph
 from mmpsbn.pruning.criteria import foldable_channels
 from mmpsbn.pruning.forward import call_with
 from mmpsbn.pruning.plan import plan_from_keep_masks
@@ -236,35 +234,3 @@ def test_constants_are_unfolded_if_the_surgery_fails():
             norm_of=graph.norm_of,
         )
     assert_same(before, snapshot(net, optimizer))
-
-
-@pytest.mark.parametrize(
-    'setting',
-    [
-        dict(criterion=None),
-        dict(criterion=['dead']),
-        dict(round_to=0),
-        dict(min_channels=0),
-        dict(tolerance=float('nan')),
-        dict(tolerance='small'),
-        dict(eps=-1.0),
-    ],
-    ids=str,
-)
-def test_bad_settings_are_one_clear_error(setting):
-    net = Net(lambda net, x: net.reader(x))
-    before = copy.deepcopy(net.state_dict())
-    with pytest.raises(ValueError, match=f'{next(iter(setting))} must be'):
-        prune_dead_channels(net, [IMAGES], **setting)
-    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
-
-
-def test_every_batch_must_be_on_the_models_device():
-    net = Net(lambda net, x: net.reader(x))
-    with pytest.raises(ValueError, match='a batch is on meta'):
-        prune_dead_channels(net, [IMAGES, IMAGES.to('meta')])
-
-
-def test_imaginary_parts_are_compared():
-    real = torch.ones(3, dtype=torch.float64)
-    assert output_errors([torch.complex(real, real)], [torch.complex(real, -real)])[1] == 2

@@ -52,7 +52,6 @@ class Training:
         make = optimizers_of or (lambda model: [OPTIMIZERS['sgd'](model.parameters())])
         self.optimizers = make(self.model)
         self.forward = self.model
-        self.losses = []
         self._step = step or type(self).step
 
     def step(self, batch):
@@ -89,37 +88,23 @@ def assert_equal_training(pruned, twin, plan, **tolerance):
         assert_state_equals_twin(ours, theirs, pruned.model, twin.model, plan, **tolerance)
 
 
-@pytest.mark.parametrize('net', ['residual', 'psbn_residual', 'concat', 'fpn'])
+@pytest.mark.parametrize('net', ['psbn_residual', 'concat', 'fpn'])
 @pytest.mark.parametrize('kind', OPTIMIZERS)
 def test_every_optimizer(kind, net):
     runs = pruned_and_twin(net, lambda model: [OPTIMIZERS[kind](model.parameters())])
     assert_equal_training(*runs)
 
 
-def test_several_param_groups():
-    def groups(model):
+def test_several_param_groups_of_two_optimizers():
+    def two(model):
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         scales = [p for m in norms for p in m.parameters()]
         rest = [p for p in model.parameters() if not any(p is s for s in scales)]
+        groups = [dict(params=scales, weight_decay=0.0), dict(params=rest[:2], lr=0.001)]
         return [
-            optim.AdamW(
-                [
-                    dict(params=scales, weight_decay=0.0),
-                    dict(params=rest[:2], lr=0.001, betas=(0.5, 0.9)),
-                    dict(params=rest[2:]),
-                ],
-                lr=0.01,
-                weight_decay=0.1,
-            )
+            optim.AdamW(groups, lr=0.01, weight_decay=0.1),
+            OPTIMIZERS['sgd'](rest[2:]),
         ]
-
-    assert_equal_training(*pruned_and_twin(optimizers_of=groups))
-
-
-def test_two_optimizers_of_different_kinds():
-    def two(model):
-        parameters = list(model.parameters())
-        return [OPTIMIZERS['adam'](parameters[::2]), OPTIMIZERS['sgd'](parameters[1::2])]
 
     assert_equal_training(*pruned_and_twin(optimizers_of=two))
 
@@ -137,7 +122,7 @@ class Accumulating(Training):
             self.optimizers[0].zero_grad()
 
 
-@pytest.mark.parametrize('before', [4, 5, 6, 7])
+@pytest.mark.parametrize('before', [4, 6])
 def test_an_event_amid_accumulated_gradients(before):
     runs = pruned_and_twin(training=Accumulating, before=before, after=13 - before)
     assert any(p.grad is not None for p in runs[0].model.parameters())  # one batch is pending

@@ -1,4 +1,4 @@
-"""The papers' measures of channels: of scales, weights and activations."""
+"""Activation statistics of channels, streamed, against their definitions."""
 
 import functools
 import math
@@ -9,14 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpsbn.functional.activations import ActivationStatistics, activation_statistics
-from mmpsbn.functional.statistics import (
-    activation_probability,
-    bias_over_scale,
-    dead_overlap,
-    filter_l1_norms,
-    revived_mask,
-    share_above,
-)
 
 NAN, INF = math.nan, math.inf
 
@@ -29,72 +21,6 @@ def same(x, y):
     return all(torch.equal(vars(x)[field], vars(y)[field]) for field in vars(x))
 
 
-# ---------------------------------------------------------------- scales and weights
-def test_bias_over_scale_and_the_probability_it_implies_by_hand():
-    cases = [  # gamma, b, b / |gamma|, Phi of it
-        (1, 0, 0, 0.5),
-        (2, 2, 1, 0.8413447460685429),
-        (-2, 2, 1, 0.8413447460685429),
-        (0.5, -1, -2, 0.022750131948179195),
-        (-0.0, 0.1, INF, 1),  # gamma = 0: the channel is b
-        (0.0, -0.1, -INF, 0),
-        (0.0, 0.0, -INF, 0),
-        (-0.0, -0.0, -INF, 0),
-        (0, NAN, NAN, NAN),
-        (NAN, 0, NAN, NAN),
-        (INF, 3, 0, 0.5),
-    ]
-    gamma, bias, ratio, probability = torch.tensor(cases, dtype=torch.float64).unbind(1)
-    exact = dict(rtol=0, atol=1e-15, equal_nan=True)
-    torch.testing.assert_close(bias_over_scale(gamma, bias), ratio, **exact)
-    torch.testing.assert_close(activation_probability(gamma, bias), probability, **exact)
-
-
-@pytest.mark.parametrize('gamma, bias', [(0.7, 0.3), (-0.7, 0.3), (2.0, -1.5), (-0.1, -0.2)])
-def test_the_probability_is_how_often_a_relu_fires(gamma, bias):
-    n = 400_000
-    fires = gamma * torch.randn(n, generator=generator(), dtype=torch.float64) + bias > 0
-    p = float(activation_probability(torch.tensor([gamma]), torch.tensor([bias])))
-    assert abs(float(fires.double().mean()) - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-6
-
-
-def test_l1_norms_against_a_loop():
-    for shape, dim in (((5, 3, 2, 2), 0), ((3, 5, 2, 2), 1), ((5, 3), 0)):
-        weight = torch.randn(shape, generator=generator(), dtype=torch.float64)
-        norms = filter_l1_norms(weight.requires_grad_(), channel_dim=dim)
-        loop = [
-            sum(abs(float(w)) for w in weight.detach().select(dim, c).flatten()) for c in range(5)
-        ]
-        assert norms.tolist() == pytest.approx(loop, rel=1e-12) and not norms.requires_grad
-
-
-@pytest.mark.parametrize(
-    'before, now, overlap, revived',
-    [
-        ('1100', '1110', 1, '0000'),
-        ('1110', '1000', 1, '0110'),
-        ('1100', '0110', 1 / 2, '1000'),
-        ('1110', '0111', 2 / 3, '1000'),
-        ('1000', '0100', 0, '1000'),
-        ('0000', '0100', NAN, '0000'),
-        ('0100', '0000', NAN, '0100'),
-        ('', '', NAN, ''),
-    ],
-)
-def test_overlap_and_revivals_by_hand(before, now, overlap, revived):
-    before, now, revived = (
-        torch.tensor([c == '1' for c in mask], dtype=torch.bool) for mask in (before, now, revived)
-    )
-    assert dead_overlap(before, now) == pytest.approx(overlap, nan_ok=True)
-    assert torch.equal(revived_mask(before, now), revived)
-
-
-def test_share_above_leaves_out_what_was_not_measured():
-    assert share_above(torch.tensor([0.99, 0.991, 1.0, 0.2, NAN]), threshold=0.99) == 0.5
-    assert math.isnan(share_above(torch.tensor([NAN]), threshold=0.99))
-
-
-# ---------------------------------------------------------------- activations
 def by_definition(x):
     """x: (samples, channels, positions). Each measure with its own loop over everything."""
     peaks = [[max(abs(float(a)) for a in channel) for channel in sample] for sample in x]
@@ -266,13 +192,3 @@ def test_positions_of_a_flattened_channel_count_as_samples_of_it():
         assert [f.tolist() for f in vars(one).values()] == [
             f.tolist() for f in vars(reference).values()
         ]
-
-
-def test_memory_is_bounded_and_thousands_of_channels_are_quick():
-    statistics = ActivationStatistics.empty(65_000)
-    x = torch.randn(4, 65_000, 2, generator=generator()).relu()
-    for _ in range(3):
-        statistics = statistics.merged(activation_statistics(x, channel_dim=1))
-    stored = sum(field.numel() for field in vars(statistics).values())
-    assert stored == 65_000 * (81 + 4)
-    assert statistics.samples.unique().tolist() == [12]
