@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..functional.activations import ActivationStatistics
 from ..functional.statistics import filter_l1_norms
 from .flow import Call, trace_readers
-from .forward import ForwardFn
+from .forward import ForwardFn, output_dim
 from .graph import ChannelGraph, ChannelGroup, Member
 from .observation import observe_calls
 from .sparsity import scale_layers
@@ -121,11 +121,11 @@ def _vectors(
         layer = model.get_submodule(name)
         if name in scales:
             found[0, name] = layer.weight
-        size = len(layer.weight) if name in scales else _outputs(layer)
+        size = layer.weight.size(0 if name in scales else output_dim(layer))
         found[1, name] = layer.weight.new_zeros(size) if layer.bias is None else layer.bias
     for name in writers:
         layer = model.get_submodule(name)
-        found[2, name] = filter_l1_norms(layer.weight, channel_dim=_output_dim(layer))
+        found[2, name] = filter_l1_norms(layer.weight, channel_dim=output_dim(layer))
     if not found:
         return {}, {}, {}
     joined = torch.cat([vector.detach().float() for vector in found.values()]).cpu()
@@ -134,14 +134,6 @@ def _vectors(
     for (kind, name), vector in parts:
         result[kind][name] = vector
     return result
-
-
-def _output_dim(layer: nn.Module) -> int:
-    return int(getattr(layer, 'transposed', False))
-
-
-def _outputs(layer: nn.Module) -> int:
-    return layer.weight.size(_output_dim(layer))
 
 
 def _activations(
@@ -173,7 +165,7 @@ def _activations(
 
 def _holds_outputs(model: nn.Module, member: Member) -> bool:
     """Whether it is the member of the layer's weight, not of its bias."""
-    return ('weight', _output_dim(model.get_submodule(member.layer))) in member.slices
+    return ('weight', output_dim(model.get_submodule(member.layer))) in member.slices
 
 
 def _read_of(

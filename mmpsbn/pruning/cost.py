@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .forward import ForwardFn, is_conv_or_linear, observing, tensors_in
+from .forward import ForwardFn, is_conv_or_linear, observing, output_dim, tensors_in
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def _applications(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> 
             else dict(in_proj_weight=(q + k + v) / 3)
         )
         return projections | {'out_proj.weight': q}  # whose own forward is never called
-    transposed = getattr(module, 'transposed', False)
-    applied_to = [next(tensors_in((args, kwargs)))] if transposed else tensors_in(output)
+    # a transposed convolution multiplies what it reads, any other what it puts out
+    applied_to = [next(tensors_in((args, kwargs)))] if output_dim(module) else tensors_in(output)
     # by numbers of elements: whatever the layout, all but the channels is positions
     return {'weight': sum(map(Tensor.numel, applied_to)) // module.weight.size(0)}
 
@@ -118,8 +118,7 @@ def model_cost(
         weight = shapes[name] if name in shapes else _computed_shape(module, attribute)
         macs_of[layer] = macs_of.get(layer, 0) + round(n * math.prod(weight))
         weights_of[layer] = weights_of.get(layer, 0) + math.prod(weight)
-        width = weight[0] if getattr(module, 'transposed', False) else weight[1]
-        inputs_of.setdefault(layer, width)
+        inputs_of.setdefault(layer, weight[1 - output_dim(module)])
     return Cost(sum(math.prod(shapes[name]) for name in own), macs_of, weights_of, inputs_of)
 
 

@@ -50,6 +50,11 @@ def first_argument(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) ->
     return kwargs[next(iter(inspect.signature(module.forward).parameters))]
 
 
+def output_dim(layer: nn.Module) -> int:
+    """The dimension of the output channels in the weight of a convolution or linear layer."""
+    return int(getattr(layer, 'transposed', False))
+
+
 def input_channel_dim(weight: Tensor) -> int:
     """The dimension of the channels in what a layer with this weight reads, from the end."""
     # a convolution's weight has two dimensions of channels, its input one

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .channel_trace import ChannelTrace
-from .forward import ForwardFn, is_conv_or_linear, observing
+from .forward import ForwardFn, is_conv_or_linear, observing, output_dim
 from .labels import LabelTable
 from .tracing import trace_pass
 
@@ -221,7 +221,7 @@ class _GraphBuilder:
             if not is_conv_or_linear(module):
                 continue
             name = self.names.get(dict(module.named_parameters(recurse=False)).get('weight'))
-            place = name, int(getattr(module, 'transposed', False))
+            place = name, output_dim(module)
             size = self.sizes.get(place, 0)
             whole = size - held.get(place, 0)
             if layer not in self.trace.called:

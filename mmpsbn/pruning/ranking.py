@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..functional.statistics import filter_l1_norms
 from ..upstream import NormBase
 from .cost import model_cost
 from .criteria import keep_mask_of
@@ -97,9 +98,10 @@ def uniform_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict
 
 def _filter_norms(model: nn.Module, writer: Member) -> Tensor:
     """sum |w| of each of a layer's filters, shape (size,), float64."""
+    # by its slice, not by the layer: a parameter of any module may write channels
     name, dim = next((name, dim) for name, dim in writer.slices if name != 'bias')
-    weight = getattr(model.get_submodule(writer.layer), name).detach().double()
-    return weight.abs().movedim(dim, 0).flatten(1).sum(1).cpu()
+    weight = getattr(model.get_submodule(writer.layer), name)
+    return filter_l1_norms(weight.double(), channel_dim=dim).cpu()
 
 
 def _strongest(group: ChannelGroup, values: Iterable[tuple[Member, Tensor]]) -> Tensor:

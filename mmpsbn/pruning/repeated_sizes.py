@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .forward import is_conv_or_linear
+from .forward import is_conv_or_linear, output_dim
 from .plan import PrunePlan
 
 # what an attribute of that name says of the layers within
@@ -129,7 +129,7 @@ def _widths(name: str, layer: nn.Module, plan: PrunePlan) -> dict[str, tuple]:
         outputs = getattr(layer, 'out_features', getattr(layer, 'out_channels', None))
         return dict(inputs=(inputs,) * 2, outputs=(outputs,) * 2, groups=(groups,) * 2)
     after = plan.shape_after(weight)
-    out_dim = int(getattr(layer, 'transposed', False))
+    out_dim = output_dim(layer)
     # of a grouped convolution whole groups go
     left = groups * after[0] // before[0] if groups > 1 else 1
     return dict(

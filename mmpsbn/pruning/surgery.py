@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..upstream import NormBase
+from .forward import output_dim
 from .plan import PrunePlan, named_tensors
 from .repeated_sizes import repeated_sizes
 
@@ -66,12 +67,10 @@ def _sync_sizes(module: nn.Module) -> None:
     weight = getattr(module, 'weight', None)
     dims = weight.dim() if isinstance(weight, Tensor) else 0
     if dims > 2 and hasattr(module, 'out_channels') and hasattr(module, 'groups'):
-        sizes = tuple(weight.shape[:2])
-        if getattr(module, 'transposed', False):
-            sizes = sizes[::-1]
+        outputs, inputs = weight.size(output_dim(module)), weight.size(1 - output_dim(module))
         if module.groups > 1:  # whole groups go, so their number follows the outputs
-            module.groups = module.groups * sizes[0] // module.out_channels
-        module.out_channels, module.in_channels = sizes[0], sizes[1] * module.groups
+            module.groups = module.groups * outputs // module.out_channels
+        module.out_channels, module.in_channels = outputs, inputs * module.groups
     elif dims == 2 and hasattr(module, 'out_features'):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, NormBase):

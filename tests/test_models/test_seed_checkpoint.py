@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from mmengine.registry import MODELS
+from torch import nn
 from toy import ToyNet
 
 from mmpsbn.models import TrainedParts, draw_model, pack_seed_checkpoint, unpack_seed_checkpoint
@@ -71,10 +72,7 @@ def test_what_each_variant_trains():
         assert (names_of(frozen, False), names_of(frozen, True)) == expected[variant], variant
     mask = parts(train=[], per_channel=2).frozen(model, 0)['stem.weight']
     assert mask.flatten(1).sum(1).tolist() == [2] * 8
-
-
-def test_a_trained_convolution_is_not_masked():
-    frozen = parts(train=['stem'], per_channel=2).frozen(ToyNet(), 0)
+    frozen = parts(train=['stem'], per_channel=2).frozen(model, 0)
     assert 'stem.weight' not in frozen and frozen['blocks.0.conv1.weight'] is not None
 
 
@@ -97,42 +95,33 @@ def test_it_reloads_to_the_bit(variant, norm):
     assert torch.equal(model.eval()(x), again.eval()(x))
 
 
-def test_only_what_is_trained_and_the_buffers_are_stored():
-    model = draw_model(CFG, 5)
+def packed(model):
+    """Of norm layers that are trained."""
     chosen = parts(train=['norm'])
     frozen = chosen.frozen(model, 5)
-    values = pack_seed_checkpoint(model, parts=chosen, seed=5, frozen=frozen)['values']
+    return pack_seed_checkpoint(model, parts=chosen, seed=5, frozen=frozen)
+
+
+def test_only_what_is_trained_and_the_buffers_are_stored():
+    model = draw_model(CFG, 5)
+    model.register_buffer('mean', torch.zeros(3), persistent=False)  # no checkpoint has it
     # gamma, beta, running mean and variance of 48 channels; batches tracked by 5 layers
-    assert {dtype: value.numel() for dtype, value in values.items()} == {
+    assert {dtype: value.numel() for dtype, value in packed(model)['values'].items()} == {
         'torch.float32': 4 * 48,
         'torch.int64': 5,
     }
 
 
-def test_buffers_that_no_checkpoint_has_are_not_stored():
-    model = draw_model(CFG, 5)
-    model.register_buffer('mean', torch.zeros(3), persistent=False)
-    chosen = parts(train=['norm'])
-    frozen = chosen.frozen(model, 5)
-    values = pack_seed_checkpoint(model, parts=chosen, seed=5, frozen=frozen)['values']
-    assert values['torch.float32'].numel() == 4 * 48
-
-
-def test_norm_is_every_kind_of_norm():
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 1),
-        torch.nn.BatchNorm2d(4),
-        torch.nn.GroupNorm(2, 4),
-        torch.nn.LayerNorm(5),
-        torch.nn.InstanceNorm2d(4, affine=True),
-        torch.nn.Linear(5, 2),
-    )
+def test_norm_is_every_kind_of_norm_and_channels_of_a_transposed_convolution_are_outputs():
+    norms = [
+        nn.BatchNorm2d(4),
+        nn.GroupNorm(2, 4),
+        nn.LayerNorm(5),
+        nn.InstanceNorm2d(4, affine=True),
+    ]
+    model = nn.Sequential(nn.ConvTranspose2d(3, 4, 3), *norms, nn.Linear(5, 2))
     frozen = parts(train=['norm']).frozen(model, 0)
     assert set(frozen) == {'0.weight', '0.bias', '5.weight', '5.bias'}
-
-
-def test_a_transposed_convolution_s_channels_are_its_second_dimension():
-    model = torch.nn.Sequential(torch.nn.ConvTranspose2d(6, 4, 3))
     mask = parts(train=[], per_channel=2).frozen(model, 0)['0.weight']
     assert mask.sum((0, 2, 3)).tolist() == [2] * 4
 
@@ -150,10 +139,7 @@ def test_a_draw_leaves_the_random_state_and_depends_on_the_seed_alone():
 
 @pytest.fixture
 def checkpoint():
-    chosen = parts(train=['norm'])
-    model = draw_model(CFG, 5)
-    frozen = chosen.frozen(model, 5)
-    return saved(pack_seed_checkpoint(model, parts=chosen, seed=5, frozen=frozen))
+    return saved(packed(draw_model(CFG, 5)))
 
 
 def test_other_numbers_from_the_same_seed_are_an_error(checkpoint):
@@ -216,8 +202,5 @@ def test_bad_settings(settings, message):
 def test_parts_that_do_not_fit_the_model(settings, message):
     with pytest.raises(ValueError, match=message):
         parts(**settings).frozen(ToyNet(), 0)
-
-
-def test_a_model_without_norm_layers():
     with pytest.raises(ValueError, match="belongs to the part 'norm'"):
-        parts(train=['norm']).frozen(torch.nn.Linear(2, 2), 0)
+        parts(train=['norm']).frozen(nn.Linear(2, 2), 0)

@@ -1,9 +1,8 @@
-"""Training goes on after surgery as if the channels had been masked, whatever trains.
+"""Training goes on after surgery as if the channels had been masked, with any optimizer.
 
-The channels that go are live ones: their state and gradients are not zero.
+The channels that go are live ones: their state and gradients are not zero. AMP and clipping are in
+test_engine/test_training_matrix.
 """
-
-import math
 
 import pytest
 import torch
@@ -45,14 +44,13 @@ def mild_loss_of(outputs):
 class Training:
     """A net, its optimizers and a step; two of them start out bit-equal."""
 
-    def __init__(self, net='residual', optimizers_of=None, step=None):
+    def __init__(self, net='residual', optimizers_of=None):
         self.model, self.batch = build(net)
         if net == 'fpn':  # a norm follows: its gradient is rounding, which Adam would blow up
             self.model.tower.bias.requires_grad_(False)
         make = optimizers_of or (lambda model: [OPTIMIZERS['sgd'](model.parameters())])
         self.optimizers = make(self.model)
         self.forward = self.model
-        self._step = step or type(self).step
 
     def step(self, batch):
         for optimizer in self.optimizers:
@@ -63,7 +61,7 @@ class Training:
 
     def run(self, data):
         for batch in data:
-            self._step(self, batch)
+            self.step(batch)
 
 
 def pruned_and_twin(*args, before=3, after=4, training=Training, **kwargs):
@@ -80,12 +78,11 @@ def pruned_and_twin(*args, before=3, after=4, training=Training, **kwargs):
     return pruned, twin, plan
 
 
-def assert_equal_training(pruned, twin, plan, **tolerance):
+def assert_equal_training(pruned, twin, plan):
     assert len(plan.kept) > 3
-    tolerance = tolerance or CLOSE
-    assert_equals_twin(pruned.model, twin.model, plan, **tolerance)
+    assert_equals_twin(pruned.model, twin.model, plan, **CLOSE)
     for ours, theirs in zip(pruned.optimizers, twin.optimizers):
-        assert_state_equals_twin(ours, theirs, pruned.model, twin.model, plan, **tolerance)
+        assert_state_equals_twin(ours, theirs, pruned.model, twin.model, plan, **CLOSE)
 
 
 @pytest.mark.parametrize('net', ['psbn_residual', 'concat', 'fpn'])
@@ -127,68 +124,6 @@ def test_an_event_amid_accumulated_gradients(before):
     runs = pruned_and_twin(training=Accumulating, before=before, after=13 - before)
     assert any(p.grad is not None for p in runs[0].model.parameters())  # one batch is pending
     assert_equal_training(*runs)
-
-
-def test_gradient_clipping_by_the_norm_over_all_parameters():
-    norms = []
-
-    def clipped(self, batch):
-        self.optimizers[0].zero_grad()
-        mild_loss_of(self.forward(batch)).backward()
-        norms.append(float(nn.utils.clip_grad_norm_(self.model.parameters(), 1e-3)))
-        self.optimizers[0].step()
-
-    runs = pruned_and_twin(step=clipped)
-    assert min(norms) > 1e-3
-    assert norms[6:10] == pytest.approx(norms[10:], rel=1e-9)
-    assert_equal_training(*runs)
-
-
-@pytest.mark.skipif(not hasattr(torch.amp, 'GradScaler'), reason='GradScaler is CUDA-only here')
-def test_a_grad_scaler_that_skips_steps_and_changes_its_scale():
-    class Scaled(Training):
-        def __init__(self, *args):
-            super().__init__(*args)
-            self.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**8, growth_interval=2)
-            self.scales = []
-
-        def step(self, batch):
-            optimizer, scaler = self.optimizers[0], self.scaler
-            optimizer.zero_grad()
-            loss = mild_loss_of(self.forward(batch))
-            if len(self.scales) in (1, 4):  # an overflow before and after the event
-                loss = loss * math.inf
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
-            scaler.step(optimizer)
-            scaler.update()
-            self.scales.append(scaler.get_scale())
-
-    pruned, twin, plan = pruned_and_twin(training=Scaled)
-    assert pruned.scaler.state_dict() == twin.scaler.state_dict()
-    assert pruned.scales == twin.scales == [256, 128, 128, 256, 128, 128, 256]
-    for parameter in (*pruned.model.parameters(), *twin.model.parameters()):
-        assert parameter.isfinite().all()
-    assert_equal_training(pruned, twin, plan)
-
-
-def test_bfloat16_autocast():
-    class Autocast(Training):
-        def __init__(self, *args):
-            super().__init__(*args)
-            self.model, self.batch = self.model.float(), self.batch.float()
-
-        def step(self, batch):
-            self.optimizers[0].zero_grad()
-            with torch.autocast('cpu', dtype=torch.bfloat16):
-                outputs = self.forward(batch.float())
-            mild_loss_of(outputs.float()).backward()
-            self.optimizers[0].step()
-
-    pruned, twin, plan = pruned_and_twin(training=Autocast)
-    assert next(pruned.model.parameters()).dtype == torch.float32
-    assert_equal_training(pruned, twin, plan, rtol=1e-5, atol=5e-5)  # it moves by up to 5e-3
 
 
 @pytest.mark.skipif(TORCH < (2, 2), reason='torch.compile switches the hooks of optimizers off')
