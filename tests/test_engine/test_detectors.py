@@ -1,22 +1,26 @@
-"""DemPHook on detectors that do not run on images alone."""
+"""DemPHook on detectors: two stages, queries, layers that run in training only."""
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from runs import EMA, average_of, demp, messages_of, slow
 from toy import kill_channels
 
-from mmpsbn.datasets import write_digits_dataset
 from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
-from mmpsbn.engine.runner_parts import averaged_models_of
 
-ROOT_CONFIG = """
-_base_ = {base!r}
+BACKBONE = """
 backbone = dict(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
+backbone.update(norm_cfg=dict(requires_grad=True))
+"""
+FASTER_RCNN = """
+_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 model = dict(
-    backbone=dict(norm_cfg=dict(requires_grad=True), **backbone),
+    backbone=backbone,
     neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
     rpn_head=dict(in_channels=16, feat_channels=16),
     roi_head=dict(
@@ -25,33 +29,50 @@ model = dict(
     ),
 )
 """
-
-DETR_CONFIG = """
+DETR = """
 _base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
 model = dict(
-    backbone=dict(depth=18, base_channels=8, init_cfg=None),
+    backbone=backbone,
     neck=dict(in_channels=[64]),
     encoder=dict(num_layers=1),
     decoder=dict(num_layers=1),
 )
 """
+DINO = """
+_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
+model = dict(
+    num_queries=10,
+    backbone=backbone,
+    neck=dict(in_channels=[16, 32, 64]),
+    encoder=dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32))),
+    decoder=dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32))),
+    dn_cfg=dict(group_cfg=dict(num_dn_queries=4)),
+)
+"""
+AUTOASSIGN = """
+_base_ = 'mmdet::autoassign/autoassign_r50-caffe_fpn_1x_coco.py'
+model = dict(
+    backbone=backbone,
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, norm_cfg=dict(type='GN', num_groups=4)),
+)
+"""
 
 
-@pytest.fixture(scope='module')
-def faster_rcnn(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('detector')
-    (folder / 'c.py').write_text(
-        ROOT_CONFIG.format(base='mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
-    )
-    write_digits_dataset(f'{folder}/digits/', num_train=8, num_val=4, image_size=(160, 128), seed=0)
-    return folder, Config.fromfile(str(folder / 'c.py'))
+def model_of(tmp_path, text):
+    (tmp_path / 'c.py').write_text(BACKBONE + text)
+    return Config.fromfile(str(tmp_path / 'c.py')).model
 
 
-def test_both_stages_of_a_two_stage_detector_are_in_the_graph(faster_rcnn):
+def traced(tmp_path, text, side):
     init_default_scope('mmdet')
     torch.manual_seed(0)
-    model = MODELS.build(faster_rcnn[1].model)
-    graph, _ = trace_at_any_size(model, torch.randn(1, 3, 128, 128))
+    model = MODELS.build(model_of(tmp_path, text))
+    return trace_at_any_size(model, torch.randn(1, 3, side, side))[0]
+
+
+def test_both_stages_of_a_two_stage_detector_are_in_the_graph(tmp_path):
+    graph = traced(tmp_path, FASTER_RCNN, 128)
     assert {
         'backbone.layer1.0.conv1',
         'neck.fpn_convs.0.conv',
@@ -64,10 +85,7 @@ def test_both_stages_of_a_two_stage_detector_are_in_the_graph(faster_rcnn):
 
 
 def test_the_backbone_of_a_detr_is_in_the_graph(tmp_path):
-    (tmp_path / 'c.py').write_text(DETR_CONFIG)
-    init_default_scope('mmdet')
-    model = MODELS.build(Config.fromfile(str(tmp_path / 'c.py')).model)
-    graph, _ = trace_at_any_size(model, torch.randn(1, 3, 64, 64))
+    graph = traced(tmp_path, DETR, 64)
     assert {'backbone.layer1.0.conv1', 'backbone.layer4.0.conv2'} <= graph.groups.keys()
     assert 'encoder.layers.0.ffn.layers.0.0' in graph.groups
     assert 'fixed size' in graph.skipped['encoder.layers.0.ffn.layers.1']  # the stream
@@ -78,48 +96,63 @@ class Kill(Hook):
 
     @torch.no_grad()
     def before_train(self, runner):
-        for model in (runner.model, *averaged_models_of(runner)):
+        for model in (runner.model, average_of(runner)):
             kill_channels(model.backbone.layer2[0].bn1, [1, 4, 5])
-            for layer, channels in (
-                (model.rpn_head.rpn_conv, [3]),
-                (model.roi_head.bbox_head.shared_fcs[0], [0, 2]),
-            ):
-                layer.weight[channels], layer.bias[channels] = 0, -1
+            if hasattr(model, 'roi_head'):
+                first = model.roi_head.bbox_head.shared_fcs[0]
+                for layer, channels in ((model.rpn_head.rpn_conv, [3]), (first, [0, 2])):
+                    layer.weight[channels], layer.bias[channels] = 0, -1
 
 
-def test_a_two_stage_detector_is_pruned_while_it_trains(faster_rcnn, tmp_path):
-    folder, cfg = faster_rcnn
-    quick = Config.fromfile('configs/quickstart/retinanet_r18_psbn_demp_digits.py')
-    loader = quick.train_dataloader
-    loader.batch_size = 2
-    loader.dataset.data_root = f'{folder}/digits/'
+def picture():
+    shape = (64, 96)
+    meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+    sample = DetDataSample(metainfo=meta)
+    boxes = torch.tensor([[8.0, 8, 40, 40]])
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([3]))
+    return dict(inputs=torch.randint(0, 255, (3, *shape), dtype=torch.uint8), data_samples=sample)
+
+
+def train_detector(tmp_path, text):
+    """The runner and what it has said."""
+    torch.manual_seed(0)
     runner = Runner(
-        model=cfg.model,
-        work_dir=str(tmp_path),
-        train_dataloader=loader,
-        train_cfg=dict(by_epoch=False, max_iters=2),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)),
-        custom_hooks=[
-            Kill(),
-            dict(
-                type='DemPHook',
-                penalty=dict(peak=0.0),
-                noise=dict(peak_std=0.0),
-                prune=dict(interval=1, num_samples=2),
-            ),
-            dict(type='EMAHook'),
-        ],
+        model_of(tmp_path, text),
+        str(tmp_path),
         default_scope='mmdet',
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False)),
-        experiment_name='faster_rcnn',
+        log_level='WARNING',
+        experiment_name=tmp_path.name,
+        custom_hooks=[demp(interval=2, num_samples=2), dict(EMA, priority='VERY_HIGH'), Kill()],
+        default_hooks=dict(checkpoint=None),
+        train_dataloader=dict(
+            batch_size=2,
+            dataset=[picture() for _ in range(2)],
+            collate_fn=dict(type='pseudo_collate'),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=3),
+        optim_wrapper=slow(),
     )
-    model = runner.model
+    messages = messages_of(runner)
     runner.train()
-    assert model.backbone.layer2[0].conv1.out_channels == 13
-    assert (
-        model.rpn_head.rpn_conv.out_channels == 15
-        and model.roi_head.bbox_head.shared_fcs[0].out_features <= 22
-    )
+    return runner, messages
+
+
+def test_a_two_stage_detector_is_pruned_while_it_trains(tmp_path):
+    runner, _ = train_detector(tmp_path, FASTER_RCNN)
+    for model in (runner.model, average_of(runner)):
+        assert model.backbone.layer2[0].conv1.out_channels == 13
+        assert model.rpn_head.rpn_conv.out_channels == 15
+        assert model.roi_head.bbox_head.shared_fcs[0].out_features <= 22
     with torch.no_grad():
-        outputs = forward_tensors(model.eval(), torch.randn(1, 3, 128, 128))
+        outputs = forward_tensors(runner.model.eval(), torch.randn(1, 3, 128, 128))
     assert len(outputs) == 2
+
+
+@pytest.mark.parametrize(
+    'text', [pytest.param(DINO, marks=pytest.mark.slow), AUTOASSIGN], ids=['DINO', 'AutoAssign']
+)
+def test_detectors_with_layers_for_training_are_pruned(tmp_path, text):
+    runner, messages = train_detector(tmp_path, text)
+    assert runner.model.backbone.layer2[0].conv1.out_channels <= 13
+    assert not [m for m in messages if 'backbone' in m and 'is left whole:' in m]

@@ -1,12 +1,14 @@
 """Penalty and noise at the optimizer step, against the formula written out."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
+from runs import demp, pruner_of, train
 from torch import nn
-from toy import toy_runner
 
 from mmpsbn.engine.demp.settings import NoiseSettings, PenaltySettings
 from mmpsbn.engine.demp.step_perturbation import StepPerturbation
@@ -26,7 +28,7 @@ def attach(
     noise=None,
     strength=0.5,
     penalty_scale=1.0,
-    step=lambda: 0,
+    step=0,
     seed=7,
     optimizer=None,
 ):
@@ -38,33 +40,35 @@ def attach(
         noise=NoiseSettings(**{'peak_std': 0.0, **(noise or {})}),
         strength=lambda: strength,
         penalty_scale=lambda: penalty_scale,
-        step=step,
+        step=lambda: step,
         seed=seed,
     ).attach([optimizer])
     return optimizer
 
 
-@pytest.mark.parametrize('kind, direction', [('lasso', torch.sign), ('l2', lambda w: w)])
-def test_penalty_joins_the_gradient(layer, kind, direction):
-    optimizer = attach(layer, penalty=dict(kind=kind, peak=0.3))
+def move(layer, grad, **settings):
+    """The weight before a step on this gradient, and how the step moved it."""
+    optimizer = attach(layer, **settings)
     before = layer.weight.detach().clone()
-    layer.weight.grad = torch.randn_like(before)
-    expected = before - ETA * (layer.weight.grad + 0.5 * 0.3 * direction(before))
+    layer.weight.grad = torch.zeros_like(before) + grad
     optimizer.step()
-    torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-12, atol=0)
+    return before, layer.weight.detach() - before
+
+
+@pytest.mark.parametrize('kind, direction', [('lasso', torch.sign), ('l2', lambda w: w)])
+@pytest.mark.parametrize('scale', [1.0, 4.0])
+def test_penalty_joins_the_gradient(layer, kind, direction, scale):
+    grad = torch.randn(4, 3).double()
+    before, moved = move(layer, grad, penalty=dict(kind=kind, peak=0.3), penalty_scale=scale)
+    expected = -ETA * (grad + 0.5 * scale * 0.3 * direction(before))
+    torch.testing.assert_close(moved, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_an_adaptive_optimizer_scales_the_penalty(layer):
-    optimizer = attach(
-        layer, penalty=dict(peak=0.3), optimizer=torch.optim.Adam(layer.parameters(), lr=ETA)
-    )
-    before = layer.weight.detach().clone()
-    layer.weight.grad = torch.zeros_like(before)
-    optimizer.step()
+    adam = torch.optim.Adam(layer.parameters(), lr=ETA)
+    before, moved = move(layer, 0, penalty=dict(peak=0.3), optimizer=adam)
     # Adam's first step has size lr whatever the gradient's: it is not decoupled
-    torch.testing.assert_close(
-        layer.weight.detach(), before - ETA * torch.sign(before), rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(moved, -ETA * torch.sign(before), rtol=1e-6, atol=1e-6)
 
 
 def test_penalty_is_added_after_clipping(layer):
@@ -78,23 +82,15 @@ def test_penalty_is_added_after_clipping(layer):
 
 def test_noise_has_the_scheduled_deviation_and_no_learning_rate():
     layer = nn.Linear(200, 200, bias=False).double()
-    optimizer = attach(layer, noise=dict(peak_std=0.2))
-    before = layer.weight.detach().clone()
-    layer.weight.grad = torch.full_like(before, 1e-30)
-    optimizer.step()
-    noise = layer.weight.detach() - before
+    _, noise = move(layer, 1e-30, noise=dict(peak_std=0.2))
     n = noise.numel()
     assert abs(noise.mean()) < 4 * 0.1 / n**0.5
     assert abs(noise.var() / 0.01 - 1) < 4 * (2 / n) ** 0.5
 
 
 def test_noise_spares_channels_without_a_gradient(layer):
-    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_std=0.2))
-    before = layer.weight.detach().clone()
-    layer.weight.grad = torch.ones_like(before)
-    layer.weight.grad[2] = 0
-    optimizer.step()
-    moved = layer.weight.detach() - before
+    grad = torch.tensor([1.0, 1, 0, 1]).double()[:, None]
+    before, moved = move(layer, grad, penalty=dict(peak=0.3), noise=dict(peak_std=0.2))
     # the penalty alone moves the dead channel
     torch.testing.assert_close(moved[2], -ETA * 0.5 * 0.3 * torch.sign(before[2]))
     assert (moved[[0, 1, 3]] + ETA).abs().min() > 1e-6
@@ -106,14 +102,55 @@ def test_noise_spares_what_a_relu_holds_at_zero(kind, dim):
     layer = kind(3, 4, 2).double()
     with torch.no_grad():
         layer.bias[1], layer.bias[2] = 9.0, -9.0
-    optimizer = attach(
-        layer, noise=dict(peak_std=0.2), optimizer=torch.optim.SGD([layer.weight], 0)
-    )
-    before = layer.weight.detach().clone()
     layer(torch.rand(2, 3, 5, 5).double()).relu().sum().backward()
-    optimizer.step()
-    moved = (layer.weight.detach() - before).movedim(dim, 0).flatten(1)
+    still = torch.optim.SGD([layer.weight], 0)
+    _, moved = move(layer, layer.weight.grad, noise=dict(peak_std=0.2), optimizer=still)
+    moved = moved.movedim(dim, 0).flatten(1)
     assert not moved[2].any() and moved[1].all()
+
+
+def test_symmetric_noise_reaches_dead_channels_too(layer):
+    _, moved = move(layer, 0, noise=dict(peak_std=0.2, asymmetric=False))
+    assert moved.all()
+
+
+def test_noise_is_a_function_of_seed_and_step(layer):
+    def moved(step, seed):
+        return move(copy.deepcopy(layer), 1, noise=dict(peak_std=0.2), step=step, seed=seed)[1]
+
+    assert torch.equal(moved(3, 7), moved(3, 7))
+    assert not torch.equal(moved(3, 7), moved(4, 7))
+    assert not torch.equal(moved(3, 7), moved(3, 8))
+
+
+def test_once_per_real_step_under_gradient_accumulation(layer):
+    optimizer = attach(layer, penalty=dict(peak=0.3))
+    wrapper = OptimWrapper(optimizer, accumulative_counts=2)
+    wrapper.initialize_count_status(layer, 0, 4)
+    before = layer.weight.detach().clone()
+    wrapper.update_params(layer.weight.sum())
+    assert torch.equal(layer.weight.detach(), before)
+    wrapper.update_params(layer.weight.sum())
+    expected = before - ETA * (1 + 0.5 * 0.3 * torch.sign(before))
+    torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+@pytest.mark.skipif(not hasattr(torch.amp, 'GradScaler'), reason='GradScaler is CUDA-only here')
+def test_nothing_happens_on_a_step_that_amp_skips():
+    layer = nn.Linear(3, 4)
+    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_std=0.2))
+    scaler = torch.amp.GradScaler('cpu', init_scale=2.0)
+    before = layer.weight.detach().clone()
+    scaler.scale(layer.weight.sum()).backward()
+    layer.weight.grad[0, 0] = float('inf')
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(layer.weight.detach(), before)
+
+
+def test_strength_zero_leaves_the_step_alone(layer):
+    _, moved = move(layer, 1, penalty=dict(peak=0.3), noise=dict(peak_std=1.0), strength=0)
+    torch.testing.assert_close(moved, torch.full_like(moved, -ETA), rtol=1e-12, atol=0)
 
 
 @MODELS.register_module(force=True)
@@ -134,12 +171,10 @@ class Decoder(BaseModel):
 
 
 def test_the_channels_of_each_parameter_are_where_the_graph_says(tmp_path):
-    hook = dict(type='DemPHook', prune=dict(interval=1, num_samples=8))
-    runner = toy_runner(tmp_path, [hook], iters=2, model=dict(type='Decoder'))
-    runner.train()
-    pruner = next(hook.pruner for hook in runner.hooks if hasattr(hook, 'pruner'))
+    hook, model = demp(interval=1, num_samples=8), dict(type='Decoder')
+    runner, _ = train(tmp_path, [hook], iters=2, model=model)
     names = {p: name for name, p in runner.model.named_parameters()}
-    dims = {names[p]: dim for p, dim in pruner.parameters(runner.model).items()}
+    dims = {names[p]: dim for p, dim in pruner_of(runner).parameters(runner.model).items()}
     assert dims == dict.fromkeys(('up.bias', 'norm.weight', 'norm.bias', 'mix.weight'), 0) | {
         'mix.bias': 0,
         'depthwise.weight': 0,
@@ -147,66 +182,6 @@ def test_the_channels_of_each_parameter_are_where_the_graph_says(tmp_path):
         'up.weight': 1,
         'scale': 1,
     }
-    resumed = toy_runner(tmp_path, [hook], iters=3, model=dict(type='Decoder'), resume=True)
-    resumed.train()
-    again = next(hook.pruner for hook in resumed.hooks if hasattr(hook, 'pruner'))
-    assert list(again.state()['channel_dims'].items()) == list(
-        pruner.state()['channel_dims'].items()
-    )
-
-
-def test_symmetric_noise_reaches_dead_channels_too(layer):
-    optimizer = attach(layer, noise=dict(peak_std=0.2, asymmetric=False))
-    before = layer.weight.detach().clone()
-    layer.weight.grad = torch.zeros_like(before)
-    optimizer.step()
-    assert (layer.weight.detach() != before).all()
-
-
-def test_noise_is_a_function_of_seed_and_step(layer):
-    def moved(step, seed):
-        twin = nn.Linear(3, 4).double()
-        twin.load_state_dict(layer.state_dict())
-        optimizer = attach(twin, noise=dict(peak_std=0.2), step=lambda: step, seed=seed)
-        twin.weight.grad = torch.ones_like(twin.weight)
-        optimizer.step()
-        return twin.weight.detach()
-
-    assert torch.equal(moved(3, 7), moved(3, 7))
-    assert not torch.equal(moved(3, 7), moved(4, 7))
-    assert not torch.equal(moved(3, 7), moved(3, 8))
-
-
-def test_once_per_real_step_under_gradient_accumulation(layer):
-    optimizer = attach(layer, penalty=dict(peak=0.3))
-    wrapper = OptimWrapper(optimizer, accumulative_counts=2)
-    wrapper.initialize_count_status(layer, 0, 4)
-    before = layer.weight.detach().clone()
-    wrapper.update_params(layer.weight.sum())
-    assert torch.equal(layer.weight.detach(), before)
-    wrapper.update_params(layer.weight.sum())
-    expected = before - ETA * (1 + 0.5 * 0.3 * torch.sign(before))
-    torch.testing.assert_close(layer.weight.detach(), expected)
-
-
-def test_nothing_happens_on_a_step_that_amp_skips():
-    layer = nn.Linear(3, 4)
-    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_std=0.2))
-    if hasattr(torch.amp, 'GradScaler'):
-        scaler = torch.amp.GradScaler('cpu', init_scale=2.0)
-    else:
-        pytest.skip('this torch has no GradScaler for the CPU')
-    before = layer.weight.detach().clone()
-    scaler.scale(layer.weight.sum()).backward()
-    layer.weight.grad[0, 0] = float('inf')
-    scaler.step(optimizer)
-    scaler.update()
-    assert torch.equal(layer.weight.detach(), before)
-
-
-def test_strength_zero_leaves_the_step_alone(layer):
-    optimizer = attach(layer, penalty=dict(peak=0.3), noise=dict(peak_std=1.0), strength=0)
-    before = layer.weight.detach().clone()
-    layer.weight.grad = torch.ones_like(before)
-    optimizer.step()
-    assert torch.equal(layer.weight.detach(), before - ETA)
+    resumed, _ = train(tmp_path, [hook], iters=3, model=model, resume=True)
+    before, after = (list(pruner_of(r).state()['channel_dims'].items()) for r in (runner, resumed))
+    assert after == before

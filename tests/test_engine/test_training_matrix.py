@@ -17,21 +17,15 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import HOOKS, MODELS
 from mmengine.utils import digit_version
 from mmengine.utils.dl_utils import TORCH_VERSION
+from runs import demp, pruner_of, train
 from torch import nn
 from torch.nn import functional as F
-from toy import ToyNet, kill_channels, toy_runner
+from toy import ToyNet, kill_channels
 from twin import assert_equals_twin, assert_state_equals_twin
 
-from mmpsbn.engine.demp.demp_hook import DemPHook
 from mmpsbn.engine.runner_parts import averaged_models_of, bare_model, optimizers_of
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
-DEMP = dict(
-    type='DemPHook',
-    penalty=dict(peak=0.0),
-    noise=dict(peak_std=0.0),
-    prune=dict(interval=6, num_samples=16),
-)
 # one inner channel group, and the residual stream
 DEAD = {'blocks.0.bn1': [1, 3, 5], 'norm': [2], 'blocks.0.bn2': [2], 'blocks.1.bn2': [2]}
 SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
@@ -59,22 +53,12 @@ def pruned_and_twin(tmp_path, hooks=(), dead=DEAD, dtype=torch.float64, settings
     """The two runs, done, and the plan of the first. ``settings()``: what each run has for
     itself."""
     runners = []
-    for name, demp in (('pruned', [DEMP]), ('twin', [])):
+    for name, prunes in (('pruned', [demp()]), ('twin', [])):
         torch.manual_seed(0)
         kill = dict(type='KillAt', iteration=3, channels=dead)
-        runners.append(
-            toy_runner(
-                tmp_path / name,
-                [*demp, kill, *hooks],
-                dtype=dtype,
-                epochs=3,
-                **kwargs,
-                **settings(),
-            )
-        )
-        runners[-1].train()
-    pruner = next(hook.pruner for hook in runners[0].hooks if isinstance(hook, DemPHook))
-    plan = pruner.structure.plan
+        own = dict(kwargs, dtype=dtype, epochs=3, **settings())
+        runners.append(train(tmp_path / name, [*prunes, kill, *hooks], **own)[0])
+    plan = pruner_of(runners[0]).structure.plan
     norms = [name for name in plan.kept if name.endswith('running_mean')]
     assert sorted(norms) == sorted(f'{name}.running_mean' for name in dead)
     for name, index in dead.items():
@@ -250,8 +234,9 @@ def test_amp(tmp_path, monkeypatch, bfloat16):
 @pytest.mark.skipif(
     digit_version(TORCH_VERSION) < digit_version('2.2'), reason='DemPHook refuses compile here'
 )
-def test_a_compiled_run_is_compiled_anew(tmp_path, monkeypatch):
-    compiled, compile_ = [], torch.compile
+@pytest.mark.parametrize('for_real', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_compiled_run_is_compiled_anew(tmp_path, monkeypatch, for_real):
+    compiled, compile_ = [], torch.compile if for_real else lambda function, **_: function
 
     def counting(*args, **kwargs):
         compiled.append(args)

@@ -5,15 +5,11 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from mmdet.structures import DetDataSample
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from mmengine.runner import Runner
-from mmengine.structures import InstanceData
 from ranks import run_on_ranks
-from runs import STREAM, demp, inner_widths, killing, messages_of, slow, train
+from runs import STREAM, demp, inner_widths, killing, slow, train
 from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet, kill_channels
@@ -230,70 +226,3 @@ def test_ranks_leave_the_same_whole_and_fail_together(tmp_path):
     (ours, why), (theirs, other) = run_on_ranks(look_on_one_rank, 2, tmp_path)
     assert ours == theirs == ['stem']
     assert 'aux run in training but not' in why and 'aux run in training but not' in other
-
-
-SMALL_BACKBONE = 'dict(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)'
-DINO = """
-_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
-model = dict(
-    num_queries=10,
-    backbone=dict(norm_cfg=dict(requires_grad=True), **{backbone}),
-    neck=dict(in_channels=[16, 32, 64]),
-    encoder=dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32))),
-    decoder=dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32))),
-    dn_cfg=dict(group_cfg=dict(num_dn_queries=4)),
-)
-"""
-AUTOASSIGN = """
-_base_ = 'mmdet::autoassign/autoassign_r50-caffe_fpn_1x_coco.py'
-model = dict(
-    backbone=dict(norm_cfg=dict(requires_grad=True), **{backbone}),
-    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
-    bbox_head=dict(in_channels=16, feat_channels=16, norm_cfg=dict(type='GN', num_groups=4)),
-)
-"""
-
-
-class Kill(Hook):
-    """After the runner has initialised the weights."""
-
-    def before_train(self, runner):
-        kill_channels(runner.model.backbone.layer2[0].bn1, [1, 4, 5])
-
-
-def picture():
-    shape = (64, 96)
-    meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
-    sample = DetDataSample(metainfo=meta)
-    boxes = torch.tensor([[8.0, 8, 40, 40]])
-    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([3]))
-    return dict(inputs=torch.randint(0, 255, (3, *shape), dtype=torch.uint8), data_samples=sample)
-
-
-@pytest.mark.parametrize(
-    'config', [pytest.param(DINO, marks=pytest.mark.slow), AUTOASSIGN], ids=['DINO', 'AutoAssign']
-)
-def test_detectors_with_layers_for_training_are_pruned(tmp_path, config):
-    (tmp_path / 'c.py').write_text(config.format(backbone=SMALL_BACKBONE))
-    torch.manual_seed(0)
-    runner = Runner(
-        Config.fromfile(str(tmp_path / 'c.py')).model,
-        str(tmp_path),
-        default_scope='mmdet',
-        log_level='WARNING',
-        experiment_name=tmp_path.name,
-        custom_hooks=[demp(interval=2, num_samples=2), Kill()],
-        default_hooks=dict(checkpoint=None),
-        train_dataloader=dict(
-            batch_size=2,
-            dataset=[picture() for _ in range(2)],
-            collate_fn=dict(type='pseudo_collate'),
-            sampler=dict(type='DefaultSampler', shuffle=False),
-        ),
-        train_cfg=dict(by_epoch=False, max_iters=3),
-        optim_wrapper=slow(),
-    )
-    messages = messages_of(runner)
-    runner.train()
-    assert runner.model.backbone.layer2[0].conv1.out_channels <= 13
-    assert not [m for m in messages if 'backbone' in m and 'is left whole' in m]
