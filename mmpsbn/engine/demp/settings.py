@@ -72,18 +72,28 @@ class ScheduleSettings(Schedule):
 class PruneSettings:
     """When and how channels are removed.
 
-    interval: iterations between events, >= 1. begin, end: fractions of training in which events
-    happen. criterion: dead | collapsed (these, and channels whose |gamma| is below
-    gamma_threshold in every norm; their constant is folded into what reads them, also behind
-    zero padding with fold_padding). num_samples: training samples (over all ranks) on which a
-    channel must have been dead, >= 1; each layer that reads it must have seen a tenth of those
-    looked at, so that a branch that few samples reach, or none, loses nothing. eps: |a| up to
-    which a channel counts as 0, for activations without an exact zero. tolerance: largest
-    relative change of the outputs on the probe that passes. on_failure: of that check: continue
-    (of the groups at fault only what was exactly 0 goes at that event, or nothing) | stop.
-    round_to: widths are kept at multiples of this. allow_live: live channels go, those with the
-    smallest |gamma| first, where the nearest multiple is below or a budget is missed in the end.
-    min_channels: a layer is never left with fewer.
+    Attributes:
+        interval: iterations between events, >= 1.
+        begin, end: fractions of training in which events happen.
+        criterion: 'dead' | 'collapsed' (these, and channels that are constant or whose |gamma| is
+            below ``gamma_threshold`` in every norm; their constant goes into the bias of what
+            reads them).
+        num_samples: training samples, over all ranks, on which a channel must have been dead,
+            >= 1. Each layer that reads it must have seen a tenth of those looked at, so that a
+            branch that few samples reach, or none, loses nothing.
+        eps: |a| up to which a channel counts as 0. A dead ReLU gives exactly 0; activations
+            without an exact 0 (GELU) need more than the default.
+        gamma_threshold: >= 0, for ``'collapsed'``.
+        fold_padding: fold constants also into layers that pad with zeros, where it is exact only
+            away from the border.
+        tolerance: largest relative change of the outputs on the probe that passes.
+        on_failure: 'continue' (of the groups at fault only what was exactly 0 goes at that event,
+            or nothing) | 'stop' (with an error).
+        round_to: widths are kept at multiples of this. By default everything dead goes; 8, which
+            GPUs compute faster (docs/pruned_speed.md), leaves up to 7 dead channels in a layer.
+        allow_live: live channels go, those with the smallest |gamma| first, where the nearest
+            multiple of ``round_to`` is below, or where a budget is missed in the end.
+        min_channels: a layer is never left with fewer.
     """
 
     interval: int = 5000
