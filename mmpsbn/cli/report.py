@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
                 device=args.device,
             )
             command = command_line(
-                'prune', config, checkpoints[-1], '--criterion', 'dead', '--out', 'DIR'
+                'prune', config, checkpoints[-1], '--criterion', 'dead', '--out', 'pruned'
             )
         files = write_report(
             subject,

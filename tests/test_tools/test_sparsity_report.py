@@ -1,6 +1,7 @@
-"""tools/sparsity_report.py on a config and on any PyTorch model, and tools/plot_log.py."""
+"""`mmpsbn report` on a config and on any PyTorch model, and `mmpsbn plot`."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -107,9 +108,7 @@ def run(*arguments):
 
 
 def report(folder):
-    assert sorted(p.name for p in folder.iterdir()) == [
-        'layers.csv', 'report.html', 'report.json'
-    ]  # fmt: skip
+    assert sorted(p.name for p in folder.iterdir()) == ['layers.csv', 'report.html', 'report.json']
     return json.loads((folder / 'report.json').read_text())
 
 
@@ -166,26 +165,24 @@ def test_any_model_without_data_or_checkpoint(arch, tmp_path):
     assert found['totals']['collapsed_0.001'] == 0
 
 
-def summary(arch, tmp_path, net, *, data='batches'):
-    nets, out = arch / 'nets.py', tmp_path / net
-    run('--arch', f'{nets}:{net}', '--data', f'{nets}:{data}', '--out', out)
-    page = (out / 'report.html').read_text().replace('\u2060', '')
-    return page[page.index('class="summary"') : page.index('class="tiles"', page.index('<dl>'))]
-
-
-def test_the_words_say_no_more_than_the_numbers(arch, tmp_path):
-    words = summary(arch, tmp_path, 'bare')
-    assert '2 of 4 observed channels' in words and 'above that threshold' not in words
-    assert 'saves 50.00%.' in words  # all of them can be removed: there are no others
-    words = summary(arch, tmp_path, 'twice')
-    assert '2 of 8 filters' in words and 'Dead among' not in words  # nothing is known of these
-    words = summary(arch, tmp_path, 'constant')
-    assert 'Dead among the 1 collapsed filter: none.' in words and 'Nothing to do' not in words
-    words = summary(arch, tmp_path, 'all_dead')
-    assert '3 of them can be removed, which saves 75.00%; the others' in words
-    words = summary(arch, tmp_path, 'broken')
-    assert '1 channel was NaN or infinite' in words and 'Find where the NaN comes from' in words
-    assert 'of the one sample.' in summary(arch, tmp_path, 'net', data='one')
+@pytest.mark.parametrize(
+    'net, data, said, unsaid',
+    [
+        # all of them can be removed: there are no others
+        ('bare', 'batches', ['2 of 4 observed', 'saves 50.00%.'], ['above that threshold']),
+        # nothing is known of the layers that are not used
+        ('twice', 'batches', ['2 of 8 filters'], ['Dead among']),
+        ('constant', 'batches', ['Dead among the 1 collapsed filter: none.'], ['Nothing to do']),
+        ('all_dead', 'batches', ['3 of them can be removed, which saves 75.00%; the others'], []),
+        ('broken', 'batches', ['1 channel was NaN or inf', 'Find where the NaN comes from'], []),
+        ('net', 'one', ['of the one sample.'], []),
+    ],
+)
+def test_the_words_say_no_more_than_the_numbers(arch, tmp_path, capsys, net, data, said, unsaid):
+    nets = arch / 'nets.py'
+    run('--arch', f'{nets}:{net}', '--data', f'{nets}:{data}', '--out', tmp_path / 'out')
+    words = capsys.readouterr().out
+    assert all(part in words for part in said) and not any(part in words for part in unsaid)
 
 
 def test_what_the_file_of_a_model_may_hold(tmp_path):
@@ -202,24 +199,19 @@ def test_what_the_file_of_a_model_may_hold(tmp_path):
 def test_files_that_are_no_checkpoint_or_no_python(arch, tmp_path):
     nets, out = f'{arch / "nets.py"}:net', ('--out', tmp_path / 'out')
     half = (arch / 'net.pth').read_bytes()[:900]
-    for name, content in (
-        ('empty', b''), ('page', b'elo\n'), ('text', b'read me\n'), ('half', half)
-    ):  # fmt: skip
-        path = tmp_path / name
+    path = tmp_path / 'text'
+    for content in (b'', b'elo\n', half, b'read me\n'):
         path.write_bytes(content)
-        assert f"'{path}' is not a checkpoint that can be read" in refusal(
-            '--arch', nets, path, *out
-        )
+        said = refusal('--arch', nets, path, *out)
+        assert f"'{path}' is not a checkpoint that can be read" in said
     for state, message in (({0: torch.zeros(1)}, 'is missing'), ({'0.weight': 1.0}, 'type float')):
         torch.save(state, tmp_path / 'odd.pth')
         assert message in refusal('--arch', nets, tmp_path / 'odd.pth', *out)
     for source, message in (('def net(:', 'invalid syntax'), ('import no_such', 'no_such')):
         (tmp_path / 'bad.py').write_text(source)
         assert message in refusal('--arch', f'{tmp_path / "bad.py"}:net', *out)
-    assert 'is not a .py file' in refusal('--arch', f'{tmp_path / "text"}:net', *out)
-    assert "text' is a file; give a folder" in refusal(
-        '--arch', nets, '--out', tmp_path / 'text/out'
-    )
+    assert 'is not a .py file' in refusal('--arch', f'{path}:net', *out)
+    assert "text' is a file; give a folder" in refusal('--arch', nets, '--out', path / 'out')
 
 
 def test_what_cannot_be_done_with_a_model_is_said_in_a_sentence(arch, tmp_path):
@@ -277,18 +269,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_config_with_its_own_data_and_evaluator(folder, tmp_path):
+def test_a_config_with_its_own_data_and_evaluator(folder, tmp_path, capsys):
     checkpoints = [folder / f'epoch_{k}.pth' for k in (1, 2)]
     run(
         *(folder / 'small.py', *checkpoints, '--data', '--out', tmp_path / 'out'),
         *('--num-samples', '3', '--thresholds', '0.001'),
-        *(
-            '--cfg-options',
-            'optim_wrapper.optimizer.type=SGD',
-            'optim_wrapper.optimizer.momentum=0.9',
-            'optim_wrapper.accumulative_counts=2',
-        ),
+        *('--cfg-options', 'optim_wrapper.optimizer.type=SGD'),
+        *('optim_wrapper.optimizer.momentum=0.9', 'optim_wrapper.accumulative_counts=2'),
     )
+    said, shown = capsys.readouterr()
     found = report(tmp_path / 'out')
     first, last = found['checkpoints']
     # the optimizer steps at every second iteration
@@ -302,7 +291,12 @@ def test_a_config_with_its_own_data_and_evaluator(folder, tmp_path):
     assert last['clamped_scores']['0.001'] == last['scores']  # they were 0 already
     assert 'weight_decay' in found['forecast']['sentence']
     page = (tmp_path / 'out' / 'report.html').read_text()
-    assert 'mmpsbn prune' in page and 'Ways through the' in page
+    assert 'Ways through the' in page and 'small: epoch_2.pth' in page
+    command = shlex.join(['prune', f'{folder}/small.py', f'{folder}/epoch_2.pth'])
+    assert f'mmpsbn {command} --criterion dead' in said
+    assert 'SparsityHook looked at the last 2 batches of the training data, this report' in said
+    for text in (said, shown):  # what pycocotools prints
+        assert 'Average Precision' not in text and 'loading annotations' not in text
 
 
 def test_training_data_is_not_needed_to_look_at_test_data(folder, tmp_path):

@@ -117,14 +117,16 @@ class ConfigSubject:
         """The metrics of the config's test evaluator."""
         if self._cfg.get('test_evaluator') is None:
             raise ValueError(f'{self._cfg.filename} has no test_evaluator; give --no-score')
-        loader = self._loader('test')
         evaluator = copy.deepcopy(self._cfg.test_evaluator)
-        if isinstance(evaluator, dict) and 'metrics' in evaluator:
-            evaluator = EVALUATOR.build(dict(evaluator, type=evaluator.get('type', 'Evaluator')))
-        else:
-            evaluator = Evaluator(evaluator)
-        evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
+        loader = self._loader('test')
         with observing(model), _silent():
+            if isinstance(evaluator, dict) and 'metrics' in evaluator:
+                evaluator = EVALUATOR.build(
+                    dict(evaluator, type=evaluator.get('type', 'Evaluator'))
+                )
+            else:
+                evaluator = Evaluator(evaluator)
+            evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
             for data_batch in progress(loader, 'score'):
                 samples = model.test_step(data_batch)
                 evaluator.process(data_samples=samples, data_batch=data_batch)
@@ -184,11 +186,14 @@ class ConfigSubject:
                 continue
             if 'dead' not in hook.get('measures', ['dead']):  # among those measured by default
                 continue
-            look = ActivationSettings(**(hook.get('activations') or {}))
-            batches = f'{look.num_batches} batch{"" if look.num_batches == 1 else "es"}'
-            if look.loader is None:
-                return f'the last {batches} of the training data', look.eps
-            return f'the first {batches} of its own loader', look.eps
+            look = hook.get('activations') or {}
+            count = look.get('num_batches', ActivationSettings.num_batches)
+            batches = f'{count} batch{"" if count == 1 else "es"}'
+            if look.get('loader') is None:
+                data = f'the last {batches} of the training data'
+            else:
+                data = f'the first {batches} of its own loader'
+            return data, look.get('eps', ActivationSettings.eps)
         return None
 
     def _accumulated(self) -> int:
