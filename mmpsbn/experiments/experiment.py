@@ -1,37 +1,48 @@
-"""What an experiment is: arms, trained alike but for one thing, and what is read of them."""
+"""What an experiment is: arms, trained alike but for one thing, and what is made of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from .pictures import Panel
-from .tables import Numbers, Table
-from .verdicts import Judge
+from .tables import ArmTable, GridTable
+from .verdicts import Claims
+
+Options = Mapping[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Arm:
-    """One training. Equal to itself alone.
+    """One training.
 
     Attributes:
         name: as in the table; ``'row, column'`` where arms form a grid.
         config: path under ``configs/``.
         options: settings over it, as for MMEngine's ``Config.merge_from_dict``: the keys may
             have dots, ``_delete_=True`` replaces a dict.
-        pretrained: the arm of the same experiment whose backbone it starts from.
+        pretrained: name of the arm before it whose backbone it starts from.
     """
 
     name: str
     config: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: Optional['Arm'] = None
+    options: Options = field(default_factory=dict)
+    pretrained: str | None = None
 
-    @property
-    def folder(self) -> str:
-        """Name of its folder: letters, digits, dots and underscores of the name."""
-        words = ''.join(c if c.isalnum() or c in '.-' else ' ' for c in self.name).split()
-        return '_'.join(words)
+
+def arms_by_scale(
+    config: str, common: Mapping[str, Options], changes: Callable[[str], Mapping[str, Options]]
+) -> dict[str, list[Arm]]:
+    """Arms that differ in one thing.
+
+    Args:
+        common: scale -> options of all arms.
+        changes: scale -> name of an arm -> its options over these.
+    """
+    return {
+        scale: [Arm(name, config, {**options, **change}) for name, change in changes(scale).items()]
+        for scale, options in common.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -45,16 +56,16 @@ class Experiment:
         arms: scale -> the trainings; an arm comes after the one it starts from.
         read: work folder of a trained arm -> its numbers, plain types; a function that can be
             pickled, for it runs in the process that trained.
-        tabulate: numbers by arm -> the table.
-        panels: numbers by arm -> what to draw, side by side.
-        judge: numbers by arm -> for each clause of the claim whether these numbers say so.
+        table: of the numbers by arm.
+        panels: pictures of them, side by side.
+        claims: numbers by arm -> each clause of the claim, and whether these numbers say so.
     """
 
     name: str
     shows: str
     claim: str
-    arms: Callable[[str], Sequence[Arm]]
+    arms: Mapping[str, Sequence[Arm]]
     read: Callable[[Path], dict[str, Any]]
-    tabulate: Callable[[Numbers], Table]
-    panels: Callable[[Numbers], Sequence[Panel]]
-    judge: Judge
+    table: ArmTable | GridTable
+    panels: Sequence[Panel]
+    claims: Claims

@@ -4,13 +4,12 @@ import copy
 import math
 import statistics
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner
@@ -44,11 +43,13 @@ class TrainedArm:
 
     Attributes:
         config: of the arm.
+        classes: how many there are.
         model: in eval mode, with the weights and, if it was pruned, the structure of the end.
     """
 
     def __init__(self, work_dir: Path):
         self.config = Config.fromfile(str(work_dir / 'config.py'))
+        self.classes = classes_of(self.config)
         self._checkpoint = str(final_checkpoint(work_dir, self.config))
         loaded = load_model(self.config, self._checkpoint)
         self._plan = loaded.plan
@@ -74,33 +75,28 @@ class TrainedArm:
         observed = observe_channels(self.model, channel_map, images, forward_tensors)
         return take_census(self.model, channel_map, observed)
 
+    @torch.no_grad()
     def relus_off(self) -> float:
         """The share of ReLUs, by channel, that are 0 on more than 99 % of the pixels of the test
         images (Frankle et al. section 5). Each call of a shared module is a ReLU of its own."""
-        seen: dict[tuple[str, int], ActivationStatistics] = {}
-        calls: Counter[str] = Counter()
-
-        def watch(name: str):
-            def note(module, args, output) -> None:
-                call = name, calls[name]
-                calls[name] += 1
-                batch = activation_statistics(output, channel_dim=1)
-                seen[call] = seen[call].merged(batch) if call in seen else batch
-
-            return note
-
+        calls: list[ActivationStatistics] = []  # of one batch, in their order
+        seen: list[ActivationStatistics] = []
         handles = [
-            module.register_forward_hook(watch(name))
-            for name, module in self.model.named_modules()
+            module.register_forward_hook(
+                lambda module, args, output: calls.append(
+                    activation_statistics(output, channel_dim=1)
+                )
+            )
+            for module in self.model.modules()
             if isinstance(module, nn.ReLU)
         ]
         for images in self._images(self._test):
             calls.clear()
-            with torch.no_grad():
-                forward_tensors(self.model, images)
+            forward_tensors(self.model, images)
+            seen = [a.merged(b) for a, b in zip(seen, calls)] if seen else calls.copy()
         for handle in handles:
             handle.remove()
-        return share_above(torch.cat([s.zero_share() for s in seen.values()]), threshold=0.99)
+        return share_above(torch.cat([s.zero_share() for s in seen]), threshold=0.99)
 
     def remove_collapsed(self, threshold: float) -> float:
         """Remove every filter of a convolution with |gamma| < ``threshold``, beta and all, but
@@ -111,24 +107,20 @@ class TrainedArm:
         """
         before = self._convolution_weights()
         graph, image = self._trace()
-        groups = {
-            name: group
+        keep_masks = {
+            name: keep_mask_of(
+                group,
+                torch.zeros(group.channels),
+                collapsed_channels(self.model, group, threshold=threshold),
+                min_channels=1,
+                round_to=1,
+            )
             for name, group in graph.groups.items()
             if isinstance(self.model.get_submodule(group.writers[0].layer), nn.Conv2d)
         }
-        collapsed = {
-            name: collapsed_channels(self.model, group, threshold=threshold)
-            for name, group in groups.items()
-        }
-        keep_masks = {
-            name: keep_mask_of(
-                group, torch.zeros(group.channels), collapsed[name], min_channels=1, round_to=1
-            )
-            for name, group in groups.items()
-        }
         prune_channels(
             self.model,
-            groups,
+            graph.groups,
             keep_masks,
             batch=image,
             forward_fn=forward_tensors,
@@ -155,11 +147,6 @@ class TrainedArm:
             macs=1 - left.macs / dense.macs,
         )
 
-    def history(self, scalar: str) -> Any:
-        """A scalar of all iterations, MMEngine's ``HistoryBuffer``."""
-        hub = CheckpointLoader.load_checkpoint(self._checkpoint)['message_hub']
-        return hub['log_scalars'][f'train/{scalar}']
-
     def speedup(self, rounds: int = 21) -> float:
         """How many times as fast as the dense net the net of the end trains: median over rounds
         of the seconds of one training step of each, measured side by side: processor time, which
@@ -180,12 +167,16 @@ class TrainedArm:
     def train_seconds(self) -> float:
         """Wall clock of all iterations, prune events included; not that of validation, of
         checkpoints and of what an interruption lost."""
-        values, _ = self.history('time').data
-        return float(values.sum())
+        return float(self._history('time').data[0].sum())
 
     def train_loss(self) -> float:
         """Mean of the last epoch."""
-        return float(self.history('loss').mean(len(self._loader('train'))))
+        return float(self._history('loss').mean(len(self._loader('train'))))
+
+    def _history(self, scalar: str) -> HistoryBuffer:
+        """Of all iterations."""
+        hub = CheckpointLoader.load_checkpoint(self._checkpoint)['message_hub']
+        return hub['log_scalars'][f'train/{scalar}']
 
     def _convolution_weights(self) -> int:
         layers = (m for m in self.model.modules() if isinstance(m, nn.Conv2d))

@@ -1,21 +1,23 @@
 """From the name of an experiment to its table, picture and numbers."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
 from .experiment import Arm, Experiment
-from .folder import ExperimentFolder
+from .folder import ExperimentFolder, read_json, write
 from .measure import final_checkpoint
+from .measured import Measured
 from .pictures import draw
 from .scales import data_settings, set_data
+from .tables import markdown
 from .training import train_arms
+from .verdicts import sentence
 
 
 def reproduce(
@@ -48,49 +50,28 @@ def reproduce(
         RuntimeError: an arm failed, or another process works in ``out``.
     """
     folder = ExperimentFolder(out)
-    arms = list(experiment.arms(scale))
+    arms = experiment.arms[scale]
     settings = data_settings(scale, data, default_folder=folder.path / 'data')
-    built: dict[Arm, Config] = {}
+    built: dict[str, Config] = {}
     for arm in arms:
-        built[arm] = _config_of(arm, configs, seed)
-        set_data(built[arm], settings)
-        if arm.pretrained is not None:
+        built[arm.name] = config = config_of(arm, configs, seed)
+        set_data(config, settings)
+        if arm.pretrained:
             checkpoint = final_checkpoint(folder.arm(arm.pretrained), built[arm.pretrained])
-            built[arm].model.backbone.init_cfg = dict(
+            config.model.backbone.init_cfg = dict(
                 type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
             )
     what = dict(experiment=experiment.name, scale=scale, seed=seed)
     with folder.locked():
         folder.claim(what, built)
         train_arms(folder, arms, read=experiment.read, jobs=jobs, say=say)
-        return _write_results(folder, experiment, arms, what)
+        return _write_results(experiment, folder, what, list(built))
 
 
-def _write_results(
-    folder: ExperimentFolder, experiment: Experiment, arms: Sequence[Arm], what: Mapping[str, Any]
-) -> dict:
-    numbers = {arm.name: folder.numbers(arm) for arm in arms}
-    verdict = experiment.judge(numbers)
-    results = dict(
-        what,
-        shows=experiment.shows,
-        claim=experiment.claim,
-        verdict=[asdict(finding) for finding in verdict],
-        machines={arm.name: folder.machine(arm) for arm in arms},
-        seconds={arm.name: round(folder.seconds(arm), 1) for arm in arms},
-        arms=numbers,
-    )
-    table = experiment.tabulate(numbers).markdown()
-    findings = '\n'.join(f'- {finding}' for finding in verdict)
-    folder.write('table.md', f'{table}\n\n{findings}\n')
-    folder.write('results.json', json.dumps(results, indent=1) + '\n')
-    draw(experiment.panels(numbers)).savefig(folder.path / 'plot.png')
-    return results
-
-
-def _config_of(arm: Arm, configs: Path, seed: int) -> Config:
+def config_of(arm: Arm, configs: Path, seed: int) -> Config:
+    """The config of an arm, but for the data."""
     config = deepcopy(_read(str(configs / arm.config)))
-    changes: Mapping = dict(arm.options, randomness=dict(seed=seed))
+    changes = dict(arm.options, randomness=dict(seed=seed))
     config.merge_from_dict(deepcopy(changes))  # it takes _delete_ out of what it is given
     return config
 
@@ -98,3 +79,26 @@ def _config_of(arm: Arm, configs: Path, seed: int) -> Config:
 @cache
 def _read(path: str) -> Config:
     return Config.fromfile(path)
+
+
+def _write_results(
+    experiment: Experiment, folder: ExperimentFolder, what: dict, names: list[str]
+) -> dict:
+    read = {name: read_json(folder.arm(name) / 'numbers.json') for name in names}
+    numbers = {name: Measured(name, values) for name, values in read.items()}
+    verdicts = experiment.claims(numbers)
+    results = dict(
+        what,
+        shows=experiment.shows,
+        claim=experiment.claim,
+        verdict=[dict(clause=clause, **asdict(of)) for clause, of in verdicts.items()],
+        machines={name: read_json(folder.arm(name) / 'machine.json') for name in names},
+        seconds={name: round(folder.seconds(name), 1) for name in names},
+        arms=read,
+    )
+    table = markdown(*experiment.table.lines(numbers))
+    findings = '\n'.join(f'- {sentence(clause, of)}' for clause, of in verdicts.items())
+    write(folder.path / 'table.md', f'{table}\n\n{findings}\n')
+    write(folder.path / 'results.json', json.dumps(results, indent=1) + '\n')
+    draw(experiment.panels, numbers).savefig(folder.path / 'plot.png')
+    return results

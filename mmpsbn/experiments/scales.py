@@ -55,7 +55,7 @@ def set_data(config: Config, settings: dict[str, Any]) -> None:
             dataset.setdefault(key, value)
 
 
-def length(epochs: int, *, batch_size: int, bfloat16: bool) -> dict[str, Any]:
+def length(epochs: int, *, batch_size: int, bfloat16: bool = False) -> dict[str, Any]:
     """Settings of a training by epochs that is validated at its end and goes on after an
     interruption where its last epoch began."""
     options = {

@@ -1,57 +1,84 @@
-"""Tables of numbers by arm."""
+"""Tables of numbers by arm.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+A cell is written as for ``str.format``: ``{top1:.1f}`` is a number by its name,
+``{removed[macs]:.1p}`` one of several, ``p`` a share in percent, and a mapping all of its numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Formatter
+from types import SimpleNamespace
 from typing import Any
 
-Numbers = Mapping[str, dict[str, Any]]  # of each arm, by its name
+from .measured import Numbers, grid
 
 
-def number(value: float | None, spec: str) -> str:
-    """Empty where there is none."""
-    return '' if value is None else format(value, spec)
+class _Cell(Formatter):
+    def format_field(self, value: Any, spec: str) -> str:
+        if value is None:
+            return ''
+        if isinstance(value, Mapping):
+            return ', '.join(self.format_field(item, spec) for item in value.values())
+        if spec.endswith('p'):
+            return format(100 * value, f'{spec[:-1]}f')
+        return format(value, spec)
+
+
+def write_cell(cell: str, numbers: SimpleNamespace) -> str:
+    """Empty in place of None."""
+    return _Cell().vformat(cell, (), vars(numbers))
+
+
+def markdown(head: Sequence[str], *rows: Sequence[str]) -> str:
+    """A table whose first column is left, the others right."""
+    rule = ['---', *('---:' for _ in head[1:])]
+    lines = [[cell.replace('|', '\\|') for cell in line] for line in (head, rule, *rows)]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of text under a head, as Markdown."""
+class ArmTable:
+    """A row an arm.
 
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    Attributes:
+        corner: what stands above the names of the arms.
+        columns: head -> cell.
+        step: cell of the columns before these, one for each of the arm's steps, if given.
+        step_head: their head, in which ``{}`` is the number of the step from 1.
+    """
 
-    def markdown(self) -> str:
-        """First column left, the others right."""
-        rule = ['---', *('---:' for _ in self.head[1:])]
-        lines = [
-            [cell.replace('|', '\\|') for cell in line] for line in (self.head, rule, *self.rows)
-        ]
-        return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    corner: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    step: str = ''
+    step_head: str = '{}'
 
-
-def grid(numbers: Numbers) -> dict[str, dict[str, dict[str, Any]]]:
-    """Arms named ``'row, column'`` as row -> column -> numbers, in the order of the arms."""
-    rows: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, arm in numbers.items():
-        row, _, column = name.rpartition(', ')
-        rows.setdefault(row, {})[column] = arm
-    return rows
-
-
-def grid_table(corner: str, numbers: Numbers, cell: Callable[[dict[str, Any]], str]) -> Table:
-    """Rows and columns of :func:`grid`, columns from the smallest number to the largest; empty
-    where there is no such arm."""
-    rows = grid(numbers)
-    columns = sorted({column for row in rows.values() for column in row}, key=float)
-    return Table(
-        (corner, *columns),
-        [
-            (name, *(cell(row[column]) if column in row else '' for column in columns))
-            for name, row in rows.items()
-        ],
-    )
+    def lines(self, numbers: Numbers) -> list[tuple[str, ...]]:
+        """The head and the rows."""
+        count = max(len(arm.steps) for arm in numbers.values()) if self.step else 0
+        heads = [self.step_head.format(at) for at in range(1, count + 1)]
+        lines = [(self.corner, *heads, *self.columns)]
+        for name, arm in numbers.items():
+            steps = [write_cell(self.step, step) for step in arm.steps[:count]]
+            empty = [''] * (count - len(steps))
+            cells = [write_cell(cell, arm) for cell in self.columns.values()]
+            lines.append((name, *steps, *empty, *cells))
+        return lines
 
 
-def arm_table(corner: str, numbers: Numbers, columns: Mapping[str, Callable[[dict], str]]) -> Table:
-    """A row an arm, a column for each function."""
-    rows = [(name, *(cell(arm) for cell in columns.values())) for name, arm in numbers.items()]
-    return Table((corner, *columns), rows)
+@dataclass(frozen=True)
+class GridTable:
+    """Rows and columns of :func:`.measured.grid`, columns from the smallest number to the
+    largest, with the same ``cell`` everywhere; empty where there is no such arm."""
+
+    corner: str
+    cell: str
+
+    def lines(self, numbers: Numbers) -> list[tuple[str, ...]]:
+        """The head and the rows."""
+        rows = grid(numbers)
+        columns = sorted({column for row in rows.values() for column in row}, key=float)
+        lines = [(self.corner, *columns)]
+        for name, row in rows.items():
+            cells = [write_cell(self.cell, row[k]) if k in row else '' for k in columns]
+            lines.append((name, *cells))
+        return lines

@@ -15,7 +15,7 @@ import torch
 
 from ..commands import launch
 from .experiment import Arm
-from .folder import ExperimentFolder
+from .folder import ExperimentFolder, write_numbers
 
 _REPORT_SECONDS = 60.0
 
@@ -50,52 +50,51 @@ def train_arms(
     # processes start from one that has imported what a training needs, and done nothing else
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([__name__, 'torchvision', 'matplotlib.pyplot'])
-    waiting = [arm for arm in arms if not folder.finished(arm)]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    waiting = [arm for arm in arms if not folder.finished(arm.name)]
     for arm in arms:
         if arm not in waiting:
             say(f'{arm.name}: is trained')
-    running: dict[Arm, tuple[BaseProcess, float]] = {}
-    failed: list[Arm] = []
+    running: dict[str, tuple[BaseProcess, float]] = {}
+    failed: list[str] = []
+
+    def end(name: str) -> str:
+        process, start = running.pop(name)
+        process.join()
+        seconds = time.monotonic() - start
+        folder.add_seconds(name, seconds)
+        if process.exitcode:
+            failed.append(name)
+        word = 'FAILED' if process.exitcode else 'finished'
+        return f'{name}: {word} after {seconds / 60:.1f} min'
+
     last_report = time.monotonic()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     try:
         while True:
-            startable = [a for a in waiting if not a.pretrained or folder.finished(a.pretrained)]
-            for arm in startable[: jobs - len(running)]:
+            ready = [a for a in waiting if not a.pretrained or folder.finished(a.pretrained)]
+            for arm in ready[: jobs - len(running)]:
                 waiting.remove(arm)
-                say(f'{arm.name}: training in {folder.arm(arm)}')
-                process = context.Process(
-                    target=_train_and_read, args=(folder.arm(arm), read, threads)
-                )
+                work_dir = folder.arm(arm.name)
+                say(f'{arm.name}: training in {work_dir}')
+                process = context.Process(target=_train_and_read, args=(work_dir, read, threads))
                 process.start()
-                running[arm] = process, time.monotonic()
+                running[arm.name] = process, time.monotonic()
             if not running:
                 break
             multiprocessing.connection.wait([p.sentinel for p, _ in running.values()], timeout=5)
-            for arm, (process, start) in list(running.items()):
-                if process.is_alive():
-                    continue
-                del running[arm]
-                process.join()
-                seconds = time.monotonic() - start
-                folder.add_seconds(arm, seconds)
-                if process.exitcode:
-                    failed.append(arm)
-                word = 'FAILED' if process.exitcode else 'finished'
-                say(f'{arm.name}: {word} after {seconds / 60:.1f} min')
+            for name in [name for name, (p, _) in running.items() if not p.is_alive()]:
+                say(end(name))
             if time.monotonic() - last_report > _REPORT_SECONDS:
                 last_report = time.monotonic()
-                for arm in running:
-                    say(f'{arm.name}: {_progress(folder.arm(arm))}')
-    except BaseException:
+                for name in running:
+                    say(f'{name}: {_progress(folder.arm(name))}')
+    finally:  # an interruption, or nothing is left
         for process, _ in running.values():
             process.terminate()
-        for arm, (process, start) in running.items():
-            process.join()
-            folder.add_seconds(arm, time.monotonic() - start)
-        raise
+        for name in list(running):
+            end(name)
     if failed:
-        logs = ', '.join(f'{arm.name} ({folder.arm(arm) / "train.log"})' for arm in failed)
+        logs = ', '.join(f'{name} ({folder.arm(name) / "train.log"})' for name in failed)
         raise RuntimeError(f'training failed, see the end of the log: {logs}')
 
 
@@ -114,7 +113,7 @@ def _train_and_read(work_dir: Path, read: Callable[[Path], dict], threads: int) 
     launch.ensure_pruned_checkpoint_hook(cfg)
     launch.exit_cleanly_on_sigterm()
     launch.build_runner(cfg).train()
-    ExperimentFolder.write_numbers(work_dir, read(work_dir))
+    write_numbers(work_dir, read(work_dir))
 
 
 def _end_with_parent() -> None:

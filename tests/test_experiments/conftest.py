@@ -13,18 +13,10 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def smoke(tmp_path_factory, digits):
-    """Name of an experiment -> its folder, run once at ``smoke``."""
-    from runs import run
+def pair(tmp_path_factory, digits):
+    """The folder of ``runs.PAIR``, run once."""
+    from runs import PAIR, run
 
-    from mmpsbn.experiments import EXPERIMENTS
-
-    folders = {}
-
-    def folder_of(name):
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name) / 'out'
-            run(EXPERIMENTS[name], folders[name], data=digits)
-        return folders[name]
-
-    return folder_of
+    folder = tmp_path_factory.mktemp('pair') / 'out'
+    run(PAIR, folder, data=digits, jobs=1)
+    return folder

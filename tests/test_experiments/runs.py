@@ -4,14 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmpsbn.experiments import EXPERIMENTS
+from mmpsbn.experiments.experiment import Arm
 from mmpsbn.experiments.reproduce import reproduce
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIG = 'cifar/resnet20_bn_cifar10_in_memory.py'
+TINY = EXPERIMENTS['psbn-lr'].arms['smoke'][0].options
 
 
-def run(experiment, out, *, data=None, scale='smoke', seed=0, jobs=2):
-    """``results.json`` and the lines that were said."""
-    lines = []
+def run(experiment, out, *, data=None, scale='smoke', seed=0, jobs=2, lines=None):
+    """``results.json`` and the lines that were said, which are added to ``lines``."""
+    lines = [] if lines is None else lines
     results = reproduce(
         experiment,
         scale=scale,
@@ -25,6 +28,13 @@ def run(experiment, out, *, data=None, scale='smoke', seed=0, jobs=2):
     return results, lines
 
 
-def with_arms(arms, name='psbn-rounds'):
-    """An experiment with other arms, whose table and verdict know no names of arms."""
-    return replace(EXPERIMENTS[name], arms=lambda scale: arms, judge=lambda numbers: [])
+def with_arms(*arms, claims=lambda numbers: {}, **changes):
+    """psbn-rounds with other arms, whose table knows no names of arms."""
+    experiment = EXPERIMENTS['psbn-rounds']
+    return replace(experiment, arms=dict(smoke=arms), claims=claims, **changes)
+
+
+# of one short training each, the second from the first
+PAIR = with_arms(
+    Arm('first, 1', CONFIG, TINY), Arm('second', CONFIG, TINY, pretrained='first, 1'), name='pair'
+)

@@ -13,6 +13,7 @@ from runs import run
 from waiting_arm import WAITING
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 
 
 def wait_for(condition):

@@ -2,24 +2,25 @@
 
 import copy
 import json
-import shutil
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from runs import ROOT
 from snapshots import assert_same
 
 from mmpsbn.commands.model_files import save_weights
+from mmpsbn.commands.recalibration import recalibrate_batch_norms
 from mmpsbn.datasets import BatchCropFlip
 from mmpsbn.engine.checkpoints.pruned_structure import META_KEY
-from mmpsbn.experiments import measure
-from mmpsbn.experiments.bn_only import BN_ONLY
-from mmpsbn.experiments.implicit import IMPLICIT_OPTIMIZERS
-from mmpsbn.experiments.implicit_prune import IMPLICIT_PRUNE
+from mmpsbn.engine.openmmlab import model_cfg_of
+from mmpsbn.experiments import EXPERIMENTS, measure
 from mmpsbn.experiments.measure import TrainedArm
+from mmpsbn.experiments.reproduce import config_of
+from mmpsbn.experiments.scales import data_settings, set_data
 from mmpsbn.pruning import apply_plan, trace_channel_graph
 from mmpsbn.pruning.plan import plan_from_keep_masks
 
@@ -28,31 +29,39 @@ WIDTHS = [32, 32, 32, 64, 64, 128, 128]
 
 
 @pytest.fixture
-def copied(smoke, tmp_path):
-    """(experiment, folder of an arm) -> a copy of it to spoil."""
+def folder_of(tmp_path, digits):
+    """Work folder of an arm at ``smoke`` as if its net had been trained: with fresh weights and
+    statistics of its data, spoilt by ``change(state dict, names of its norm layers)``."""
 
-    def copy(name, arm):
-        return Path(shutil.copytree(smoke(name) / 'arms' / arm, tmp_path / arm))
+    def make(experiment, arm, change=lambda state, norms: None, **history):
+        (arm,) = (a for a in EXPERIMENTS[experiment].arms['smoke'] if a.name == arm)
+        config = config_of(arm, ROOT / 'configs', 0)
+        set_data(config, data_settings('smoke', str(digits), default_folder=digits))
+        config.dump(str(tmp_path / 'config.py'))
+        init_default_scope('mmpretrain')
+        torch.manual_seed(0)
+        model = MODELS.build(model_cfg_of(config))
+        model.init_weights()
+        recalibrate_batch_norms(model, [images_of(model, config, 'train')])
+        state = model.state_dict()
+        change(state, [n.removesuffix('.running_mean') for n in state if 'running_mean' in n])
+        scalars = {f'train/{name}': history.get(name, [1.0]) for name in ('loss', 'time')}
+        buffers = {name: HistoryBuffer(x, [1] * len(x)) for name, x in scalars.items()}
+        hub = dict(log_scalars=buffers)
+        torch.save(dict(state_dict=state, message_hub=hub, meta={}), tmp_path / 'epoch_1.pth')
+        return tmp_path
 
-    return copy
+    return make
 
 
-def edit(folder, change):
-    """Change the checkpoint of the last epoch."""
-    path = folder / 'epoch_1.pth'
-    checkpoint = torch.load(path, weights_only=False)
-    change(checkpoint)
-    torch.save(checkpoint, path)
+def read(experiment, folder):
+    return EXPERIMENTS[experiment].read(folder)
 
 
 def weights_of(sizes):
     """Of BasicNet's convolutions: 5x5, then 3x3."""
     kernels = [25, *[9] * 6]
     return sum(k * a * b for k, a, b in zip(kernels, [3, *sizes], sizes))
-
-
-def norms_of(state_dict):
-    return [name.removesuffix('.running_mean') for name in state_dict if 'running_mean' in name]
 
 
 def watch_relus(arm, images):
@@ -68,44 +77,37 @@ def watch_relus(arm, images):
     return torch.cat(shares)
 
 
-def images_of(arm, split):
+def images_of(model, config, split):
     """All of them in one batch, as the model sees them."""
-    loader = Runner.build_dataloader(
-        dict(arm.config[f'{split}_dataloader'], batch_size=1000), seed=0
-    )
+    loader = Runner.build_dataloader(dict(config[f'{split}_dataloader'], batch_size=1000), seed=0)
     (batch,) = loader
-    return arm.model.data_preprocessor(batch, training=False)['inputs']
+    return model.data_preprocessor(batch, training=False)['inputs']
 
 
-def test_accuracy_is_that_of_the_validation(smoke):
-    folder = smoke('psbn-lr') / 'arms/BN_0.1'
+def test_accuracy_is_that_of_the_validation(pair):
+    folder = pair / 'arms/first_1'
     (row,) = json.loads((folder / 'rounds.json').read_text())
     assert TrainedArm(folder).top1() == pytest.approx(row['metrics']['accuracy/top1'])
-    numbers = json.loads((smoke('psbn-rounds') / 'arms/psBN_ReLU/numbers.json').read_text())
-    assert len(numbers['top1']) == len(numbers['loss']) == len(numbers['dead']) == 2
+    numbers = json.loads((folder / 'numbers.json').read_text())
+    assert numbers['top1'] == [row['metrics']['accuracy/top1']] and numbers['classes'] == 10
 
 
-def test_inactive_filters_by_gamma_and_by_activation(copied):
-    folder = copied('implicit-optimizers', 'Adam_L2_0.001')
-
-    def spoil(checkpoint):
-        state, history = checkpoint['state_dict'], checkpoint['message_hub']['log_scalars']
-        norms = norms_of(state)
+def test_inactive_filters_by_gamma_and_by_activation(folder_of):
+    def spoil(state, norms):
         state[f'{norms[2]}.weight'][:8] = 9e-4  # alive, for beta is positive
         state[f'{norms[2]}.bias'][:8] = 1.0
         state[f'{norms[4]}.bias'][:16] = -50.0
         state[f'{norms[7]}.weight'][:] = 0.0  # of the head: no filter
-        history['train/loss'] = HistoryBuffer([9.0] + [1.0, 2.0] * 4, [1] * 9)
-        history['train/time'] = HistoryBuffer([0.5, 0.25, 2.0], [1] * 3)
 
-    edit(folder, spoil)
-    numbers = IMPLICIT_OPTIMIZERS.read(folder)
-    before = IMPLICIT_OPTIMIZERS.read(copied('implicit-optimizers', 'Adam_L2_0'))
-    assert before['collapsed'] == 0 and len(before['by_layer']) == 7
+    times = [0.5, 0.25, 2.0]
+    folder = folder_of(
+        'implicit-optimizers', 'Adam L2, 0', spoil, loss=[9.0] + [1.0, 2.0] * 4, time=times
+    )
+    numbers = read('implicit-optimizers', folder)
     assert numbers['by_layer'] == pytest.approx([0, 0, 8 / 32, 0, 0, 0, 0])
     assert numbers['collapsed'] == pytest.approx(8 / sum(WIDTHS))
     arm = TrainedArm(folder)
-    dead = watch_relus(arm, images_of(arm, 'train')) == 1
+    dead = watch_relus(arm, images_of(arm.model, arm.config, 'train')) == 1
     assert len(dead) == sum(WIDTHS) and dead.sum() >= 16
     assert numbers['dead'] == pytest.approx(dead.float().mean().item())
     assert numbers['error'] == pytest.approx(100 - TrainedArm(folder).top1())
@@ -113,18 +115,14 @@ def test_inactive_filters_by_gamma_and_by_activation(copied):
     assert TrainedArm(folder).train_seconds() == 2.75
 
 
-def test_collapsed_filters_are_removed_for_real(copied):
-    folder = copied('implicit-prune', 'SGD_L2_0.001')
-
-    def collapse(checkpoint):
-        state = checkpoint['state_dict']
-        norms = norms_of(state)
+def test_collapsed_filters_are_removed_for_real(folder_of):
+    def collapse(state, norms):
         for number, count in ((2, 8), (4, 64)):
             for key in ('weight', 'bias'):
                 state[f'{norms[number]}.{key}'][:count] = 1e-9
 
-    edit(folder, collapse)
-    numbers = IMPLICIT_PRUNE.read(folder)
+    folder = folder_of('implicit-prune', 'SGD L2 0.001', collapse)
+    numbers = read('implicit-prune', folder)
     left = [32, 32, 24, 64, 1, 128, 128]  # a layer keeps its last one
     assert numbers['weights_removed'] == pytest.approx(1 - weights_of(left) / weights_of(WIDTHS))
     assert numbers['error_after'] == pytest.approx(numbers['error'])
@@ -137,30 +135,24 @@ def test_collapsed_filters_are_removed_for_real(copied):
     torch.testing.assert_close(arm.model(images)[0], before)
 
 
-def test_removing_a_filter_that_works_changes_the_error(copied):
+def test_removing_a_filter_that_works_changes_the_error(folder_of):
     """Not a mask of what is 0 anyway."""
-    folder = copied('implicit-prune', 'Adam_L2_0.001')
 
-    def shrink(checkpoint):
-        state = checkpoint['state_dict']
-        for norm in norms_of(state)[:7]:
+    def shrink(state, norms):
+        for norm in norms[:7]:
             state[f'{norm}.weight'][:] = 5e-4
             state[f'{norm}.bias'][:] = torch.randn(len(state[f'{norm}.bias']))
 
-    edit(folder, shrink)
-    arm = TrainedArm(folder)
+    arm = TrainedArm(folder_of('implicit-prune', 'Adam L2 0.001', shrink))
     images = torch.randn(2, 3, 32, 32)
     before = arm.model(images)[0]
     assert arm.remove_collapsed(1e-3) == pytest.approx(1 - weights_of([1] * 7) / weights_of(WIDTHS))
     assert (arm.model(images)[0] - before).abs().max() > 1e-3
 
 
-def test_small_gammas_and_what_they_are_worth(copied):
-    folder = copied('bn-only', 'BN_8')
-
-    def shrink(checkpoint):
-        state = checkpoint['state_dict']
-        for name in norms_of(state):
+def test_small_gammas_and_what_they_are_worth(folder_of):
+    def shrink(state, norms):
+        for name in norms:
             state[f'{name}.weight'].fill_(0.5)
             state[f'{name}.bias'].fill_(0.5)
         state['backbone.bn1.weight'][:3] = torch.tensor([0.005, -0.04, 0.09])
@@ -168,15 +160,15 @@ def test_small_gammas_and_what_they_are_worth(copied):
         state['backbone.layer2.0.bn2.weight'].fill_(-0.07)
         state['backbone.layer3.0.bn2.bias'].copy_(torch.linspace(-1, -3, 16))
 
-    edit(folder, shrink)
-    numbers = BN_ONLY.read(folder)
+    folder = folder_of('bn-only', 'BN, 8', shrink)
+    numbers = read('bn-only', folder)
     # stem, then 2 norms a block of 4, 8 and 16 channels, and 2 shortcuts
     channels = 4 + 2 * (4 + 8 + 16) + 8 + 16
     assert numbers['small_gammas'] == pytest.approx(
         {'0.01': 1 / channels, '0.05': 2 / channels, '0.1': 11 / channels}
     )
     arm = TrainedArm(folder)
-    zeros = watch_relus(arm, images_of(arm, 'val'))
+    zeros = watch_relus(arm, images_of(arm.model, arm.config, 'val'))
     off = zeros > 0.99
     assert len(off) == channels - 8 - 16
     # the last ones are pooled next; some are on in a few pixels of many pictures
@@ -190,14 +182,8 @@ def test_small_gammas_and_what_they_are_worth(copied):
     assert numbers['change_clamped']['0.1'] == pytest.approx(arm.top1() - top1)
 
 
-def test_only_what_is_trained_moves(smoke):
-    """The frozen weights of the arm are those it began with."""
-    log = (smoke('bn-only') / 'arms/BN_8/train.log').read_text()
-    assert 'frozen tensors are the same to the bit' in log
-
-
-def test_what_pruning_in_training_has_removed(copied):
-    folder = copied('demp-tradeoff', 'SGDM_0.001')
+def test_what_pruning_in_training_has_removed(folder_of):
+    folder = folder_of('demp-tradeoff', 'SGDM, 0.001')
     arm = TrainedArm(folder)
     assert arm.removed() == dict(weights=0, channels=0, macs=0)
     image = torch.randn(1, 3, 32, 32)
@@ -209,30 +195,22 @@ def test_what_pruning_in_training_has_removed(copied):
     save_weights(arm.model, str(folder / 'epoch_1.pth'), **{META_KEY: dict(plan=plan.to_dict())})
     # ResNet-18 with 8, 16, 32, 64 channels: convolutions of 3x3, shortcuts of 1x1, 10 classes
     stages = [(8, 8), (8, 16), (16, 32), (32, 64)]
-    weights = (
-        9 * 3 * 8
-        + 64 * 10
-        + sum(9 * (a * b + 3 * b * b) + (a * b if a != b else 0) for a, b in stages)
-    )
-    channels = 8 + 4 * (8 + 16 + 32 + 64)
+    stem, head = 9 * 3 * 8, 64 * 10
+    blocks = [9 * (a * b + 3 * b * b) + (a * b if a != b else 0) for a, b in stages]
     sides = [32, 16, 8, 4]
-    macs = (
-        32**2 * 9 * 3 * 8
-        + 64 * 10
-        + sum(
-            side**2 * (9 * (a * b + 3 * b * b) + (a * b if a != b else 0))
-            for side, (a, b) in zip(sides, stages)
-        )
-    )
+    macs = 32**2 * stem + head + sum(side**2 * block for side, block in zip(sides, blocks))
     gone = 2 * 9 * 8 * 6
     assert TrainedArm(folder).removed() == pytest.approx(
-        dict(weights=gone / weights, channels=6 / channels, macs=32**2 * gone / macs)
+        dict(
+            weights=gone / (stem + head + sum(blocks)),
+            channels=6 / (8 + 4 * (8 + 16 + 32 + 64)),
+            macs=32**2 * gone / macs,
+        )
     )
 
 
-def test_speed_is_that_of_the_dense_net_beside_it(copied, monkeypatch):
-    folder = copied('demp-tradeoff', 'SGDM_0.001')
-    arm = TrainedArm(folder)
+def test_speed_is_that_of_the_dense_net_beside_it(folder_of, monkeypatch):
+    arm = TrainedArm(folder_of('demp-tradeoff', 'SGDM, 0.001'))
     dense = sum(p.numel() for p in arm.model.parameters())
     arm.model.backbone.layer1 = torch.nn.Identity()
     own = sum(p.numel() for p in arm.model.parameters())

@@ -1,4 +1,4 @@
-"""Every experiment, from its configs to its table, picture and numbers."""
+"""From configs to table, picture and numbers: a pair of arms, and every experiment."""
 
 import json
 import os
@@ -11,84 +11,91 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
-from runs import ROOT, run, with_arms
+from runs import CONFIG, PAIR, ROOT, TINY, run, with_arms
 
-from mmpsbn.experiments import EXPERIMENTS
+from mmpsbn.experiments import EXPERIMENTS, training
 from mmpsbn.experiments.experiment import Arm
-from mmpsbn.experiments.pictures import draw
-from mmpsbn.experiments.reproduce import _config_of
+from mmpsbn.experiments.folder import ExperimentFolder
+from mmpsbn.experiments.measured import Measured
+from mmpsbn.experiments.reproduce import config_of
 from mmpsbn.experiments.scales import SCALES
+from mmpsbn.experiments.tables import markdown
 from mmpsbn.experiments.training import default_jobs
+from mmpsbn.experiments.verdicts import sentence
 
-CONFIG = 'cifar/resnet20_bn_cifar10_in_memory.py'
 
-
-@pytest.mark.parametrize('name', EXPERIMENTS)
-def test_an_experiment_runs_and_is_not_run_twice(name, smoke, digits):
-    folder, experiment = smoke(name), EXPERIMENTS[name]
+def check_results(experiment, folder, digits, *, jobs):
+    """What a finished run has written, and that running it again trains nothing."""
     results = json.loads((folder / 'results.json').read_text())
-    arms = experiment.arms('smoke')
-    assert results['experiment'] == name and results['seed'] == 0 and results['scale'] == 'smoke'
-    assert set(results['seconds']) == set(results['arms']) == {arm.name for arm in arms}
-    assert set(results['machines']) == set(results['arms'])
+    names = [arm.name for arm in experiment.arms['smoke']]
+    assert results['experiment'] == experiment.name
+    assert results['seed'] == 0 and results['scale'] == 'smoke'
+    assert list(results['seconds']) == list(results['arms']) == list(results['machines']) == names
     for machine in results['machines'].values():
         assert {'processor', 'cores', 'torch', 'mmengine', 'mmpsbn'} <= set(machine)
-        assert machine['threads'] == max(1, os.cpu_count() // 2)  # two at a time
-    verdict = experiment.judge(results['arms'])
-    assert results['verdict'] == [asdict(finding) for finding in verdict]
-    table = experiment.tabulate(results['arms']).markdown()
-    findings = ''.join(f'\n- {finding}' for finding in verdict)
-    assert (folder / 'table.md').read_text() == f'{table}\n{findings}\n'
-    panels = experiment.panels(results['arms'])
-    axes = draw(panels).axes
-    assert [len(a.lines) for a in axes] == [len(panel.lines) for panel in panels]
+        assert machine['threads'] == max(1, os.cpu_count() // jobs)
+    numbers = {name: Measured(name, arm) for name, arm in results['arms'].items()}
+    verdicts = experiment.claims(numbers)
+    assert results['verdict'] == [dict(clause=c, **asdict(v)) for c, v in verdicts.items()]
+    table = markdown(*experiment.table.lines(numbers))
+    findings = '\n'.join(f'- {sentence(clause, v)}' for clause, v in verdicts.items())
+    assert (folder / 'table.md').read_text() == f'{table}\n\n{findings}\n'
     with Image.open(folder / 'plot.png') as picture:
         assert len(picture.convert('L').getcolors()) > 20
     written = {p: p.stat().st_mtime_ns for p in folder.glob('arms/*/*.pth')}
+    assert len(written) == len(names)
     again, lines = run(experiment, folder, data=digits)
-    assert lines == [f'{arm.name}: is trained' for arm in arms]
+    assert lines == [f'{name}: is trained' for name in names]
     assert again == results
     assert written == {p: p.stat().st_mtime_ns for p in folder.glob('arms/*/*.pth')}
 
 
+def test_a_pair_of_arms_runs_and_is_not_run_twice(pair, digits):
+    check_results(PAIR, pair, digits, jobs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_an_experiment_runs_and_is_not_run_twice(name, digits, tmp_path):
+    run(EXPERIMENTS[name], tmp_path, data=digits)
+    check_results(EXPERIMENTS[name], tmp_path, digits, jobs=2)
+    if name == 'bn-only':  # only what is trained moves
+        log = (tmp_path / 'arms/BN_8/train.log').read_text()
+        assert 'frozen tensors are the same to the bit' in log
+
+
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_the_arms_of_every_scale_are_configs_of_their_own(name):
-    for scale in SCALES:
-        arms = EXPERIMENTS[name].arms(scale)
-        assert len({arm.folder for arm in arms}) == len({arm.name for arm in arms}) == len(arms)
+    assert tuple(EXPERIMENTS[name].arms) == SCALES
+    for arms in EXPERIMENTS[name].arms.values():
+        folders = {ExperimentFolder('out').arm(arm.name) for arm in arms}
+        assert len(folders) == len({arm.name for arm in arms}) == len(arms)
         # deepest differences are elsewhere: here, that each setting finds its place
-        configs = [_config_of(arm, ROOT / 'configs', 0).to_dict() for arm in arms]
+        configs = [config_of(arm, ROOT / 'configs', 0).to_dict() for arm in arms]
         for number, arm in enumerate(arms):
-            before = arms[:number]
-            assert arm.pretrained is None or arm.pretrained in before
+            assert not arm.pretrained or arm.pretrained in [a.name for a in arms[:number]]
             assert all(configs[number] != c or arm.pretrained for c in configs[:number]), arm.name
 
 
-def test_psbn_finetune_starts_from_the_pretrained_net(smoke):
-    arms = smoke('psbn-finetune') / 'arms'
-    config = Config.fromfile(str(arms / 'BN_on_five_-_psBN_0.1/config.py'))
+def test_an_arm_starts_from_the_pretrained_net(pair):
+    config = Config.fromfile(str(pair / 'arms/second/config.py'))
     assert config.model.backbone.init_cfg == dict(
-        type='Pretrained', checkpoint=str(arms / 'BN_on_five/epoch_1.pth'), prefix='backbone.'
+        type='Pretrained', checkpoint=str(pair / 'arms/first_1/epoch_1.pth'), prefix='backbone.'
     )
-    log = (arms / 'BN_on_five_-_psBN_0.1/train.log').read_text()
-    assert 'BN_on_five/epoch_1.pth' in log and 'unexpected key' not in log.split('Hooks')[0]
+    log = (pair / 'arms/second/train.log').read_text()
+    assert 'first_1/epoch_1.pth' in log and 'unexpected key' not in log.split('Hooks')[0]
 
 
-def test_a_changed_setting_is_refused_and_a_moved_folder_is_not(smoke, digits, tmp_path):
-    # whose arms name the folder: they start from one another
-    shutil.copytree(smoke('psbn-finetune'), tmp_path / 'moved')
+def test_a_changed_setting_is_refused_and_a_moved_folder_is_not(pair, digits, tmp_path):
+    shutil.copytree(pair, tmp_path / 'moved')  # whose arms name the folder: one is the other's
     before = {p: p.read_bytes() for p in tmp_path.rglob('*.py')}
-    experiment = EXPERIMENTS['psbn-finetune']
-    with pytest.raises(
-        ValueError, match=r'settings: seed: 0 -> 1; arms\.BN on five\.randomness\.s'
-    ):
-        run(experiment, tmp_path / 'moved', data=digits, seed=1)
-    other = EXPERIMENTS['psbn-rounds']
-    with pytest.raises(ValueError, match=r"experiment: 'psbn-finetune' -> 'psbn-rounds'; "):
-        run(other, tmp_path / 'moved', data=digits)
+    with pytest.raises(ValueError, match=r'settings: seed: 0 -> 1; arms\.first, 1\.randomness\.s'):
+        run(PAIR, tmp_path / 'moved', data=digits, seed=1)
+    with pytest.raises(ValueError, match=r"experiment: 'pair' -> 'psbn-rounds'; "):
+        run(EXPERIMENTS['psbn-rounds'], tmp_path / 'moved', data=digits)
     assert before == {p: p.read_bytes() for p in tmp_path.rglob('*.py')}
-    _, lines = run(experiment, tmp_path / 'moved', data=digits)
-    assert lines == [f'{arm.name}: is trained' for arm in experiment.arms('smoke')]
+    _, lines = run(PAIR, tmp_path / 'moved', data=digits)
+    assert lines == ['first, 1: is trained', 'second: is trained']
 
 
 def test_an_arm_a_core_by_default(monkeypatch):
@@ -97,17 +104,28 @@ def test_an_arm_a_core_by_default(monkeypatch):
         assert default_jobs() == jobs
 
 
-def test_arms_that_fail_are_named_with_their_logs(digits, tmp_path):
-    tiny = EXPERIMENTS['psbn-rounds'].arms('smoke')[0].options
-    bad = Arm('bad, 1', CONFIG, tiny | {'model.backbone.depth': 9})
-    after = Arm('after', CONFIG, tiny, pretrained=bad)
-    good = Arm('good', CONFIG, tiny)
+def test_arms_that_fail_are_named_with_their_logs(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, '_REPORT_SECONDS', 0.0)
+    lines = []
+    bad = Arm('bad, 1', CONFIG, TINY | {'model.backbone.depth': 9})
+    after = Arm('after', CONFIG, TINY, pretrained='bad, 1')
+    good = Arm('good', CONFIG, TINY)
     with pytest.raises(RuntimeError, match=r'training failed.*: bad, 1 \(.*/bad_1/train\.log\)$'):
-        run(with_arms([bad, after, good]), tmp_path, data=digits)
+        run(with_arms(bad, after, good), tmp_path, data=digits, lines=lines)
+    assert {'bad, 1: starting', 'good: starting'} <= set(lines)
     assert 'ValueError: depth must be 6n + 2' in (tmp_path / 'arms/bad_1/train.log').read_text()
     assert (tmp_path / 'arms/good/numbers.json').exists()
     assert not (tmp_path / 'arms/after/train.log').exists()
     assert not (tmp_path / 'results.json').exists()
+
+
+def test_the_progress_is_the_last_whole_line_of_the_newest_log(tmp_path):
+    for run_dir, loss in (('1', 5.0), ('2', 0.25)):
+        log = tmp_path / run_dir / 'vis_data/scalars.json'
+        log.parent.mkdir(parents=True)
+        lines = [json.dumps(dict(epoch=3, loss=loss)), json.dumps({'accuracy/top1': 1}), '{"epo']
+        log.write_text('\n'.join(lines))
+    assert training._progress(tmp_path) == 'epoch 3, loss 0.250'
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Tables and pictures of numbers written by hand."""
 
 import pytest
-from numbers_by_hand import NUMBERS
+from numbers_by_hand import NUMBERS, measured
 
 from mmpsbn.experiments import EXPERIMENTS
+from mmpsbn.experiments.measured import Measured, grid
 from mmpsbn.experiments.pictures import Panel, draw
-from mmpsbn.experiments.tables import Table, grid, grid_table
+from mmpsbn.experiments.tables import GridTable, markdown
 
 
 def test_every_experiment_has_numbers_here():
@@ -77,115 +78,101 @@ def test_every_experiment_has_numbers_here():
     ],
 )  # fmt: skip
 def test_the_table(name, head, rows):
-    table = EXPERIMENTS[name].tabulate(NUMBERS[name])
-    assert '|'.join(table.head) == head
+    first, *lines = EXPERIMENTS[name].table.lines(measured(NUMBERS[name]))
+    assert '|'.join(first) == head
     for number, row in rows.items():
-        assert '|'.join(table.rows[number]) == row
+        assert '|'.join(lines[number]) == row
+
+
+# experiment -> an arm or row, then each panel: what its axes say, the points of that arm or row
+SHARE, TOP1, STAGE = 'FLOPs sparsity, %', 'top-1 accuracy, %', 'stage: pretrained, finetuned'
+SMALL = 'filters with |gamma| < 1e-3, %'
+PICTURES = {
+    'psbn-rounds': (
+        'BN + ReLU',
+        ('round', SHARE, [(1, 0), (2, 10), (3, 30)]),
+        ('round', TOP1, [(1, 80), (2, 79), (3, 77.04)]),
+    ),
+    'psbn-random-labels': (
+        'psBN',
+        ('round', 'training loss', [(1, 0.75), (2, 0.25)]),
+        ('round', SHARE, [(1, 0), (2, 0.4)]),
+    ),
+    'psbn-lr': (
+        'BN',
+        ('learning rate', SHARE, [(0.1, 1), (1, 50)]),
+        ('learning rate', TOP1, [(0.1, 80), (1, 60)]),
+    ),
+    'psbn-finetune': (
+        'BN on five -> psBN, 0.1',
+        (STAGE, SHARE, [(1, 10), (2, 6)]),
+        (STAGE, 'dead channels, %', [(1, 20), (2, 5)]),
+    ),
+    'implicit-optimizers': (
+        'Adam L2',
+        ('decay lambda', SMALL, [(1e-4, 70), (1e-3, 83)]),  # a logarithmic axis has no 0
+        (SMALL, 'test error, %', [(83, 13.1), (70, 10.5), (0, 11)]),
+    ),
+    'implicit-prune': (
+        'VGG-16, batch 40',
+        ('convolution', 'filters removed, %', [(1, 25), (2, 50), (3, 75)]),
+    ),
+    'bn-only': (
+        'BN',
+        ('depth', TOP1, [(14, 48), (56, 65)]),
+        ('depth', '|gamma| < 0.01, % of channels', [(14, 30), (56, 25)]),
+        ('depth', 'ReLUs off, %', [(14, 28), (56, 30)]),
+    ),
+    'demp-tradeoff': (
+        'SGDM',
+        ('weight sparsity, %', TOP1, [(0, 90), (60, 89.5), (85, 89), (90, 85)]),
+        ('weight sparsity, %', 'last step, times faster than dense',
+         [(0, 1), (60, 1.25), (85, 2), (90, 2.5)]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', PICTURES)
+def test_the_picture(name):
+    label, *panels = PICTURES[name]
+    drawn = draw(EXPERIMENTS[name].panels, measured(NUMBERS[name])).axes
+    for axes, (x, y, points) in zip(drawn, panels, strict=True):
+        assert (axes.get_xlabel(), axes.get_ylabel()) == (x, y)
+        (line,) = (line for line in axes.lines if line.get_label() == label)
+        assert line.get_xydata().tolist() == [pytest.approx(point) for point in points]
 
 
 @pytest.mark.parametrize(
-    'name, lines',
+    'name, labels',
     [
-        (
-            'psbn-rounds',
-            [
-                {
-                    'BN + ReLU': [(1, 0), (2, 10), (3, 30)],
-                    'BN + Leaky ReLU': [(1, 0), (2, 10), (3, 20)],
-                    'psBN + ReLU': [(1, 0), (2, 0), (3, 3)],
-                },
-                {
-                    'BN + ReLU': [(1, 80), (2, 79), (3, 77.04)],
-                    'BN + Leaky ReLU': [(1, 80), (2, 79.5), (3, 78)],
-                    'psBN + ReLU': [(1, 79), (2, 80), (3, 81)],
-                },
-            ],
-        ),
-        (
-            'psbn-random-labels',
-            [
-                {'BN': [(1, 0.5), (2, 1.75)], 'psBN': [(1, 0.75), (2, 0.25)]},
-                {'BN': [(1, 1), (2, 20)], 'psBN': [(1, 0), (2, 0.4)]},
-            ],
-        ),
-        (
-            'psbn-lr',
-            [
-                {'BN': [(0.1, 1), (1, 50)], 'psBN': [(0.1, 0), (1, 25)]},
-                {'BN': [(0.1, 80), (1, 60)], 'psBN': [(0.1, 80), (1, 70)]},
-            ],
-        ),
-        (
-            'psbn-finetune',
-            [
-                {
-                    'BN on five -> BN, 0.1': [(1, 10), (2, 40)],
-                    'BN on five -> BN, 0.01': [(1, 10), (2, 20)],
-                    'BN on five -> psBN, 0.1': [(1, 10), (2, 6)],
-                    'psBN on five -> psBN, 0.1': [(1, 0), (2, 0)],
-                },
-                {
-                    'BN on five -> BN, 0.1': [(1, 20), (2, 50)],
-                    'BN on five -> BN, 0.01': [(1, 20), (2, 20)],
-                    'BN on five -> psBN, 0.1': [(1, 20), (2, 5)],
-                    'psBN on five -> psBN, 0.1': [(1, 0), (2, 1)],
-                },
-            ],
-        ),
-        (
-            'implicit-optimizers',
-            [
-                {
-                    'SGD L2': [(1e-3, 27), (1e-4, 0)],
-                    'Adam L2': [(1e-3, 83), (1e-4, 70)],  # a logarithmic axis has no 0
-                    'Adam WD': [(1e-4, 40)],
-                },
-                {
-                    'SGD L2': [(27, 21.8), (0, 11.8)],
-                    'Adam L2': [(83, 13.1), (70, 10.5), (0, 11)],
-                    'Adam WD': [(40, 11.2)],
-                },
-            ],
-        ),
-        (
-            'implicit-prune',
-            [
-                {
-                    'Adam L2 0.001': [(1, 50), (2, 100)],
-                    'VGG-16, batch 40': [(1, 25), (2, 50), (3, 75)],
-                }
-            ],
-        ),
-        (
-            'bn-only',
-            [
-                {'all': [(14, 88), (56, 90)], 'BN': [(14, 48), (56, 65)]},
-                {'all': [(14, 4), (56, 5)], 'BN': [(14, 30), (56, 25)]},
-                {'all': [(14, 1), (56, 2)], 'BN': [(14, 28), (56, 30)]},
-            ],
-        ),
-        (
-            'demp-tradeoff',
-            [
-                {'SGDM': [(0, 90), (60, 89.5), (85, 89), (90, 85)]},
-                {'SGDM': [(0, 1), (60, 1.25), (85, 2), (90, 2.5)]},
-            ],
-        ),
+        ('psbn-snapshot', ['BN, 0.2', 'psBN, 0.2']),
+        ('psbn-finetune', [arm for arm in NUMBERS['psbn-finetune'] if '->' in arm]),
+        ('implicit-batch-size', ['L2 0.001']),
     ],
 )
-def test_the_picture(name, lines):
-    panels = EXPERIMENTS[name].panels(NUMBERS[name])
-    axes = draw(panels).axes
-    for a, panel, expected in zip(axes, panels, lines, strict=True):
-        drawn = {line.get_label(): line.get_xydata().tolist() for line in a.lines}
-        assert drawn == {
-            label: [pytest.approx(point) for point in points] for label, points in expected.items()
-        }
-        assert (a.get_xlabel(), a.get_ylabel()) == (panel.x, panel.y)
+def test_each_arm_or_row_is_a_line(name, labels):
+    for axes in draw(EXPERIMENTS[name].panels, measured(NUMBERS[name])).axes:
+        assert [line.get_label() for line in axes.lines] == labels
+
+
+@pytest.mark.parametrize('name', ['psbn-rounds', 'psbn-random-labels', 'psbn-lr', 'psbn-snapshot'])
+def test_a_loss_that_is_no_number_has_a_table_and_a_picture(name):
+    experiment = EXPERIMENTS[name]
+    numbers = measured(
+        {arm: n | dict(loss=[None for _ in n['loss']]) for arm, n in NUMBERS[name].items()}
+    )
+    assert len(experiment.table.lines(numbers)) > 1
+    draw(experiment.panels, numbers)
+    assert experiment.claims(numbers)
+
+
+def lines_of(lines):
+    return lambda numbers: lines
 
 
 def test_a_logarithmic_axis_has_the_values_that_were_run():
-    (axes,) = draw([Panel('x', 'y', {'a': [(14, 1), (56, 2)], 'b': [(32, 1)]}, 'log')]).axes
+    lines = {'a': [(14, 1), (0, 1), (56, 2)], 'b': [(32, 1)]}
+    (axes,) = draw([Panel('x', 'y', lines_of(lines), 'log')], {}).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ['14', '32', '56']
     assert axes.get_xticks().tolist() == [14, 32, 56] and not len(axes.get_xticks(minor=True))
 
@@ -193,7 +180,8 @@ def test_a_logarithmic_axis_has_the_values_that_were_run():
 def test_a_line_has_one_look_in_all_panels_and_no_two_the_same():
     lines = {str(number): [(1, number), (2, number)] for number in range(13)}
     later = dict(list(lines.items())[5:])
-    left, right = draw([Panel('x', 'y', lines), Panel('x', 'y', later)]).axes
+    panels = [Panel('x', 'y', lines_of(drawn)) for drawn in (lines, later)]
+    left, right = draw(panels, {}).axes
     looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in left.lines}
     assert len(set(looks.values())) == 13
     for line in right.lines:
@@ -201,12 +189,25 @@ def test_a_line_has_one_look_in_all_panels_and_no_two_the_same():
 
 
 def test_a_table_in_markdown():
-    table = Table(('|a|', 'b'), [('x', '1')])
-    assert table.markdown() == '| \\|a\\| | b |\n| --- | ---: |\n| x | 1 |'
+    table = markdown(('|a|', 'b'), ('x', '1'))
+    assert table == '| \\|a\\| | b |\n| --- | ---: |\n| x | 1 |'
 
 
 def test_a_grid_has_the_rows_and_columns_of_its_arms():
-    numbers = {'r, s, 2': dict(n=1), 'r, s, 1': dict(n=2), 't, 1': dict(n=3)}
-    assert grid(numbers) == {'r, s': {'2': dict(n=1), '1': dict(n=2)}, 't': {'1': dict(n=3)}}
-    table = grid_table('corner', numbers, lambda arm: str(arm['n']))
-    assert table == Table(('corner', '1', '2'), [('r, s', '2', '1'), ('t', '3', '')])
+    numbers = measured({'r, s, 10': dict(n=1), 'r, s, 2': dict(n=2), 't, 2': dict(n=3)})
+    rows = {
+        row: {column: arm.n for column, arm in arms.items()} for row, arms in grid(numbers).items()
+    }
+    assert rows == {'r, s': {'10': 1, '2': 2}, 't': {'2': 3}}
+    lines = GridTable('corner', '{n}').lines(numbers)
+    assert lines == [('corner', '2', '10'), ('r, s', '2', '1'), ('t', '3', '')]
+
+
+def test_an_arm_has_its_last_numbers_and_those_of_each_step():
+    arm = Measured('arm', dict(top1=[1, 2], dead=[3, None], classes=10))
+    assert (arm.name, arm.top1, arm.dead, arm.classes) == ('arm', 2, None, 10)
+    assert [(step.top1, step.dead, step.classes) for step in arm.steps] == [
+        (1, 3, 10),
+        (2, None, 10),
+    ]
+    assert Measured('arm', dict(top1=1)).steps == []

@@ -3,134 +3,135 @@
 import math
 
 import pytest
-from numbers_by_hand import (
-    BATCHES,
-    BN_ONLY,
-    DEMP,
-    FINETUNE,
-    NUMBERS,
-    OPTIMIZERS,
-    PRUNED,
-    RANDOM,
-    ROUNDS,
-    SNAPSHOT,
-    SWEEP,
-    bn_only,
-    demp,
-    inactive,
-    rounds,
-)
+from numbers_by_hand import NUMBERS, bn_only, demp, inactive, measured, rounds
 
 from mmpsbn.experiments import EXPERIMENTS
-from mmpsbn.experiments.pictures import draw
-from mmpsbn.experiments.verdicts import Finding, grows, learnt_nothing, more, no_less
+from mmpsbn.experiments.measured import Measured, Quantity
+from mmpsbn.experiments.verdicts import (
+    Verdict,
+    falls,
+    grows,
+    judge,
+    learnt_nothing,
+    more,
+    no_less,
+    sentence,
+    under_a_fifth,
+)
 
 YES, NO, UNTOLD = True, False, None
+# experiment -> changes of the numbers by hand, of '*' all arms, and whether each clause holds: Y, N
+# or -, where it cannot be told
+HOLDS = {
+    # grows with every round, Leaky ReLU, under a fifth, accuracy of psBN and of BN
+    'psbn-rounds': [
+        ({}, 'YYYYY'),
+        ({'psBN + ReLU': rounds([0.0, 0.0, 0.06], [80.0, 80.0, 75.0])}, 'YY-NY'),
+        ({'BN + ReLU': rounds([0.0, 0.4, 0.3], [80.0, 79.0, 77.0]),
+          'BN + Leaky ReLU': rounds([0.1], [80.0])}, 'NNYYY'),
+        ({'BN + ReLU': rounds([0.0, 0.31, 0.3], [80.0, 79.0, 77.0])}, 'YYYYY'),
+        ({'*': dict(flops_sparsity=[0.0, 0.0, 0.01])}, '---YY'),
+        ({'psBN + ReLU': rounds([0.2], [76.5])}, 'YYN-Y'),
+        ({'BN + ReLU': rounds([0.0, 0.3], [71.3, 77.9])}, 'YYYYN'),
+        ({'BN + ReLU': rounds([0.0, 0.3], [77.0, 78.5])}, 'YYYY-'),
+    ],
+    # grows, the dead, the fit is lost, psBN
+    'psbn-random-labels': [
+        ({}, 'YYYY'),
+        ({'psBN': rounds([0.0], [10], loss=[0.1]),
+          'BN': rounds([0.2, 0.1], [10, 10], loss=[0.5, 0.9])}, 'NYNY'),
+        ({'BN': rounds([0.2, 0.21], [10, 10], loss=[0.5, None])}, '-Y-Y'),
+        ({'*': dict(dead=[30, 10])}, 'YNYY'),
+        ({'*': dict(loss=[2.3, 2.31])}, '----'),
+        ({'*': dict(loss=[None, None])}, '----'),
+    ],
+    # FLOPs sparsity, dead channels, psBN at the last value
+    'psbn-lr': [
+        ({}, 'YYN'),
+        ({'BN, 0.1': rounds([0.6], [80.0], dead=[50])}, 'NNN'),
+        ({'BN, 3': rounds([0.3], [80], dead=[60]), 'psBN, 3': rounds([0.0], [80])}, 'NYY'),
+        # a value at which a net learns nothing is left out and named
+        ({'psBN, 1': rounds([0.0], [10.0], loss=[None])}, '-'),
+        ({'BN, 3': rounds([0.0], [10], loss=[2.3]), 'psBN, 3': rounds([0.0], [10])}, 'YYN'),
+    ],
+    'psbn-gamma-init': [
+        ({}, 'YN'),  # the dead alone
+        ({'*': dict(flops_sparsity=[0.0], dead=[3])}, '--'),
+    ],
+    # better ensemble, psBN
+    'psbn-snapshot': [
+        ({}, '--'),
+        ({'BN, 0.2': rounds([0.5], [81], ensemble=85.2)}, 'NY'),
+        ({'BN, 0.2': rounds([0.1], [81], ensemble=81.5)}, 'YN'),
+    ],
+    # collapse in finetuning, by the rate, psBN: collapsed, FLOPs
+    'psbn-finetune': [
+        ({}, 'YYYY'),
+        ({'BN on five': rounds([0.4], [90])}, '-YY-'),
+        ({'BN on five -> BN, 0.01': rounds([0.5], [80], dead=[60]),
+          'BN on five -> psBN, 0.1': rounds([0.2], [80], dead=[0]) | dict(collapsed=[40])}, 'YNNN'),
+    ],
+    # Adam against SGD, (Adadelta, Adagrad,) L2 against WD, none without decay
+    'implicit-optimizers': [
+        ({}, 'YYY'),
+        ({'SGD L2, 0.0001': inactive(0.9, 12, dead=0.9),
+          'Adam L2, 0': inactive(0.1, 11, dead=0.04)}, 'NYN'),
+        # within two points of the best of its own row
+        ({'Adam L2, 0.001': inactive(0.9, 12.6, dead=0.9),
+          'Adam WD, 0.001': inactive(0.9, 13.1, dead=0.9)}, 'YNY'),
+        ({'*': dict(dead=0.0)}, '--Y'),
+        ({'Adam WD, 0.0001': inactive(0.1, 38)}, 'Y-Y'),
+        ({'Adadelta L2, 0.001': inactive(0.9, 13, dead=0.9),
+          'Adagrad L2, 0.01': inactive(0.0, 11)}, 'YY-YY'),
+        ({'Adagrad L2, 0.01': inactive(0.9, 17, dead=0.9)}, 'Y-YY'),  # of another error
+    ],
+    'implicit-batch-size': [
+        ({}, 'Y'),
+        ({'L2 0.001, 80': inactive(0.9, 12)}, 'N'),
+        ({'*': dict(collapsed=0.5)}, '-'),
+    ],
+    # expendable, nearly all
+    'implicit-prune': [
+        ({}, 'YY'),
+        ({'*': dict(error_after=14.0)}, 'NY'),
+        ({'*': dict(weights_removed=0.05)}, '-N'),
+    ],
+    # depth, more small gammas, expendable, more ReLUs off
+    'bn-only': [
+        ({}, 'YYYY'),
+        ({'BN, 56': bn_only(40, (0.029, 0, 0), (-3, 0, 0), 0)}, 'NN-N'),
+        ({'BN, 14': bn_only(63, (0.3, 0, 0), (-1.5, 0, 0), 0)}, '-YNY'),
+    ],
+    # sparser, four fifths at that accuracy, faster
+    'demp-tradeoff': [
+        ({}, 'YYY'),
+        ({'SGDM, 0.004': demp(88.3, 2, 0.85)}, 'YNY'),
+        ({'SGDM, 0.004': demp(89.5, 0.5, 0.85)}, 'YYN'),
+        ({'SGDM, 0.004': demp(89.5, 1.03, 0.81)}, 'Y--'),
+        ({'SGDM, 0.01': demp(80, 2, 0.3)}, 'NYY'),
+        ({'SGDM, dense': demp(99, 1, 0)}, 'YNN'),
+        ({'*': demp(90, 1, 0.01)}, '-N-'),
+        ({'*': dict(removed=dict(weights=0.5, macs=0.3))}, 'YNY'),
+        ({'SGDM, dense': demp(10, 1, 0) | dict(loss=2.3)}, 'Y--'),
+    ],
+}  # fmt: skip
 
 
-def changed(numbers, **changes):
-    """The same values for all arms."""
-    return {name: arm | changes for name, arm in numbers.items()}
+def claims_of(name, changes):
+    of_all = changes.get('*', {})
+    numbers = {arm: values | of_all for arm, values in NUMBERS[name].items()} | changes
+    return EXPERIMENTS[name].claims(measured({a: v for a, v in numbers.items() if a != '*'}))
 
 
-PSBN_WORSE = {'psBN + ReLU': rounds([0.0, 0.0, 0.06], [80.0, 80.0, 75.0])}
-UP_AND_DOWN = {'BN + ReLU': rounds([0.0, 0.4, 0.3], [80.0, 79.0, 77.0])}
-FLAT = {'BN + ReLU': rounds([0.0, 0.31, 0.3], [80.0, 79.0, 77.0])}
-LEAKY = {'BN + Leaky ReLU': rounds([0.1], [80.0])}
-FITTED = {'psBN': rounds([0.0], [10], loss=[0.1])}
+def letters(verdicts):
+    return ''.join({YES: 'Y', NO: 'N', UNTOLD: '-'}[v.holds] for v in verdicts.values())
 
 
 @pytest.mark.parametrize(
-    'name, numbers, holds',
-    [
-        # grows with every round, Leaky ReLU, under a fifth, accuracy of psBN and of BN
-        ('psbn-rounds', ROUNDS, [YES] * 5),
-        ('psbn-rounds', ROUNDS | PSBN_WORSE, [YES, YES, UNTOLD, NO, YES]),
-        ('psbn-rounds', ROUNDS | UP_AND_DOWN | LEAKY, [NO, NO, YES, YES, YES]),
-        ('psbn-rounds', ROUNDS | FLAT, [YES] * 5),
-        ('psbn-rounds', changed(ROUNDS, flops_sparsity=[0.0, 0.01]), [UNTOLD] * 3 + [YES] * 2),
-        ('psbn-rounds', ROUNDS | {'psBN + ReLU': rounds([0.2], [76.5])},
-         [YES, YES, NO, UNTOLD, YES]),
-        ('psbn-rounds', ROUNDS | {'BN + ReLU': rounds([0.0, 0.3], [71.3, 77.9])}, [YES] * 4 + [NO]),
-        ('psbn-rounds', ROUNDS | {'BN + ReLU': rounds([0.0, 0.3], [77.0, 78.5])},
-         [YES] * 4 + [UNTOLD]),
-        # grows, the dead, the fit is lost, psBN
-        ('psbn-random-labels', RANDOM, [YES, YES, YES, YES]),
-        ('psbn-random-labels', FITTED | {'BN': rounds([0.2, 0.1], [10, 10], loss=[0.5, 0.9])},
-         [NO, YES, NO, YES]),
-        ('psbn-random-labels', FITTED | {'BN': rounds([0.2, 0.21], [10, 10], loss=[0.5, None])},
-         [UNTOLD, YES, UNTOLD, YES]),
-        ('psbn-random-labels', changed(RANDOM, dead=[30, 10]), [YES, NO, YES, YES]),
-        ('psbn-random-labels', changed(RANDOM, loss=[2.3, 2.31]), [UNTOLD] * 4),
-        ('psbn-random-labels', changed(RANDOM, loss=[None, None]), [UNTOLD] * 4),
-        # FLOPs sparsity, dead channels, psBN at the last value
-        ('psbn-lr', SWEEP, [YES, YES, NO]),
-        ('psbn-lr', SWEEP | {'BN, 0.1': rounds([0.6], [80.0], dead=[50])}, [NO, NO, NO]),
-        ('psbn-lr', SWEEP | {'BN, 3': rounds([0.3], [80], dead=[60]),
-                             'psBN, 3': rounds([0.0], [80])}, [NO, YES, YES]),
-        ('psbn-gamma-init', SWEEP, [YES, NO]),  # the dead alone
-        ('psbn-gamma-init', changed(SWEEP, flops_sparsity=[0.0], dead=[3]), [UNTOLD] * 2),
-        # a value at which a net learns nothing is left out and named
-        ('psbn-lr', SWEEP | {'psBN, 1': rounds([0.0], [10.0], loss=[None])}, [UNTOLD]),
-        ('psbn-lr', SWEEP | {'BN, 3': rounds([0.0], [10], loss=[2.3]),
-                             'psBN, 3': rounds([0.0], [10])}, [YES, YES, NO]),
-        # better ensemble, psBN
-        ('psbn-snapshot', SNAPSHOT, [UNTOLD, UNTOLD]),
-        ('psbn-snapshot', SNAPSHOT | {'BN, 0.2': rounds([0.5], [81], ensemble=85.2)}, [NO, YES]),
-        ('psbn-snapshot', SNAPSHOT | {'BN, 0.2': rounds([0.1], [81], ensemble=81.5)}, [YES, NO]),
-        # collapse in finetuning, by the rate, psBN: collapsed, FLOPs
-        ('psbn-finetune', FINETUNE, [YES, YES, YES, YES]),
-        ('psbn-finetune', FINETUNE | {'BN on five': rounds([0.4], [90])},
-         [UNTOLD, YES, YES, UNTOLD]),
-        ('psbn-finetune', FINETUNE | {'BN on five -> BN, 0.01': rounds([0.5], [80], dead=[60]),
-                                      'BN on five -> psBN, 0.1':
-                                          rounds([0.2], [80], dead=[0]) | dict(collapsed=[40])},
-         [YES, NO, NO, NO]),
-        # Adam against SGD, L2 against WD, none without decay
-        ('implicit-optimizers', OPTIMIZERS, [YES, YES, YES]),
-        ('implicit-optimizers', OPTIMIZERS | {'SGD L2, 0.0001': inactive(0.9, 12, dead=0.9),
-                                              'Adam L2, 0': inactive(0.1, 11, dead=0.04)},
-         [NO, YES, NO]),
-        ('implicit-optimizers', OPTIMIZERS | {'Adam L2, 0.001': inactive(0.9, 12.6, dead=0.9),
-                                              'Adam WD, 0.001': inactive(0.9, 13.1, dead=0.9)},
-         [YES, NO, YES]),  # within two points of the best of its own row
-        ('implicit-optimizers', changed(OPTIMIZERS, dead=0.0), [UNTOLD, UNTOLD, YES]),
-        ('implicit-optimizers', OPTIMIZERS | {'Adam WD, 0.0001': inactive(0.1, 38)},
-         [YES, UNTOLD, YES]),
-        # Adadelta and Adagrad, where they are there
-        ('implicit-optimizers', OPTIMIZERS | {'Adadelta L2, 0.001': inactive(0.9, 13, dead=0.9),
-                                              'Adagrad L2, 0.01': inactive(0.0, 11)},
-         [YES, YES, UNTOLD, YES, YES]),
-        ('implicit-optimizers', OPTIMIZERS | {'Adagrad L2, 0.01': inactive(0.9, 17, dead=0.9)},
-         [YES, UNTOLD, YES, YES]),  # of another error
-        ('implicit-batch-size', BATCHES, [YES]),
-        ('implicit-batch-size', BATCHES | {'L2 0.001, 80': inactive(0.9, 12)}, [NO]),
-        ('implicit-batch-size', changed(BATCHES, collapsed=0.5), [UNTOLD]),
-        # expendable, nearly all
-        ('implicit-prune', PRUNED, [YES, YES]),
-        ('implicit-prune', changed(PRUNED, error_after=14.0), [NO, YES]),
-        ('implicit-prune', changed(PRUNED, weights_removed=0.05), [UNTOLD, NO]),
-        # depth, more small gammas, expendable, more ReLUs off
-        ('bn-only', BN_ONLY, [YES, YES, YES, YES]),
-        ('bn-only', BN_ONLY | {'BN, 56': bn_only(40, (0.029, 0, 0), (-3, 0, 0), 0)},
-         [NO, NO, UNTOLD, NO]),
-        ('bn-only', BN_ONLY | {'BN, 14': bn_only(63, (0.3, 0, 0), (-1.5, 0, 0), 0)},
-         [UNTOLD, YES, NO, YES]),
-        # sparser, four fifths at that accuracy, faster
-        ('demp-tradeoff', DEMP, [YES, YES, YES]),
-        ('demp-tradeoff', DEMP | {'SGDM, 0.004': demp(88.3, 2, 0.85)}, [YES, NO, YES]),
-        ('demp-tradeoff', DEMP | {'SGDM, 0.004': demp(89.5, 0.5, 0.85)}, [YES, YES, NO]),
-        ('demp-tradeoff', DEMP | {'SGDM, 0.004': demp(89.5, 1.03, 0.81)}, [YES, UNTOLD, UNTOLD]),
-        ('demp-tradeoff', DEMP | {'SGDM, 0.01': demp(80, 2, 0.3)}, [NO, YES, YES]),
-        ('demp-tradeoff', DEMP | {'SGDM, dense': demp(99, 1, 0)}, [YES, NO, NO]),
-        ('demp-tradeoff', {name: demp(90, 1, 0.01) for name in DEMP}, [UNTOLD, NO, UNTOLD]),
-        ('demp-tradeoff', changed(DEMP, removed=dict(weights=0.5, macs=0.3)), [YES, NO, YES]),
-        ('demp-tradeoff', DEMP | {'SGDM, dense': demp(10, 1, 0) | dict(loss=2.3)},
-         [YES, UNTOLD, UNTOLD]),
-    ],
-)  # fmt: skip
-def test_what_holds(name, numbers, holds):
-    assert [finding.holds for finding in EXPERIMENTS[name].judge(numbers)] == holds
+    'name, changes, holds', [(name, *row) for name, rows in HOLDS.items() for row in rows]
+)
+def test_what_holds(name, changes, holds):
+    assert letters(claims_of(name, changes)) == holds
 
 
 @pytest.mark.parametrize(
@@ -163,76 +164,80 @@ def test_what_holds(name, numbers, holds):
     ],
 )  # fmt: skip
 def test_what_was_found(name, said):
-    findings = EXPERIMENTS[name].judge(NUMBERS[name])
-    for finding, part in zip(findings, said, strict=True):
-        assert part in finding.found
+    verdicts = claims_of(name, {}).values()
+    for verdict, part in zip(verdicts, said, strict=True):
+        assert part in verdict.found
 
 
 def test_the_values_that_are_left_out_are_named():
-    judge = EXPERIMENTS['psbn-lr'].judge
-    growth, *_ = judge(
-        SWEEP | {'BN, 3': rounds([0.0], [10], loss=[2.3]), 'psBN, 3': SWEEP['psBN, 1']}
-    )
+    guess = {'BN, 3': rounds([0.0], [10], loss=[2.3]), 'psBN, 3': rounds([0.25], [70.0])}
+    growth, *_ = claims_of('psbn-lr', guess).values()
     assert growth.found.endswith('at LR 0.1, 1 (no better than a guess: BN, 3)')
-    (nothing,) = judge(SWEEP | {'psBN, 1': rounds([0.0], [10.0], loss=[None])})
+    (nothing,) = claims_of('psbn-lr', {'psBN, 1': rounds([0.0], [10.0], loss=[None])}).values()
     assert nothing.found == 'fewer than two values to compare (no better than a guess: psBN, 1)'
 
 
 @pytest.mark.parametrize('loss', [math.nan, None, math.inf, 2.31])
-def test_an_arm_that_learnt_nothing_proves_nothing(loss):
-    def spoilt(name, arm):
-        numbers = NUMBERS[name]
-        listed = isinstance(numbers[arm]['loss'], list)
-        numbers = numbers | {arm: numbers[arm] | dict(loss=[1.0, loss] if listed else loss)}
-        return [finding.holds for finding in EXPERIMENTS[name].judge(numbers)]
-
-    assert not any(learnt_nothing(arm) for numbers in NUMBERS.values() for arm in numbers.values())
-    # only those clauses that the arm belongs to
-    assert spoilt('psbn-rounds', 'BN + Leaky ReLU') == [YES, UNTOLD, YES, YES, YES]
-    assert spoilt('psbn-rounds', 'psBN + ReLU') == [YES, YES, UNTOLD, UNTOLD, YES]
-    assert spoilt('psbn-snapshot', 'psBN, 0.2') == [UNTOLD] * 2
-    assert spoilt('psbn-finetune', 'BN on five -> psBN, 0.1') == [YES, YES, UNTOLD, UNTOLD]
-    assert spoilt('implicit-optimizers', 'Adam L2, 0.0001') == [UNTOLD, UNTOLD, YES]
-    assert spoilt('implicit-optimizers', 'Adam WD, 0.0001') == [YES, UNTOLD, YES]
-    assert spoilt('implicit-optimizers', 'SGD L2, 0.001') == [YES] * 3  # of too large an error
-    assert spoilt('implicit-batch-size', 'L2 0.001, 20') == [UNTOLD]
-    assert spoilt('implicit-prune', 'Adam L2 0.001') == [UNTOLD] * 2
-    assert spoilt('bn-only', 'all, 56') == [YES, UNTOLD, YES, UNTOLD]
-    assert spoilt('demp-tradeoff', 'SGDM, dense') == [YES, UNTOLD, UNTOLD]
-    assert spoilt('demp-tradeoff', 'SGDM, 0.01') == [UNTOLD, YES, YES]
+@pytest.mark.parametrize(
+    'name, arm, holds',  # only those clauses that the arm belongs to
+    [
+        ('psbn-rounds', 'BN + Leaky ReLU', 'Y-YYY'),
+        ('psbn-rounds', 'psBN + ReLU', 'YY--Y'),
+        ('psbn-snapshot', 'psBN, 0.2', '--'),
+        ('psbn-finetune', 'BN on five -> psBN, 0.1', 'YY--'),
+        ('implicit-optimizers', 'Adam L2, 0.0001', '--Y'),
+        ('implicit-optimizers', 'Adam WD, 0.0001', 'Y-Y'),
+        ('implicit-optimizers', 'SGD L2, 0.001', 'YYY'),  # of too large an error
+        ('implicit-batch-size', 'L2 0.001, 20', '-'),
+        ('implicit-prune', 'Adam L2 0.001', '--'),
+        ('bn-only', 'all, 56', 'Y-Y-'),
+        ('demp-tradeoff', 'SGDM, dense', 'Y--'),
+        ('demp-tradeoff', 'SGDM, 0.01', '-YY'),
+    ],
+)
+def test_an_arm_that_learnt_nothing_proves_nothing(name, arm, holds, loss):
+    values = NUMBERS[name][arm]
+    lost = [*values['loss'][:-1], loss] if isinstance(values['loss'], list) else loss
+    assert letters(claims_of(name, {arm: values | dict(loss=lost)})) == holds
+    assert not any(learnt_nothing(arm) for arm in measured(NUMBERS[name]).values())
 
 
 def test_a_guess_is_one_among_the_classes():
-    arm = dict(loss=[1.0, 1.6], classes=5)
-    assert learnt_nothing(arm) and not learnt_nothing(arm | dict(classes=10))
-    assert learnt_nothing(dict(loss=2.3, classes=10))
-
-
-@pytest.mark.parametrize('name', ['psbn-rounds', 'psbn-random-labels', 'psbn-lr', 'psbn-snapshot'])
-def test_a_loss_that_is_no_number_has_a_table_and_a_picture(name):
-    experiment = EXPERIMENTS[name]
-    numbers = {
-        arm: values | dict(loss=[None for _ in values['loss']])
-        for arm, values in NUMBERS[name].items()
-    }
-    assert experiment.tabulate(numbers).markdown()
-    draw(experiment.panels(numbers))
-    assert experiment.judge(numbers)
+    losses = dict(loss=[1.0, 1.6])
+    assert learnt_nothing(Measured('five', losses | dict(classes=5)))
+    assert not learnt_nothing(Measured('ten', losses | dict(classes=10)))
+    assert learnt_nothing(Measured('ten', dict(loss=2.3, classes=10)))
 
 
 def test_what_one_run_cannot_tell_apart():
     pairs = [(3, 1), (1, 3), (1.5, 1), (1, 1.5), (1, 1)]
     assert [more(a, b, 1) for a, b in pairs] == [YES, NO, UNTOLD, UNTOLD, UNTOLD]
-    assert [no_less(a, b, 1) for a, b in pairs] == [YES, NO, YES, UNTOLD, YES]
-    assert more(math.nan, 1, 1) is no_less(math.nan, 1, 1) is UNTOLD
+    assert [no_less((b, a), 1) for a, b in pairs] == [YES, NO, YES, UNTOLD, YES]
+    assert more(math.nan, 1, 1) is no_less((1, math.nan), 1) is UNTOLD
     courses = [(1, 2, 3), (1, 3, 2.5, 3), (1, 9, 3), (3, 2.5, 2), (1, 1.5), (3, 1)]
     assert [grows(course, 1) for course in courses] == [YES, YES, NO, NO, UNTOLD, NO]
+    assert [falls(course, 1) for course in courses] == [NO, NO, YES, YES, UNTOLD, YES]
+    shares = [(0.5, 0.08), (0.5, 0.12), (0.5, 0.105), (0.03, 0.0)]
+    assert [under_a_fifth(pair, 0.02) for pair in shares] == [YES, NO, UNTOLD, UNTOLD]
 
 
-def test_a_finding_in_words():
-    lines = [str(Finding('it grows', '1 to 2', holds)) for holds in (YES, NO, UNTOLD)]
+def test_a_verdict_in_words():
+    lines = [sentence('it grows', Verdict('1 to 2', holds)) for holds in (YES, NO, UNTOLD)]
     assert lines == [
         'it grows: holds here; 1 to 2',
         'it grows: does not hold here; 1 to 2',
         'it grows: cannot be told here; 1 to 2',
     ]
+
+
+def test_what_is_judged_are_the_ends_of_arms_or_the_course_of_one():
+    share = Quantity('share', lambda arm: arm.share, '.0%', 0.02)
+    arm, other = (
+        Measured(name, dict(share=shares, loss=0.1, classes=10))
+        for name, shares in (('arm', [0.1, None, 0.3]), ('other', [0.9, 0.9, 0.2]))
+    )
+    assert judge(grows, share, arm) == Verdict('10%, 30%', YES)
+    assert judge(grows, share, arm, other, found='{1} < {0}') == Verdict('20% < 30%', NO)
+    assert judge(grows, share, arm, given=False) == Verdict('10%, 30%', UNTOLD)
+    alone = Measured('alone', dict(share=0.5, loss=0.1, classes=10))
+    assert judge(lambda values, margin: values == [0.5], share, alone).holds is YES

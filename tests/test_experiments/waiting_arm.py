@@ -11,10 +11,9 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from runs import ROOT, with_arms
 
 from mmpsbn.experiments import EXPERIMENTS
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @HOOKS.register_module(force=True)
@@ -30,16 +29,12 @@ class WaitAfterFirstRound(Hook):
                 time.sleep(0.02)
 
 
-def _arms(scale):
-    arm = EXPERIMENTS['psbn-rounds'].arms('smoke')[0]
-    options = arm.options | {
-        'custom_imports.imports': ['mmpsbn', 'waiting_arm'],
-        'custom_hooks': [*arm.options['custom_hooks'], dict(type='WaitAfterFirstRound')],
-    }
-    return [replace(arm, name=name, options=options) for name in 'ABCD']
-
-
-WAITING = replace(EXPERIMENTS['psbn-rounds'], name='waiting', arms=_arms, judge=lambda numbers: [])
+_ARM = EXPERIMENTS['psbn-rounds'].arms['smoke'][0]
+_OPTIONS = _ARM.options | {
+    'custom_imports.imports': ['mmpsbn', 'waiting_arm'],
+    'custom_hooks': [*_ARM.options['custom_hooks'], dict(type='WaitAfterFirstRound')],
+}
+WAITING = with_arms(*(replace(_ARM, name=n, options=_OPTIONS) for n in 'ABCD'), name='waiting')
 
 if __name__ == '__main__':
     EXPERIMENTS['waiting'] = WAITING

@@ -1,0 +1,63 @@
+"""The numbers of trained arms, and the quantities that are drawn and judged."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+
+class Measured(SimpleNamespace):
+    """What was read of an arm, each number an attribute; of a list, one a round, the last.
+
+    Attributes:
+        name: of the arm.
+        steps: the same after each round; where the lists are of layers, of each layer.
+    """
+
+    def __init__(self, name: str, numbers: Mapping[str, Any]):
+        lists = {key: value for key, value in numbers.items() if isinstance(value, list)}
+        self.steps = [
+            SimpleNamespace(**numbers | dict(zip(lists, values)))
+            for values in zip(*lists.values(), strict=True)
+        ]
+        super().__init__(name=name, **vars(self.steps[-1]) if self.steps else numbers)
+
+
+Numbers = Mapping[str, Measured]  # by the name of the arm
+
+
+def grid(numbers: Numbers) -> dict[str, dict[str, Measured]]:
+    """Arms named ``'row, column'`` as row -> column -> numbers, in the order of the arms."""
+    rows: dict[str, dict[str, Measured]] = {}
+    for name, arm in numbers.items():
+        row, _, column = name.rpartition(', ')
+        rows.setdefault(row, {})[column] = arm
+    return rows
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of an arm that is drawn and judged.
+
+    Attributes:
+        label: of its axis, with the unit.
+        of: an arm, or one of its steps -> the number; None where there is none.
+        spec: its format in words: ``'.1%'`` a share, which is drawn in percent, ``'.1f %'`` a
+            number and its unit.
+        margin: what one run cannot tell apart.
+    """
+
+    label: str
+    of: Callable[[SimpleNamespace], float | None]
+    spec: str
+    margin: float = 0
+
+    def words(self, value: float) -> str:
+        """A value in words."""
+        number, space, unit = self.spec.partition(' ')
+        return f'{value:{number}}{space}{unit}'
+
+    def drawn(self, arm: SimpleNamespace) -> float | None:
+        """The number as a picture has it."""
+        value = self.of(arm)
+        return 100 * value if self.spec[-2:] in ('0%', '1%') else value

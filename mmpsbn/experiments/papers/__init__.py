@@ -1,0 +1,1 @@
+"""The experiments of the papers: their arms, tables, pictures and claims."""
