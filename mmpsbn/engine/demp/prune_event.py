@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...pruning import VerificationError
 from ...pruning.activation import ActivationWindow
-from ...pruning.criteria import also_live, collapsed_channels, foldable_channels, keep_mask_of
+from ...pruning.criteria import also_live, keep_mask_of, removable_without_loss
 from ...pruning.graph import ChannelGraph, ChannelGroup
 from ...pruning.prune import Removal, Subject, prune_channels, prune_what_holds
 from ...pruning.ranking import rank_channels
@@ -57,18 +57,18 @@ def select_keep_masks(
         if not score.isfinite().any():
             continue
         group = graph.groups[name]
-        removable = score <= settings.eps
-        if settings.criterion == 'collapsed':
-            collapsed = torch.stack(
-                [
-                    collapsed_channels(model, group, threshold=settings.gamma_threshold)
-                    & foldable_channels(
-                        model, group, graph.norm_of, fold_padding=settings.fold_padding
-                    )
-                    for model in models
-                ]
-            )
-            removable |= collapsed.all(0) & score.isfinite()  # else it is unknown
+        removable = removable_without_loss(
+            models,
+            group,
+            graph.norm_of,
+            score=score,
+            # while weights move nothing is constant for long: it is |gamma| that tells
+            spread=torch.full_like(score, torch.inf),
+            criterion=settings.criterion,
+            eps=settings.eps,
+            gamma_threshold=settings.gamma_threshold,
+            fold_padding=settings.fold_padding,
+        )
         rounding = dict(min_channels=settings.min_channels, round_to=settings.round_to)
         if name in importance:
             silent = removable

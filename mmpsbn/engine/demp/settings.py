@@ -75,9 +75,9 @@ class PruneSettings:
     Attributes:
         interval: iterations between events, >= 1.
         begin, end: fractions of training in which events happen.
-        criterion: 'dead' | 'collapsed' (these, and channels that are constant or whose |gamma| is
-            below ``gamma_threshold`` in every norm; their constant goes into the bias of what
-            reads them).
+        criterion: 'dead' | 'collapsed' (these, and channels whose |gamma| is below
+            ``gamma_threshold`` in every norm; their constant goes into the bias of what reads
+            them).
         num_samples: training samples, over all ranks, on which a channel must have been dead,
             >= 1. Each layer that reads it must have seen a tenth of those looked at, so that a
             branch that few samples reach, or none, loses nothing.
