@@ -1,7 +1,7 @@
 """What stands in a runner: the bare model, its optimizers and averages, its epochs."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from mmengine.hooks import EMAHook, Hook
@@ -36,6 +36,11 @@ def optimizers_in(wrapper: OptimWrapper | OptimWrapperDict | dict | None) -> lis
     if isinstance(wrapper, OptimWrapperDict):
         return [w.optimizer for w in wrapper.values()]
     return [wrapper.optimizer] if isinstance(wrapper, OptimWrapper) else []
+
+
+def groups_by_parameter(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, dict]:
+    """Parameter -> the param group that holds it."""
+    return {p: group for o in optimizers for group in o.param_groups for p in group['params']}
 
 
 def schedulers_of(runner) -> list:

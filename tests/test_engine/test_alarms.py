@@ -4,43 +4,52 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, OPTIMIZERS
-from test_sparsity_hook import HOOK, train
+from runs import demp, killing, resume_from
+from test_sparsity_hook import HOOK, watch
 from toy import ToyNet, kill_channels
 
 from mmpsbn.engine.sparsity.alarm import Alarm
 from mmpsbn.pruning.measures import ChannelCounts
+
+COLLAPSED = dict(HOOK, warn_at=dict(collapsed=0.05))
 
 
 def alarms(messages):
     return [m for m in messages if m.startswith('sparsity alarm')]
 
 
-ADAM = dict(optimizer=dict(type='Adam', lr=1e-4, weight_decay=1e-4))
-ADAMW = dict(optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4))
-
-
 def test_an_alarm_names_share_layers_and_that_it_was_so_before(tmp_path):
     hook = dict(HOOK, warn_at=dict(collapsed=0.05, dead=0.9))
-    _, messages = train(tmp_path, [hook], epochs=2)
-    (text,) = alarms(messages)
+    (text,) = alarms(watch(tmp_path, hook=hook, epochs=2)[1])
     assert '3 of 48 filters, 6.2%' in text and 'collapsed, warn_at 5.0%, 6.2% when' in text
     assert 'Worst layers: blocks.0.bn1 3 of 12.' in text
     assert 'came dead with the loaded weights' in text
 
 
+class OwnAdamW(torch.optim.AdamW):
+    """Of whose decay nothing is known."""
+
+
+OPTIMIZERS.register_module(module=OwnAdamW, force=True)
+
+
+def sgd(lr, **settings):
+    return dict(optimizer=dict(type='SGD', lr=lr, **settings))
+
+
+def adam(kind):
+    return dict(optimizer=dict(type=kind, lr=1e-4, weight_decay=1e-4))
+
+
 @pytest.mark.parametrize(
     'optim_wrapper, norm, said, unsaid',
     [
-        (ADAM, 'BN', ['inside the steps of Adam', 'decouple', 'eps=1e-08'], ["type='psBN'"]),
-        (ADAMW, 'BN', ['on gamma, which shrinks', "type='psBN'"], ['inside the steps', 'eps=']),
+        (adam('Adam'), 'BN', ['inside the steps of Adam', 'decouple', 'eps=1e-08'], ["'psBN'"]),
+        (adam('AdamW'), 'BN', ['on gamma, which shrinks', "'psBN'"], ['inside the steps', 'eps=']),
+        (adam('OwnAdamW'), 'BN', ['on gamma, which shrinks'], ['inside the steps']),
         (None, 'BN', ['learning rate, 0.05', 'on gamma, which shrinks'], ['no weight decay on']),
-        (
-            dict(optimizer=dict(type='SGD', lr=0.01)),
-            'psBN',
-            ['learning rate, 0.01', 'no weight decay on beta'],
-            ['on gamma'],
-        ),
-        (None, 'psBN', ['on gamma, which shrinks'], ["type='psBN'", 'no weight decay on']),
+        (sgd(0.01), 'psBN', ['learning rate, 0.01', 'no weight decay on beta'], ['on gamma']),
+        (None, 'psBN', ['on gamma, which shrinks'], ["'psBN'", 'no weight decay on']),
     ],
 )
 def test_the_causes_are_those_the_settings_allow(tmp_path, optim_wrapper, norm, said, unsaid):
@@ -48,15 +57,8 @@ def test_the_causes_are_those_the_settings_allow(tmp_path, optim_wrapper, norm, 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             kill_channels(runner.model.blocks[0].bn1, [0, 1, 2])
 
-    _, messages = train(
-        tmp_path,
-        [Kill(), dict(HOOK, warn_at=dict(collapsed=0.05))],
-        epochs=1,
-        norm=norm,
-        optim_wrapper=optim_wrapper,
-        prepare=lambda runner: None,
-    )
-    (text,) = alarms(messages)
+    kwargs = dict(norm=norm, optim_wrapper=optim_wrapper, epochs=1)
+    (text,) = alarms(watch(tmp_path, killing(), [Kill()], COLLAPSED, **kwargs)[1])
     assert all(part in text for part in said), text
     assert not any(part in text for part in [*unsaid, 'loaded weights']), text
 
@@ -74,40 +76,21 @@ class FrozenNet(ToyNet):
 )
 def test_settings_that_act_on_no_scale_are_not_blamed(tmp_path, net, layer):
     hook = dict(HOOK, warn_at=dict(dead=0.01), layers=[layer.split()[0]], measures=['dead'])
-    _, messages = train(
-        tmp_path, [hook], epochs=1, model=dict(type=net), prepare=lambda runner: None
-    )
+    _, messages = watch(tmp_path, killing(), hook=hook, epochs=1, model=dict(type=net))
     (text,) = alarms(messages)
     assert layer in text and 'no scale of these layers is trained' in text
     assert 'learning rate' not in text and 'weight_decay' not in text
 
 
-def test_of_an_unknown_optimizer_nothing_is_claimed(tmp_path):
-    class OwnAdamW(torch.optim.AdamW):
-        pass
-
-    OPTIMIZERS.register_module(module=OwnAdamW, force=True)
-    _, messages = train(
-        tmp_path,
-        [dict(HOOK, warn_at=dict(collapsed=0.05))],
-        epochs=1,
-        optim_wrapper=dict(optimizer=dict(type='OwnAdamW', lr=1e-4, weight_decay=1e-4)),
-    )
-    (text,) = alarms(messages)
-    assert 'on gamma, which shrinks' in text and 'inside the steps' not in text
-
-
 def test_a_resumed_run_does_not_blame_the_weights_it_goes_on_with(tmp_path):
-    hook = dict(HOOK, warn_at=dict(collapsed=0.05))
-    train(tmp_path, [hook], epochs=1)
-    _, messages = train(tmp_path, [hook], epochs=2, prepare=lambda runner: None, resume=True)
-    (text,) = alarms(messages)
+    watch(tmp_path, hook=COLLAPSED, epochs=1)
+    go_on = resume_from(tmp_path / 'epoch_1.pth')
+    (text,) = alarms(watch(tmp_path, killing(), hook=COLLAPSED, epochs=2, **go_on)[1])
     assert 'started' not in text and 'loaded weights' not in text
 
 
 def test_under_demp_dying_is_no_accident(tmp_path):
-    demp = dict(type='DemPHook', prune=dict(interval=3))
-    _, messages = train(tmp_path, [dict(HOOK, warn_at=dict(collapsed=0.01)), demp], epochs=1)
+    _, messages = watch(tmp_path, hooks=[demp(interval=3)], hook=COLLAPSED, epochs=1)
     assert alarms(messages)[0].endswith(
         '(1) DemPHook is at work, which makes filters die on purpose'
     )
@@ -127,6 +110,7 @@ def test_an_alarm_comes_again_when_the_share_has_doubled():
 
 @pytest.mark.parametrize('kwargs, iters', [(dict(epochs=4), 4), (dict(iters=16), 2)])
 def test_stop_at_ends_training(tmp_path, kwargs, iters):
-    runner, messages = train(tmp_path, [dict(HOOK, stop_at=dict(collapsed=0.05))], **kwargs)
+    hook = dict(HOOK, stop_at=dict(collapsed=0.05))
+    runner, messages = watch(tmp_path, hook=hook, **kwargs)
     assert runner.iter == iters  # by epochs at the end of one
     assert alarms(messages)[0].endswith('Training stops') and 'stop_at 5.0%' in alarms(messages)[0]

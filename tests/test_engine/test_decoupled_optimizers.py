@@ -3,8 +3,8 @@
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
+from runs import train as train_and_log
 from snapshots import assert_same
-from test_sparsity_hook import train as train_and_log
 from toy import ToyNet, toy_runner
 
 DEMP = dict(
@@ -89,7 +89,7 @@ def test_multipliers_by_parameter():
 def test_sparsity_hook_forecasts_it(tmp_path):
     _, messages = train_and_log(
         tmp_path,
-        prepare=lambda runner: None,
+        [dict(type='SparsityHook')],
         epochs=50,
         optim_wrapper=wrapper('Adam', lr=1e-4, weight_decay=0.05),
     )

@@ -8,11 +8,12 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim import CosineAnnealingLR, LinearMomentum, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
-from test_sparsity_hook import train
+from runs import hook_of, resume_from, train
 from toy import toy_runner
 
 from mmpsbn.engine.sparsity.forecast import _scheduled_lrs, collapse_forecast
 
+WATCH = dict(type='SparsityHook')
 SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
 
 
@@ -41,7 +42,7 @@ class RecordLR(Hook):
 def recorded(work_dir, **kwargs):
     runner = toy_runner(work_dir, [dict(type='RecordLR')], epochs=3, **kwargs)
     runner.train()
-    hook = next(hook for hook in runner.hooks if isinstance(hook, RecordLR))
+    hook = hook_of(runner, RecordLR)
     assert hook.foreseen == pytest.approx(hook.lrs, rel=1e-12)
     return len(hook.lrs)
 
@@ -81,7 +82,7 @@ def test_foreseen_learning_rates_are_those_that_come(tmp_path, name, accumulate)
 
 def test_a_schedule_that_prints_its_steps_is_followed_in_silence(tmp_path):
     schedule = dict(type='ConstantLR', by_epoch=False, factor=0.5, end=3, verbose=True)
-    _, messages = train(tmp_path, epochs=1, param_scheduler=schedule)
+    _, messages = train(tmp_path, [WATCH], epochs=1, param_scheduler=schedule)
     # of building it and of the four steps of the run; the forecast comes before all but one
     assert len([m for m in messages if m.startswith('Adjusting parameter value')]) <= 4
 
@@ -89,12 +90,12 @@ def test_a_schedule_that_prints_its_steps_is_followed_in_silence(tmp_path):
 def test_foreseen_from_where_a_run_is_resumed(tmp_path):
     schedule = SCHEDULES['warmup and cosine']
     toy_runner(tmp_path, epochs=3, param_scheduler=schedule).train()
-    checkpoint = str(tmp_path / 'epoch_1.pth')
-    assert recorded(tmp_path, param_scheduler=schedule, load_from=checkpoint, resume=True) == 8
+    go_on = resume_from(tmp_path / 'epoch_1.pth')
+    assert recorded(tmp_path, param_scheduler=schedule, **go_on) == 8
 
 
-def forecast_line(work_dir, **kwargs):
-    _, messages = train(work_dir, epochs=1, **kwargs)
+def forecast_line(work_dir, *prepare, hook=WATCH, **kwargs):
+    _, messages = train(work_dir, [hook], *prepare, epochs=1, **kwargs)
     lines = [m for m in messages if m.startswith('forecast:')]
     assert len(lines) == 1
     return lines[0]
@@ -112,7 +113,7 @@ def test_the_sentence_of_a_run_too_short(tmp_path):
 def test_the_sentence_of_a_run_that_shows_collapse(tmp_path):
     wrapper = dict(optimizer=dict(type='AdamW', lr=0.1, weight_decay=9))
     hook = dict(type='SparsityHook', gamma_threshold=0.1)
-    line = forecast_line(tmp_path, optim_wrapper=wrapper, hooks=[hook])
+    line = forecast_line(tmp_path, optim_wrapper=wrapper, hook=hook)
     # 0.9 a step, and log(10) = 2.3
     assert 'under AdamW with decoupled weight_decay=9, ' in line
     assert 'counts as collapsed (|gamma| < 0.1) after 3 of 4 steps' in line
@@ -142,7 +143,7 @@ def test_frozen_gammas_are_not_forecast(tmp_path):
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.requires_grad_(False)
 
-    line = forecast_line(tmp_path, prepare=freeze)
+    line = forecast_line(tmp_path, freeze)
     assert line == 'forecast: no gamma is trained, so no filter can newly collapse'
 
 
@@ -158,10 +159,10 @@ def test_gammas_below_the_threshold_or_not_finite_are_left_out_of_the_median(tmp
         return prepare
 
     for value in (0.0, math.inf):
-        line = forecast_line(tmp_path / f'{value}', prepare=shrink(value))
+        line = forecast_line(tmp_path / f'{value}', shrink(value))
         assert '|gamma| = 0.25 ' in line
     hook = dict(type='SparsityHook', gamma_threshold=0.5)
-    line = forecast_line(tmp_path / 'all', prepare=shrink(math.nan), hooks=[hook])
+    line = forecast_line(tmp_path / 'all', shrink(math.nan), hook=hook)
     assert line == 'forecast: none, as every gamma is below 0.5 already or not finite'
 
 
@@ -189,7 +190,7 @@ def test_what_cannot_be_foreseen_is_said(tmp_path, kwargs, said):
 
 def test_a_run_that_is_over(tmp_path):
     toy_runner(tmp_path, epochs=1).train()
-    line = forecast_line(tmp_path, load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    line = forecast_line(tmp_path, **resume_from(tmp_path / 'epoch_1.pth'))
     assert line == 'forecast: no step is left in this run'
 
 
@@ -205,19 +206,3 @@ def test_several_optimizers(tmp_path):
     assert 'under SGD' in line and 'at a constant lr' not in line
     runner.optim_wrapper = SimpleNamespace()
     assert collapse_forecast(runner, threshold=1e-3) == 'forecast: none under SimpleNamespace'
-
-
-def test_ninety_thousand_steps_and_their_schedule(tmp_path):
-    schedule = [
-        dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
-        dict(type='CosineAnnealingLR', by_epoch=False, begin=500, T_max=89_500),
-    ]
-    sgd = dict(optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-3))
-    runner = toy_runner(tmp_path, iters=90_000, optim_wrapper=sgd, param_scheduler=schedule)
-    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-    line = collapse_forecast(runner, threshold=1e-3)
-    assert 'of 90,000 steps' in line
-    after = int(line.split(' after ')[1].split(' of ')[0].replace(',', ''))
-    # 2e-4 a step at the peak: log(1000) after 34,500 steps of it, which the cosine adds to
-    assert 35_000 < after < 45_000

@@ -1,14 +1,15 @@
 """What begins with gamma = 0 and grows has not collapsed."""
 
 import copy
+import json
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
-from runs import QUIET, demp
+from runs import demp, resume_from, scalars, train
 from test_alarms import alarms
-from test_sparsity_hook import scalars, train
+from test_rounds_hook import restarts
 from torch import nn
 from toy import ToyNet, kill_channels, toy_runner
 
@@ -17,7 +18,6 @@ from mmpsbn.layers import psBN2d, psGN
 from mmpsbn.pruning.sparsity import begins_at_zero
 
 WATCH = dict(type='SparsityHook', interval=1, measures=['collapsed', 'flops_sparsity'])
-ZERO_INIT = dict(model=dict(type='ZeroInit'), prepare=lambda runner: None)
 
 
 @MODELS.register_module(force=True)
@@ -45,9 +45,12 @@ class SetGamma(Hook):
                 runner.model.blocks[0].bn2.weight[channel] = value
 
 
-def still():
-    """An optimizer that leaves all as it is."""
-    return dict(optimizer=dict(type='SGD', lr=1e-12))
+def grow(work_dir, *prepare, course=None, hooks=(WATCH,), epochs=1, **kwargs):
+    """A run of ZeroInit whose gammas change by ``course`` alone, and its messages."""
+    still = dict(optimizer=dict(type='SGD', lr=1e-12))
+    kwargs = dict(model=dict(type='ZeroInit'), optim_wrapper=still, epochs=epochs) | kwargs
+    course = dict(type='SetGamma', course=course or {})
+    return train(work_dir, [course, *copy.deepcopy(hooks)], *prepare, **kwargs)
 
 
 def counts(runner):
@@ -56,7 +59,7 @@ def counts(runner):
 
 def test_what_never_lived_has_not_collapsed(tmp_path):
     hook = dict(WATCH, warn_at=dict(collapsed=0.01), gamma_threshold=[1e-3, 0.5])
-    runner, messages = train(tmp_path, [hook], epochs=1, optim_wrapper=still(), **ZERO_INIT)
+    runner, messages = grow(tmp_path, hooks=[hook])
     assert set(counts(runner).values()) == {(0, 16)} and not alarms(messages)
     last = scalars(runner)[-1]
     assert last['sparsity/flops_sparsity'] == last['sparsity/collapsed_below_0.5_fraction'] == 0
@@ -67,18 +70,12 @@ def test_what_never_lived_has_not_collapsed(tmp_path):
 
 def test_what_has_grown_and_fallen_has_collapsed(tmp_path):
     course = {2: {0: 0.1, 1: -0.1, 2: 9e-3}, 3: {0: 1e-4, 2: 0.0}}
-    runner, _ = train(
-        tmp_path,
-        [dict(type='SetGamma', course=course), WATCH],
-        epochs=1,
-        optim_wrapper=still(),
-        **ZERO_INIT,
-    )
+    runner, _ = grow(tmp_path, course=course)
     assert counts(runner) == {1: (0, 16), 2: (0, 13), 3: (1, 14), 4: (1, 14)}
 
 
 def test_in_training_they_grow(tmp_path):
-    runner, _ = train(tmp_path, [WATCH], epochs=4, **ZERO_INIT)
+    runner, _ = grow(tmp_path, epochs=4, optim_wrapper=None)
     course = list(counts(runner).values())
     assert course[0] == (0, 16) and course[-1][1] <= 2
     # also where a gamma of 0.002, say, passes through 0
@@ -86,20 +83,35 @@ def test_in_training_they_grow(tmp_path):
 
 
 def test_a_resumed_run_remembers_what_had_grown(tmp_path):
-    course = {3: {0: 0.1}, 6: {0: 1e-4}}
-    hooks = [dict(type='SetGamma', course=course), dict(WATCH, interval=3)]
-    sgd = dict(optim_wrapper=still(), epochs=2)
-    whole, _ = train(tmp_path / 'whole', copy.deepcopy(hooks), **sgd, **ZERO_INIT)
-    resumed, _ = train(
-        tmp_path / 'resumed',
-        copy.deepcopy(hooks),
-        resume=True,
-        load_from=str(tmp_path / 'whole/epoch_1.pth'),
-        **sgd,
-        **ZERO_INIT,
-    )
+    run = dict(course={3: {0: 0.1}, 6: {0: 1e-4}}, hooks=[dict(WATCH, interval=3)], epochs=2)
+    whole, _ = grow(tmp_path / 'whole', **run)
+    resumed, _ = grow(tmp_path / 'resumed', **run, **resume_from(tmp_path / 'whole/epoch_1.pth'))
     assert counts(whole) == {3: (0, 15), 4: (0, 15), 6: (1, 15), 8: (1, 15)}
     assert counts(resumed) == {6: (1, 15), 8: (1, 15)}
+
+
+@pytest.mark.parametrize('hooks', [(), [dict(WATCH, gamma_threshold=1e-2)]])
+def test_rounds_count_as_the_sparsity_hook_does(tmp_path, hooks):
+    """Channel 0 has grown in the first round and collapses in the second; alone the hook looks at
+    the end of each epoch."""
+    kwargs = dict(
+        course={4: {0: 0.1}, 12: {0: 1e-4}},
+        hooks=[dict(type='RoundsHook'), *hooks],
+        epochs=4,
+        param_scheduler=restarts([2, 2]),
+    )
+
+    def found(folder):
+        rows = json.loads((tmp_path / folder / 'rounds.json').read_text())
+        return [(row['collapsed'], row['not_grown'], row['flops_sparsity']) for row in rows]
+
+    grow(tmp_path / 'whole', **kwargs)
+    first, (collapsed, not_grown, saved) = found('whole')
+    assert first == (0, 15, 0) and (collapsed, not_grown) == (1, 15) and saved > 0
+    (tmp_path / 'parts').mkdir()
+    (tmp_path / 'parts/rounds.json').write_text((tmp_path / 'whole/rounds.json').read_text())
+    grow(tmp_path / 'parts', **kwargs, **resume_from(tmp_path / 'whole/epoch_3.pth'))
+    assert found('parts') == found('whole')
 
 
 def test_it_follows_channels_through_pruning_and_a_resume(tmp_path):
@@ -109,27 +121,17 @@ def test_it_follows_channels_through_pruning_and_a_resume(tmp_path):
             norm.bias.requires_grad_(False)
         kill_channels(runner.model.norm, [0, 3])
 
-    course = {1: {7: 0.1, 1: 0.1}, 4: {5: 1e-4}, 6: {5: 0.0}}  # of the stream's 8, then of 6
-    hooks = [
-        dict(type='SetGamma', course=course),
-        dict(demp(interval=3), **QUIET),
-        WATCH,
-    ]
-    sgd = dict(model=dict(type='ZeroInit'), optim_wrapper=still())
-    whole, _ = train(tmp_path / 'whole', copy.deepcopy(hooks), prepare=prepare, epochs=2, **sgd)
+    run = dict(  # of the stream's 8 channels, then of 6
+        course={1: {7: 0.1, 1: 0.1}, 4: {5: 1e-4}, 6: {5: 0.0}},
+        hooks=[demp(interval=3), WATCH],
+        epochs=2,
+    )
+    whole, _ = grow(tmp_path / 'whole', prepare, **run)
     assert whole.model.stem.out_channels == 6
     # channel 7 grew, is number 5 from iteration 3 on, and collapses then; so is 1, number 0
     expected = {4: (1, 10), 5: (1, 10), 6: (1, 10), 7: (1, 10), 8: (1, 10)}
     assert {step: found for step, found in counts(whole).items() if step > 3} == expected
-    resumed, _ = train(
-        tmp_path / 'resumed',
-        copy.deepcopy(hooks),
-        prepare=lambda runner: None,
-        epochs=2,
-        resume=True,
-        load_from=str(tmp_path / 'whole/epoch_1.pth'),
-        **sgd,
-    )
+    resumed, _ = grow(tmp_path / 'resumed', **run, **resume_from(tmp_path / 'whole/epoch_1.pth'))
     assert counts(resumed) == {step: expected[step] for step in (5, 6, 7, 8)}
 
 
@@ -139,14 +141,9 @@ def test_loaded_weights_that_have_collapsed_are_called_so(tmp_path):
     for block in trained.model.blocks:
         nn.init.zeros_(block.bn2.weight), nn.init.zeros_(block.bn2.bias)
     trained.save_checkpoint(str(tmp_path), 'collapsed.pth')
-    runner, messages = train(
-        tmp_path / 'finetuned',
-        [dict(WATCH, warn_at=dict(collapsed=0.05))],
-        epochs=1,
-        optim_wrapper=still(),
-        load_from=str(tmp_path / 'collapsed.pth'),
-        **ZERO_INIT,
-    )
+    hook = dict(WATCH, warn_at=dict(collapsed=0.05))
+    weights = str(tmp_path / 'collapsed.pth')
+    runner, messages = grow(tmp_path / 'finetuned', hooks=[hook], load_from=weights)
     records = scalars(runner)
     assert {r['sparsity/collapsed'] for r in records} == {16}
     assert not any('sparsity/not_grown' in r for r in records)
@@ -160,14 +157,10 @@ def test_a_layer_begins_at_zero_where_nothing_of_it_was_trained(layer):
     assert not begins_at_zero(layer)
     nn.init.zeros_(layer.weight)
     assert begins_at_zero(layer)
-    moved = copy.deepcopy(layer)
-    with torch.no_grad():
-        moved.weight[1] = 1e-9
-    assert not begins_at_zero(moved)
-    moved = copy.deepcopy(layer)
-    with torch.no_grad():
-        moved._parameters['bias'][1] += 1e-3
-    assert not begins_at_zero(moved)
+    for name, by in (('weight', 1e-9), ('bias', 1e-3)):
+        moved = copy.deepcopy(layer)
+        moved.get_parameter(name).data[1] += by
+        assert not begins_at_zero(moved)
     if hasattr(layer, 'running_mean'):
         layer.train()(torch.randn(2, 4, 3, 3))
         assert not begins_at_zero(layer)

@@ -2,8 +2,7 @@
 
 import pytest
 from mmengine.hooks import LoggerHook
-from runs import QUIET, demp
-from test_sparsity_hook import scalars, train
+from runs import demp, scalars, train
 from torch.utils.data import DataLoader, IterableDataset
 from toy import ToyData, kill_channels
 
@@ -27,7 +26,7 @@ def stream(runner):
 
 def test_sparsity_is_reported_at_its_interval(tmp_path):
     hook = dict(type='SparsityHook', interval=3)
-    runner, _ = train(tmp_path, [hook], prepare=stream, **STREAM)
+    runner, _ = train(tmp_path, [hook], stream, **STREAM)
     assert [r['step'] for r in scalars(runner)] == [3, 6, 8]
 
 
@@ -41,9 +40,9 @@ def test_activations_are_looked_at_every_hundred_iterations_a_batch(num_batches,
 def test_an_interval_in_epochs_is_refused_before_the_first_step(tmp_path):
     hook = dict(type='SparsityHook', activations=dict(interval_epochs=2))
     with pytest.raises(ValueError, match='interval_epochs=2 counts epochs, and .* leave it out'):
-        train(tmp_path, [hook], prepare=stream, **STREAM)
+        train(tmp_path, [hook], stream, **STREAM)
 
 
 def test_demp_prunes(tmp_path):
-    runner, _ = train(tmp_path, [dict(demp(interval=4), **QUIET)], prepare=stream, **STREAM)
+    runner, _ = train(tmp_path, [demp(interval=4)], stream, **STREAM)
     assert runner.model.blocks[0].conv1.out_channels == 9

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, METRICS
 from mmengine.runner import Runner, find_latest_checkpoint
+from runs import state_of
 from snapshots import assert_same
 from toy import toy_runner
 from toy_validation import validation
@@ -94,7 +95,7 @@ SCHEDULE = dict(param_scheduler=dict(type='LinearLR', start_factor=0.5, end=3))
             dict(interval=2, save_best=['accuracy', 'loss'], published_keys=['meta', 'state_dict']),
             {},
         ),
-        (dict(interval=2, save_best='accuracy'), dict(hooks=[dict(type='EMAHook')])),
+        (dict(interval=2, save_best='accuracy'), dict(hooks=[dict(type='EMAHook', momentum=0.3)])),
     ],
 )
 def test_checkpoints_are_those_of_mmengine(tmp_path, options, kwargs):
@@ -104,6 +105,7 @@ def test_checkpoints_are_those_of_mmengine(tmp_path, options, kwargs):
         runs[ours] = train(folder, ours=ours, options=options, **kwargs), folder, files(folder)
     (theirs, their_folder, expected), (mine, folder, found) = runs.values()
     assert list(found) == list(expected)
+    assert_same(state_of(mine), state_of(theirs))
     assert of_checkpoints(mine, folder) == of_checkpoints(theirs, their_folder)
     latest = find_latest_checkpoint(str(folder / 'net'))
     assert latest == find_latest_checkpoint(str(their_folder / 'net')).replace(
@@ -120,51 +122,18 @@ def test_checkpoints_are_those_of_mmengine(tmp_path, options, kwargs):
             assert ours['meta'][key] == reference['meta'][key], (name, key)
 
 
-def averaged(runner):
-    return next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model
-
-
-def test_ema_weights_are_saved_and_training_goes_on_with_its_own(tmp_path):
-    hooks = [dict(type='EMAHook', momentum=0.3)]
-    theirs, mine = (
-        train(tmp_path / str(ours), ours=ours, options=dict(interval=1), hooks=hooks)
-        for ours in (False, True)
-    )
-    assert_same(mine.model.state_dict(), theirs.model.state_dict())
-    assert_same(averaged(mine).state_dict(), averaged(theirs).state_dict())
-    checkpoint = torch.load(tmp_path / 'True/net/epoch_4.pth', weights_only=False)
-    assert_same(dict(checkpoint['state_dict']), dict(averaged(mine).module.state_dict()))
-
-
-def parts(runner, *names):
-    """Of a runner's arguments those that begin with one of the names."""
-    return {k: v for k, v in runner.items() if k.startswith(names)}
-
-
-def evaluation(tmp_path, **kwargs):
-    """A runner's arguments without any for training."""
-    both = validation()
-    both |= {k.replace('val_', 'test_'): v for k, v in validation().items()}
-    return dict(
-        model=dict(type='ToyNet'),
-        work_dir=str(tmp_path),
-        custom_hooks=list(OURS),
-        log_level='ERROR',
-        **parts(both, *kwargs.pop('only')),
-        **kwargs,
-    )
-
-
 @pytest.mark.parametrize('trainable', [False, True])
 @pytest.mark.parametrize('mode', ['val', 'test'])
 def test_validation_and_test_need_no_training(tmp_path, mode, trainable):
+    kwargs = {key.replace('val_', f'{mode}_'): value for key, value in validation().items()}
     if trainable:
-        both = {**validation(), **parts(evaluation(tmp_path, only=('test',)), 'test')}
-        runner = toy_runner(tmp_path, OURS, **both)
+        runner = toy_runner(tmp_path, OURS, **kwargs)
     else:
-        runner = Runner(**evaluation(tmp_path, only=(mode,), experiment_name=f'alone_{mode}'))
-    metrics = getattr(runner, mode)()
-    assert 0 <= metrics['accuracy'] <= 1
+        kwargs |= dict(work_dir=str(tmp_path), custom_hooks=list(OURS), log_level='ERROR')
+        name = f'alone_{mode}'
+        runner = Runner(model=dict(type='ToyNet'), experiment_name=name, **kwargs)
+    assert 0 <= getattr(runner, mode)()['accuracy'] <= 1
+    assert 'SafeCheckpointHook' not in runner.get_hooks_info()
     assert not list(Path(tmp_path).rglob('*.pth'))
 
 

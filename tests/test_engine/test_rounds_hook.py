@@ -1,3 +1,5 @@
+"""RoundsHook: where rounds end, what is noted of each, and what lies between two."""
+
 import json
 import math
 from pathlib import Path
@@ -7,6 +9,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from ranks import ON_RANKS, run_on_ranks
+from runs import hook_of, scalars
 from snapshots import assert_same
 from torch import nn
 from toy import ToyNet, kill_channels, toy_runner
@@ -47,6 +50,9 @@ class Notes(Hook):
         self.training.append(runner.model.training)
 
 
+WARMUP = dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=1)  # of the first round
+
+
 def build(work_dir, *, periods=(2, 2), hook=HOOK, hooks=(), val=None, **kwargs):
     """4 iterations an epoch."""
     by_epoch = 'iters' not in kwargs
@@ -58,25 +64,17 @@ def build(work_dir, *, periods=(2, 2), hook=HOOK, hooks=(), val=None, **kwargs):
     )
 
 
-def notes(runner):
-    return next(hook for hook in runner.hooks if isinstance(hook, Notes))
-
-
 def table(work_dir):
     return json.loads((Path(work_dir) / 'rounds.json').read_text())
-
-
-def test_the_learning_rate_is_the_papers(tmp_path):
-    runner = build(tmp_path, periods=[3, 2, 3])
-    runner.train()
-    expected = [0.05 * (1 + math.cos(math.pi * e / t)) / 2 for t in (3, 2, 3) for e in range(t)]
-    assert notes(runner).lrs[::4] == pytest.approx(expected)
 
 
 def test_a_row_a_round(tmp_path):
     runner = build(tmp_path, periods=[2, 1])
     kill_channels(runner.model.blocks[0].bn1, [0, 1, 2])
     runner.train()
+    # the papers' learning rate
+    expected = [0.05 * (1 + math.cos(math.pi * e / t)) / 2 for t in (2, 1) for e in range(t)]
+    assert hook_of(runner, Notes).lrs[::4] == pytest.approx(expected)
     rows = table(tmp_path)
     assert [(row['round'], row['iter']) for row in rows] == [(1, 8), (2, 12)]
     for row in rows:
@@ -84,83 +82,57 @@ def test_a_row_a_round(tmp_path):
         assert 0 < row['flops_sparsity'] < 0.2 and 0 < row['weight_sparsity'] < 0.2
         assert row['dead'] >= 3 and row['prunable'] == 32  # the stream and two inner groups
         assert 0 <= row['metrics']['accuracy'] <= 1
-    losses = [
-        json.loads(line)
-        for line in (Path(runner.log_dir) / 'vis_data/scalars.json').read_text().splitlines()
-    ]
-    last_epoch = [r['loss'] for r in losses if 'loss' in r and r['step'] > 8]
+        assert 'not_grown' not in row
+        for key in ('collapsed', 'flops_sparsity', 'accuracy'):
+            found = {r['step']: r[f'round/{key}'] for r in scalars(runner, f'round/{key}')}
+            assert found[row['round']] == (row | row['metrics'])[key]
     # the last epoch's, not the round's
     assert runner.message_hub.get_scalar('train/loss').mean(4) == pytest.approx(rows[1]['loss'])
-    assert len(last_epoch) == 4
 
 
 def test_what_is_dead_is_dead_on_the_whole_validation(tmp_path):
-    def live_once(runner, channel):
-        """Fires for the first validation batch alone."""
-        bn = runner.model.blocks[0].bn1
-        with torch.no_grad():
-            bn.weight[channel], bn._parameters['bias'][channel] = 0, -1.0
+    """Channel 1 fires for the first validation batch alone."""
+
+    def dead(folder, fires):
+        runner = build(tmp_path / folder, periods=[1])
+        bn, calls = runner.model.blocks[0].bn1, []
+        kill_channels(bn, [0, 1])
 
         def fire(module, args, out):
-            if not runner.model.training and args[0].shape[0] == 8:
-                fire.calls += 1
-                if fire.calls % 4 == 1:
+            if fires and not runner.model.training and len(args[0]) == 8:
+                calls.append(module)
+                if len(calls) % 4 == 1:
                     out = out.clone()
-                    out[0, channel, 0, 0] = 5.0
+                    out[0, 1, 0, 0] = 5.0
             return out
 
-        fire.calls = 0
         bn.register_forward_hook(fire)
+        runner.train()
+        return table(tmp_path / folder)[0]['dead']
 
-    runner = build(tmp_path / 'once', periods=[1])
-    kill_channels(runner.model.blocks[0].bn1, [0, 1])
-    live_once(runner, 1)
-    runner.train()
-    once = table(tmp_path / 'once')[0]['dead']
-    runner = build(tmp_path / 'never', periods=[1])
-    kill_channels(runner.model.blocks[0].bn1, [0, 1])
-    runner.train()
-    assert table(tmp_path / 'never')[0]['dead'] == once + 1
+    assert dead('never', fires=False) == dead('once', fires=True) + 1
 
 
-def test_scalars_by_round(tmp_path):
-    runner = build(tmp_path, periods=[1, 1])
+@pytest.mark.parametrize(
+    'kwargs, ends',
+    [
+        (dict(periods=[6, 4], iters=10, val=validation()), [6, 10]),
+        (dict(param_scheduler=restarts([2, 2], convert_to_iter_based=True)), [8, 16]),
+        (dict(param_scheduler=[WARMUP, *restarts([1, 2], begin=1)]), [8, 16]),
+        (dict(val=dict(val_cfg=None)), [8, 16]),
+    ],
+    ids=['in iterations', 'converted', 'behind a warmup', 'without validation'],
+)
+def test_where_rounds_end(tmp_path, kwargs, ends):
+    (tmp_path / 'rounds.json').write_text('[{"round": 1, "iter": 4}]')  # of an older run
+    runner = build(tmp_path, **kwargs)
     runner.train()
-    path = Path(runner.log_dir) / 'vis_data/scalars.json'
-    records = [json.loads(line) for line in path.read_text().splitlines()]
     rows = table(tmp_path)
-    for key, value in [('collapsed', 'collapsed'), ('flops_sparsity', 'flops_sparsity')]:
-        found = [(r['step'], r[f'round/{key}']) for r in records if f'round/{key}' in r]
-        assert found == [(row['round'], row[value]) for row in rows]
-    found = [(r['step'], r['round/accuracy']) for r in records if 'round/accuracy' in r]
-    assert found == [(row['round'], row['metrics']['accuracy']) for row in rows]
-
-
-def test_rounds_in_iterations(tmp_path):
-    runner = build(tmp_path, periods=[6, 4], iters=10, val=validation())
-    runner.train()
-    assert [(row['round'], row['iter']) for row in table(tmp_path)] == [(1, 6), (2, 10)]
-    assert all('accuracy' in row['metrics'] for row in table(tmp_path))
-    assert all(notes(runner).training)  # the validation in between is the hook's own
-
-
-def test_a_schedule_by_epoch_converted_to_iterations(tmp_path):
-    build(tmp_path, param_scheduler=restarts([2, 2], convert_to_iter_based=True)).train()
-    assert [row['iter'] for row in table(tmp_path)] == [8, 16]
-
-
-def test_a_warmup_belongs_to_the_first_round(tmp_path):
-    warmup = dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=1)
-    runner = build(tmp_path, periods=[2, 2], param_scheduler=[warmup, *restarts([1, 2], begin=1)])
-    runner.train()
-    assert notes(runner).lrs[::4] == pytest.approx([0.005, 0.05, 0.05, 0.025])
-    assert [row['iter'] for row in table(tmp_path)] == [8, 16]
-
-
-def test_without_validation_the_sparsity_alone(tmp_path):
-    build(tmp_path, val=dict(val_cfg=None)).train()
-    assert [row['round'] for row in table(tmp_path)] == [1, 2]
-    assert all('metrics' not in row and 'dead' not in row for row in table(tmp_path))
+    assert [(row['round'], row['iter']) for row in rows] == [(1, ends[0]), (2, ends[1])]
+    validated = 'val' not in kwargs or 'val_evaluator' in kwargs['val']
+    assert all(('accuracy' in row.get('metrics', {})) == validated for row in rows)
+    assert all(('dead' in row) == validated for row in rows)
+    assert all(hook_of(runner, Notes).training)  # a validation in between is the hook's own
 
 
 @MODELS.register_module(force=True)
@@ -183,7 +155,7 @@ def test_a_net_without_norm_layers(tmp_path):
 def test_momentum_is_reset_only_if_asked(tmp_path, reset):
     runner = build(tmp_path, hook=dict(HOOK, reset_optimizer=reset))
     runner.train()
-    held = notes(runner).momenta
+    held = hook_of(runner, Notes).momenta
     assert held[0] == 0 and held[7] == held[1] > 0
     assert held[8] == (0 if reset else held[1])
 
@@ -226,8 +198,16 @@ def test_a_shuffle_moves_all_trainable_values_within_their_tensors(tmp_path):
     assert all(torch.equal(unmoved[name], same[name]) for name in same)  # within a round
 
 
-@pytest.mark.parametrize('hook', [HOOK, dict(HOOK, shuffle=True), dict(HOOK, reset_optimizer=True)])
-@pytest.mark.parametrize('stop_epoch', [1, 2, 3])
+@pytest.mark.parametrize(
+    'hook, stop_epoch',
+    [
+        (HOOK, 1),
+        (HOOK, 2),
+        (dict(HOOK, shuffle=True), 2),
+        (dict(HOOK, shuffle=True), 3),
+        (dict(HOOK, reset_optimizer=True), 2),
+    ],
+)
 def test_a_resumed_run_continues_table_and_training(tmp_path, hook, stop_epoch):
     whole = build(tmp_path / 'whole', hook=hook)
     whole.train()
@@ -256,12 +236,6 @@ def test_a_round_killed_before_its_validation_is_validated(tmp_path, end):
     assert 'metrics' not in table(tmp_path / 'parts')[-1]
     build(tmp_path / 'parts', resume=True).train()
     assert table(tmp_path / 'parts') == table(tmp_path / 'whole')
-
-
-def test_a_new_run_in_an_old_folder_begins_a_new_table(tmp_path):
-    build(tmp_path, periods=[1, 1, 1]).train()
-    build(tmp_path, periods=[2, 2]).train()
-    assert [(row['round'], row['iter']) for row in table(tmp_path)] == [(1, 8), (2, 16)]
 
 
 def test_numbers_json_lacks_are_null(tmp_path):
@@ -304,14 +278,8 @@ def test_rounds_that_do_not_fit_the_training(tmp_path, kwargs, message):
         build(tmp_path, **kwargs).train()
 
 
-def test_a_file_that_is_no_table(tmp_path):
-    (tmp_path / 'rounds.json').write_text('{"iter": 3')
-    with pytest.raises(ValueError, match='rounds.json is not a table of rounds .*move it away'):
-        build(tmp_path).train()
-
-
 def refusal(work_dir):
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match='rounds.json is not a table of .*move it away') as refused:
         build(work_dir, **ON_RANKS).train()
     return str(refused.value)
 
@@ -319,4 +287,4 @@ def refusal(work_dir):
 def test_a_file_that_is_no_table_ends_the_run_on_all_ranks(tmp_path):
     (tmp_path / 'rounds.json').write_text('{"iter": 3')
     first, second = run_on_ranks(refusal, 2, tmp_path, str(tmp_path))
-    assert first == second and 'rounds.json is not a table of rounds' in first
+    assert first == second

@@ -1,3 +1,5 @@
+"""SnapshotEnsembleHook: the nets at the ends of the last rounds, together."""
+
 import json
 
 import pytest
@@ -76,25 +78,31 @@ def expected_scores(work_dir, numbers):
     return torch.stack(scores).mean(0)
 
 
-@pytest.mark.parametrize('length', [dict(), dict(iters=10, periods=[4, 3, 3])])
-def test_the_last_snapshots_average_their_probabilities(tmp_path, length):
-    runner = build(tmp_path, **length)
+def accuracy_of(scores):
+    """In percent, on the data of the validation."""
+    hits = (scores.argmax(1) == ToyData(seed=1).labels).float().mean()
+    return {'top1': pytest.approx(100 * hits.item())}
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(),
+        dict(iters=10, periods=[4, 3, 3]),
+        dict(hooks=[dict(type='PrunedCheckpointHook')]),  # as tools/train.py adds it to every run
+    ],
+)
+def test_the_last_snapshots_average_their_probabilities(tmp_path, kwargs):
+    runner = build(tmp_path, **kwargs)
     runner.train()
     record = json.loads((tmp_path / 'ensemble.json').read_text())
     assert record['snapshots'] == ['round_2.pth', 'round_3.pth']
     expected = expected_scores(tmp_path, [2, 3])
     torch.testing.assert_close(torch.stack(LabelAccuracy.scores[-32:]), expected)
-    hits = (expected.argmax(1) == ToyData(seed=1).labels).float().mean()
-    assert record['metrics'] == {'top1': pytest.approx(100 * hits.item())}
+    assert record['metrics'] == accuracy_of(expected)
     assert (tmp_path / 'round_1.pth').exists()
     scalars = (tmp_path / runner.timestamp / 'vis_data/scalars.json').read_text()
     assert f'"ensemble/top1": {record["metrics"]["top1"]}' in scalars
-
-
-def test_a_net_that_was_pruned_before(tmp_path):
-    """mmpsbn train adds this hook to every run."""
-    build(tmp_path, hooks=[dict(type='PrunedCheckpointHook')]).train()
-    assert (tmp_path / 'ensemble.json').exists()
 
 
 def test_one_snapshot_is_the_last_round(tmp_path):
@@ -116,23 +124,25 @@ def test_the_model_and_the_table_of_rounds_stay(tmp_path):
 def test_snapshots_are_what_was_validated(tmp_path):
     """With averaged weights, these."""
     build(tmp_path, hooks=[dict(type='EMAHook', momentum=0.5)]).train()
-    scores = expected_scores(tmp_path, [3])
-    hits = (scores.argmax(1) == ToyData(seed=1).labels).float().mean()
-    assert table(tmp_path)[-1]['metrics']['top1'] == pytest.approx(100 * hits.item())
+    assert table(tmp_path)[-1]['metrics'] == accuracy_of(expected_scores(tmp_path, [3]))
     state = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)['state_dict']
     snapshot = torch.load(tmp_path / 'round_3.pth', weights_only=False)
     assert torch.equal(state['fc.weight'], snapshot['state_dict']['fc.weight'])
     assert 'optimizer' not in snapshot
 
 
-@pytest.mark.parametrize('stop_epoch', [1, 2, 3])
-def test_a_resumed_run_averages_the_same(tmp_path, stop_epoch):
+def stopped_after(work_dir, epoch):
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / f'epoch_{epoch}.pth'))
+    for number in range(epoch + 1, 4):
+        (work_dir / f'round_{number}.pth').unlink()
+
+
+@pytest.mark.parametrize('epoch', [1, 2, 3])
+def test_a_resumed_run_averages_the_same(tmp_path, epoch):
     build(tmp_path).train()
     record = (tmp_path / 'ensemble.json').read_text()
     (tmp_path / 'ensemble.json').unlink()
-    for number in range(stop_epoch + 1, 4):
-        (tmp_path / f'round_{number}.pth').unlink()
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / f'epoch_{stop_epoch}.pth'))
+    stopped_after(tmp_path, epoch)
     build(tmp_path, resume=True).train()
     assert (tmp_path / 'ensemble.json').read_text() == record
 
@@ -140,10 +150,10 @@ def test_a_resumed_run_averages_the_same(tmp_path, stop_epoch):
 def test_a_resumed_run_without_a_snapshot_says_so_at_once(tmp_path):
     build(tmp_path).train()
     (tmp_path / 'round_1.pth').unlink()
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    stopped_after(tmp_path, 2)
     build(tmp_path, resume=True).train()  # round 1 is not among the last two
     (tmp_path / 'round_2.pth').unlink()
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    stopped_after(tmp_path, 2)
     with pytest.raises(FileNotFoundError, match='round_2.pth is missing: resume in the work'):
         build(tmp_path, resume=True).train()
 
@@ -205,10 +215,8 @@ def test_on_two_ranks(tmp_path):
     rows = table(tmp_path)
     assert [row['round'] for row in rows] == [1, 2, 3]
     assert all(row['prunable'] == 32 and 'top1' in row['metrics'] for row in rows)
-    scores = expected_scores(tmp_path, [2, 3])
-    hits = (scores.argmax(1) == ToyData(seed=1).labels).float().mean()
     record = json.loads((tmp_path / 'ensemble.json').read_text())
-    assert record['metrics'] == {'top1': pytest.approx(100 * hits.item())}
+    assert record['metrics'] == accuracy_of(expected_scores(tmp_path, [2, 3]))
 
 
 def test_a_run_that_stops_early_ends_without_an_ensemble(tmp_path):

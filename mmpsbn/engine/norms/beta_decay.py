@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ...layers import PostShift, alpha_of, calls_step_hooks
-from ..runner_parts import bare_model, optimizers_of
+from ..runner_parts import bare_model, groups_by_parameter, optimizers_of
 
 _checked: WeakSet = WeakSet()  # runners: more than one hook asks
 
@@ -25,16 +25,11 @@ def check_beta_decay(runner) -> None:
     _checked.add(runner)
     model, optimizers = bare_model(runner), optimizers_of(runner)
     check_betas_held(model, optimizers)
-    decay_of = {
-        p: group.get('weight_decay', 0)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for p in group['params']
-    }
+    group_of = groups_by_parameter(optimizers)
     names = [
         name
         for name, biases in _trained_biases(model).items()
-        if not all(decay_of[bias] > 0 for bias in biases)
+        if not all(group_of[bias].get('weight_decay', 0) > 0 for bias in biases)
     ]
     if names:
         runner.logger.warning(
@@ -48,9 +43,9 @@ def check_betas_held(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
     """Raises TypeError where the bias of a psBN layer is trained in another form than by an
     optimizer that holds the parameter itself, and sees beta in its steps; names the layers."""
     optimizers = list(optimizers)
-    held = {p for o in optimizers for group in o.param_groups for p in group['params']}
+    held = groups_by_parameter(optimizers).keys()
     biases = _trained_biases(model)
-    lost = [name for name, own in biases.items() if not own or not held.issuperset(own)]
+    lost = [name for name, own in biases.items() if not own or not held >= set(own)]
     if lost:
         raise TypeError(
             f'{len(lost)} psBN layers are trained and their biases are in no optimizer: '

@@ -111,7 +111,7 @@ class RoundsHook(Hook):
 
     def after_train_epoch(self, runner) -> None:
         if in_epochs(runner):
-            self._watch.read_weights(runner)  # what has grown meanwhile and may yet collapse
+            self._watch.note_growth(runner)  # what has grown may yet collapse
             self._end_round(runner, runner.iter)  # already counted here
 
     def after_train(self, runner) -> None:
@@ -166,8 +166,6 @@ class RoundsHook(Hook):
         if self._batch is not None:
             self._watch.follow(runner, self._batch)
         reading = self._watch.read_weights(runner)
-        for name in reading.not_finite:
-            runner.logger.warning(f'{name}: gamma is NaN or inf')
         collapsed, channels = reading.counts['collapsed'].total
         loss = runner.message_hub.log_scalars.get('train/loss')
         values = dict(

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ...pruning import PrunePlan
-from ...pruning.census import ChannelMap, map_channels, observe_channels, take_census
+from ...pruning.census import ChannelMap, LayerChannels, map_channels, observe_channels, take_census
 from ...pruning.cost import model_cost
 from ...pruning.flow import READERS
 from ...pruning.graph import ChannelGraph
@@ -43,12 +43,10 @@ class Reading:
     Attributes:
         counts: measure -> channels found, by layer.
         values: measure -> number, of those that count no channels.
-        not_finite: norm layers with a NaN or infinite gamma.
     """
 
     counts: dict[str, ChannelCounts] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
-    not_finite: list[str] = field(default_factory=list)
 
 
 class ChannelWatch:
@@ -145,25 +143,30 @@ class ChannelWatch:
         """As traced last; None where that failed."""
         return None if self._map is None else self._map.graph
 
-    def read_weights(self, runner) -> Reading:
-        """Of the chosen measures those that take no data. What has not grown since it began at 0
-        has not collapsed."""
-        model = bare_model(runner)
-        census = take_census(model)
+    def note_growth(self, runner) -> dict[str, LayerChannels]:
+        """Follow what began at 0; the scales and biases of the chosen layers."""
+        census = take_census(bare_model(runner))
         kept = {n: _plan_of(runner).kept.get(f'{n}.weight', {}) for n in census}
         self._growth.update(
             {name: channels.gamma for name, channels in census.items()},
             {name: dims[0] for name, dims in kept.items() if 0 in dims},
         )
-        census = self._chosen(census)
+        return self._chosen(census)
+
+    def read_weights(self, runner) -> Reading:
+        """Of the chosen measures those that take no data, with a warning about a gamma that is NaN
+        or infinite. What has not grown since it began at 0 has not collapsed."""
+        census = self.note_growth(runner)
+        for name, channels in census.items():
+            if not channels.gamma.isfinite().all():
+                runner.logger.warning(f'{name}: gamma is NaN or inf')
         collapsed = self._collapsed(census, self.limits)
         reading = Reading(
             {
                 m: collapsed if m == 'collapsed' else count_channels(census, m, self.limits)
                 for m in MEASURES
                 if self._counts(m, False)
-            },
-            not_finite=[n for n, c in census.items() if not c.gamma.isfinite().all()],
+            }
         )
         if 'collapsed' in self.measures:
             for limits in self._further_limits:
@@ -173,7 +176,7 @@ class ChannelWatch:
             if not_grown:
                 reading.values[NOT_GROWN] = sum(int(mask.sum()) for mask in not_grown.values())
         if census and self.graph is not None:
-            reading.values |= self._cost_shares(model, collapsed.masks)
+            reading.values |= self._cost_shares(bare_model(runner), collapsed.masks)
         return reading
 
     def _collapsed(self, census: Mapping, limits: Limits) -> ChannelCounts:

@@ -166,8 +166,6 @@ class SparsityHook(Hook):
         if self._batches:
             self._watch.follow(runner, self._batches[-1])
         reading = self._watch.read_weights(runner)
-        for name in reading.not_finite:
-            runner.logger.warning(f'{name}: gamma is NaN or inf')
         if with_data and self._needs_data and self._watch.graph is not None:
             try:
                 seen = self._watch.read_activations(runner, self._batches_to_look_at())
