@@ -14,23 +14,11 @@ from mmpsbn.datasets import write_digits_dataset
 from mmpsbn.layers import psBN2d
 
 ROOT = Path(__file__).parents[1]
-TEXT = ''.join(path.read_text() for path in [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md'))])
-BLOCKS = re.findall('```python\n(.*?)```', TEXT, re.S)
+PAGE = (ROOT / 'docs/configs.md').read_text()
+SECTION = PAGE[PAGE.index('## In your own project') : PAGE.index('## The configs')]
+KEEP, PRUNE, INHERIT, FRAGMENT, PURE = re.findall('```python\n(.*?)```', SECTION, re.S)
+PRUNE = ''.join(KEEP.splitlines(keepends=True)[:3]) + PRUNE  # "under the same first two lines"
 OUR_TOOL, MMDET_TOOL = ROOT / 'tools/train.py', Path(mmdet.__file__).parent / '.mim/tools/train.py'
-
-
-def shown(part):
-    """The first example that has this part, with the first two lines that some leave out."""
-    block = next(block for block in BLOCKS if part in block)
-    if '_base_ =' in block or 'read_base' in block:
-        return block
-    whole = next(block for block in BLOCKS if "_base_ = 'mmdet::retinanet" in block)
-    return ''.join(re.findall('(?:_base_|custom_imports) = .*\n', whole)) + block
-
-
-KEEP, PRUNE = shown("dict(type='psBN', alpha=0.1)"), shown("dict(type='DemPHook'")
-INHERIT, FRAGMENT = shown("_base_ = 'mmpsbn::retinanet/"), shown("'mmpsbn::_base_/psbn.py'")
-PURE = shown('read_base')
 SMALL = """
 model.setdefault('backbone', {}).update(depth=18, init_cfg=None)
 model['neck'] = dict(in_channels=[64, 128, 256, 512])
@@ -131,6 +119,6 @@ def test_what_the_docs_show_trains_with_the_tool_they_name(tmp_path, tool, confi
 def test_a_base_with_hooks_or_imports_of_its_own(tmp_path, base, key, kept, ours):
     with pytest.raises(KeyError, match=f"Duplicate key is not allowed among bases.*'{key}'"):
         load(tmp_path, f"_base_ = ['mmdet::{base}', 'mmpsbn::_base_/psbn.py']")
-    (line,) = re.findall(rf'`({key} = .*?_base_.*?)`', TEXT)
+    (line,) = re.findall(rf'`({key} = .*?_base_.*?)`', PAGE)
     cfg = load(tmp_path, f"_base_ = 'mmdet::{base}'\n{line}")
     assert kept in str(cfg[key]) and ours in str(cfg[key])

@@ -1,6 +1,6 @@
 # psBN's norm_cfg, SparsityHook and DemPHook (its defaults are the DemP paper's settings), beside a
 # base that sets neither custom_hooks nor custom_imports (Faster R-CNN, RetinaNet, ResNet); for
-# RTMDet, YOLOX, SSD, ConvNeXt see "In your own project" in the README.
+# RTMDet, YOLOX, SSD, ConvNeXt see docs/configs.md.
 #   _base_ = ['mmdet::...', 'mmpsbn::_base_/demp.py']
 custom_imports = dict(imports=['mmpsbn'], allow_failed_imports=False)
 

@@ -1,6 +1,5 @@
 # psBN's norm_cfg and SparsityHook, beside a base that sets neither custom_hooks nor custom_imports
-# (Faster R-CNN, RetinaNet, ResNet); for RTMDet, YOLOX, SSD, ConvNeXt see "In your own project" in
-# the README.
+# (Faster R-CNN, RetinaNet, ResNet); for RTMDet, YOLOX, SSD, ConvNeXt see docs/configs.md.
 #   _base_ = ['mmdet::...', 'mmpsbn::_base_/psbn.py']
 #   model = dict(backbone=dict(norm_cfg=_base_.psbn))
 custom_imports = dict(imports=['mmpsbn'], allow_failed_imports=False)
