@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mmpsbn.pruning.forward import call_with
-from mmpsbn.pruning.graph import ChannelGraph, ChannelGroup, Member, trace_channel_graph
+from mmpsbn.pruning.graph import ChannelGraph, trace_channel_graph
 
 COLOURS = ('#f2a541', '#5b9bd5', '#7cb66b', '#c77ab8')
 FIXED = '#e3e6ea'
@@ -76,17 +76,12 @@ class Shuffle(nn.Module):
 
 def cells_of(graph: ChannelGraph) -> dict[tuple[str, str], dict[int, tuple[str, int]]]:
     """(layer, 'reads' or 'writes') -> position there -> (group, channel of the group)."""
-
-    def put(group: ChannelGroup, members: tuple[Member, ...], side: str) -> None:
-        for member in members:
-            here = cells.setdefault((member.layer, side), {})
-            here |= {i: (group.name, c) for i, c in zip(member.index, member.channel)}
-
     cells: dict[tuple[str, str], dict[int, tuple[str, int]]] = {}
     for group in graph.groups.values():
-        put(group, group.writers, 'writes')
-        put(group, group.norms, 'writes')  # a norm's channels are those it reads
-        put(group, group.readers, 'reads')
+        for member in group.members:
+            side = 'reads' if member in group.readers else 'writes'  # a norm writes what it reads
+            here = cells.setdefault((member.layer, side), {})
+            here |= {i: (group.name, c) for i, c in zip(member.index, member.channel)}
     return cells
 
 
