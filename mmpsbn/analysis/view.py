@@ -30,14 +30,12 @@ class Column:
     Attributes:
         key: of the value in a row.
         label: what stands above the column.
-        meaning: what the label means; the page shows it under the mouse.
         is_text: whether it holds words, which stand at the left and may be broken.
         show: value -> what is shown of it.
     """
 
     key: str
     label: str
-    meaning: str = ''
     is_text: bool = False
     show: Callable[[Any], str] = number_text
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
 
 from mmpsbn.analysis.report import Settings  # noqa: E402
+from mmpsbn.analysis.report.numbers import layer_rows, totals  # noqa: E402
 from mmpsbn.analysis.report.snapshot import Snapshot, take_snapshot  # noqa: E402
 from mmpsbn.analysis.report.subject import Loaded  # noqa: E402
 from mmpsbn.pruning import trace_channel_graph  # noqa: E402
@@ -81,6 +82,10 @@ def snapshot_of(model, *, settings=UNSCORED, **kwargs):
     subject = Given({'x': model}, **{'batches': (), **kwargs})
     subject.has_data = 'batches' in kwargs or 'score' in kwargs
     return take_snapshot(subject, subject.load('x'), name='x', settings=settings)
+
+
+def totals_of(found):
+    return totals(found, layer_rows(found))
 
 
 def layer(gamma, bias, l1=None, activations=None):

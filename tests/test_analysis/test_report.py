@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
-from reports import SETTINGS, UNSCORED, Chain, Given, snapshot_of
+from reports import SETTINGS, UNSCORED, Chain, Given, snapshot_of, totals_of
 from torch import nn
 from torch.nn import functional as F
 
 from mmpsbn.analysis.report import Settings, write_report
 from mmpsbn.analysis.report.contents import file_labels
-from mmpsbn.analysis.report.numbers import layer_rows, totals
+from mmpsbn.analysis.report.numbers import layer_rows
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_case_worked_by_hand(chain):
     # half of conv1's filters; conv2 keeps 2 of 4 inputs and 4 of 5 filters; fc 4 of 5 inputs
     stake = [1728 / 2, 720 * (1 - 0.5 * 0.8), 10 * 0.2]
     assert [row['macs_at_stake'] for row in (first, second, last)] == pytest.approx(stake)
-    whole = totals(found)
+    whole = totals_of(found)
     expected = dict(
         layers=2, channels=9, scaled_channels=9, observed_channels=9, dead=3, dead_of_collapsed=2,
         dead_above=1, removable=3, macs=2458, not_finite=0,
@@ -62,7 +62,7 @@ def test_a_case_worked_by_hand(chain):
 
 
 def test_without_data_idle_means_collapsed(chain):
-    whole = totals(snapshot_of(chain))
+    whole = totals_of(snapshot_of(chain))
     assert whole['dead'] is whole['mostly_zero'] is whole['dead_of_collapsed'] is None
     assert whole['hardly_active'] == 3 and whole['removable'] == 3
     stake = 1728 / 4 + 720 * (1 - 0.75 * 0.6) + 10 * 0.4
@@ -105,7 +105,7 @@ def test_activations_against_all_of_them_kept():
         # the bounds of universality are one bin of a ninth apart
         assert row['mean_universality'] == pytest.approx(float(above.mean()), abs=0.05)
     # channel 0 is dead in the stem alone, or in the stream as well: only then it can be cut
-    assert totals(found)['dead'] >= 2
+    assert totals_of(found)['dead'] >= 2
 
 
 def test_what_is_dead_in_one_branch_of_a_stream_is_not_removable():
@@ -114,7 +114,7 @@ def test_what_is_dead_in_one_branch_of_a_stream_is_not_removable():
     with torch.no_grad():
         model.norm.weight[0], model.norm.bias[0] = 0, -1  # the stem's channel alone is dead
         model.bn.weight[0], model.bn.bias[0] = 1, 9
-    found = totals(snapshot_of(model, batches=[torch.randn(8, 3, 6, 6)], settings=SETTINGS))
+    found = totals_of(snapshot_of(model, batches=[torch.randn(8, 3, 6, 6)], settings=SETTINGS))
     assert found['dead'] == 1 and found['removable'] == 0
     assert found['macs_at_stake'] > 0 == found['macs_removable']
 

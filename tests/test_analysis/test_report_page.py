@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from reports import SETTINGS, UNSCORED, Chain, Given, Reader, snapshot_of
+from reports import SETTINGS, UNSCORED, Chain, Given, Reader, snapshot_of, totals_of
 from torch import nn
 
 from mmpsbn.analysis.report import write_report
-from mmpsbn.analysis.report.numbers import totals
 from mmpsbn.analysis.report.words import advice
 from mmpsbn.layers import psBN2d
 
@@ -173,6 +172,6 @@ def test_the_same_numbers_give_the_same_page(tmp_path):
 @pytest.mark.parametrize('psbn', [False, True])
 def test_psbn_is_not_advised_to_who_has_it(psbn):
     found = snapshot_of(with_a_dead_channel(psBN2d if psbn else nn.BatchNorm2d))
-    (step,) = advice(found, totals(found), None)
+    (step,) = advice(found, totals_of(found), None)
     assert ('psBN in place of BN' in step.words) != psbn
     assert ('weight decay on the bias of psBN' in step.words) == psbn

@@ -55,8 +55,8 @@ def test_drops_by_hand():
     before = snapshot({'a': layer([0.5, -1.0, 1e-4], [0.0, 0.0, 0.0]), 'gone': layer([1.0], [0.0])})
     after = snapshot({'a': layer([0.5, 1.0, 1.0], [-0.25, 0.0, 0.0])})
     noise = {'a': 0.1, 'gone': 1.0}
-    (drop,) = drops_between(before, after, noise, lrs=[0.01, 0.02], momentum=0.5)
-    squares = 0.02**2 + 0.04**2  # lr / (1 - m)
+    (drop,) = drops_between(before, after, noise, lrs=[0.02, 0.04])
+    squares = 0.02**2 + 0.04**2
     mean = (1 / 0.25 + 1) / 2
     assert (drop.layer, drop.channels, drop.left_out, drop.grad_std) == ('a', 2, 1, 0.1)
     assert drop.before == 0.5
@@ -68,7 +68,7 @@ def test_drops_by_hand():
 def test_channels_as_small_as_a_step_are_left_out():
     same = snapshot({'a': layer([1.0, math.nan], [0.0, 0.0])})
     for lr, left in ((0.29, [1]), (0.31, [])):
-        drops = drops_between(same, same, {'a': 1.0}, lrs=[lr], momentum=0.0)
+        drops = drops_between(same, same, {'a': 1.0}, lrs=[lr])
         assert [drop.channels for drop in drops] == left
 
 
@@ -85,7 +85,7 @@ def test_the_section_weighs_layers_by_their_channels():
 
 def test_nothing_is_predicted_beyond_the_run_of_the_config():
     before = replace(snapshot({'a': layer([0.5], [0.0])}), step=1)
-    course = Course('', (0.1, 0.1, 0.1), 'SGD', 0.0)
+    course = Course('', (0.1, 0.1, 0.1))
     for last, found in ((3, [0]), (4, [])):
         snapshots = [before, replace(before, step=last)]
         assert list(drops_of(snapshots, [{'a': 0.1}], course)) == found
@@ -97,7 +97,7 @@ def test_a_forecast_that_says_nothing_is_no_section():
         ('forecast: a filter that dies', ['Pictures', 'Layers', 'Forecast']),
         ('forecast: none, as', ['Pictures', 'Layers']),
     ):
-        look = Look('net', (same,), {}, Course(sentence, None, '', 0.0), None)
+        look = Look('net', (same,), {}, Course(sentence, None), None)
         report = report_of(look, ['one.pth'], None)
         assert [section.title for section in report.view.sections] == titles
         assert report.data['forecast'] == dict(sentence=sentence)

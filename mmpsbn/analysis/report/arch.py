@@ -2,9 +2,9 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class ArchSubject:
         """The model with the weights of a checkpoint; without one as it was built.
 
         Raises:
-            ValueError: names the first tensor that does not fit.
+            ValueError: names what does not fit.
         """
         model = self._build()
         if not isinstance(model, nn.Module):
@@ -163,26 +163,8 @@ def _load_strictly(model: nn.Module, path: str) -> None:
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a state dict')
-    state = {str(key).removeprefix('module.'): value for key, value in state.items()}
-    wanted = {  # absent from checkpoints older than the buffer, and of no use here
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not name.endswith('num_batches_tracked') or name in state
-    }
-    misfit = next(_misfits(wanted, state), None)
-    if misfit is not None:
-        raise ValueError(f'{path} does not fit the --arch model{misfit}')
-    model.load_state_dict(state, strict=False)
-
-
-def _misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Any]) -> Iterator[str]:
-    for name, tensor in wanted.items():
-        held = state.get(name)
-        if name not in state:
-            yield f': {name} is missing'
-        elif not isinstance(held, Tensor):
-            yield f': {name} is of type {type(held).__name__}, not a tensor'
-        elif held.shape != tensor.shape:
-            shapes = f'{tuple(held.shape)}, the model wants {tuple(tensor.shape)}'
-            yield f': {name} has shape {shapes}'
-    yield from (f', which has no {name}' for name in state if name not in wanted)
+    try:  # what older checkpoints lack, num_batches_tracked, torch adds by itself
+        model.load_state_dict({str(k).removeprefix('module.'): x for k, x in state.items()})
+    except RuntimeError as error:
+        what = textwrap.shorten(str(error).splitlines()[1], 200, placeholder=' ...')
+        raise ValueError(f'{path} does not fit the --arch model: {what}') from error

@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import EVALUATOR
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
+from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from ...commands.data_paths import check_data_paths
@@ -169,15 +170,13 @@ class ConfigSubject:
             except Exception as error:  # whatever a constructor wants: no report ends over it
                 what = f'{type(error).__name__}: {next(iter(str(error).splitlines()), "")}'
                 sentence = f'forecast: none, as the training settings do not build here ({what})'
-                return Course(sentence, None, '', 0.0)
-            lrs = gamma_lrs(runner)
+                return Course(sentence, None)
+            sentence = collapse_forecast(runner, threshold=threshold)
             optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # None: several
-            return Course(
-                sentence=collapse_forecast(runner, threshold=threshold),
-                lrs=None if lrs is None else tuple(lrs),
-                optimizer=type(optimizer).__name__,
-                momentum=getattr(optimizer, 'defaults', {}).get('momentum', 0.0),
-            )
+            lrs = gamma_lrs(runner) if type(optimizer) is SGD else None
+            if lrs is not None:
+                lrs = tuple(lr / (1 - optimizer.defaults['momentum']) for lr in lrs)
+            return Course(sentence, lrs)
 
     def log_looks_at(self) -> tuple[str, float] | None:
         """By the config's SparsityHook; None without one that counts dead channels."""

@@ -15,6 +15,8 @@ from .numbers import layer_rows, totals
 from .tables import checkpoint_table, drop_table, glossary_of, layer_tables, tiles_of
 from .words import findings_of
 
+_SAID = ('name', 'step', 'samples', 'untraced', 'input_shape')  # of a snapshot, as it is
+
 
 @dataclass(frozen=True)
 class Report:
@@ -31,8 +33,8 @@ class Report:
 
 def report_of(look: Look, checkpoints: Sequence[str], prune_command: str | None) -> Report:
     """Arguments as those of :func:`.write_report`."""
-    found = [totals(snapshot) for snapshot in look.snapshots]
     rows = [layer_rows(snapshot) for snapshot in look.snapshots]
+    found = [totals(*pair) for pair in zip(look.snapshots, rows)]
     last = look.snapshots[-1]
     looked = f'{last.samples:,} samples' if last.samples else 'its weights alone'
     labels = file_labels(checkpoints) or [last.name]
@@ -50,17 +52,14 @@ def report_of(look: Look, checkpoints: Sequence[str], prune_command: str | None)
         ),
         glossary=glossary_of(last),
     )
+    names = [snapshot.name for snapshot in look.snapshots]
     data = dict(
         title=look.title,
         version=__version__,
         settings=asdict(last.settings),
         checkpoints=[
-            dict(
-                name=snapshot.name,
-                step=snapshot.step,
-                samples=snapshot.samples,
-                untraced=snapshot.untraced,
-                input_shape=snapshot.input_shape,
+            {key: getattr(snapshot, key) for key in _SAID}
+            | dict(
                 totals=found[k],
                 scores=snapshot.scores,
                 clamped_scores={f'{t:g}': s for t, s in snapshot.clamped_scores.items()},
@@ -69,11 +68,7 @@ def report_of(look: Look, checkpoints: Sequence[str], prune_command: str | None)
             for k, snapshot in enumerate(look.snapshots)
         ],
         drops=[
-            dict(
-                before=look.snapshots[k].name,
-                after=look.snapshots[k + 1].name,
-                layers=[asdict(drop) for drop in layers],
-            )
+            dict(before=names[k], after=names[k + 1], layers=[asdict(drop) for drop in layers])
             for k, layers in look.drops.items()
         ],
         forecast=None if look.course is None else dict(sentence=look.course.sentence),
@@ -186,7 +181,8 @@ def _theory(look: Look, labels: Sequence[str]) -> Section:
             'and is independent of the activation, so c² = Σ Var[dL/dβ] / Σ Φ over the '
             'channels, the variance taken over batches of the training data at the earlier '
             'checkpoint; γ, b and c are held there for all steps between the two; with momentum m '
-            'a step counts as lr/(1 − m). What the loss itself wants of γ and b is not in the '
+            'a step counts as lr/(1 − m). Channels with |γ| of the size of a step are left out, as '
+            'the theorem fails there. What the loss itself wants of γ and b is not in the '
             'prediction, but is in what was observed.',
         ),
         (

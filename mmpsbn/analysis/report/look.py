@@ -89,7 +89,7 @@ def drops_of(
     snapshots: Sequence[Snapshot], noises: Sequence, course: Course | None
 ) -> dict[int, list[Drop]]:
     """Where steps and learning rates are known."""
-    if course is None or course.lrs is None or course.optimizer != 'SGD':
+    if course is None or course.lrs is None:
         return {}
     found = {}
     for k, (before, after, noise) in enumerate(zip(snapshots, snapshots[1:], noises)):
@@ -97,8 +97,7 @@ def drops_of(
             continue
         if after.step > len(course.lrs):  # trained for longer than the config says
             continue
-        lrs = course.lrs[before.step : after.step]
-        drops = drops_between(before, after, noise, lrs=lrs, momentum=course.momentum)
+        drops = drops_between(before, after, noise, lrs=course.lrs[before.step : after.step])
         if drops:
             found[k] = drops
     return found

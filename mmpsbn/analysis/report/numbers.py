@@ -1,7 +1,7 @@
 """The numbers of a snapshot, as plain data: by layer and in all."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,8 @@ def collapsed_masks(snapshot: Snapshot, threshold: float) -> dict[str, Tensor]:
 
 def small_count(snapshot: Snapshot, threshold: float) -> int:
     """Filters with |gamma| below the threshold, collapsed or not."""
-    return _count(masks_of(snapshot, 'collapsed', threshold)) or 0
+    masks = masks_of(snapshot, 'collapsed', threshold).values()
+    return sum(int(mask.sum()) for mask in masks)
 
 
 def idle_masks(snapshot: Snapshot) -> dict[str, Tensor]:
@@ -125,8 +126,8 @@ def _at_stake(snapshot: Snapshot, idle: Mapping[str, Tensor]) -> dict[str, float
     return {name: macs * shares[name] for name, macs in snapshot.cost.macs_of.items()}
 
 
-def totals(snapshot: Snapshot) -> dict[str, Any]:
-    """The model as a whole; None where a number does not apply.
+def totals(snapshot: Snapshot, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The model as a whole, of its :func:`layer_rows`; None where a number does not apply.
 
     ``not_grown``: filters under the first threshold that are in layers whose gamma began at 0 and
     have not grown, so that they are not among the collapsed; ``perhaps_not_grown``: those among
@@ -140,32 +141,37 @@ def totals(snapshot: Snapshot) -> dict[str, Any]:
     outputs; ``removable``, ``macs_removable``: of those, the channels that surgery can remove
     and what that saves.
     """
-    layers = snapshot.layers
-    gammas = {name: c.gamma.abs() for name, c in layers.items() if c.gamma is not None}
+    thresholds = [collapsed_column(t) for t in snapshot.settings.thresholds]
+    gammas = {n: c.gamma.abs() for n, c in snapshot.layers.items() if c.gamma is not None}
     found: dict[str, Any] = dict(
-        layers=len(layers),
-        channels=sum(len(c.bias) for c in layers.values()),
+        layers=len(snapshot.layers),
+        channels=sum(len(c.bias) for c in snapshot.layers.values()),
         scaled_channels=sum(map(len, gammas.values())),
     )
-    found |= {key: _count(masks) for key, masks in _scale_masks(snapshot).items()}
-    for threshold in snapshot.settings.thresholds:
-        found[collapsed_column(threshold)] = found[collapsed_column(threshold)] or 0
-    found |= {measure: _count(masks_of(snapshot, measure)) for measure in _BY_LAYER}
+    found |= {key: _sum(rows, key) or 0 for key in thresholds}
+    found |= {key: _sum(rows, key) for key in ('not_grown', 'perhaps_not_grown', *_BY_LAYER)}
+    if snapshot.samples:  # also where the data reached no layer
+        found |= {key: found[key] or 0 for key in ('dead', 'mostly_zero')}
     found |= _of_activations(snapshot, gammas)
     found['median_gamma'] = _average(torch.cat([*gammas.values(), torch.zeros(0)]), torch.median)
     found['not_finite'] = sum(int((~g.isfinite()).sum()) for g in gammas.values())
     found |= dict.fromkeys(('macs', 'params', 'macs_at_stake', 'removable', 'macs_removable'))
     if snapshot.graph is not None:
-        idle = idle_masks(snapshot)
-        removable = removable_channels(idle, snapshot.graph)
+        removable = removable_channels(idle_masks(snapshot), snapshot.graph)
         found |= dict(
             macs=snapshot.cost.macs,
             params=snapshot.cost.params,
-            macs_at_stake=math.fsum(_at_stake(snapshot, idle).values()),
+            macs_at_stake=math.fsum(row['macs_at_stake'] or 0 for row in rows),
             removable=sum(int(mask.sum()) for mask in removable.values()),
             macs_removable=math.fsum(_at_stake(snapshot, removable).values()),
         )
     return found
+
+
+def _sum(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    """Of a column; None where no layer can tell."""
+    values = [row[key] for row in rows if row[key] is not None]
+    return sum(values) if values else None
 
 
 def _of_activations(snapshot: Snapshot, gammas: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -191,7 +197,3 @@ def _of_activations(snapshot: Snapshot, gammas: Mapping[str, Tensor]) -> dict[st
         silent=sum(int((mostly[name] & ~dead[name]).sum()) for name in reached),
         not_finite_activations=sum(int((~peak.isfinite()).sum()) for peak in peaks),
     )
-
-
-def _count(masks: Mapping[str, Tensor]) -> int | None:
-    return sum(int(mask.sum()) for mask in masks.values()) if masks else None

@@ -37,15 +37,13 @@ class Course:
 
     Attributes:
         sentence: when a filter that dies in such a run counts as collapsed.
-        lrs: the learning rate of gamma at each step; None where nobody knows.
-        optimizer: class name.
-        momentum: of SGD, in [0, 1); 0 for others.
+        lrs: by what the gradient of gamma is multiplied in the end, at each step: under SGD with
+            momentum m the learning rate over 1 - m; None under other optimizers and where nobody
+            knows it.
     """
 
     sentence: str
     lrs: tuple[float, ...] | None
-    optimizer: str
-    momentum: float
 
 
 NO_PICKLE = (pickle.UnpicklingError, EOFError)  # what torch raises for most other files

@@ -15,14 +15,7 @@ _Rows = Sequence[Mapping[str, Any]]
 
 
 def _collapsed(settings: Settings) -> list[Column]:
-    return [
-        Column(
-            collapsed_column(threshold),
-            f'|γ| < {threshold:g}',
-            'collapsed, so without those that have not grown',
-        )
-        for threshold in settings.thresholds
-    ]
+    return [Column(collapsed_column(t), f'|γ| < {t:g}') for t in settings.thresholds]
 
 
 def layer_tables(rows: _Rows, settings: Settings) -> tuple[Table, ...]:
@@ -41,26 +34,18 @@ def layer_tables(rows: _Rows, settings: Settings) -> tuple[Table, ...]:
         Column('layer', 'layer', is_text=True),
         Column('channels', 'channels'),
         *_collapsed(settings),
-        Column('not_grown', 'not grown', 'below the first threshold since γ began at 0'),
-        Column(
-            'perhaps_not_grown',
-            'perhaps not grown',
-            'of the collapsed, those that perhaps never grew',
-        ),
-        Column('dead', 'dead', '0 on all samples'),
-        Column('mostly_zero', 'mostly 0', '0 on more than 99 % of what was looked at'),
-        Column(
-            'hardly_active',
-            'Φ < 1 %',
-            'would pass a ReLU right behind on less than 1 % of normal inputs',
-        ),
+        Column('not_grown', 'not grown'),
+        Column('perhaps_not_grown', 'perhaps not grown'),
+        Column('dead', 'dead'),
+        Column('mostly_zero', 'mostly 0'),
+        Column('hardly_active', 'Φ < 1 %'),
         Column('median_gamma', 'median |γ|'),
-        Column('median_bias', 'median b', 'effective bias'),
+        Column('median_bias', 'median b'),
         Column('median_l1', 'median ‖w‖₁'),
-        Column('mean_zero_share', 'Pr[a = 0]', 'mean over channels', show=percent),
-        Column('mean_universality', 'universality', 'mean over channels', show=percent),
-        Column('macs', 'MACs, M', 'of the convolution or linear layer', show=millions),
-        Column('macs_at_stake', 'at stake, M', 'MACs that idle channels take', show=millions),
+        Column('mean_zero_share', 'Pr[a = 0]', show=percent),
+        Column('mean_universality', 'universality', show=percent),
+        Column('macs', 'MACs, M', show=millions),
+        Column('macs_at_stake', 'at stake, M', show=millions),
     ]
     first = collapsed_column(settings.thresholds[0])
 
@@ -95,7 +80,7 @@ def checkpoint_table(
         Column('dead', 'dead'),
         Column('mostly_zero', 'mostly 0'),
         Column('macs', 'MACs, M', show=millions),
-        Column('share', 'at stake', show=lambda part: '' if part is None else f'{part:.2%}'),
+        Column('share', 'at stake', show=percent),
         Column('score', metric or '', show=lambda score: '' if score is None else f'{score:.4g}'),
     ]
     return table_of(rows, columns, 'Checkpoints')
@@ -112,13 +97,8 @@ def drop_table(drops: Sequence[tuple[str, str, Sequence[Drop]]]) -> Table:
         Column('checkpoints', 'checkpoints', is_text=True),
         Column('layer', 'layer', is_text=True),
         Column('channels', 'channels'),
-        Column('left_out', 'left out', 'channels with |γ| of the size of a step'),
-        Column(
-            'grad_std',
-            'c',
-            'standard deviation of the gradient noise of a batch',
-            show='{:.2e}'.format,
-        ),
+        Column('left_out', 'left out'),
+        Column('grad_std', 'c', show='{:.2e}'.format),
         Column('before', 'Φ before', show='{:.3f}'.format),
         Column('predicted', 'predicted ΔΦ', show='{:+.2e}'.format),
         Column('observed', 'observed ΔΦ', show='{:+.2e}'.format),
@@ -167,15 +147,17 @@ def glossary_of(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
             'share of samples whose largest |a| exceeds a thousandth of the channel’s largest; '
             'selectivity is the rest (Mehta et al., section 3).',
         ),
+        ('median, Pr[a = 0]', 'over the channels of a layer: a median, and means.'),
         (
-            'non-trainable region',
+            'Φ < 1 %, non-trainable',
             'Φ(b/|γ|) < 1 %: a ReLU right behind passes less than 1 % of a normally distributed '
             'input, so hardly any gradient comes back. Where an addition stands between, as in '
             'the last norm of a residual block, it says less.',
         ),
         (
-            'at stake',
-            f'multiply-accumulates in which {"dead" if snapshot.samples else "collapsed"} '
-            'channels take part, as inputs and as outputs.',
+            'MACs, at stake',
+            'multiply-accumulates of the convolution or linear layer, and those in which '
+            f'{"dead" if snapshot.samples else "collapsed"} channels take part, as inputs and as '
+            'outputs.',
         ),
     )

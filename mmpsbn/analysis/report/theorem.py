@@ -81,22 +81,18 @@ def drops_between(
     noise: Mapping[str, float],
     *,
     lrs: Sequence[float],
-    momentum: float,
 ) -> list[Drop]:
     """Predicted and observed change of Phi, by layer.
 
     Theorem 1 is about one step of plain SGD from where gamma and beta are; it is summed over
-    the steps with these held at ``before``. Momentum m turns a step's noise into lr / (1 - m)
-    of it in the end. The loss's own gradient and weight decay are in what was observed only
-    (decay of gamma and beta alike leaves b / |gamma|, and Phi, as it was).
+    the steps with these held at ``before``. The loss's own gradient and weight decay are in what
+    was observed only (decay of gamma and beta alike leaves b / |gamma|, and Phi, as it was).
 
     Args:
         noise: c by layer at ``before``, see :func:`gradient_noise`.
-        lrs: learning rates of the steps between the two.
-        momentum: m in [0, 1).
+        lrs: of the steps between the two, see :class:`.Course`.
     """
-    effective = [lr / (1 - momentum) for lr in lrs]
-    squares, largest = math.fsum(lr * lr for lr in effective), max(effective, default=0.0)
+    squares, largest = math.fsum(lr * lr for lr in lrs), max(lrs, default=0.0)
     rows = []
     for name, grad_std in noise.items():
         first, last = before.layers.get(name), after.layers.get(name)
