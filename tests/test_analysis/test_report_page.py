@@ -153,7 +153,7 @@ def test_several_checkpoints_have_their_rounds(tmp_path):
     models = {f'run/epoch_{k}.pth': convolutions() for k in (1, 2, 3)}
     page = write(models, tmp_path)
     assert 'From checkpoint to checkpoint' in page.text and 'given: epoch_3.pth' in page.text
-    html = (tmp_path / 'report.html').read_text()
+    html = (tmp_path / 'report.html').read_text().replace('<wbr>', '')  # names may be broken
     assert all(f'<td class="name">epoch_{k}.pth</td>' in html for k in (1, 2, 3))
     assert 'Theory' not in page.text  # of which there is nothing to say
     one = write({'x.pth': convolutions()}, tmp_path)
