@@ -42,12 +42,12 @@ def check_results(experiment, folder, digits, *, jobs):
     assert (folder / 'table.md').read_text() == f'{table}\n\n{findings}\n'
     with Image.open(folder / 'plot.png') as picture:
         assert len(picture.convert('L').getcolors()) > 20
-    written = {p: p.stat().st_mtime_ns for p in folder.glob('arms/*/*.pth')}
+    written = {p: p.stat().st_mtime_ns for p in folder.glob('arms/*/epoch_*.pth')}
     assert len(written) == len(names)
     again, lines = run(experiment, folder, data=digits)
     assert lines == [f'{name}: is trained' for name in names]
     assert again == results
-    assert written == {p: p.stat().st_mtime_ns for p in folder.glob('arms/*/*.pth')}
+    assert written == {p: p.stat().st_mtime_ns for p in folder.glob('arms/*/epoch_*.pth')}
 
 
 def test_a_pair_of_arms_runs_and_is_not_run_twice(pair, digits):

@@ -43,7 +43,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 WEIGHTS_ONLY = ('collapsed', 'flops_sparsity')  # what a report needs no activations for
 # at its defaults: iterations from report to report, and from look at activations to look
 REPORT_EVERY = SparsityHook().interval
-LOOK_EVERY = SparsityHook().activations.iterations_between(None)
+LOOK_EVERY = SparsityHook().activations.interval(None)
 NEVER = 10**6  # iterations
 # Penalty and noise act at every step, too weak to lead this model away from the plain one.
 ACTIVE = dict(penalty=dict(peak=1e-9), noise=dict(peak_std=1e-9), schedule=dict(type='constant'))
@@ -51,7 +51,7 @@ HOOKS = {
     'SparsityHook, idle': dict(type='SparsityHook', interval=NEVER, measures=WEIGHTS_ONLY),
     'SparsityHook, report': dict(type='SparsityHook', interval=1, measures=WEIGHTS_ONLY),
     'SparsityHook, report and look': dict(
-        type='SparsityHook', interval=1, activations=dict(interval=1)
+        type='SparsityHook', interval=1, activations=dict(interval_epochs=1)
     ),
     'DemPHook between events': dict(
         type='DemPHook', prune=dict(interval=NEVER // 2, num_samples=1), **ACTIVE
