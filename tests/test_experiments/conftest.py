@@ -14,8 +14,8 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def pair(tmp_path_factory, digits):
-    """The folder of ``runs.PAIR``, run once."""
-    from runs import PAIR, run
+    """The folder of ``trained.PAIR``, run once."""
+    from trained import PAIR, run
 
     folder = tmp_path_factory.mktemp('pair') / 'out'
     run(PAIR, folder, data=digits, jobs=1)

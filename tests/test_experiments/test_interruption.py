@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import run
+from trained import run
 from waiting_arm import WAITING
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from runs import ROOT
 from snapshots import assert_same
+from trained import ROOT
 
 from mmpsbn.commands.model_files import save_weights
 from mmpsbn.commands.recalibration import recalibrate_batch_norms

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
-from runs import CONFIG, PAIR, ROOT, TINY, run, with_arms
+from trained import CONFIG, PAIR, ROOT, TINY, run, with_arms
 
 from mmpsbn.experiments import EXPERIMENTS, training
 from mmpsbn.experiments.experiment import Arm

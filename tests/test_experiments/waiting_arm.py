@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from runs import ROOT, with_arms
+from trained import ROOT, with_arms
 
 from mmpsbn.experiments import EXPERIMENTS
 
