@@ -51,6 +51,7 @@ _TITLES = {
     'demp/strength': 'Penalty and noise, share of their peaks',
     'demp/penalty_scale': 'Penalty, times its peak',
 }
+_NO_SCORES = ('sparsity/', 'demp/', 'round/')
 _SHARES = ('_fraction', '_sparsity', '_left', 'universality', 'overlap')
 # the same curve as its share
 _SAID_ELSEWHERE = {'sparsity/collapsed': 'sparsity/collapsed_fraction'}
@@ -66,18 +67,22 @@ def quantities(runs: _Runs) -> list[str]:
     Raises:
         ValueError: there is none.
     """
-    present = {
+    present = _present(runs)
+    known = [key for key in _TITLES if key in present]
+    others = sorted(key for key in present if key.startswith('sparsity/') and key not in _TITLES)
+    if not known and not others:
+        raise ValueError(f'nothing to plot: no loss, score or sparsity/* in {", ".join(runs)}')
+    return known + others
+
+
+def _present(runs: _Runs) -> set[str]:
+    return {
         key
         for records in runs.values()
         for record in records
         for key, value in record.items()
         if is_finite(value) and _SAID_ELSEWHERE.get(key) not in record
     }
-    known = [key for key in _TITLES if key in present]
-    others = sorted(key for key in present if key.startswith('sparsity/') and key not in _TITLES)
-    if not known and not others:
-        raise ValueError(f'nothing to plot: no loss, score or sparsity/* in {", ".join(runs)}')
-    return known + others
 
 
 def write_log_picture(runs: _Runs, out_path: str | Path) -> None:
@@ -106,7 +111,7 @@ def build_log_figure(runs: _Runs) -> Figure:
     Raises ValueError where there is nothing to plot."""
     keys = quantities(runs)
     rows = math.ceil(len(keys) / _COLUMNS)
-    table = last_values(runs, keys)
+    table = last_values(runs)
     heights = [2.3] * rows + [0.22 * (len(table.rows) + 2)]
     figure, grid = new_figure(
         rows + 1,
@@ -189,12 +194,18 @@ def _colour(number: int) -> str:
     return _COLOURS[number % len(_COLOURS)]
 
 
-def last_values(runs: _Runs, keys: Sequence[str]) -> Table:
-    """One row a quantity, one column a run."""
+def last_values(runs: _Runs) -> Table:
+    """One row a quantity or a score that is not drawn, one column a run."""
+    keys = quantities(runs)
+    keys += sorted(
+        key
+        for key in _present(runs).difference(keys)
+        if '/' in key and not key.startswith(_NO_SCORES)
+    )
     rows = [
         {
             'quantity': _TITLES.get(key, key).removesuffix(_FAINT),
-            **{f'run {k}': _last(r, key) for k, r in enumerate(runs.values())},
+            **{f'run {k}': _last(records, key) for k, records in enumerate(runs.values())},
         }
         for key in keys
     ]
@@ -209,7 +220,8 @@ def _last(records: Sequence[dict], key: str) -> str:
         return ''
     if key.endswith(_SHARES):
         return percent(values[-1])
-    return number_text(int(values[-1]) if values[-1].is_integer() else float(values[-1]))
+    last = float(values[-1])
+    return number_text(int(last)) if last.is_integer() else f'{last:.4g}'
 
 
 def _page(runs: _Runs) -> str:
@@ -219,7 +231,7 @@ def _page(runs: _Runs) -> str:
         title='Training log' if len(runs) == 1 else 'Training logs',
         subtitle=', '.join(runs),
         sections=(
-            Section('At the end', tables=(last_values(runs, keys),)),
+            Section('At the end', tables=(last_values(runs),)),
             Section('Pictures', charts=charts),
         ),
     )

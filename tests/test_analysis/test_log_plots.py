@@ -24,7 +24,7 @@ def runs(tmp_path):
         {'iter': i, 'loss': 3 - i / 10, 'sparsity/dead_fraction': i / 100, 'sparsity/new': i}
         for i in range(1, 21)
     ]
-    psbn = [{'iter': 10, 'loss': float('nan'), 'coco/bbox_mAP': 0.4}]
+    psbn = [{'iter': 10, 'loss': float('nan'), 'coco/bbox_mAP': 0.4, 'voc/mAP': 0.5, 'lr': 1}]
     psbn += [{'iter': 10, 'sparsity/collapsed': 7, 'sparsity/collapsed_fraction': 0.07}]
     psbn += [{'iter': 15, 'demp/channels_removed': 3}, {'iter': 16, 'demp/channels_removed': 0}]
     psbn += [{'iter': 17, 'demp/channels_removed': 1}, {'iter': 18, 'round/collapsed': 7}]
@@ -67,7 +67,7 @@ def test_vertical_lines_are_in_the_legend(runs):
 def test_the_last_values_are_in_a_table(runs, tmp_path):
     (table,) = build_log_figure(runs).axes[-1].tables
     cells = {place: cell.get_text().get_text() for place, cell in table.get_celld().items()}
-    rows = [[cells[row, column] for column in range(3)] for row in range(6)]
+    rows = [[cells[row, column] for column in range(3)] for row in range(7)]
     assert rows == [
         ['at the end', 'bn', r'<ps\$b_n\$>'],
         ['Loss', '1', ''],
@@ -75,6 +75,7 @@ def test_the_last_values_are_in_a_table(runs, tmp_path):
         ['Collapsed filters, share', '', '7.0 %'],
         ['Dead channels, share', '20.0 %', ''],
         ['sparsity/new', '20', ''],
+        ['voc/mAP', '', '0.5'],  # a score that is not drawn
     ]
     write_log_picture(runs, tmp_path / 'log.html')
     page = Reader((tmp_path / 'log.html').read_text())

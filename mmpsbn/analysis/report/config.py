@@ -122,9 +122,7 @@ class ConfigSubject:
         loader = self._loader('test')
         with observing(model), _silent():
             if isinstance(evaluator, dict) and 'metrics' in evaluator:
-                evaluator = EVALUATOR.build(
-                    dict(evaluator, type=evaluator.get('type', 'Evaluator'))
-                )
+                evaluator = EVALUATOR.build(dict(type='Evaluator') | evaluator)
             else:
                 evaluator = Evaluator(evaluator)
             evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
@@ -137,14 +135,12 @@ class ConfigSubject:
     def gradient_noise(self, loaded: Loaded) -> dict[str, float] | None:
         """Of batches of the training data, with a copy of the model; None without data. What
         one step sees: the mean over the batches that are accumulated for it."""
-        if not self.has_data or self._cfg.get('train_dataloader') is None:
-            return None
-        try:
-            check_data_paths(self._cfg, splits=('train',))
-        except FileNotFoundError:  # a report of test data does not need it
+        if not self.has_data:
             return None
         set_random_seed(0)  # augmentations draw from the global generators
-        loader = self._loader('train')
+        loader = self._train_loader()
+        if loader is None:
+            return None
         model = copy.deepcopy(loaded.model).train()
 
         def losses() -> Iterator[Tensor]:
@@ -159,13 +155,16 @@ class ConfigSubject:
     def course(self, loaded: Loaded, *, threshold: float) -> Course | None:
         """The forecast of the run, from the config, the checkpoint's gammas and the length of
         an epoch, which the checkpoint or the training data tells; None if neither does."""
-        epoch_length = loaded.epoch_length or self._epoch_length()
-        if epoch_length is None or self._cfg.get('optim_wrapper') is None:
+        length = loaded.epoch_length
+        if length is None:
+            loader = self._train_loader()
+            length = None if loader is None else epoch_length(loader)
+        if length is None or self._cfg.get('optim_wrapper') is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
             try:
                 runner = planned_runner(
-                    self._cfg, loaded.model, epoch_length=epoch_length, work_dir=folder
+                    self._cfg, loaded.model, epoch_length=length, work_dir=folder
                 )
             except Exception as error:  # whatever a constructor wants: no report ends over it
                 what = f'{type(error).__name__}: {next(iter(str(error).splitlines()), "")}'
@@ -199,15 +198,15 @@ class ConfigSubject:
         """Iterations to an optimizer step."""
         return (self._cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
 
-    def _epoch_length(self) -> int | None:
-        """Batches of the training data; None where it is not there, or has no length."""
+    def _train_loader(self) -> DataLoader | None:
+        """None without training data: a report of test data does not need it."""
+        if self._cfg.get('train_dataloader') is None:
+            return None
         try:
             check_data_paths(self._cfg, splits=('train',))
         except FileNotFoundError:
             return None
-        if self._cfg.get('train_dataloader') is None:
-            return None
-        return epoch_length(self._loader('train'))
+        return self._loader('train')
 
     def _loader(self, split: str) -> DataLoader:
         with _silent():
