@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .logs import is_finite, read_runs, series, smooth
+from ..functional.checks import is_number
+from .logs import series, smooth
 from .page import render_page
 from .style import (
     BLUE,
@@ -25,8 +26,6 @@ from .style import (
     save_png,
 )
 from .view import Chart, Column, Section, Table, View, number_text, percent, table_of
-
-__all__ = ['build_log_figure', 'read_runs', 'write_log_picture']
 
 _COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, '#2aa5b0', '#b0587a', GREY)
 _COLUMNS = 2
@@ -81,7 +80,7 @@ def _present(runs: _Runs) -> set[str]:
         for records in runs.values()
         for record in records
         for key, value in record.items()
-        if is_finite(value) and _SAID_ELSEWHERE.get(key) not in record
+        if is_number(value) and _SAID_ELSEWHERE.get(key) not in record
     }
 
 
@@ -180,14 +179,15 @@ def draw_quantity(axes: Axes, key: str, runs: _Runs) -> None:
 
 
 def _mark_events(axes: Axes, runs: _Runs) -> None:
+    named: set[str] = set()  # once in the legend, whoever's they are
     for number, records in enumerate(runs.values()):
         iters, removed = series(records, 'demp/channels_removed')
         rounds = [r['iter'] for r in records if any(key.startswith('round/') for key in r)]
         for kind, places in zip(_EVENTS, (iters[removed > 0], rounds)):
             style = dict(color=_colour(number), linewidth=0.9, alpha=0.6, linestyle=_EVENTS[kind])
             for place in places:
-                known = axes.get_legend_handles_labels()[1]
-                axes.axvline(place, label=None if kind in known else kind, gid=kind, **style)
+                axes.axvline(place, label=None if kind in named else kind, gid=kind, **style)
+                named.add(kind)
 
 
 def _colour(number: int) -> str:

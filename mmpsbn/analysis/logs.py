@@ -1,11 +1,12 @@
 """The scalars that a training has logged."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from ..functional.checks import is_number
 
 PLACE = 'vis_data/scalars.json'  # in <work_dir>/<timestamp>
 
@@ -82,13 +83,9 @@ def series(records: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
 
     Float arrays of one length, in order of iteration.
     """
-    pairs = sorted((r['iter'], r[key]) for r in records if is_finite(r.get(key)))
+    pairs = sorted((r['iter'], r[key]) for r in records if is_number(r.get(key)))
     iters, values = np.array(pairs, dtype=float).reshape(-1, 2).T
     return iters, values
-
-
-def is_finite(value) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

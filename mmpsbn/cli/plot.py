@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from ..analysis.log_plots import read_runs, write_log_picture
+from ..analysis.log_plots import write_log_picture
+from ..analysis.logs import read_runs
 from ..commands import launch
 
 

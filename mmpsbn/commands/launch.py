@@ -90,7 +90,7 @@ def use_amp(cfg):
             '--amp needs a GPU (MMEngine scales the loss on accelerators only); '
             'leave it out to train on the CPU'
         )
-    wrapper = _type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+    wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
     if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(
             f"--amp replaces optim_wrapper.type 'OptimWrapper', but this config has {wrapper!r}"
@@ -175,7 +175,7 @@ def ensure_pruned_checkpoint_hook(cfg):
     """
     hooks = list(cfg.get('custom_hooks') or [])
     names = [
-        _type_name(hook.get('type') if isinstance(hook, dict) else type(hook)) for hook in hooks
+        type_name(hook.get('type') if isinstance(hook, dict) else type(hook)) for hook in hooks
     ]
     if not set(names) & set(PRUNED_CHECKPOINT_HOOKS):
         cfg.custom_hooks = [*hooks, dict(type='PrunedCheckpointHook')]
@@ -260,7 +260,8 @@ def close_ranks():
         torch.distributed.destroy_process_group()
 
 
-def _type_name(type_or_name):
+def type_name(type_or_name):
+    """Of a type in a config, without the scope or the module before it."""
     name = getattr(type_or_name, '__name__', str(type_or_name))  # a str has no __name__
     return name.rpartition('.')[2]
 

@@ -2,6 +2,7 @@
 
 import io
 import os.path as osp
+import pickle
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,9 @@ from ..engine.sparsity.growth import GROWTH_KEY
 from ..models import check_state_dict, loads_pretrained, unpack_seed_checkpoint
 from ..pruning import PrunePlan, apply_plan
 from ..pruning.surgery import is_applied
+
+# What torch raises for a text, an empty or half a file.
+UNREADABLE = (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError)
 
 
 @dataclass
@@ -95,9 +99,8 @@ def _read_checkpoint(path: str) -> dict:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except FileNotFoundError:
         raise
-    except (LookupError, OSError, RuntimeError) as error:  # of a text or half a file
-        what = next(iter(str(error).splitlines()), '')
-        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f'{path!r} holds a {type(checkpoint).__name__}, not a state dict')
@@ -129,8 +132,19 @@ def load_seed_checkpoint(cfg: Config, checkpoint_path: str) -> nn.Module:
             draws other weights from its seed.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    checkpoint = torch.load(checkpoint_path, map_location='cpu', weights_only=True)
+    try:
+        checkpoint = torch.load(checkpoint_path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise unreadable(checkpoint_path, error) from error
     return unpack_seed_checkpoint(checkpoint, model_cfg_of(cfg)).eval()
+
+
+def unreadable(path: str, error: Exception) -> ValueError:
+    """What torch says of a file that is no checkpoint, in one sentence."""
+    what = next(iter(str(error).splitlines()), 'it is empty or cut off')
+    return ValueError(f'{path!r} is not a checkpoint that can be read: {what}')
 
 
 def file_name(path: str) -> str:

@@ -10,6 +10,7 @@ from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 
 from ..engine.checkpoints.pruned_structure import META_KEY
+from ..engine.demp.settings import PruneSettings
 from ..engine.input_size import count_at_one_size
 from ..engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ..pruning import PruneResult, prune_dead_channels
@@ -52,9 +53,9 @@ class OneShotSettings:
 
     criterion: str
     target_flops: float | None = None
-    num_samples: int = 512
-    round_to: int = 1
-    tolerance: float = 1e-5
+    num_samples: int = PruneSettings.num_samples
+    round_to: int = PruneSettings.round_to
+    tolerance: float = PruneSettings.tolerance
     fold_padding: bool = False
     recalibrate: int = 0
     seed: int = 0

@@ -5,6 +5,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .launch import type_name
+
 
 def planned_runner(cfg: Config, model: nn.Module, *, epoch_length: int, work_dir: str) -> Runner:
     """A runner with optimizer and schedules, as ``train()`` builds them, of a model that exists.
@@ -44,8 +46,7 @@ def planned_runner(cfg: Config, model: nn.Module, *, epoch_length: int, work_dir
 
 def _without_amp(wrapper: dict) -> dict:
     """The same optimizer without mixed precision, which cannot be built without a GPU."""
-    kind = wrapper.get('type', 'OptimWrapper')
-    if getattr(kind, '__name__', kind) != 'AmpOptimWrapper':
+    if type_name(wrapper.get('type', 'OptimWrapper')) != 'AmpOptimWrapper':
         return wrapper
     own = ('type', 'loss_scale', 'dtype', 'use_fsdp')
     return {key: value for key, value in wrapper.items() if key not in own}

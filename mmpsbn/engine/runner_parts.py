@@ -26,6 +26,12 @@ def bare_model(runner) -> nn.Module:
     return unwrap(runner.model)
 
 
+def wrappers_of(runner) -> list[OptimWrapper]:
+    """The optimizers' wrappers: one, or those of an OptimWrapperDict."""
+    wrapper = runner.optim_wrapper
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
 def optimizers_of(runner) -> list[Optimizer]:
     """The built optimizers; empty in a run that only tests."""
     return optimizers_in(runner.optim_wrapper)

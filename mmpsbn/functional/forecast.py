@@ -28,7 +28,8 @@ def decay_settings(optimizer: Optimizer, group: Mapping) -> tuple[float, float] 
 def log_decay(lrs: Sequence[float], *, weight_decay: float, momentum: float) -> float:
     """S = sum of eta * lambda / (1 - m) over the steps: a dead gamma shrinks by exp(-S).
 
-    For eta * lambda << (1 - m)^2. From 0.3 to 1e-3 takes S = 5.7 (design section 3).
+    For eta * lambda << (1 - m)^2; above (1 - sqrt(m))^2 gamma swings around 0. From 0.3 to 1e-3
+    takes S = 5.7.
 
     Args:
         lrs: eta of each step.

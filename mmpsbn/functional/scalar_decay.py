@@ -160,29 +160,3 @@ def decay_curve(
         weight -= lr * direction(grad)
         curve.append(weight)
     return curve
-
-
-def sgd_decay(
-    start: float, *, lr: float, weight_decay: float, momentum: float, steps: int
-) -> float:
-    """The weight after ``steps`` steps of SGD with L2 at a constant learning rate.
-
-    Without momentum w_0 (1 - lr lambda)^t. With it w_{t+1} = (1 + m - lr lambda) w_t - m w_{t-1}
-    and w_1 = (1 - lr lambda) w_0 (torch's buffer starts as the first gradient), so
-    w_t = w_0 (a r^t + (1 - a) s^t) with r, s the roots of z^2 - (1 + m - lr lambda) z + m and
-    a = (1 - lr lambda - s) / (r - s); complex roots are a weight that swings around 0. For
-    lr lambda << (1 - m)^2 it is w_0 exp(-lr lambda t / (1 - m)), design section 3.
-
-    Raises:
-        ValueError: the two roots are equal, at lr lambda = (1 -+ sqrt(m))^2.
-    """
-    decay = lr * weight_decay
-    if not momentum:
-        return start * (1 - decay) ** steps
-    half = (1 + momentum - decay) / 2
-    root = complex(half * half - momentum) ** 0.5
-    if not root:
-        raise ValueError(f'double root at lr={lr}, weight_decay={weight_decay}, m={momentum}')
-    fast, slow = half + root, half - root
-    share = (1 - decay - slow) / (fast - slow)
-    return start * (share * fast**steps + (1 - share) * slow**steps).real

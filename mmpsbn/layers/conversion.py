@@ -95,7 +95,7 @@ def convert_to_psbn(model: nn.Module, *, alpha: float = 0.1) -> nn.Module:
 def _why_not(layer: nn.Module) -> str | None:
     """Why a layer cannot be converted; None if it can."""
     kind = type(layer).__name__
-    if is_parametrized(layer) or not isinstance(layer.bias, nn.Parameter):
+    if is_parametrized(layer) or not isinstance(getattr(layer, 'bias', None), nn.Parameter):
         return f'{kind} with computed parameters'
     if is_lazy(layer.bias):
         return f'{kind} without a width as yet'
@@ -150,7 +150,7 @@ def add_alpha(model: nn.Module, *, strict: bool = True) -> nn.Module:
     for name, layer in layers.items():
         if layer.alpha_added:
             raise ValueError(f'alpha={layer.alpha} was added to the bias of {name} before')
-        if not isinstance(layer.bias, nn.Parameter):
+        if not isinstance(getattr(layer, 'bias', None), nn.Parameter):
             raise ValueError(f'the bias of {name} is computed; add alpha before that')
     loaded = [m for m in layers.values() if not m.beta_given and not m.bias.eq(m.alpha).all()]
     for bias, alpha in {layer.bias: layer.alpha for layer in loaded}.items():

@@ -114,7 +114,7 @@ def restore_biases() -> None:
 
 def _frames() -> Iterator[FrameType]:
     """What runs now in this thread, from here outwards."""
-    frame = inspect.currentframe()
+    frame = inspect.currentframe().f_back
     while frame is not None:
         yield frame
         frame = frame.f_back

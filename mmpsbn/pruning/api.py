@@ -259,6 +259,7 @@ def _group_masks(graph: ChannelGraph, layer_masks: Mapping[str, Tensor]) -> dict
                 f'keep, got {getattr(keep, "dtype", type(keep).__name__)} of shape '
                 f'{tuple(getattr(keep, "shape", ()))}'
             )
+        keep = keep.cpu()
         if not keep.any():
             raise ValueError(f'keep mask of {layer}: all False; a layer needs one channel')
         mask, channel = torch.ones(group.channels, dtype=torch.bool), torch.tensor(member.channel)

@@ -29,7 +29,7 @@ def removable_without_loss(
     norm_of: Mapping[str, tuple[str, ...]],
     *,
     score: Tensor,
-    spread: Tensor,
+    spread: Tensor | None,
     criterion: str,
     eps: float,
     gamma_threshold: float,
@@ -38,25 +38,27 @@ def removable_without_loss(
     """The channels of a group that may go, by a criterion; shape (channels,), bool.
 
     ``'dead'``: max |a| <= ``eps`` wherever they are read. ``'collapsed'``: these, and those that
-    every model can do without as each emits a constant there, or nearly so (|gamma| <
-    ``gamma_threshold`` in every norm), and whose readers can take it into a bias. What is
-    unknown (NaN or infinite) stays.
+    emit a constant, or nearly so (|gamma| < ``gamma_threshold`` in every norm of every model), and
+    whose readers can take it into a bias. What is unknown (NaN or infinite) stays.
 
     Args:
         models: the one that was watched, and its averages, which lose the same channels.
         norm_of: of the graph.
-        score, spread: of :class:`ActivationWindow`, shapes (channels,), on the CPU.
+        score, spread: of :class:`ActivationWindow`, the largest over all models, shapes
+            (channels,), on the CPU. A spread of None says nothing, as of a window in which weights
+            have moved.
         fold_padding: see :func:`why_not_foldable`.
     """
     removable = score <= eps
     if criterion == 'collapsed':
         # An average (EMA) has gammas of its own: what has collapsed in the model may live there.
-        nearly_constant = torch.ones_like(removable)
+        constant, foldable = torch.ones_like(removable), torch.ones_like(removable)
         for model in models:
-            small = collapsed_channels(model, group, threshold=gamma_threshold)
-            foldable = foldable_channels(model, group, norm_of, fold_padding=fold_padding)
-            nearly_constant &= (small | (spread <= _ROUNDING)) & foldable
-        removable |= nearly_constant
+            constant &= collapsed_channels(model, group, threshold=gamma_threshold)
+            foldable &= foldable_channels(model, group, norm_of, fold_padding=fold_padding)
+        if spread is not None:
+            constant |= spread <= _ROUNDING
+        removable |= constant & foldable
     return removable & score.isfinite()
 
 

@@ -45,7 +45,8 @@ def _pads_with_zeros(layer: nn.Module) -> bool:
 
 
 def _own_bias(layer: nn.Module) -> Tensor | None:
-    return layer.bias if isinstance(layer.bias, nn.Parameter) else None
+    bias = getattr(layer, 'bias', None)
+    return bias if isinstance(bias, nn.Parameter) else None
 
 
 def _takes_shift(norm: nn.Module) -> bool:

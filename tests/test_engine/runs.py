@@ -12,7 +12,6 @@ from toy import kill_channels, toy_runner
 from mmpsbn.engine import DemPHook
 from mmpsbn.engine.runner_parts import averaged_models_of, bare_model
 
-QUIET = dict(penalty=dict(peak=0.0), noise=dict(peak_std=0.0))
 EMA = dict(type='EMAHook')
 STREAM = ('norm', 'blocks.0.bn2', 'blocks.1.bn2')  # the norms that write the residual stream
 

@@ -14,7 +14,7 @@ from torch import nn
 from toy import ToyData, ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine.demp.wrapper import check_wrapper
-from mmpsbn.engine.runner_parts import averaged_models_of, check_replaceable
+from mmpsbn.engine.runner_parts import averaged_models_of, check_replaceable, unwrapped_model
 
 DEMP = demp(interval=4, num_samples=8)
 LOADS = dict(type='PrunedCheckpointHook')
@@ -94,6 +94,9 @@ def test_wrappers_within_the_model_are_refused():
     torch.nn.Module.__init__(model.stem)
     with pytest.raises(TypeError, match='needs a plain or DDP model, got ToyNet, which wraps stem'):
         check_replaceable(model)
+    runner = SimpleNamespace(model=model, hooks=[])
+    with pytest.raises(TypeError, match='needs a plain or DDP model'), unwrapped_model(runner):
+        pass
 
 
 def test_a_fused_optimizer_under_amp_and_an_old_compiler_are_refused(monkeypatch):

@@ -77,3 +77,12 @@ def test_what_comes_next_exists_for_the_reader(monkeypatch):
     monkeypatch.setattr(arguments.shutil, 'which', lambda name: None)
     words = shlex.split(arguments.command_line('test', 'my config.py'))
     assert words == [sys.executable, '-m', 'mmpsbn', 'test', 'my config.py']
+
+
+def test_plot_says_what_it_wrote_and_refuses_the_rest(tmp_path):
+    log = tmp_path / 'scalars.json'
+    log.write_text('{"iter": 1, "loss": 2.0, "sparsity/collapsed": 3}\n')
+    picture = tmp_path / 'log.png'
+    assert run('plot', log, '--out', picture) == f'Wrote {picture}\n' and picture.exists()
+    message = refusal(run, 'plot', tmp_path / 'none.json', '--out', tmp_path / 'b.png')
+    assert message.startswith('error: no scalars at ')

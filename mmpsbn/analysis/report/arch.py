@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...commands.model_files import UNREADABLE, unreadable
 from ...pruning import trace_channel_graph
 from ...pruning.forward import call_with, observing
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import layers_at_zero
-from .subject import NO_PICKLE, Loaded, noise_of, unreadable
+from .subject import Loaded, noise_of
 
 
 def load_callable(reference: str, option: str) -> Callable:
@@ -158,7 +159,7 @@ def _load_strictly(model: nn.Module, path: str) -> None:
         raise FileNotFoundError(f'checkpoint {path!r} does not exist')
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (*NO_PICKLE, LookupError, OSError, RuntimeError) as error:  # of a text or half a file
+    except UNREADABLE as error:
         raise unreadable(path, error) from error
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):

@@ -67,8 +67,6 @@ def channels_of(snapshot: Snapshot) -> Channels:
         )
         for key, column in row.items():
             columns.setdefault(key, []).append(column)
-    if not columns:
-        raise ValueError('no layer has channels to look at')
     joined = {key: torch.cat(parts).numpy() for key, parts in columns.items()}
     return Channels(list(snapshot.layers), **joined, threshold=snapshot.threshold)
 

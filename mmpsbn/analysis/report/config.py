@@ -18,6 +18,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from ...commands.data_paths import check_data_paths
+from ...commands.launch import type_name
 from ...commands.model_files import draw_untrained, file_name, load_model
 from ...commands.planned_run import planned_runner
 from ...engine.input_size import pipeline_size
@@ -25,10 +26,11 @@ from ...engine.openmmlab import example_inputs, forward_tensors, trace_at_any_si
 from ...engine.runner_parts import epoch_length
 from ...engine.sparsity.forecast import collapse_forecast, gamma_lrs
 from ...engine.sparsity.settings import ActivationSettings
+from ...engine.sparsity.sparsity_hook import DEFAULT_MEASURES
 from ...pruning.forward import observing
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import layers_at_zero, scale_layers
-from .subject import NO_PICKLE, Course, Loaded, noise_of, progress, unreadable
+from .subject import Course, Loaded, noise_of, progress
 from .theorem import gradient_noise
 
 # Batches that the variance of a gradient is estimated from: its relative error is that of a
@@ -64,10 +66,7 @@ class ConfigSubject:
 
     def load(self, checkpoint: str) -> Loaded:
         """Raises ValueError for a checkpoint that does not fit; names the first tensor."""
-        try:
-            loaded = load_model(self._cfg, checkpoint)
-        except NO_PICKLE as error:
-            raise unreadable(checkpoint, error) from error
+        loaded = load_model(self._cfg, checkpoint)
         if loaded.unused:
             raise ValueError(
                 f'{checkpoint} holds {min(loaded.unused)}, which the model of '
@@ -180,9 +179,9 @@ class ConfigSubject:
     def log_looks_at(self) -> tuple[str, float] | None:
         """By the config's SparsityHook; None without one that counts dead channels."""
         for hook in self._cfg.get('custom_hooks') or ():
-            if getattr(hook.get('type'), '__name__', hook.get('type')) != 'SparsityHook':
+            if type_name(hook.get('type')) != 'SparsityHook':
                 continue
-            if 'dead' not in hook.get('measures', ['dead']):  # among those measured by default
+            if 'dead' not in hook.get('measures', DEFAULT_MEASURES):
                 continue
             look = hook.get('activations') or {}
             count = look.get('num_batches', ActivationSettings.num_batches)

@@ -17,7 +17,7 @@ from .channels import Channels, Paths
 from .theorem import Drop
 
 # The non-trainable region: a ReLU right behind passes less than this of a normal input.
-REGION = 0.01
+_REGION = 0.01
 _FLOOR = 1e-6  # scales below it are drawn there
 _MOSTLY = 0.99
 _BARS = 120  # more of them are drawn without gaps
@@ -51,7 +51,7 @@ def draw_plane(channels: Channels) -> Figure | None:
 def _shade_region(axes: Axes, right: float, bottom: float) -> None:
     """b < z |gamma| with Phi(z) = 1 %."""
     edge = np.array([0, right])
-    upper = NormalDist().inv_cdf(REGION) * edge
+    upper = NormalDist().inv_cdf(_REGION) * edge
     style = dict(color=GREY, alpha=0.22, linewidth=0, label='non-trainable', gid='region')
     axes.fill_between(edge, upper, min(bottom, 1.1 * upper[1]), **style)
     axes.axhline(0, color=GREY, linewidth=0.8)

@@ -1,6 +1,5 @@
 """What a report asks of its subject, whatever framework the model is of."""
 
-import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,15 +43,6 @@ class Course:
 
     sentence: str
     lrs: tuple[float, ...] | None
-
-
-NO_PICKLE = (pickle.UnpicklingError, EOFError)  # what torch raises for most other files
-
-
-def unreadable(path: str, error: Exception) -> ValueError:
-    """What torch says of a file that is no checkpoint, in one sentence."""
-    what = next(iter(str(error).splitlines()), 'it is empty or cut off')
-    return ValueError(f'{path!r} is not a checkpoint that can be read: {what}')
 
 
 class Subject(Protocol):

@@ -14,8 +14,15 @@ _WORST = 12
 _Rows = Sequence[Mapping[str, Any]]
 
 
-def _collapsed(settings: Settings) -> list[Column]:
-    return [Column(collapsed_column(t), f'|γ| < {t:g}') for t in settings.thresholds]
+def _counts(settings: Settings) -> list[Column]:
+    return [
+        Column('channels', 'channels'),
+        *(Column(collapsed_column(t), f'|γ| < {t:g}') for t in settings.thresholds),
+        Column('not_grown', 'not grown'),
+        Column('perhaps_not_grown', 'perhaps not grown'),
+        Column('dead', 'dead'),
+        Column('mostly_zero', 'mostly 0'),
+    ]
 
 
 def layer_tables(rows: _Rows, settings: Settings) -> tuple[Table, ...]:
@@ -32,12 +39,7 @@ def layer_tables(rows: _Rows, settings: Settings) -> tuple[Table, ...]:
     columns = [
         Column('number', '#'),
         Column('layer', 'layer', is_text=True),
-        Column('channels', 'channels'),
-        *_collapsed(settings),
-        Column('not_grown', 'not grown'),
-        Column('perhaps_not_grown', 'perhaps not grown'),
-        Column('dead', 'dead'),
-        Column('mostly_zero', 'mostly 0'),
+        *_counts(settings),
         Column('hardly_active', 'Φ < 1 %'),
         Column('median_gamma', 'median |γ|'),
         Column('median_bias', 'median b'),
@@ -74,11 +76,7 @@ def checkpoint_table(
     columns = [
         Column('number', '#'),
         Column('checkpoint', 'checkpoint', is_text=True),
-        Column('channels', 'channels'),
-        *_collapsed(snapshots[-1].settings),
-        Column('not_grown', 'not grown'),
-        Column('dead', 'dead'),
-        Column('mostly_zero', 'mostly 0'),
+        *_counts(snapshots[-1].settings),
         Column('macs', 'MACs, M', show=millions),
         Column('share', 'at stake', show=percent),
         Column('score', metric or '', show=lambda score: '' if score is None else f'{score:.4g}'),

@@ -1,6 +1,7 @@
 """Checkpoints that a kill or a full disk cannot take away."""
 
 import os
+from contextlib import suppress
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
@@ -57,6 +58,9 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
+        if is_main_process():  # what a write that failed has left there is not to be put in place
+            with suppress(FileNotFoundError):
+                os.remove(os.path.join(runner.log_dir, _POINTER))
         ours = self.backend_args in (None, atomic_backend_args())
         if ours and isinstance(self.file_backend, LocalBackend):
             self.backend_args = atomic_backend_args()
@@ -71,6 +75,8 @@ class SafeCheckpointHook(CheckpointHook):
             _seed_from_iteration(runner)
 
     def after_train_iter(self, runner, *args, **kwargs) -> None:
+        if self.by_epoch:
+            return
         super().after_train_iter(_PointerInLogDir(runner), *args, **kwargs)
         self._put_in_place(runner)
 

@@ -13,7 +13,7 @@ from ..arguments import build, names_its_arguments
 from ..checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from ..checkpoints.pruned_structure import saved_by
 from ..norms.beta_decay import check_beta_decay
-from ..runner_parts import bare_model, optimizers_of
+from ..runner_parts import bare_model, groups_by_parameter, optimizers_of
 from .online_pruner import OnlinePruner
 from .saved_state import check_saved_state
 from .settings import (
@@ -199,12 +199,7 @@ class DemPHook(Hook):
             trainable = {n: trainable[n] for n in scales if n in trainable}
         else:
             trainable = {n: p for n, p in trainable.items() if not n.endswith('bias')}
-        held = {
-            p
-            for optimizer in optimizers_of(runner)
-            for group in optimizer.param_groups
-            for p in group['params']
-        }
+        held = groups_by_parameter(optimizers_of(runner))
         for name, parameter in trainable.items():
             if parameter not in held:
                 raise TypeError(

@@ -148,9 +148,11 @@ class OnlinePruner:
         if event is None or self.finished:
             return
         if not self._window.is_open:
+            if runner.iter < self._window.opens_at(event):
+                return
             held = self._coverage.held
             groups = {name: g for name, g in self.graph.groups.items() if name not in held}
-            if runner.iter < self._window.opens_at(event) or not groups:
+            if not groups:
                 return
             self._window.open(runner, groups)
             self._coverage.open(bare_model(runner))

@@ -62,8 +62,7 @@ def select_keep_masks(
             group,
             graph.norm_of,
             score=score,
-            # while weights move nothing is constant for long: it is |gamma| that tells
-            spread=torch.full_like(score, torch.inf),
+            spread=None,
             criterion=settings.criterion,
             eps=settings.eps,
             gamma_threshold=settings.gamma_threshold,
@@ -73,6 +72,7 @@ def select_keep_masks(
         if name in importance:
             silent = removable
             removable = also_live(group, silent, importance[name], **rounding)
+            removable &= silent | score.isfinite()  # of what is unknown nothing is live
             live = live or not torch.equal(silent, removable)
         keep_masks[name] = keep_mask_of(group, score, removable, **rounding)
     return keep_masks, live

@@ -1,12 +1,12 @@
 """In which wrappers of model and optimizer DemPHook works."""
 
 import torch
-from mmengine.optim import AmpOptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper
 from mmengine.utils import digit_version
 from mmengine.utils.dl_utils import TORCH_VERSION
 
 from ...upstream import compile_method, is_compiled
-from ..runner_parts import check_replaceable
+from ..runner_parts import check_replaceable, wrappers_of
 
 
 def check_wrapper(runner) -> None:
@@ -19,9 +19,7 @@ def check_wrapper(runner) -> None:
             f'torch {TORCH_VERSION} switches the hooks of optimizers off where torch.compile is '
             'used, and DemPHook acts in them; train without compile'
         )
-    wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    for wrapper in wrappers:
+    for wrapper in wrappers_of(runner):
         fused = any(group.get('fused') for group in wrapper.optimizer.param_groups)
         if fused and isinstance(wrapper, AmpOptimWrapper):
             raise TypeError(

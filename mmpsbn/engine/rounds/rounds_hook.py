@@ -15,7 +15,7 @@ from ...pruning.activation import ActivationWindow
 from ...pruning.measures import Limits
 from ..arguments import names_its_arguments
 from ..ranks import joined_scores
-from ..runner_parts import bare_model, in_epochs, optimizers_of
+from ..runner_parts import bare_model, epoch_length, in_epochs, optimizers_of
 from ..sparsity.channel_watch import FLOPS, NOT_GROWN, WEIGHTS, ChannelWatch
 from ..sparsity.growth import load_growth, save_growth
 from .round_ends import round_ends
@@ -106,8 +106,12 @@ class RoundsHook(Hook):
         self._begin_round(runner)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if not in_epochs(runner):
-            self._end_round(runner, runner.iter + 1)
+        if in_epochs(runner):
+            return
+        length = epoch_length(runner.train_dataloader)
+        if length and (runner.iter + 1) % length == 0:  # as often as by epochs
+            self._watch.note_growth(runner)
+        self._end_round(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner) -> None:
         if in_epochs(runner):

@@ -6,13 +6,13 @@ import warnings
 from typing import NamedTuple
 
 import torch
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from ...functional.forecast import decay_settings, log_decay, steps_to_decay
 from ...pruning.sparsity import scale_layers
 from ...upstream import accumulative_counts
-from ..runner_parts import bare_model, schedulers_of
+from ..runner_parts import bare_model, schedulers_of, wrappers_of
 
 
 class _Gammas(NamedTuple):
@@ -38,7 +38,7 @@ def collapse_forecast(runner, *, threshold: float) -> str:
     forecast; what DemPHook's penalty adds is not in it. |gamma| starts from their median,
     leaving out those below the threshold.
     """
-    for wrapper in _wrappers(runner):
+    for wrapper in wrappers_of(runner):
         if not isinstance(wrapper, OptimWrapper):
             return f'forecast: none under {type(wrapper).__name__}'
     if runner.iter >= runner.max_iters:
@@ -64,7 +64,7 @@ def collapse_forecast(runner, *, threshold: float) -> str:
     if lrs is None:
         return 'forecast: none, as the learning rates to come are known only as training goes on'
     decay, momentum = settings
-    if max(lrs) * decay >= (1 - momentum) ** 2:
+    if max(lrs) * decay > (1 - momentum**0.5) ** 2:
         return (
             f'forecast: none, as weight_decay={part.decay:g} is too strong for lr={max(lrs):g}: '
             'gamma oscillates or diverges'
@@ -102,17 +102,12 @@ def gamma_lrs(runner) -> list[float] | None:
     return _scheduled_lrs(runner, _largest(parts)) if parts else None
 
 
-def _wrappers(runner) -> list:
-    wrapper = runner.optim_wrapper
-    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-
-
 def _trained_gammas(runner) -> list[_Gammas]:
     """Param groups of equal settings as one."""
     layers = scale_layers(bare_model(runner)).values()
     gammas = {layer.weight for layer in layers if layer.weight.requires_grad}
     parts: dict = {}
-    for wrapper in _wrappers(runner):
+    for wrapper in wrappers_of(runner):
         for group in wrapper.optimizer.param_groups if isinstance(wrapper, OptimWrapper) else ():
             found = [p for p in group['params'] if p in gammas]
             if found:

@@ -22,6 +22,8 @@ from .growth import load_growth, save_growth
 from .settings import ActivationSettings
 from .words import alarm_text, scalars, summary
 
+DEFAULT_MEASURES = ('collapsed', 'flops_sparsity', 'dead')
+
 
 @HOOKS.register_module()
 class SparsityHook(Hook):
@@ -80,7 +82,7 @@ class SparsityHook(Hook):
         self,
         interval: int = 100,
         gamma_threshold: float | Sequence[float] = 1e-3,
-        measures: Sequence[str] = ('collapsed', 'flops_sparsity', 'dead'),
+        measures: Sequence[str] = DEFAULT_MEASURES,
         layers: Sequence[str] | None = None,
         activations: dict | None = None,
         warn_at: dict | None = None,

@@ -25,7 +25,7 @@ NORMS = dict(
 _HOOKS = [dict(type='RoundsHook'), dict(type='SparsityHook')]
 _TINY = {'model.backbone.depth': 8, 'model.backbone.base_channels': 4, 'model.head.in_channels': 16}
 # small: a fifth of the images in batches of half the size with four times the decay: a round of n
-# epochs has S = 157 n steps * lr / 2 * 2e-3 / 0.1 (design section 3), at 0.1 and 15 epochs 2.4
+# epochs has S = 157 n steps * lr / 2 * 2e-3 / 0.1, at 0.1 and 15 epochs 2.4
 # where the paper's has 9.8
 _ROUND = dict(
     smoke=dict(epochs=1, batch_size=32, weight_decay=2e-3),
