@@ -132,7 +132,7 @@ def also_live(
     ``round_to`` is below the width that would be left; shape (channels,), bool.
 
     Args:
-        importance: shape (channels,), e.g. |gamma|; the lowest go first.
+        importance: shape (channels,), e.g. |gamma|; the lowest go first, infinite ones never.
     """
     removable = removable.clone()
     # Rounding up alone would let a width that is one above a multiple keep round_to - 1 dead ones.
@@ -141,7 +141,7 @@ def also_live(
         kept = member.size - int(removable[channels].sum())
         over = kept % round_to
         if 2 * over < round_to and kept - over >= max(min_channels, round_to):
-            live = channels[~removable[channels]].unique()
+            live = channels[~removable[channels] & importance[channels].isfinite()].unique()
             # stable: of equal ones the lower index goes, the same on every rank
             lowest = live[importance[live].sort(stable=True).indices[:over]]
             removable[lowest] = True

@@ -14,11 +14,13 @@ import pytest
 import torch
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, checkpoint_hook
+from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
 from runs import hook_of, resume_from
 from snapshots import assert_same
 from toy import ToyNet, toy_runner
 
+from mmpsbn.engine import SparsityHook
 from mmpsbn.engine.checkpoints.checkpoint_hook import SafeCheckpointHook, _RemoveLaterBackend
 from mmpsbn.engine.files import AtomicLocalBackend
 
@@ -68,10 +70,16 @@ class Own(CheckpointHook):
     """MMEngine's, under another name."""
 
 
+@HOOKS.register_module(force=True)
+class OwnWatch(SparsityHook):
+    """Somebody's, derived from ours."""
+
+
 @pytest.mark.parametrize(
     'hooks, kind, stays',
     [
         ([WATCH], CheckpointHook, SafeCheckpointHook),
+        ([dict(type='OwnWatch')], CheckpointHook, SafeCheckpointHook),
         ([WATCH], Own, Own),
         ([], CheckpointHook, CheckpointHook),
         ([dict(type='EMAHook')], CheckpointHook, CheckpointHook),

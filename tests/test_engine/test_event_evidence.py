@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from toy import ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine.demp import prune_event
+from mmpsbn.engine.demp.settings import PruneSettings
 from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.engine.ranks import joined_scores
 from mmpsbn.engine.runner_parts import bare_model
@@ -292,3 +293,16 @@ def test_the_log_line_shows_strengths_that_its_four_decimals_can_hold(tmp_path, 
     found = dict(re.findall(r'demp/(\w+): (\S+)', line))
     assert found == {name: f'{value:.4f}' for name, value in expected.items()}
     assert scalars(runner, 'demp/strength')[0]['demp/strength'] == 1
+
+
+def test_of_what_is_unknown_nothing_is_removed_as_live():
+    model = ToyNet(inner=8)
+    graph = trace_channel_graph(model, torch.zeros(1, 3, 8, 8), forward_tensors)
+    (name,) = (n for n in graph.groups if n == 'blocks.0.conv1')
+    with torch.no_grad():
+        model.blocks[0].bn1.weight.copy_(torch.arange(1.0, 9.0))  # channel 0 matters least
+    scores = torch.ones(8)
+    scores[2:5], scores[0] = 0, torch.inf  # 5 are left, and a multiple of 4 is one below
+    settings = PruneSettings(round_to=4, allow_live=True)
+    masks, live = prune_event.select_keep_masks([model], graph, {name: scores}, settings)
+    assert live and (~masks[name]).nonzero().flatten().tolist() == [1, 2, 3, 4]

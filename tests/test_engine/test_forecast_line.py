@@ -182,6 +182,10 @@ def test_gammas_below_the_threshold_or_not_finite_are_left_out_of_the_median(tmp
             dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, weight_decay=20.0))),
             'weight_decay=20 is too strong for lr=0.1: gamma oscillates or diverges',
         ),
+        (  # (1 - sqrt(0.9))^2 is 0.00263, from where on gamma swings through 0
+            dict(optim_wrapper=dict(optimizer=SGD | dict(lr=0.1, weight_decay=0.027))),
+            'weight_decay=0.027 is too strong for lr=0.1: gamma oscillates or diverges',
+        ),
     ],
 )
 def test_what_cannot_be_foreseen_is_said(tmp_path, kwargs, said):

@@ -114,6 +114,14 @@ def test_rounds_count_as_the_sparsity_hook_does(tmp_path, hooks):
     assert found('parts') == found('whole')
 
 
+def test_rounds_of_iterations_see_what_grows_and_falls_within_one(tmp_path):
+    course = {3: {0: 0.1}, 6: {0: 1e-4}}  # an epoch would have ended in between
+    kwargs = dict(iters=16, param_scheduler=restarts([8, 8], by_epoch=False))
+    grow(tmp_path, course=course, hooks=[dict(type='RoundsHook')], **kwargs)
+    rows = json.loads((tmp_path / 'rounds.json').read_text())
+    assert [(row['collapsed'], row['not_grown']) for row in rows] == [(1, 15), (1, 15)]
+
+
 def test_it_follows_channels_through_pruning_and_a_resume(tmp_path):
     def prepare(runner):
         """Channels 0 and 3 of the stream are dead in all their writers."""

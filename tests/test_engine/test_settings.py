@@ -6,6 +6,8 @@ from mmengine.registry import HOOKS
 
 import mmpsbn  # noqa: F401
 from mmpsbn.engine.demp.settings import PruneSettings
+from mmpsbn.engine.sparsity.settings import ActivationSettings
+from mmpsbn.pruning import prune_dead_channels
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,11 @@ def test_settings_left_out_are_the_papers():
     assert (hook.schedule.type, hook.schedule.warmup, hook.schedule.end) == ('one_cycle', 0.1, 1.0)
     assert hook.pruner.settings.interval == 5000
     assert hook.pruner.settings.num_samples == 512
+
+
+def test_what_counts_as_dead_is_one_number():
+    of_api = inspect.signature(prune_dead_channels).parameters['eps'].default
+    assert PruneSettings().eps == ActivationSettings().eps == of_api == 0
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,8 @@ def select_keep_masks(
         rounding = dict(min_channels=settings.min_channels, round_to=settings.round_to)
         if name in importance:
             silent = removable
-            removable = also_live(group, silent, importance[name], **rounding)
-            removable &= silent | score.isfinite()  # of what is unknown nothing is live
+            known = importance[name].where(score.isfinite(), torch.inf)
+            removable = also_live(group, silent, known, **rounding)
             live = live or not torch.equal(silent, removable)
         keep_masks[name] = keep_mask_of(group, score, removable, **rounding)
     return keep_masks, live
