@@ -2,7 +2,8 @@
 
     python docs/examples/published_detector.py version-slim-320.pth --photographs DIR --out out
 
-Dead channels are found on the pictures that ship inside scikit-image; the photographs in DIR,
+Dead channels are found on the pictures that ship inside scikit-image and on five crowds of its
+portraits; the photographs in DIR,
 which had no say in it, are for the comparison alone. docs/published_detector.md has the results.
 """
 

@@ -60,4 +60,5 @@ class Quantity:
     def drawn(self, arm: SimpleNamespace) -> float | None:
         """The number as a picture has it."""
         value = self.of(arm)
-        return 100 * value if self.spec[-2:] in ('0%', '1%') else value
+        is_share = self.spec.partition(' ')[0].endswith('%')
+        return 100 * value if is_share and value is not None else value

@@ -46,9 +46,12 @@ def judge(
             something, and those that have not are named.
     """
     subjects = arms if len(arms) > 1 else arms[0].steps or arms
-    values = [value for value in map(quantity.of, subjects) if value is not None]
-    words = [quantity.words(value) for value in values]
-    holds = rule(values, quantity.margin) if values and given is not False else None
+    values = [*map(quantity.of, subjects)]
+    if len(arms) == 1:  # a round in which nobody looked
+        values = [value for value in values if value is not None]
+    words = ['' if value is None else quantity.words(value) for value in values]
+    told = values and None not in values and given is not False
+    holds = rule(values, quantity.margin) if told else None
     verdict = Verdict(found.format(*words, course=', '.join(words)), holds)
     return tell(verdict.found, holds, *arms) if given is None else verdict
 

@@ -64,6 +64,12 @@ def test_commands_exist(page, capsys):
         assert {word for word in words if word.startswith('--')} <= set(known)
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page):
+    named = re.findall(r'`((?:mmpsbn|tools|tests|docs|configs)/[\w/.-]+\.\w+)`', page.read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 WATCH, KEEP, PRUNE = re.findall('```python\n(.*?)```', README, re.S)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch.utils.benchmark import Timer
 
+from mmpsbn.experiments.tables import markdown
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -140,6 +142,4 @@ def milliseconds(seconds: Sequence[float]) -> float:
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """In markdown."""
-    line = ['---', *('---:' for _ in head[1:])]
-    for cells in (head, line, *rows):
-        print(f'| {" | ".join(map(str, cells))} |', flush=True)
+    print(markdown([*map(str, head)], *([*map(str, row)] for row in rows)), flush=True)

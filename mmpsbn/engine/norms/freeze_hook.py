@@ -35,7 +35,7 @@ class FreezeHook(Hook):
 
     With ``seed``, a run that begins draws all weights anew from it, so that the frozen ones
     need not be stored: after training, ``from_seed.pth`` in the work folder holds the seed, the
-    trained values and the buffers, and ``tools/from_seed.py`` makes the full checkpoint of it.
+    trained values and the buffers, and ``tools/from_seed.py`` of a clone makes the full checkpoint.
 
     Args:
         train, freeze: what is trained, or all but what; one of them. ``'norm'`` or pieces of

@@ -14,7 +14,7 @@ from ..tables import ArmTable, GridTable
 from ..verdicts import SHARE, Verdict, falls, judge, tell
 
 _CONFIG = 'cifar/basicnet_bn_cifar10_in_memory.py'
-_LIMITS = Limits(gamma=1e-3, eps=1e-12)
+_LIMITS = Limits(gamma=1e-3, eps=1e-12)  # the paper's, section 2.1
 _OPTIMIZERS = {
     'SGD': dict(type='SGD', lr=0.1, momentum=0.9),
     'Adam': dict(type='Adam', lr=1e-3, betas=(0.9, 0.99), eps=1e-8),
