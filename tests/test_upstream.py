@@ -103,6 +103,9 @@ def test_a_module_is_initialising_within_init_weights_alone():
     assert seen == [True] and not upstream.is_initialising(parent)
 
 
+_BY_TEXT = ('getattr', 'hasattr', 'setattr', 'delattr')
+
+
 def private_names(source):
     """(line, name) of what is private to others: imports, attributes of anything but the own class
     and what is defined here."""
@@ -117,6 +120,12 @@ def private_names(source):
         if isinstance(node, ast.ImportFrom) and not node.level:
             parts = [*node.module.split('.'), *(alias.name for alias in node.names)]
             yield from ((node.lineno, p) for p in parts if is_private(p) and 'mmpsbn' not in parts)
+        elif isinstance(node, ast.Import):
+            parts = [part for alias in node.names for part in alias.name.split('.')]
+            yield from ((node.lineno, part) for part in parts if is_private(part))
+        elif isinstance(node, ast.Call) and getattr(node.func, 'id', '') in _BY_TEXT:
+            texts = [a.value for a in node.args[1:2] if isinstance(a, ast.Constant)]
+            yield from ((node.lineno, text) for text in texts if is_private(text))
         elif isinstance(node, ast.Attribute) and is_private(node.attr):
             own = isinstance(node.value, ast.Name) and node.value.id in ('self', 'cls')
             if not own and node.attr not in defined:
@@ -143,5 +152,7 @@ def test_the_reader_of_private_names_sees_them():
         'from torch.nn.modules.conv import _ConvNd\nfrom torch._x import y\n'
         'class A:\n    def _own(self, other):\n        self._mine = other._mine\n'
         '        return runner._resume, other._own()\n'
+        'import torch._y\ngetattr(a, "_z")\n'
     )
-    assert sorted(private_names(source)) == [(1, '_ConvNd'), (2, '_x'), (6, '_resume')]
+    found = [(1, '_ConvNd'), (2, '_x'), (6, '_resume'), (7, '_y'), (8, '_z')]
+    assert sorted(private_names(source)) == found

@@ -127,4 +127,4 @@ def kill_channels(layer, channels) -> None:
     bias is negative and gamma is 0."""
     with torch.no_grad():
         layer.weight[channels] = 0
-        layer._parameters['bias'][channels] = -1.0
+        layer.bias[channels] = -1.0

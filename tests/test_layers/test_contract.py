@@ -42,6 +42,18 @@ def test_class_and_forward_are_torchs(case):
     assert not isinstance(layer, nn.SyncBatchNorm)
 
 
+def test_without_other_ranks_a_synchronised_layer_is_one_pass_of_torchs(monkeypatch):
+    layer, x = randomise(psSyncBN(C)), torch.randn(2, C, 3, 3)
+    passes = []
+    forward = nn.functional.batch_norm
+    monkeypatch.setattr(
+        nn.functional, 'batch_norm', lambda *args, **kw: passes.append(1) or forward(*args, **kw)
+    )
+    monkeypatch.setattr(layer, '_forward_gloo', None)
+    layer(x), layer.eval()(x)
+    assert len(passes) == 2
+
+
 @every_layer
 def test_fresh_layer_has_gamma_1_beta_0_and_b_alpha(case):
     fresh = CASES[case][0]()

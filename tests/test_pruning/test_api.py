@@ -283,6 +283,9 @@ def test_bad_input_is_one_clear_error_and_changes_nothing(make, batches, kwargs,
     wrapped = ddp(model) if make is ddp else model
     with pytest.raises(error, match=message):
         prune_dead_channels(wrapped, batches, **kwargs)
+    if make is ddp or 'tolerance' in kwargs:
+        with pytest.raises(error, match=message):
+            prune_channels_by_mask(wrapped, X, {}, **kwargs)
     assert_same(snapshot(model), before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 

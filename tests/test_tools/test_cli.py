@@ -52,11 +52,11 @@ def test_a_config_of_an_installed_package():
 
 
 def test_a_config_of_a_package_that_is_imported_from_its_clone(tmp_path, monkeypatch):
-    for folder, file in (('nets', '__init__.py'), ('configs', 'small.py')):
+    for folder, file in (('a_clone_of_nets', '__init__.py'), ('configs', 'small.py')):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_text('width = 8\n')
     monkeypatch.syspath_prepend(tmp_path)
-    assert load_config('nets::small.py').width == 8
+    assert load_config('a_clone_of_nets::small.py').width == 8
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,4 @@ def test_a_file_is_read_where_it_is_and_overwritten_only_where_asked_for(small, 
     said = prune(small, 'dense.pth', *arguments, '--force')
     assert abs(dense_macs_left(said) - 0.5) < 0.02
     assert torch.load(tmp_path / 'dense_random.pth', weights_only=True)['meta']['mmpsbn']
+    assert [path.name for path in tmp_path.iterdir()] == ['dense_random.pth']

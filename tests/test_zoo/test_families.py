@@ -207,7 +207,8 @@ def test_dead_channels_of_a_family_are_removed_and_nothing_else_changes(family, 
         return
     assert row.params_left < 1
     assert 0 < row.removed <= row.planted and row.all_removed > 0
-    assert row.certain_removed == row.certain or family in PARTLY_LEFT
+    least = 0.75 if family in PARTLY_LEFT else 1
+    assert least * row.certain <= row.certain_removed <= row.certain
 
 
 def test_every_family_has_a_config():
