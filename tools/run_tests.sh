@@ -10,4 +10,5 @@ python=$(ready_python "$PWD")
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m codespell_lib ./*.md docs configs mmpsbn tools tests
-"$python" -m pytest -q -m "" "$@"
+# A worker a core; each test has one thread. What a module's fixtures train, its own worker trains.
+"$python" -m pytest -q -m "" -n auto --dist loadfile "$@"
