@@ -7,7 +7,9 @@ from pathlib import Path
 
 import mmdet
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 import mmpsbn  # noqa: F401
 from mmpsbn.datasets import write_digits_dataset
@@ -42,7 +44,6 @@ val_cfg = val_dataloader = val_evaluator = None
 test_cfg = test_dataloader = test_evaluator = None
 """
 SLOW = pytest.mark.slow
-OFTEN = "custom_hooks[-1]['prune'] = dict(interval=1, num_samples=2)"
 RESUMED = "custom_hooks = [dict(type='DemPHook', prune=dict(interval=1, num_samples=2))]"
 
 
@@ -67,7 +68,7 @@ def write_my_detector(folder):
         pytest.param(
             MMDET_TOOL,
             PRUNE,
-            f'{OF_RETINANET}\n{OFTEN}',
+            f'model = {{}}\n{OF_RETINANET}',
             'BN',
             {'SparsityHook', 'DemPHook'},
             id='prune',
@@ -94,11 +95,18 @@ def test_what_the_docs_show_trains_with_the_tool_they_name(
     tmp_path, tool, config, rest, norm, hooks
 ):
     """In a process of its own, in which nothing has imported mmpsbn."""
-    write_digits_dataset(f'{tmp_path}/digits/', num_train=2, num_val=2, image_size=(96, 64), seed=0)
+    size = dict(num_train=100 if config == PRUNE else 2, num_val=2, image_size=(96, 64), seed=0)
+    write_digits_dataset(f'{tmp_path}/digits/', **size)
     if rest is None:
         write_my_detector(tmp_path)
     text = config if rest is None else f'{config}\n{rest}\n{DATA}'
+    if config == PRUNE:
+        text = text.replace('max_epochs=1', 'max_epochs=4')
     (tmp_path / 'my_config.py').write_text(text)
+    if config == PRUNE:
+        init_default_scope('mmdet')
+        model = MODELS.build(Config.fromfile(str(tmp_path / 'my_config.py')).model)
+        torch.save(dict(state_dict=model.state_dict()), tmp_path / 'my_detector.pth')
     scale = 'train_dataloader.dataset.pipeline.2.scale=(96,64)'
     run = subprocess.run(
         [sys.executable, tool, 'my_config.py', '--work-dir', 'run', '--cfg-options', scale],
@@ -113,8 +121,10 @@ def test_what_the_docs_show_trains_with_the_tool_they_name(
     assert {'SparsityHook', 'DemPHook'}.intersection(log.split()) == hooks
     cfg = Config.fromfile(str(tmp_path / 'my_config.py'))
     assert cfg.model.backbone.norm_cfg.type == norm
-    if config in (PRUNE, INHERIT):
+    if config == INHERIT:
         assert cfg.model.backbone.norm_eval is False and 'prune event at iteration 1' in log
+    if config == PRUNE:  # 200 iterations, which are the fewest that do
+        assert 'budget flops=0.5 is met' in log and 'Load checkpoint from my_detector.pth' in log
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,6 @@ _TITLES = {
     'demp/macs_left': 'MACs left',
     'demp/channels_left': 'Channels left',
     'demp/strength': 'Penalty and noise, share of their peaks',
-    'demp/penalty_scale': 'Penalty, times its peak',
 }
 _NO_SCORES = ('sparsity/', 'demp/', 'round/')
 _SHARES = ('_fraction', '_sparsity', '_left', 'universality', 'overlap')

@@ -8,9 +8,8 @@ from mmengine.device import get_device
 
 from ..commands import launch
 from ..commands.data_paths import check_data_paths
-from ..commands.one_shot import OneShotSettings, prune_checkpoint
+from ..commands.one_shot import BUDGET_CRITERIA, OneShotSettings, prune_checkpoint
 from ..pruning.criteria import CRITERIA
-from ..pruning.ranking import RANKING_CRITERIA
 from .arguments import add_config, add_config_options, command_line
 
 _SETTINGS = fields(OneShotSettings)
@@ -23,7 +22,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument(
         '--criterion',
         required=True,
-        choices=CRITERIA + RANKING_CRITERIA,
+        choices=CRITERIA + BUDGET_CRITERIA,
         help='dead and collapsed remove what does nothing, the others the least important',
     )
     parser.add_argument(
@@ -44,7 +43,8 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         '--num-samples',
         type=int,
         metavar='N',
-        help='training images on which a dead channel must be silent (default: %(default)s)',
+        help='training images on which a dead channel must be silent, or from whose losses fisher '
+        'chooses (default: %(default)s)',
     )
     parser.add_argument(
         '--round-to',

@@ -4,7 +4,8 @@ import os
 import os.path as osp
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..engine.input_size import pipeline_size
+from ..engine.onnx_file import check_one_stage, check_onnx_installed, write_onnx
 from ..engine.openmmlab import forward_tensors, trace_at_any_size
 from ..layers import PostShift, convert_from_psbn
 from ..models import fuse_norms
@@ -20,7 +22,6 @@ from ..pruning.graph import ChannelGraph
 from ..pruning.verification import output_errors, probe_outputs
 from ..upstream import BatchNormBase
 from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite, save_weights
-from .onnx_file import check_one_stage, check_onnx_installed, write_onnx
 
 # Largest change of the outputs relative to their maximum that passes for rounding.
 _TOLERANCE = 1e-4
@@ -111,7 +112,8 @@ def export_model(
     loaded = load_model(cfg, checkpoint_path)
     model = loaded.model
     if onnx:
-        check_one_stage(model)
+        with _or_without_onnx():
+            check_one_stage(model)
     graph, probe = trace_at_any_size(model, inputs)
     before = probe_outputs(model, probe, forward_tensors)
     if any(isinstance(module, PostShift) for module in model.modules()):
@@ -131,8 +133,10 @@ def export_model(
         rebuilt = load_model(Config.fromfile(paths[0]), paths[1]).model
         error = output_errors(before, probe_outputs(rebuilt, probe, forward_tensors))[1]
         _check('the exported model', error, 'leave out --fuse' if pairs else 'nothing was written')
-        onnx_error = write_onnx(rebuilt, inputs, paths[2]) if onnx else None
+        onnx_error = None
         if onnx:
+            with _or_without_onnx():
+                onnx_error = write_onnx(rebuilt, inputs, paths[2])
             _check('onnxruntime', onnx_error, 'leave out --onnx')
         places = [osp.join(out_dir, osp.basename(path)) for path in paths]
         for path, place in zip(paths, places):
@@ -149,6 +153,14 @@ def export_model(
         onnx_error=onnx_error,
         input_size=tuple(inputs.shape[2:]),
     )
+
+
+@contextmanager
+def _or_without_onnx() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise type(error)(f'{error}; leave out --onnx') from error
 
 
 def _check(who: str, error: float, way_out: str) -> None:

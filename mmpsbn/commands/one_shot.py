@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mmengine.config import Config
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ..engine.checkpoints.pruned_structure import META_KEY
 from ..engine.demp.settings import PruneSettings
@@ -19,11 +20,14 @@ from ..pruning.criteria import CRITERIA
 from ..pruning.graph import ChannelGraph
 from ..pruning.plan import compose_plans
 from ..pruning.prune import prune_channels
-from ..pruning.ranking import RANKING_CRITERIA, keep_masks_for_budget, rank_channels
+from ..pruning.ranking import RANKING_CRITERIA, fisher_scores, keep_masks_for_budget, rank_channels
 from ..pruning.sparsity import scale_layers
+from .loss_saliency import loss_saliency
 from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
 from .recalibration import recalibrate_batch_norms
 
+# Criteria that remove live channels, down to a budget.
+BUDGET_CRITERIA = ('fisher', *RANKING_CRITERIA)
 # How far from its target a budget may end, as a fraction of it.
 _BUDGET_TOLERANCE = 0.02
 
@@ -33,15 +37,16 @@ class OneShotSettings:
     """What to remove.
 
     ``'dead'`` and ``'collapsed'`` remove what does nothing and keep the function; the
-    ranking criteria remove the lowest-ranked live channels too, down to a budget.
+    others remove the lowest-ranked live channels too, down to a budget.
 
     The names are those of the options of ``mmpsbn prune``.
 
     Attributes:
-        criterion: one of CRITERIA and RANKING_CRITERIA.
+        criterion: one of CRITERIA and BUDGET_CRITERIA.
         target_flops: MACs to be left as a fraction of the config's dense model, in (0, 1),
-            for the ranking criteria; None for the others.
-        num_samples: training images on which a dead channel must be silent.
+            for BUDGET_CRITERIA; None for the others.
+        num_samples: training images on which a dead channel must be silent, or from whose losses
+            ``'fisher'`` chooses.
         round_to: widths are kept at multiples of this.
         tolerance: largest change of the outputs, relative to their maximum, that passes.
         fold_padding: let ``'collapsed'`` fold constants into layers that pad with zeros,
@@ -65,9 +70,9 @@ class OneShotSettings:
         if criterion in CRITERIA and target_flops is not None:
             raise ValueError(
                 f'criterion {criterion!r} removes what does nothing, however much that is; '
-                f'--target-flops goes with {", ".join(RANKING_CRITERIA)}'
+                f'--target-flops goes with {", ".join(BUDGET_CRITERIA)}'
             )
-        if criterion in RANKING_CRITERIA and target_flops is None:
+        if criterion in BUDGET_CRITERIA and target_flops is None:
             raise ValueError(f'criterion {criterion!r} needs a budget: give --target-flops')
         if target_flops is not None and not 0 < target_flops < 1:
             raise ValueError(f'--target-flops must be in (0, 1), got {target_flops}')
@@ -164,7 +169,7 @@ def prune_checkpoint(
         skipped = removal.skipped
     else:
         skipped = graph.skipped
-        keep_masks = _masks_for_budget(model, graph, positions, dense_macs, settings)
+        keep_masks = _masks_for_budget(model, graph, positions, dense_macs, loader, settings)
         removal = prune_channels(
             model,
             graph.groups,
@@ -225,6 +230,7 @@ def _masks_for_budget(
     graph: ChannelGraph,
     positions: Mapping[str, float],
     dense_macs: int,
+    loader: DataLoader,
     settings: OneShotSettings,
 ) -> dict[str, Tensor]:
     if settings.criterion == 'bn_scale' and not scale_layers(model):
@@ -232,10 +238,18 @@ def _masks_for_budget(
             'bn_scale ranks by the scales of normalisation layers, and '
             f'{type(model).__name__} has none; rank by l1'
         )
+    if settings.criterion == 'fisher':
+        scores = fisher_scores(
+            loss_saliency(model, graph, loader, num_samples=settings.num_samples)
+        )
+    else:
+        scores = rank_channels(
+            model, graph.groups, criterion=settings.criterion, seed=settings.seed
+        )
     keep_masks, macs = keep_masks_for_budget(
         model,
         graph.groups,
-        rank_channels(model, graph.groups, criterion=settings.criterion, seed=settings.seed),
+        scores,
         positions,
         measure='macs',
         target=settings.target_flops * dense_macs,

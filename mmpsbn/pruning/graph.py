@@ -90,6 +90,11 @@ class ChannelGraph:
     skipped: dict[str, str]
     norm_of: dict[str, tuple[str, ...]]
 
+    @property
+    def left_whole(self) -> str:
+        """``skipped`` as a text."""
+        return '; '.join(f'{name} ({why})' for name, why in self.skipped.items())
+
 
 def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> ChannelGraph:
     """Trace ``forward_fn(model, batch)`` in eval mode and group the channels that go together.

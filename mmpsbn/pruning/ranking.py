@@ -87,13 +87,15 @@ def random_scores(groups: Mapping[str, ChannelGroup], *, seed: int) -> dict[str,
 def uniform_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
     """1 - rank / C, rank 0 being the largest l1 of the group's C channels: below any
     threshold lies the same fraction of each group (psBN paper, "uniform ablation")."""
-    scores = {}
-    for name, l1 in l1_scores(model, groups).items():
-        order = torch.sort(l1, descending=True, stable=True).indices
-        score = torch.empty_like(l1)
-        score[order] = 1 - torch.arange(len(l1), dtype=l1.dtype) / len(l1)
-        scores[name] = score
-    return scores
+    return {name: _ranks(l1) for name, l1 in l1_scores(model, groups).items()}
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """1 for the largest of C values .. 1 / C for the smallest; infinity stays."""
+    order = torch.sort(values, descending=True, stable=True).indices
+    ranks = torch.empty_like(values)
+    ranks[order] = 1 - torch.arange(len(values), dtype=values.dtype) / len(values)
+    return ranks.where(values < math.inf, math.inf)
 
 
 def _filter_norms(model: nn.Module, writer: Member) -> Tensor:
@@ -113,6 +115,21 @@ def _strongest(group: ChannelGroup, values: Iterable[tuple[Member, Tensor]]) -> 
         value = value.double().cpu()[index].nan_to_num(nan=math.inf)
         score = score.scatter_reduce(0, channel, value, 'amax')
     return score.where(score >= 0, math.nan)
+
+
+def fisher_scores(saliency: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rank in its group of what the loss misses without a channel, as in
+    :func:`uniform_scores`; 0 for what it misses nothing of.
+
+    So each layer is left the same fraction of its channels, whatever is dead goes first, and the
+    loss decides within a layer. Compared over the whole model, as in Group Fisher Pruning, the
+    same sums leave layers with a channel or two, through which nothing comes any more
+    (docs/results.md has the numbers).
+
+    Args:
+        saliency: the sums of :class:`.GateSaliency`.
+    """
+    return {name: _ranks(sums).where(sums > 0, 0) for name, sums in saliency.items()}
 
 
 def keep_masks_for_budget(

@@ -16,14 +16,13 @@ EMA = dict(type='EMAHook')
 STREAM = ('norm', 'blocks.0.bn2', 'blocks.1.bn2')  # the norms that write the residual stream
 
 
-def demp(*, penalty=0.0, noise=0.0, budget=None, **prune) -> dict:
+def demp(*, penalty=0.0, noise=0.0, **prune) -> dict:
     """DemPHook with these peaks. It prunes every 6 iterations, after 16 samples."""
     return dict(
         type='DemPHook',
         penalty=dict(peak=penalty),
         noise=dict(peak_std=noise),
         prune=dict(interval=6, num_samples=16) | prune,
-        budget=budget,
     )
 
 
@@ -91,11 +90,11 @@ def state_of(runner) -> list:
     return [*(model.state_dict() for model in models), runner.optim_wrapper.state_dict()['state']]
 
 
-def assert_resumes(folder, hooks, *prepare, epoch, fresh=dict, **kwargs):
-    """A run that goes on from an epoch's checkpoint ends bit for bit as the one that never
+def assert_resumes(folder, hooks, *prepare, at, fresh=dict, **kwargs):
+    """A run that goes on from one of its checkpoints ends bit for bit as the one that never
     stopped, which is returned. ``fresh()``: what each run has for itself."""
     whole, _ = train(folder / 'whole', copy.deepcopy(hooks), *prepare, **kwargs, **fresh())
-    checkpoint = folder / f'whole/epoch_{epoch}.pth'
+    checkpoint = folder / 'whole' / at
     kwargs |= fresh() | resume_from(checkpoint)
     resumed, _ = train(folder / 'resumed', copy.deepcopy(hooks), **kwargs)
     assert_same(state_of(resumed), state_of(whole))

@@ -1,155 +1,495 @@
-"""Budgets: a closed loop that arrives, stops, and says so when it cannot."""
+"""Budgets: channels are chosen, cut in steps that were planned, and the log says what went."""
 
-import logging
+import math
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import demp, inner_widths, killing, pruner_of, scalars, train
-from toy import ToyNet
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS
+from runs import EMA, assert_resumes, average_of, demp, inner_widths, pruner_of, scalars, train
+from test_training_only import inner
+from torch import nn
+from torch.nn import functional as F
+from toy import ToyNet, kill_channels
 
-from mmpsbn.engine.demp import budget
+from mmpsbn.engine.demp import budget, latency
 from mmpsbn.engine.demp.budget import Budget
+from mmpsbn.engine.demp.loss_watch import LossWatch
 from mmpsbn.engine.demp.settings import BudgetSettings, PruneSettings
+from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.pruning import apply_plan, trace_channel_graph
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.plan import plan_from_keep_masks
 
-WIDE = dict(type='ToyNet', width=16, inner=48)
+BFLOAT16 = dict(type='BFloat16OptimWrapper')
+WIDE = dict(type='ToyNet', width=32, inner=48)
 
 
-def run(tmp_path, iters, *prepare, **hook):
-    """An event every 5 iterations, at full strength all the time."""
-    hook = demp(interval=5, **hook) | dict(schedule=dict(type='constant'))
-    return train(tmp_path, [hook], *prepare, iters=iters, model=WIDE)
+def choosing(*, prune=None, **settings) -> dict:
+    """DemPHook with a budget, half of the MACs by default, that cuts from the start on."""
+    kind = {} if {'params', 'latency'} & settings.keys() else dict(flops=0.5)
+    return dict(type='DemPHook', budget=dict(begin=0.0, end=0.4) | kind | settings, prune=prune)
 
 
-@pytest.mark.parametrize('kind, target', [('flops', 0.5), ('params', 0.4)])
-def test_the_loop_meets_the_target_within_2_percent_and_then_all_stops(tmp_path, kind, target):
-    runner, messages = run(tmp_path, 200, penalty=0.05, noise=0.03, budget={kind: target})
+def run(tmp_path, *prepare, iters=100, hook=None, hooks=(), **kwargs):
+    hooks = [hook or choosing(), *hooks]
+    return train(tmp_path, hooks, *prepare, iters=iters, model=WIDE, **kwargs)
+
+
+def events_of(messages):
+    return [m for m in messages if m.startswith('prune event')]
+
+
+def params(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+# --- one line, and the schedule is kept -----------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind, target', [('flops', 0.5), ('flops', 0.15), ('params', 0.4)])
+def test_every_cut_comes_within_2_percent_of_what_was_planned(tmp_path, kind, target):
+    runner, messages = run(tmp_path, hook=choosing(**{kind: target}), iters=200)
     pruner = pruner_of(runner)
     if kind == 'flops':
         left = pruner.progress.left['macs']
     else:
-        dense = ToyNet(width=16, inner=48)
-        left = _params(runner.model) / _params(dense)
-    assert abs(left / target - 1) <= 0.02 and pruner.budget.met
-    assert left == pytest.approx(pruner.budget.left)
-    strengths = [r['demp/strength'] for r in scalars(runner, 'demp/strength')]
-    met = strengths.index(0.0)
-    assert met < 199 and set(strengths[:met]) == {1.0} and set(strengths[met:]) == {0.0}
-    assert sum('budget met' in m for m in messages) == 1
-    events = [m for m in messages if m.startswith('prune event')]
-    assert 2 <= len(events) <= -(-(met + 1) // 5)  # none after it
+        left = params(runner.model) / params(ToyNet(width=32, inner=48))
+    assert left == pytest.approx(pruner.budget.left) and pruner.budget.met
+    assert abs(left / target - 1) <= 0.02
+    said = [re.search(r': (\S+)% of the \w+ left, (\S+)% planned', m) for m in messages]
+    shares = [(float(m[1]) / 100, float(m[2]) / 100) for m in said if m]
+    events = events_of(messages)
+    assert len(shares) == len(events) == len(pruner._pace.events) == 8
+    for k, (found, planned) in enumerate(shares, 1):
+        assert planned == pytest.approx(1 - k / 8 * (1 - target), abs=1e-3)
+        assert abs(found / planned - 1) <= 0.02
+    assert iterations_of(events) == [*range(10, 81, 10)]
 
 
-def _params(model):
-    return sum(p.numel() for p in model.parameters())
+def test_the_run_ends_as_an_ordinary_one(tmp_path):
+    """No penalty, no noise: before the first cut the weights are those of a run without a hook."""
+    plain, _ = train(tmp_path / 'plain', iters=50, model=WIDE)
+    chosen, _ = run(tmp_path / 'budget', iters=50, hook=choosing(flops=0.5, begin=0.4, end=0.9))
+    plain, whole = (
+        torch.load(f'{w.work_dir}/iter_30.pth', weights_only=False) for w in (plain, chosen)
+    )
+    for name, value in plain['state_dict'].items():
+        assert torch.equal(value, whole['state_dict'][name]), name
 
 
-def test_an_event_removes_no_more_than_the_target_allows(tmp_path):
-    most = killing(range(40), range(40))
-    runner, _ = run(tmp_path, 10, most, budget=dict(flops=0.7))
-    assert abs(pruner_of(runner).progress.left['macs'] / 0.7 - 1) <= 0.02
+ONE_LINE = dict(type='DemPHook', budget=dict(flops=0.5))
 
 
-def test_a_budget_that_is_missed_says_so_with_the_nearest_point(tmp_path):
-    runner, messages = run(tmp_path, 10, budget=dict(flops=0.5))
-    assert pruner_of(runner).progress.left['macs'] == 1
-    (text,) = (m for m in messages if 'budget missed' in m)
-    assert '100.0% of the macs are left' in text and '50.0% were asked for' in text
-    assert 'allow_live=True' in text
+def iterations_of(events):
+    return [int(re.search(r'iteration (\d+)', event)[1]) for event in events]
 
 
-def test_live_channels_go_at_the_last_event_where_that_is_allowed(tmp_path):
-    @torch.no_grad()
-    def rank(runner):
-        for block in runner.model.blocks:
-            block.bn1.weight.copy_(torch.linspace(0.5, 1, 48))
-        runner.model.norm.weight.fill_(2)
+def test_one_line_is_all_it_takes(tmp_path):
+    runner, messages = run(tmp_path, iters=50, hook=ONE_LINE)
+    assert pruner_of(runner).budget.met and iterations_of(events_of(messages)) == [20, 30]
+    with pytest.raises(ValueError, match='no room for 2 cuts .* train for 50 iterations or more'):
+        run(tmp_path, iters=49, hook=ONE_LINE)
 
-    runner, _ = run(tmp_path, 10, rank, allow_live=True, budget=dict(flops=0.6))
+
+def test_a_run_that_begins_with_a_checkpoint_is_cut_early_also_when_it_is_resumed(tmp_path):
+    run(tmp_path / 'before', iters=10, hook=dict(type='SparsityHook'))
+    begun = dict(iters=200, load_from=str(tmp_path / 'before/iter_10.pth'))
+    _, messages = run(tmp_path / 'finetuned', hook=ONE_LINE, **begun)
+    assert iterations_of(events_of(messages)) == [10, 20]
+    begun = dict(iters=200, load_from=str(tmp_path / 'finetuned/iter_15.pth'), resume=True)
+    _, messages = run(tmp_path / 'resumed', hook=ONE_LINE, **begun)
+    assert iterations_of(events_of(messages)) == [20]
+
+
+@torch.no_grad()
+def silence(runner):
+    """Channels 0 to 19 of the first block are dead, 20 to 39 nearly so."""
+    norm = bare_model(runner).blocks[0].bn1
+    kill_channels(norm, range(20))
+    norm.weight[20:40] = 1e-3
+    norm.bias[20:40] = 1e-3
+
+
+def test_what_the_loss_misses_least_goes_first(tmp_path):
+    hook = choosing(flops=0.5, end=0.9, cuts=2)
+    slow = dict(optimizer=dict(type='SGD', lr=1e-6))
+    runner, messages = run(tmp_path, silence, iters=25, hook=hook, optim_wrapper=slow)
+    gammas = runner.model.blocks[0].bn1.weight
+    assert (gammas > 0.5).sum() == 8 and (gammas != 0).all()
+    first, second = events_of(messages)
+    assert re.search(r'\(20 dead and (none|\d+) alive, with \d.\d% of the saliency\)', first)
+    assert re.search(r'\(none dead and \d+ alive, with \d+.\d% of the saliency\)', second)
+
+
+def test_frozen_layers_and_norm_layers_in_eval_mode(tmp_path):
+    def freeze(runner):
+        block = runner.model.blocks[0]
+        block.requires_grad_(False)
+        runner.model.blocks[1].bn1.eval()
+
+    runner, _ = run(tmp_path, freeze, hook=choosing(flops=0.7))
+    first, second = runner.model.blocks
+    assert first.conv1.out_channels == 48 > second.conv1.out_channels
+    assert pruner_of(runner).budget.met
+
+
+@pytest.mark.parametrize(
+    'wrapper',
+    [
+        BFLOAT16,
+        dict(accumulative_counts=2),
+        dict(clip_grad=dict(max_norm=0.1)),
+    ],
+)
+@pytest.mark.parametrize('norm', ['BN', 'psBN'])
+def test_optimizer_wrappers(tmp_path, wrapper, norm):
+    runner, messages = train(
+        tmp_path,
+        [choosing()],
+        iters=150,
+        model=dict(WIDE, norm_cfg=dict(type=norm)),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3), **wrapper),
+    )
+    assert abs(pruner_of(runner).budget.left / 0.5 - 1) <= 0.02
+    assert len(events_of(messages)) == (3 if 'accumulative_counts' in wrapper else 6)
+
+
+def test_an_average_of_the_model_loses_the_same_channels(tmp_path):
+    runner, _ = run(tmp_path, hooks=[EMA])
+    shapes = [
+        {name: x.shape for name, x in model.named_parameters()}
+        for model in (runner.model, average_of(runner))
+    ]
+    assert shapes[0] == shapes[1] and pruner_of(runner).budget.met
+
+
+@pytest.mark.parametrize('iteration', [5, 20, 35, 45])  # cuts at 10, 20, 30, 40
+def test_a_run_resumed_within_the_schedule_ends_bit_equal(tmp_path, iteration):
+    whole = assert_resumes(
+        tmp_path,
+        [choosing(), dict(EMA, update_buffers=True)],
+        at=f'iter_{iteration}.pth',
+        iters=100,
+        model=WIDE,
+    )
+    assert pruner_of(whole).budget.met
+
+
+@pytest.mark.parametrize(
+    'first, second, said',
+    [
+        (choosing(), dict(type='DemPHook'), 'began with a budget in flops, .* has no budget now'),
+        (demp(), choosing(), 'began with no budget, and DemPHook has a budget in flops now'),
+        (choosing(), choosing(params=0.5), 'with a budget in flops, .* has a budget in params now'),
+    ],
+)
+def test_a_run_is_resumed_with_the_budget_it_began_with(tmp_path, first, second, said):
+    run(tmp_path / 'first', iters=50, hook=first)
+    file = str(tmp_path / 'first/iter_10.pth')
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / 'second', iters=50, hook=second, resume=True, load_from=file)
+
+
+def test_a_resumed_run_whose_cuts_are_past_says_that_the_budget_is_missed(tmp_path):
+    run(tmp_path / 'first')
+    file = str(tmp_path / 'first/iter_25.pth')
+    _, messages = run(tmp_path / 'second', iters=50, resume=True, load_from=file)
+    assert events_of(messages) == []
+    assert (
+        sum('budget flops=0.5 is missed: ' in m for m in messages) == 2
+    )  # at once, and at the end
+
+
+class Besides(ToyNet):
+    """What it has ``besides`` reads the inner channels of the first block, in training from an
+    iteration on, or never."""
+
+    def __init__(self, first):
+        super().__init__(width=32, inner=48)
+        self.besides, self.first, self.count = nn.Conv2d(48, 1, 1), first, 0
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        out = super().forward(inputs, labels, mode)
+        self.count += mode == 'loss' and torch.is_grad_enabled()
+        if mode == 'loss' and self.count < self.first:
+            return out
+        x = F.relu(self.norm(self.stem(inputs)))
+        extra = self.besides(inner(self.blocks[0], x)).mean((1, 2, 3))
+        return out | dict(loss_besides=extra.mean()) if mode == 'loss' else (out, extra)
+
+
+def test_channels_stay_whose_reader_does_not_train(tmp_path):
+    """No gradient tells what it needs."""
+    hook = choosing(flops=0.8)
+    runner, messages = train(tmp_path, [hook], iters=50, model=Besides(first=10**9))
+    assert inner_widths(runner.model)[0] == 48 > inner_widths(runner.model)[1]
+    assert any('besides reads it and does not run in training' in m for m in messages)
+
+
+@torch.no_grad()
+def held_from_the_second_iteration(runner):
+    """As if the losses of the second iteration were found to hold the first block's channels."""
     pruner = pruner_of(runner)
-    assert abs(pruner.progress.left['macs'] / 0.6 - 1) <= 0.02 and pruner.budget.met
-    for block in runner.model.blocks:  # the smallest gammas went
-        assert block.conv1.out_channels < 48 and block.bn1.weight.min() > 0.55
-    assert runner.model.stem.out_channels == 16
+    check = pruner._coverage.check
+
+    def hold(*args, **kwargs):
+        check(*args, **kwargs)
+        if runner.iter == 1:
+            pruner._coverage.held.add('blocks.0.conv1')
+
+    pruner._coverage.check = hold
 
 
-@pytest.mark.parametrize('allow_live, widths', [(True, [32, 40]), (False, [40, 40])])
-def test_live_channels_round_widths_to_the_nearest_multiple(tmp_path, allow_live, widths):
-    kill = killing(range(14), range(10))  # 34 left: 32 is near; 38 left: 40 is near
-    runner, _ = run(tmp_path, 5, kill, round_to=8, allow_live=allow_live)
-    assert inner_widths(runner.model) == widths
+def test_a_run_resumed_after_a_group_was_held_goes_on_with_the_others(tmp_path):
+    hook = choosing(flops=0.8)
+    assert_resumes(
+        tmp_path,
+        [hook],
+        held_from_the_second_iteration,
+        at='iter_5.pth',
+        iters=50,
+        model=WIDE,
+    )
 
 
-def test_what_cannot_be_met_is_refused_before_the_first_step(tmp_path):
+# --- the log --------------------------------------------------------------------------------------
+
+
+def test_the_log_tells_what_was_planned_what_went_and_what_the_loss_did(tmp_path):
+    runner, messages = run(tmp_path)
+    events = events_of(messages)
+    pattern = r'channels removed \((\w+) dead and (\w+) alive, with (\S+)% of the saliency\), '
+    assert all(re.search(pattern, event) for event in events)
+    assert all('outputs as with these channels masked to 0, within ' in event for event in events)
+    plans = [m for m in messages if '% planned' in m]
+    assert re.fullmatch(
+        r'budget flops=0.5: 8\d.\d% of the macs left, 87.5% planned by now, 50.0% in the end',
+        plans[0],
+    )
+    assert re.fullmatch(
+        r'budget flops=0.5 is met: (49|50).\d% of the macs left, 50.0% planned; no more channels '
+        'go',
+        plans[-1],
+    )
+    losses = [re.match(r'the loss was (\S+) before the cut at iteration', m) for m in messages]
+    losses = [float(m[1]) for m in losses if m]
+    seen = [record['loss'] for record in scalars(runner, 'loss')]
+    # the first cut is at iteration 10; the logger's smoothing window is longer than that
+    assert len(losses) == len(events) == 4
+    assert losses[0] == pytest.approx(seen[9], rel=1e-3)
+    assert {'demp/channels_left', 'demp/macs_left'} <= scalars(runner, 'loss')[-1].keys()
+    assert not any('strength' in key for key in scalars(runner, 'loss')[-1])
+
+
+@HOOKS.register_module(force=True)
+class SpoilGradients(Hook):
+    """Gradients that are NaN at these iterations, for the hooks to see; the step finds zeros."""
+
+    priority = 'LOW'  # after DemPHook has put its own hook on the steps
+
+    def __init__(self, *iterations):
+        self.iterations = iterations
+
+    def _write(self, runner, value):
+        def write(*_):
+            if runner.iter in self.iterations:
+                runner.model.norm.weight.grad.fill_(value)
+
+        runner.optim_wrapper.optimizer.register_step_pre_hook(write)
+
+    def before_train(self, runner):
+        self._write(runner, math.nan)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 0:
+            self._write(runner, 0.0)
+
+
+def test_steps_whose_gradients_are_no_numbers_count_for_nothing(tmp_path):
+    runner, messages = run(tmp_path, hooks=[SpoilGradients(3, 5, *range(20, 30))])
+    assert sum('2 of 10 optimizer steps had gradients that are NaN' in m for m in messages) == 1
+    assert any('of no channel a gradient has told anything' in m for m in messages)
+    assert len(events_of(messages)) == 3 and pruner_of(runner).budget.met
+
+
+def test_the_last_cut_is_tried_again_where_it_had_to_be_skipped(tmp_path):
+    runner, messages = run(tmp_path, hooks=[SpoilGradients(*range(30, 45))])
+    assert any('another try comes at iteration 50' in m for m in messages)
+    assert 'iteration 50:' in events_of(messages)[-1] and pruner_of(runner).budget.met
+    assert 'is met' in [m for m in messages if m.startswith('budget')][-1]
+
+
+def test_layers_are_watched_in_the_first_iteration_and_in_ten_steps_before_a_cut(tmp_path):
+    watched = []
+
+    @HOOKS.register_module(force=True)
+    class NoteWatching(Hook):
+        priority = 'LOW'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if pruner_of(runner).watching:
+                watched.append(runner.iter)
+
+    run(tmp_path, hook=choosing(flops=0.5, end=0.6, cuts=2), hooks=[dict(type='NoteWatching')])
+    assert watched == [0, *range(20, 30), *range(50, 60)]
+
+
+def test_another_score_is_called_by_its_name(tmp_path):
+    runner, messages = run(tmp_path, hook=choosing(score='l1', cuts=1, end=0.1))
+    (event,) = events_of(messages)
+    assert 'channels removed (chosen by l1), ' in event and pruner_of(runner).budget.met
+
+
+def test_the_loss_after_two_cuts_at_once_is_compared_with_that_before_them():
+    watch, said = LossWatch(2), []
+    for loss in (4.0, 2.0, 1.0):
+        watch.note(dict(loss=torch.tensor(loss)), SimpleNamespace(info=said.append))
+    watch.cut(3)
+    for loss in (6.0, 8.0, 9.0):
+        watch.note(dict(loss=torch.tensor(loss)), SimpleNamespace(info=said.append))
+    assert said == [
+        'the loss was 1.5000 before the cut at iteration 3, and is 7.0000 after it (means of 2 '
+        'iterations)'
+    ]
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_a_budget_below_what_can_be_left_is_refused_with_what_stands_in_the_way(tmp_path):
     with pytest.raises(
         ValueError,
-        match=r'budget flops=0.1 cannot be met: with every prunable channel gone, \d+.\d% of the '
-        r'macs are left \(widths in multiples of 1, at least 12\)',
+        match=r'budget flops=0.01 cannot be met: with every channel gone that can go, '
+        r'\d+.\d% of the macs are left \(widths in multiples of 1, at least 12\).* left whole: fc ',
     ):
-        run(tmp_path, 10, min_channels=12, budget=dict(flops=0.1))
+        run(tmp_path, hook=choosing(flops=0.01, prune=dict(min_channels=12)))
 
 
-# --- the loop by itself -------------------------------------------------------------------------
+def freeze_first_block(runner):
+    runner.model.blocks[0].requires_grad_(False)
 
 
-def controller(monkeypatch, latency=None, **settings):
+@pytest.mark.parametrize(
+    'norm, target', [(dict(type='BN'), 0.3), (dict(type='BN', affine=False), 0.9)]
+)
+def test_a_budget_that_takes_channels_without_gradients_is_refused_by_name(tmp_path, norm, target):
+    """Or the other layers would go down to one channel for it."""
+    model = dict(WIDE, norm_cfg=norm)
+    with pytest.raises(
+        ValueError,
+        match='cannot be met: .* left whole: .*blocks.0.conv1 .its scale is frozen, or it is norm',
+    ):
+        prepare = freeze_first_block if norm.get('affine', True) else lambda runner: None
+        train(tmp_path, [choosing(flops=target)], prepare, iters=50, model=model)
+
+
+def test_two_optimizers_are_refused(tmp_path):
     torch.manual_seed(0)
-    model, inputs = ToyNet(width=16, inner=48), torch.randn(1, 3, 8, 8)
+    net = ToyNet(width=32, inner=48)
+    parts = dict(stem=net.stem.parameters(), rest=net.blocks.parameters())
+    wrappers = {n: OptimWrapper(torch.optim.SGD(p, lr=0.1)) for n, p in parts.items()}
+    with pytest.raises(TypeError, match='steps of one optimizer, and this run has 2'):
+        train(
+            tmp_path, [choosing()], iters=50, model=net, optim_wrapper=OptimWrapperDict(**wrappers)
+        )
+
+
+@pytest.mark.parametrize(
+    'settings, named',
+    [
+        (dict(penalty=dict(peak=1e-2)), "['penalty']"),
+        (dict(noise={}, schedule={}), "['noise', 'schedule']"),
+        (dict(prune=dict(interval=5, tolerance=1e-3, num_samples=8)), "['prune.interval', 'prune"),
+        (dict(prune=dict(allow_live=True)), "['prune.allow_live']"),
+    ],
+)
+def test_what_a_budget_makes_meaningless_is_refused_by_name(tmp_path, settings, named):
+    with pytest.raises(ValueError, match=re.escape(f'by what the loss misses, and {named}')):
+        run(tmp_path, hook=choosing() | settings)
+
+
+# --- a latency ------------------------------------------------------------------------------------
+
+
+def by_itself(monkeypatch, clock, **settings):
+    """A budget, its model and that model's graph; ``clock(macs)``: milliseconds."""
+    torch.manual_seed(0)
+    model, inputs = ToyNet(width=32, inner=48), torch.randn(1, 3, 8, 8)
 
     def forward(m, b):
         return m(b)
 
     positions = count_positions(model, inputs, forward)
-    if latency is not None:
-        monkeypatch.setattr(
-            budget,
-            'measure_latency',
-            lambda m, *a, **k: 1e-3 * latency(model_cost(m, positions).macs),
-        )
-    loop = Budget(BudgetSettings(**settings), PruneSettings())
+    monkeypatch.setattr(budget, 'milliseconds', lambda m, *_: clock(model_cost(m, positions).macs))
     graph = trace_channel_graph(model, inputs, forward)
-    loop.start(model, graph.groups, positions, inputs)
-    return loop, model, graph, inputs, model_cost(model, positions).macs
-
-
-def test_the_penalty_goes_up_behind_the_line_and_down_ahead_of_it(monkeypatch):
-    loop, model, _, inputs, _ = controller(monkeypatch, flops=0.5)
-    logger = logging.getLogger('test')
-    loop.update(model, 0.4, last=False, logger=logger)
-    assert loop.scale == pytest.approx(2.718281828 ** (2 * 0.25 / 0.5), rel=1e-6) or loop.scale == 2
-    for _ in range(20):
-        loop.update(model, 0.8, last=False, logger=logger)
-    assert loop.scale == 64 and not loop.met
-    loop._now['macs'] = loop._dense['macs']
-    monkeypatch.setattr(loop, '_measure', lambda *a: dict(macs=0.6 * loop._dense['macs']))
-    loop.update(model, 0.1, last=False, logger=logger)
-    assert loop.scale == 32 and not loop.met
-    resumed = Budget(BudgetSettings(flops=0.5), PruneSettings())
-    resumed.restore(loop.state())
-    assert (resumed.scale, resumed.met, resumed.left) == (loop.scale, loop.met, loop.left)
+    found = Budget(BudgetSettings(**settings), PruneSettings(), free_widths=False)
+    found.start(model, graph.groups, positions, inputs, '')
+    return SimpleNamespace(budget=found, model=model, inputs=inputs, forward=forward)
 
 
 def test_a_latency_is_met_through_the_line_of_latency_over_macs(monkeypatch):
     dense = 2_000_000.0
-    loop, model, graph, inputs, macs = controller(
-        monkeypatch, latency=lambda macs: 4 + 6 * macs / dense, latency_ms=7.0
-    )
-    assert loop.target == pytest.approx(7 / (4 + 6 * macs / dense))
-    keep = {n: torch.arange(g.channels) == 0 for n, g in graph.groups.items()}
-    for _ in range(4):  # each event comes nearer
-        masks, live = loop.limit(model, graph.groups, keep, last=False)
-        assert not live
-        apply_plan(model, plan_from_keep_masks(model, graph.groups, masks))
-        loop.update(model, 0.5, last=False, logger=logging.getLogger('test'))
-        graph = trace_channel_graph(model, inputs, lambda m, b: m(b))
-        keep = {n: torch.arange(g.channels) == 0 for n, g in graph.groups.items()}
-        if loop.met:
-            break
-    assert loop.met and abs(loop.left / loop.target - 1) <= 0.02
+    at = by_itself(monkeypatch, lambda macs: 4 + 6 * macs / dense, latency_ms=7.0)
+    for share in (0.25, 0.5, 0.75, 1.0):  # each cut comes nearer
+        graph = trace_channel_graph(at.model, at.inputs, at.forward)
+        scores = {n: torch.rand(g.channels).double() for n, g in graph.groups.items()}
+        target = at.budget.planned(share)
+        masks, _ = at.budget.nearest(at.model, graph.groups, scores, target)
+        apply_plan(at.model, plan_from_keep_masks(at.model, graph.groups, masks))
+        at.budget.count(at.model)
+    assert at.budget.met and abs(at.budget.left / at.budget.target - 1) <= 0.02
 
 
 def test_a_latency_that_the_model_has_already_is_refused(monkeypatch):
     with pytest.raises(ValueError, match='budget latency_ms=7.0 is met by the model as it is'):
-        controller(monkeypatch, latency=lambda macs: 5.0, latency_ms=7.0)
+        by_itself(monkeypatch, lambda macs: 5.0, latency_ms=7.0)
+
+
+def test_a_latency_that_hardly_depends_on_the_width_is_refused(monkeypatch):
+    with pytest.raises(
+        ValueError, match=r'budget latency=0.8 cannot be met: .* 9\d.\d% of the latency_ms are left'
+    ):
+        by_itself(monkeypatch, lambda macs: 10 + macs / 1e8, latency=0.8)
+
+
+def test_a_latency_is_that_of_the_clock_and_the_size_that_all_counts_are_for(tmp_path, monkeypatch):
+    clocks = []
+
+    def measured(model, image, device):
+        clocks.append((tuple(image.shape), device))
+        return latency.milliseconds(model, image, device)
+
+    monkeypatch.setattr(budget, 'milliseconds', measured)
+    hook = choosing(latency=0.8, device='onnxruntime', cuts=2)
+    runner, messages = run(tmp_path, iters=60, hook=hook)
+    pruner = pruner_of(runner)
+    assert set(clocks) == {((1, 3, 8, 8), 'onnxruntime')}
+    assert pruner.budget.round_to in (1, 4, 8, 16)
+    assert all(width % pruner.budget.round_to == 0 for width in inner_widths(runner.model))
+    assert len([m for m in messages if 'of the latency_ms left' in m]) >= 2
+    assert 0.05 < pruner.progress.left['macs'] < 1
+
+
+@pytest.mark.parametrize('step, chosen', [(8, (8, 16)), (1, (1,))])
+def test_the_fastest_multiple_is_that_of_the_clock(monkeypatch, step, chosen):
+    """Where odd widths take as long as the next multiple of eight, and where they do not."""
+
+    def in_blocks(model, *_):
+        return float(
+            sum(-(-block.conv1.out_channels // step) for block in model.blocks)
+            * model.stem.out_channels
+        )
+
+    torch.manual_seed(0)
+    model, inputs = ToyNet(width=64, inner=100), torch.randn(1, 3, 8, 8)
+    graph = trace_channel_graph(model, inputs, lambda m, b: m(b))
+    positions = count_positions(model, inputs, lambda m, b: m(b))
+    monkeypatch.setattr(budget, 'milliseconds', in_blocks)
+    for free_widths, multiples in ((False, (1,)), (True, chosen)):
+        found = Budget(BudgetSettings(latency=0.5), PruneSettings(), free_widths=free_widths)
+        found.start(model, graph.groups, positions, inputs, '')
+        assert found.round_to in multiples

@@ -62,7 +62,7 @@ def test_penalty_and_noise_act_in_a_run(tmp_path):
 @pytest.mark.parametrize('epoch', [1, 2, 3])  # before, between and after events at 6, 12
 def test_a_resumed_run_ends_bit_equal(tmp_path, norm, epoch):
     hooks = [demp(**ACTIVE), dict(EMA, update_buffers=True)]
-    assert_resumes(tmp_path, hooks, killing(DEAD), epoch=epoch, norm=norm)
+    assert_resumes(tmp_path, hooks, killing(DEAD), at=f'epoch_{epoch}.pth', norm=norm)
 
 
 def test_a_run_resumed_within_an_accumulation_goes_on(tmp_path):
@@ -85,7 +85,7 @@ def test_layers_go_down_to_one_channel_and_the_run_goes_on(tmp_path):
     """Such a layer is no group any more: nothing is left to be chosen in it."""
     hooks = [demp(noise=1e-3, allow_live=True), dict(type='SparsityHook', interval=1)]
     # the event was at iteration 6
-    whole = assert_resumes(tmp_path, hooks, kill_all_but_one, epoch=2)
+    whole = assert_resumes(tmp_path, hooks, kill_all_but_one, at='epoch_2.pth')
     assert [block.conv1.weight.shape[:2] for block in whole.model.blocks] == [(1, 1), (1, 1)]
     assert pruner_of(whole).progress.left['channels'] == pytest.approx(3 / 32)
 
@@ -112,7 +112,7 @@ class AttentiveNet(ToyNet):
 
 def test_a_run_with_attention_resumes(tmp_path):
     model = dict(type='AttentiveNet')
-    whole = assert_resumes(tmp_path, [demp()], killing(DEAD), epoch=2, model=model)
+    whole = assert_resumes(tmp_path, [demp()], killing(DEAD), at='epoch_2.pth', model=model)
     assert pruner_of(whole).progress.left['macs'] < 1
 
 

@@ -59,8 +59,39 @@ model = dict(
 """
 
 
+# The stock neck and head, without a norm layer.
+RETINANET = """
+_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+model = dict(
+    backbone=backbone,
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, num_classes=10),
+)
+"""
+# SiLU, attention over channels, heads that share their convolutions between levels
+RTMDET = """
+_base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
+norm = dict(type='BN')
+model = dict(
+    backbone=dict(widen_factor=0.125, norm_cfg=norm, init_cfg=None),
+    neck=dict(in_channels=[32, 64, 128], out_channels=32, norm_cfg=norm),
+    bbox_head=dict(in_channels=32, feat_channels=32, norm_cfg=norm, num_classes=10),
+)
+"""
+# SiLU, depthwise convolutions
+YOLOX = """
+_base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
+model = dict(
+    data_preprocessor=dict(batch_augments=None),
+    backbone=dict(widen_factor=0.125),
+    neck=dict(in_channels=[32, 64, 128], out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32, num_classes=10),
+)
+"""
+
+
 def model_of(tmp_path, text):
-    (tmp_path / 'c.py').write_text(BACKBONE + text)
+    (tmp_path / 'c.py').write_text((BACKBONE if 'backbone=backbone' in text else '') + text)
     return Config.fromfile(str(tmp_path / 'c.py')).model
 
 
@@ -113,7 +144,7 @@ def picture():
     return dict(inputs=torch.randint(0, 255, (3, *shape), dtype=torch.uint8), data_samples=sample)
 
 
-def train_detector(tmp_path, text):
+def train_detector(tmp_path, text, hooks, iters=3, **optim_wrapper):
     """The runner and what it has said."""
     torch.manual_seed(0)
     runner = Runner(
@@ -122,24 +153,28 @@ def train_detector(tmp_path, text):
         default_scope='mmdet',
         log_level='WARNING',
         experiment_name=tmp_path.name,
-        custom_hooks=[demp(interval=2, num_samples=2), dict(EMA, priority='VERY_HIGH'), Kill()],
+        custom_hooks=hooks,
         default_hooks=dict(checkpoint=None),
         train_dataloader=dict(
             batch_size=2,
             dataset=[picture() for _ in range(2)],
             collate_fn=dict(type='pseudo_collate'),
-            sampler=dict(type='DefaultSampler', shuffle=False),
+            sampler=dict(type='InfiniteSampler', shuffle=False),
         ),
-        train_cfg=dict(by_epoch=False, max_iters=3),
-        optim_wrapper=slow(),
+        train_cfg=dict(by_epoch=False, max_iters=iters),
+        optim_wrapper=optim_wrapper or slow(),
     )
     messages = messages_of(runner)
     runner.train()
     return runner, messages
 
 
+def killing_hooks():
+    return [demp(interval=2, num_samples=2), dict(EMA, priority='VERY_HIGH'), Kill()]
+
+
 def test_a_two_stage_detector_is_pruned_while_it_trains(tmp_path):
-    runner, _ = train_detector(tmp_path, FASTER_RCNN)
+    runner, _ = train_detector(tmp_path, FASTER_RCNN, killing_hooks())
     for model in (runner.model, average_of(runner)):
         assert model.backbone.layer2[0].conv1.out_channels == 13
         assert model.rpn_head.rpn_conv.out_channels == 15
@@ -153,6 +188,26 @@ def test_a_two_stage_detector_is_pruned_while_it_trains(tmp_path):
     'text', [pytest.param(DINO, marks=pytest.mark.slow), AUTOASSIGN], ids=['DINO', 'AutoAssign']
 )
 def test_detectors_with_layers_for_training_are_pruned(tmp_path, text):
-    runner, messages = train_detector(tmp_path, text)
+    runner, messages = train_detector(tmp_path, text, killing_hooks())
     assert runner.model.backbone.layer2[0].conv1.out_channels <= 13
     assert not [m for m in messages if 'backbone' in m and 'is left whole:' in m]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'text, least_groups',
+    [(RETINANET, 18), (FASTER_RCNN, 14), (RTMDET, 20), (YOLOX, 20)],
+    ids=['RetinaNet', 'Faster R-CNN', 'RTMDet', 'YOLOX'],
+)
+def test_one_line_halves_a_detector(tmp_path, text, least_groups):
+    """With neck and head: without norm layers, with any activation."""
+    hooks = [dict(type='DemPHook', budget=dict(flops=0.5)), dict(EMA)]
+    wrapper = dict(optimizer=dict(type='AdamW', lr=1e-4), clip_grad=dict(max_norm=10))
+    runner, messages = train_detector(tmp_path, text, hooks, iters=52, **wrapper)
+    assert any('is met' in m for m in messages)
+    events = [m for m in messages if m.startswith('prune event')]
+    assert len(events) == 2
+    pruner = next(h.pruner for h in runner.hooks if hasattr(h, 'pruner'))
+    assert abs(pruner.progress.left['macs'] / 0.5 - 1) <= 0.02
+    assert len(events[-1].splitlines()) - 1 >= least_groups
+    assert {p.split('.')[0] for p in events[-1].split('\n  ')[1:]} >= {'backbone', 'neck'}

@@ -85,7 +85,7 @@ def test_a_resumed_run_knows_which_late_layers_ran(tmp_path, untraceable, widths
     def late():
         return arguments((4,), untraceable=untraceable)
 
-    whole = assert_resumes(tmp_path, hooks, KILL, epoch=1, fresh=late)
+    whole = assert_resumes(tmp_path, hooks, KILL, at='epoch_1.pth', fresh=late)
     assert inner_widths(whole.model) == widths
 
 

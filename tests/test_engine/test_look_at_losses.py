@@ -67,4 +67,6 @@ def test_a_run_with_it_is_resumed_bit_equal(tmp_path):
     def fresh():
         return dict(model=net_with_a_memory())
 
-    assert_resumes(tmp_path, [demp(interval=8, num_samples=8)], epoch=1, fresh=fresh, epochs=2)
+    assert_resumes(
+        tmp_path, [demp(interval=8, num_samples=8)], at='epoch_1.pth', fresh=fresh, epochs=2
+    )

@@ -40,8 +40,12 @@ from mmpsbn.pruning import prune_dead_channels
         ('budget', dict(flops=1.0), r'budget flops must be a number in \(0, 1\), got 1.0'),
         ('budget', dict(latency_ms=0), 'budget latency_ms must be a number > 0'),
         ('budget', dict(latency_ms=float('nan')), 'budget latency_ms must be a number > 0'),
-        ('budget', dict(flops=0.5, device='cpu'), 'is a string that goes with latency_ms'),
+        ('budget', dict(flops=0.5, device='cpu'), 'is a string that goes with a latency'),
         ('budget', dict(macs=0.5), r"budget has no \['macs'\]"),
+        ('budget', dict(latency=1.5), r'budget latency must be a number in \(0, 1\), got 1.5'),
+        ('budget', dict(flops=0.5, end=0.95), 'begin and end must be .* 0.9, or both None, got'),
+        ('budget', dict(flops=0.5, cuts=0), 'budget cuts must be an int >= 1 or None, got 0'),
+        ('budget', dict(flops=0.5, score='taylor'), "budget score must be one of .* got 'taylor'"),
     ],
 )
 def test_demp_hook_refuses_a_bad_value_when_it_is_built(group, values, message):

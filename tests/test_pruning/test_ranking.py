@@ -15,6 +15,7 @@ from mmpsbn.pruning.prune import prune_channels
 from mmpsbn.pruning.ranking import (
     RANKING_CRITERIA,
     _global_ranks,
+    fisher_scores,
     keep_masks_for_budget,
     rank_channels,
     uniform_scores,
@@ -107,6 +108,23 @@ def test_uniform_has_the_same_fraction_of_each_group_below_any_threshold():
 def test_uniform_takes_the_smallest_filters_first(chain):
     score = rank_channels(*chain, criterion='uniform', seed=0)['0']
     assert score.argsort(descending=True).tolist()[:2] == [2, 1] and score[3] < score[0]
+
+
+def test_fisher_takes_what_the_loss_misses_nothing_of_and_then_the_same_share_of_each_group():
+    scores = fisher_scores(
+        dict(
+            a=vector(4.0, 1.0, 3.0, 2.0),
+            small=vector(4e-9, 1e-9),
+            half_dead=vector(0.0, 5.0, 0.0, 7.0),
+            unknown=vector(float('inf'), float('inf')),
+        )
+    )
+    assert {name: score.tolist() for name, score in scores.items()} == dict(
+        a=[1.0, 0.25, 0.75, 0.5],
+        small=[1.0, 0.5],
+        half_dead=[0.0, 0.75, 0.0, 1.0],
+        unknown=[float('inf')] * 2,
+    )
 
 
 def test_a_transposed_convolution_has_its_filters_in_another_dimension():

@@ -9,7 +9,7 @@ from torchvision.ops import roi_align
 from toy import ToyNet
 
 from mmpsbn.commands import export
-from mmpsbn.commands.onnx_file import write_onnx
+from mmpsbn.engine.onnx_file import write_onnx
 
 pytest.importorskip('onnxruntime')
 TWO_STAGES = """

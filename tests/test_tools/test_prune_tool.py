@@ -4,6 +4,8 @@ import re
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.runner import Runner, set_random_seed
 from small_detector import assert_near, images, load, next_commands, outputs, refusal, run
 from torch import nn
 
@@ -51,6 +53,10 @@ def dead(small, folder, planted):
 def by_l1(small, folder):
     """``dense_l1.pth`` with widths of eight, and what was printed."""
     return folder / 'dense_l1.pth', prune(small, 'dense.pth', folder, *L1)
+
+
+def loaded_config(small):
+    return Config.fromfile(str(small / 'small.py'))
 
 
 def dense_macs_left(said):
@@ -197,6 +203,27 @@ def test_the_new_statistics_are_the_mean_over_batches():
 def test_what_cannot_be_done_is_said_in_a_sentence(small, tmp_path, arguments, message):
     said = refusal(prune, small, 'dense.pth', tmp_path, '--criterion', *arguments.split())
     assert message in said and list(tmp_path.iterdir()) == []
+
+
+def test_fisher_takes_what_the_losses_of_training_pictures_miss_least(small, planted, tmp_path):
+    """Against the losses' gradients by themselves, on a model of its own."""
+    half = ('--criterion', 'fisher', '--target-flops', '0.5', '--num-samples', '8')
+    said = prune(small, planted, tmp_path, *half)
+    assert abs(dense_macs_left(said) - 0.5) < 0.02
+    first = load(small / 'small.py', tmp_path / 'planted_fisher.pth').plan.kept
+    loaded = load(small / 'small.py', planted)
+    set_random_seed(0)
+    loader = Runner.build_dataloader(loaded_config(small).train_dataloader, seed=0)
+    norm = loaded.model.get_submodule(DEAD[0])
+    squares = torch.zeros(16)
+    for batch in loader:
+        losses = loaded.model(**loaded.model.data_preprocessor(batch, True), mode='loss')
+        loaded.model.zero_grad()
+        loaded.model.parse_losses(losses)[0].backward()
+        squares += (norm.weight.grad * norm.weight + norm.bias.grad * norm.bias).square()
+    (kept,) = first[f'{DEAD[0]}.weight'].values()
+    assert not set(kept) & set(DEAD[1])
+    assert set(kept) == set(squares.argsort(descending=True)[: len(kept)].tolist())
 
 
 def test_a_file_is_read_where_it_is_and_overwritten_only_where_asked_for(small, tmp_path):

@@ -1,196 +1,232 @@
-"""How much may be left, and how hard to push to get there."""
+"""How much may be left, in MACs, parameters or milliseconds."""
 
+import copy
 import math
 from collections.abc import Mapping
 
 import torch
 from mmengine.dist import broadcast_object_list
-from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from ...pruning.cost import measure_latency, model_cost
+from ...pruning.cost import model_cost
 from ...pruning.graph import ChannelGroup
 from ...pruning.plan import plan_from_keep_masks
-from ...pruning.ranking import keep_masks_for_budget, rank_channels
-from ..openmmlab import forward_tensors
+from ...pruning.ranking import keep_masks_for_budget, uniform_scores
+from ...pruning.surgery import apply_plan
+from .latency import milliseconds
 from .settings import BudgetSettings, PruneSettings
 
-# A budget is met within this fraction of its target.
-_TOLERANCE = 0.02
-# The penalty's scale changes by at most this factor an event, and stays in [1 / max, max].
-_MAX_STEP, _MAX_SCALE = 2.0, 64.0
-# Share of the pruning window after which the cost is to be at the target.
-_ARRIVAL = 0.8
+# A budget is met within this fraction of its target; a clock is less exact than a count.
+_TOLERANCE, _LATENCY_TOLERANCE = 0.02, 0.05
+# Multiples of which widths may be, where the clock is to choose one.
+_MULTIPLES = (1, 4, 8, 16)
+# What a larger multiple must gain, for it leaves less choice.
+_LEAST_GAIN = 0.05
 
 
 class Budget:
-    """A closed loop over the prune events of a run.
+    """What a model costs now, at the run's start, and is to cost in the end.
 
-    The cost left is to fall linearly from 1 to the target t over the first 80 % of the
-    pruning window. After each event the penalty is multiplied by exp(2 e / (1 - t)), at most
-    2 and at least 1/2, where e is how far the cost is above that line. No event removes
-    more than the target allows, and once it is met within 2 %, penalty, noise and events
-    stop. A latency is met through MACs: the line through (MACs, latency) of the dense model
-    and of the present one says how many to aim for.
+    A latency is met through MACs: the line through (MACs, latency) of the model at the start and of
+    the present one says how many to aim for.
+
+    Args:
+        free_widths: of a latency, ``round_to`` is the multiple that the clock likes.
 
     Attributes:
-        scale: what the penalty is multiplied by now.
-        met: whether the target was reached.
-        left: the fraction of the dense model's cost that is left.
+        left: the fraction of the cost at the start that is left.
     """
 
-    def __init__(self, settings: BudgetSettings, prune: PruneSettings):
+    def __init__(self, settings: BudgetSettings, prune: PruneSettings, *, free_widths: bool):
         self._settings = settings
-        self._prune = prune
+        self._free_widths = free_widths and settings.is_latency
+        self._rounding = dict(min_channels=prune.min_channels, round_to=prune.round_to)
         self._dense: dict[str, float] = {}
         self._now: dict[str, float] = {}
-        self._positions: dict[str, float] = {}
-        self._inputs: Tensor | None = None
-        self.scale = 1.0
-        self.met = False
+        self._narrowest: dict[str, float] = {}
+        self._positions: Mapping[str, float] = {}
 
     def state(self) -> dict:
-        return dict(scale=self.scale, met=self.met, dense=self._dense, now=self._now)
+        return dict(
+            kind=self._settings.kind,
+            dense=self._dense,
+            now=self._now,
+            narrowest=self._narrowest,
+            round_to=self.round_to,
+        )
 
-    def restore(self, state: dict) -> None:
-        self.scale, self.met = state['scale'], state['met']
+    def restore(self, state: Mapping) -> None:
+        """Go on from what :meth:`state` gave of a budget of the same kind."""
         self._dense, self._now = state['dense'], state['now']
+        self._narrowest = state['narrowest']
+        if self._free_widths:
+            self._rounding['round_to'] = state['round_to']
+
+    def __str__(self) -> str:
+        return str(self._settings)
 
     @property
-    def _lever(self) -> str:
+    def round_to(self) -> int:
+        return self._rounding['round_to']
+
+    @property
+    def lever(self) -> str:
+        """What is counted when channels are chosen."""
         return 'params' if self._settings.kind == 'params' else 'macs'
 
     @property
+    def measure(self) -> str:
+        return self._settings.measure
+
+    @property
     def target(self) -> float:
-        """The fraction of the dense model's cost that is to be left."""
+        """The fraction of the cost at the start that is to be left."""
         if self._settings.kind == 'latency_ms':
             return self._settings.value / self._dense['latency_ms']
         return self._settings.value
 
     @property
     def left(self) -> float:
-        return self._now[self._settings.measure] / self._dense[self._settings.measure]
+        return self._now[self.measure] / self._dense[self.measure]
 
-    def start(self, model: nn.Module, groups, positions: dict[str, float], inputs: Tensor) -> None:
-        """Measure the model; of a run that is not resumed it is the dense one.
+    @property
+    def met(self) -> bool:
+        return self.left <= self.target * (1 + self._tolerance)
 
-        Args:
-            positions: what MACs are counted with (``count_positions``).
-            inputs: one image, which a latency is measured on from now on.
+    @property
+    def _tolerance(self) -> float:
+        return _LATENCY_TOLERANCE if self._settings.is_latency else _TOLERANCE
 
-        Raises:
-            ValueError: the narrowest model there can be does not meet the budget, or the
-                model as it is meets it already.
-        """
-        self._positions, self._inputs = positions, inputs
-        self._now = self._measure(model)
-        if self._dense:
-            return
-        self._dense = dict(self._now)
-        if self.target >= 1:
-            raise ValueError(f'{self._settings} is met by the model as it is: {self._dense}')
-        nothing = {name: torch.zeros(group.channels) for name, group in groups.items()}
-        _, least = self._nearest(model, groups, nothing, 0.0)
-        if self._settings.kind != 'latency_ms' and least > self._aim() * (1 + _TOLERANCE):
-            raise ValueError(
-                f'{self._settings} cannot be met: with every prunable channel gone, '
-                f'{least / self._dense[self._lever]:.1%} of the {self._lever} are left (widths in '
-                f'multiples of {self._prune.round_to}, at least {self._prune.min_channels}); ask '
-                'for more than that, or make more layers prunable'
-            )
-
-    def limit(
+    def start(
         self,
         model: nn.Module,
         groups: Mapping[str, ChannelGroup],
-        keep_masks: dict[str, Tensor],
-        *,
-        last: bool,
-    ) -> tuple[dict[str, Tensor], bool]:
-        """What of a removal keeps the target, and whether live channels are in it.
-
-        At the last event, and if live channels are allowed to go, those with the smallest
-        |gamma| fill what is missing; of groups without a mask nothing goes.
-        """
-        if not keep_masks:
-            return keep_masks, False
-        plan = plan_from_keep_masks(model, groups, keep_masks)
-        cost = getattr(model_cost(model, self._positions, plan.shapes_after()), self._lever)
-        groups = {name: groups[name] for name in keep_masks}
-        if cost < self._aim():
-            scores = rank_channels(model, groups, criterion='l1', seed=0)
-            for name, keep_mask in keep_masks.items():
-                scores[name][keep_mask] = math.inf
-            return self._nearest(model, groups, scores, self._aim())[0], False
-        if last and self._prune.allow_live and cost > self._aim() * (1 + _TOLERANCE):
-            scores = rank_channels(model, groups, criterion='bn_scale', seed=0)
-            for name, keep_mask in keep_masks.items():
-                scores[name][~keep_mask] = -1.0
-            return self._nearest(model, groups, scores, self._aim())[0], True
-        return keep_masks, False
-
-    def update(self, model: nn.Module, progress: float, *, last: bool, logger: MMLogger) -> None:
-        """Steer after an event.
+        positions: Mapping[str, float],
+        image: Tensor,
+        whole: str,
+    ) -> None:
+        """Measure the model; of a run that is not resumed it is the one at the start.
 
         Args:
-            progress: share of the pruning window that is over, in [0, 1].
-            last: no event follows.
+            groups, whole: see :meth:`check_reach`.
+            image: shape (1, C, H, W), for the clock.
+
+        Raises:
+            ValueError: the budget cannot be met, or is met by the model as it is.
         """
-        self._now = self._measure(model)
-        left, target = self.left, self.target
-        self.met = left <= target * (1 + _TOLERANCE)
-        line = 1 - (1 - target) * min(progress / _ARRIVAL, 1)
-        step = math.exp(2 * (left - line) / (1 - target))
-        step = min(max(step, 1 / _MAX_STEP), _MAX_STEP)
-        self.scale = min(max(self.scale * step, 1 / _MAX_SCALE), _MAX_SCALE)
-        measure = self._settings.measure
-        if self.met:
-            logger.info(
-                f'budget met: {left:.1%} of the {measure} are left, {target:.1%} were asked for; '
-                'penalty, noise and prune events stop'
-            )
-        elif last:
-            logger.warning(
-                f'budget missed: {left:.1%} of the {measure} are left at the last prune event, '
-                f'{target:.1%} were asked for. Too few channels died under a penalty of up to '
-                f'{self.scale:.3g} times its peak: raise peak or noise, train longer, or use '
-                "criterion='collapsed' or allow_live=True"
-            )
+        self._positions, self._image = positions, image
+        self.count(model)
+        if not self._dense:
+            self._dense = dict(self._now)
+            if self.target >= 1:
+                raise ValueError(f'{self} is met by the model as it is: {self._dense}')
+            if self._free_widths:
+                self._rounding['round_to'] = self._fastest_multiple(model, groups)
+        if self._settings.is_latency:
+            narrow = self._pruned(model, groups, _nothing(groups), 0.0)
+            macs = model_cost(narrow, self._positions).macs
+            self._narrowest = dict(macs=macs, latency_ms=self._milliseconds(narrow))
+        self.check_reach(model, groups, whole)
+
+    def check_reach(self, model: nn.Module, groups: Mapping[str, ChannelGroup], whole: str) -> None:
+        """Is what is left enough, with all gone of these groups that can go?
+
+        Args:
+            groups: that may lose channels.
+            whole: in words, what else there is, and why it stays.
+
+        Raises:
+            ValueError: it is not; a latency is looked at once, at the start.
+        """
+        if self._settings.is_latency:
+            least = self._narrowest['latency_ms'] / self._dense['latency_ms']
         else:
-            logger.info(
-                f'budget: {left:.1%} of the {measure} left, {line:.1%} planned by now, '
-                f'{target:.1%} in the end; penalty times {self.scale:.3g}'
+            least = self.nearest(model, groups, _nothing(groups), 0.0)[1] / self._dense[self.lever]
+        if least > self.target * (1 + self._tolerance):
+            raise ValueError(
+                f'{self} cannot be met: with every channel gone that can go, {least:.1%} of the '
+                f'{self.measure} are left (widths in multiples of {self.round_to}, at least '
+                f'{self._rounding["min_channels"]}); ask for more than that, or make more layers '
+                f'prunable; left whole: {whole or "none"}'
             )
 
-    def _aim(self) -> float:
-        """MACs or parameters to come down to."""
-        dense, now = self._dense, self._now
-        if self._settings.kind != 'latency_ms':
-            return self.target * dense[self._lever]
-        spent, saved = dense['macs'] - now['macs'], dense['latency_ms'] - now['latency_ms']
-        if spent < 0.02 * dense['macs'] or saved <= 0:  # nothing to draw a line through yet
-            return self.target * dense['macs']
-        aim = dense['macs'] - (dense['latency_ms'] - self._settings.value) * spent / saved
-        return min(max(aim, 0.0), now['macs'])
+    def count(self, model: nn.Module) -> None:
+        """Measure the model as it is."""
+        cost = model_cost(model, self._positions)
+        self._now = dict(macs=cost.macs, params=cost.params)
+        if self._settings.is_latency:
+            self._now['latency_ms'] = self._milliseconds(model)
 
-    def _nearest(self, model, groups, scores, target):
+    def _milliseconds(self, model: nn.Module) -> float:
+        device = self._settings.device or str(self._image.device)
+        measured = [milliseconds(model, self._image, device)]
+        broadcast_object_list(measured)  # all ranks must act on one number
+        return measured[0]
+
+    def _fastest_multiple(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> int:
+        """The multiple of which widths are that takes least time for as many MACs."""
+        best, shortest = 1, math.inf
+        for multiple in _MULTIPLES:
+            self._rounding['round_to'] = multiple
+            narrow = self._pruned(model, groups, uniform_scores(model, groups), self._aim())
+            if abs(model_cost(narrow, self._positions).macs / self._aim() - 1) > self._tolerance:
+                continue  # so narrow a model that this multiple is too coarse
+            time = self._milliseconds(narrow)
+            if time < shortest * (1 - _LEAST_GAIN):
+                best, shortest = multiple, time
+        return best
+
+    def _pruned(self, model: nn.Module, groups, scores, target: float) -> nn.Module:
+        """A copy with as near as possible to ``target`` MACs or parameters."""
+        narrow = copy.deepcopy(model)
+        keep_masks, _ = self.nearest(model, groups, scores, target)
+        apply_plan(narrow, plan_from_keep_masks(narrow, groups, keep_masks))
+        return narrow
+
+    def planned(self, share: float) -> float:
+        """MACs or parameters when a share of what must go has gone."""
+        dense = self._dense[self.lever]
+        return dense - share * (dense - self._aim())
+
+    def nearest(
+        self,
+        model: nn.Module,
+        groups: Mapping[str, ChannelGroup],
+        scores: Mapping[str, Tensor],
+        target: float,
+    ) -> tuple[dict[str, Tensor], float]:
+        """:func:`keep_masks_for_budget`, with a target in MACs or parameters."""
         return keep_masks_for_budget(
             model,
             groups,
             scores,
             self._positions,
-            measure=self._lever,
+            measure=self.lever,
             target=target,
-            min_channels=self._prune.min_channels,
-            round_to=self._prune.round_to,
+            **self._rounding,
         )
 
-    def _measure(self, model: nn.Module) -> dict[str, float]:
-        cost = model_cost(model, self._positions)
-        measured = dict(macs=cost.macs, params=cost.params)
-        if self._settings.kind == 'latency_ms':
-            device = self._settings.device or str(self._inputs.device)
-            latency = [1e3 * measure_latency(model, self._inputs, forward_tensors, device=device)]
-            broadcast_object_list(latency)  # all ranks must act on one number
-            measured['latency_ms'] = latency[0]
-        return measured
+    def _aim(self) -> float:
+        """MACs or parameters to come down to."""
+        dense, now = self._dense, self._now
+        if not self._settings.is_latency:
+            return self.target * dense[self.lever]
+        spent, saved = dense['macs'] - now['macs'], dense['latency_ms'] - now['latency_ms']
+        if spent < 0.02 * dense['macs'] or saved <= 0:  # nothing to draw a line through yet
+            return self.target * dense['macs']
+        aim = dense['macs'] - (1 - self.target) * dense['latency_ms'] * spent / saved
+        return min(max(aim, self._least_aim()), now['macs'])
+
+    def _least_aim(self) -> float:
+        """Half of what the line through the first and the narrowest model says: a line through two
+        models that hardly differ in time may lead anywhere."""
+        dense, least = self._dense, self._narrowest
+        share = (self.target * dense['latency_ms'] - least['latency_ms']) / (
+            dense['latency_ms'] - least['latency_ms']
+        )
+        return (least['macs'] + max(share, 0.0) * (dense['macs'] - least['macs'])) / 2
+
+
+def _nothing(groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
+    """Scores by which all goes."""
+    return {name: torch.zeros(group.channels) for name, group in groups.items()}

@@ -52,11 +52,16 @@ class Coverage:
 
     Watched are the run's first iteration, and windows, since a head may begin to train later.
 
+    Args:
+        hold_what_is_not_read: hold also groups with a reader that did not run in the first
+            iteration, for a pruner that does not count what each reader has seen.
+
     Attributes:
-        held: groups that the losses leave whole.
+        held: groups that stay whole.
     """
 
-    def __init__(self):
+    def __init__(self, *, hold_what_is_not_read: bool):
+        self._hold_what_is_not_read = hold_what_is_not_read
         self.held: set[str] = set()
         self._traced: set[str] = set()
         # Layer that runs in training only -> why the losses could not be traced, '' if they were.
@@ -125,6 +130,8 @@ class Coverage:
         if first and not window.is_open:
             self.close()
         whole = _not_read(groups, called) if first else {}
+        if self._hold_what_is_not_read:
+            self.held |= whole.keys()
         known = {name for name, failure in self._training_only.items() if not failure}
         untraced = sorted(called - self._traced - known - self._tried)
         if untraced:

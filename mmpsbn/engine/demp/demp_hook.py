@@ -14,6 +14,8 @@ from ..checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from ..checkpoints.pruned_structure import saved_by
 from ..norms.beta_decay import check_beta_decay
 from ..runner_parts import bare_model, groups_by_parameter, optimizers_of
+from .budget_pruner import BudgetPruner
+from .dead_channel_pruner import DeadChannelPruner
 from .online_pruner import OnlinePruner
 from .saved_state import check_saved_state
 from .settings import (
@@ -29,16 +31,25 @@ from .wrapper import check_wrapper, use_compiled_step
 
 @HOOKS.register_module()
 class DemPHook(Hook):
-    """Kill channels with a scheduled penalty and noise, and remove the dead ones.
+    """Remove channels while a model trains: those that the loss misses least, down to a budget,
+    or those that DemP's penalty and noise have killed.
 
-    At every optimizer step, with s the schedule's value in [0, 1],
+    With a ``budget`` channels are chosen. Between two cuts the hook sums (dL/dm)^2, m being a gate
+    on a channel, from the gradients that training has anyway (:class:`.GateSaliency`); at a cut
+    the channels with the least of it go, in the first part of the run, and the rest of the run is
+    ordinary finetuning. Everything follows from the length of the run.
+
+    Without a budget the hook is the paper's (DemP, algorithm 1). At every optimizer step, with s
+    the schedule's value in [0, 1],
 
         w <- w - eta * (grad L + s * peak * grad R) + xi,  xi ~ N(0, (s * peak_std)^2),
 
-    R on the normalisation scales, xi on the live channels of the prunable layers (DemP
-    algorithm 1). Every ``interval`` iterations the channels that were dead on the last
-    ``num_samples`` training samples are removed physically, in place, from model,
-    optimizer and EMA; the outputs on a probe batch must stay what they were, or all is
+    R on the normalisation scales, xi on the live channels of the prunable layers. Every
+    ``interval`` iterations the channels that were dead on the last ``num_samples`` training
+    samples go.
+
+    Removed is physically, in place, from model, optimizer and EMA. The outputs on a probe batch
+    must be what they were, or, of live channels, what they are with these masked to 0; else all is
     put back. The plan is part of the checkpoint; resume and test replay it.
 
     Args:
@@ -49,20 +60,22 @@ class DemPHook(Hook):
             ``warmup`` and ``end`` as fractions of training.
         prune: ``interval``, ``begin``, ``end``, ``criterion`` ('dead' | 'collapsed'),
             ``num_samples``, ``eps``, ``gamma_threshold``, ``fold_padding``, ``tolerance``,
-            ``on_failure``, ``round_to``, ``allow_live``, ``min_channels``.
-        budget: ``flops`` or ``params`` (fractions to be left) or ``latency_ms`` and
-            ``device``: a closed loop steers the penalty so that the target is met by the end
-            of the pruning window, and then penalty, noise and events stop.
+            ``on_failure``, ``round_to``, ``allow_live``, ``min_channels``; of these
+            ``round_to``, ``min_channels``, ``tolerance`` and ``on_failure`` go with a budget.
+        budget: ``flops``, ``params`` or ``latency`` (fractions to be left) or ``latency_ms``;
+            ``device``, ``begin``, ``end``, ``cuts``, ``score``. Not beside ``penalty``,
+            ``noise`` or ``schedule``.
 
         What is left out keeps its default (settings.py; DemP's own settings).
 
     Raises:
-        ValueError: an unknown key or a value out of range, when it is built; a model without a
-            prunable channel or, with a penalty, without a trainable normalisation scale, or a run
-            without a prune event, before the first step; layers that run in training only and
-            cannot be traced, or leave no channel to prune, after it.
-        TypeError: a wrapper or an optimizer that holds copies of the
-            parameters, before the first step.
+        ValueError: an unknown key, a value out of range or a setting that a budget makes
+            meaningless, when it is built; a model without a prunable channel or, with a penalty,
+            without a trainable normalisation scale, a run without a prune event or with too few
+            iterations for two cuts, or a budget out of reach, before the first step; layers that
+            run in training only and cannot be traced, or leave no channel to prune, after it.
+        TypeError: a wrapper or an optimizer that holds copies of the parameters, before the first
+            step.
     """
 
     prunes_while_training = True
@@ -80,10 +93,17 @@ class DemPHook(Hook):
         self.penalty = build(PenaltySettings, 'penalty', penalty)
         self.noise = build(NoiseSettings, 'noise', noise)
         self.schedule: Schedule = build(ScheduleSettings, 'schedule', schedule)
-        self.pruner = OnlinePruner(
-            build(PruneSettings, 'prune', prune),
-            None if budget is None else build(BudgetSettings, 'budget', budget),
-        )
+        settings = build(PruneSettings, 'prune', prune)
+        self.pruner: OnlinePruner
+        if budget is None:
+            self.pruner = DeadChannelPruner(settings)
+        else:
+            _refuse_beside_budget(penalty=penalty, noise=noise, schedule=schedule, prune=prune)
+            self.pruner = BudgetPruner(
+                build(BudgetSettings, 'budget', budget),
+                settings,
+                free_widths='round_to' not in (prune or {}),
+            )
         self._noise_seed: int | None = None
         self._perturbation: StepPerturbation | None = None
         self._steps_at_event = 0
@@ -99,7 +119,8 @@ class DemPHook(Hook):
     def before_train(self, runner) -> None:
         check_wrapper(runner)
         check_beta_decay(runner)
-        self._penalised(runner)
+        if self._kills:
+            self._penalised(runner)
         if self._noise_seed is None:
             seed = [runner.seed]
             broadcast_object_list(seed)  # diff_rank_seed gives each rank its own
@@ -108,25 +129,26 @@ class DemPHook(Hook):
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if self.pruner.graph is None:
             self.pruner.start(runner, data_batch)
-            self._perturb_steps(runner)
+            if self._kills:
+                self._perturb_steps(runner)
         self.pruner.before_iteration(runner, data_batch)
         use_compiled_step(runner, not self.pruner.watching)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self.pruner.after_iteration(runner, data_batch)
+        self.pruner.after_iteration(runner, data_batch, outputs)
         if self.pruner.is_due(runner):
-            self._check_steps(runner)
+            if self._kills:
+                self._check_steps(runner)
             self.pruner.prune(runner, data_batch)
         # shares of the peaks: MMEngine's log shows four decimals, and a noise of 5e-5 as 0.0000
-        left = {f'{what}_left': share for what, share in self.pruner.progress.left.items()}
-        scalars = dict(strength=self._strength(runner), **left)
-        if self.pruner.budget is not None:
-            scalars['penalty_scale'] = self.pruner.budget.scale
+        scalars = {f'{what}_left': share for what, share in self.pruner.progress.left.items()}
+        if self._kills:
+            scalars['strength'] = self._strength(runner)
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f'train/demp/{name}', value)
 
     def after_train(self, runner) -> None:
-        self.pruner.close()
+        self.pruner.end(runner)
         for handle in self._step_hooks:
             handle.remove()
 
@@ -139,7 +161,7 @@ class DemPHook(Hook):
         saved = saved_by(checkpoint)
         goes_on = saved is not None and resumes(runner) and 'pruner' in saved
         if goes_on:
-            check_saved_state(saved)
+            check_saved_state(saved, kind=self.pruner.kind)
         self.pruner.structure.load(runner, checkpoint)
         if goes_on:
             self._noise_seed = saved['noise_seed']
@@ -147,10 +169,12 @@ class DemPHook(Hook):
 
     def _strength(self, runner) -> float:
         """Fraction of the peaks of penalty and noise now."""
-        return 0.0 if self.pruner.finished else self.schedule(runner.iter, runner.max_iters)
+        return self.schedule(runner.iter, runner.max_iters)
 
-    def _penalty_scale(self) -> float:
-        return 1.0 if self.pruner.budget is None else self.pruner.budget.scale
+    @property
+    def _kills(self) -> bool:
+        """Whether penalty and noise are at work; under a budget channels are chosen."""
+        return isinstance(self.pruner, DeadChannelPruner)
 
     def _check_steps(self, runner) -> None:
         steps, self._steps_at_event = self._steps_at_event, self._perturbation.steps
@@ -175,7 +199,6 @@ class DemPHook(Hook):
             penalty=self.penalty,
             noise=self.noise,
             strength=lambda: self._strength(runner),
-            penalty_scale=self._penalty_scale,
             step=lambda: runner.iter,
             seed=self._noise_seed,
         )
@@ -208,3 +231,17 @@ class DemPHook(Hook):
                     'weights or other copies'
                 )
         return list(trainable.values())
+
+
+# What a budget leaves to set of the group ``prune``.
+_BESIDE_BUDGET = ('min_channels', 'on_failure', 'round_to', 'tolerance')
+
+
+def _refuse_beside_budget(prune: dict | None, **groups: dict | None) -> None:
+    meaningless = [name for name, values in groups.items() if values is not None]
+    meaningless += [f'prune.{name}' for name in prune or {} if name not in _BESIDE_BUDGET]
+    if meaningless:
+        raise ValueError(
+            f'under a budget channels are chosen by what the loss misses, and {meaningless} would '
+            'do nothing: leave them out, or the budget'
+        )

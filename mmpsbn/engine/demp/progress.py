@@ -47,8 +47,13 @@ class Progress:
         return bool(self._dense)
 
     @property
+    def counted_size(self) -> tuple[int, ...]:
+        """Height and width of the image that all counts are for."""
+        return self._counted_size
+
+    @property
     def counted_at(self) -> str:
-        return 'x'.join(map(str, self._counted_size))
+        return 'x'.join(map(str, self.counted_size))
 
     @property
     def left(self) -> dict[str, float]:
@@ -78,15 +83,16 @@ class Progress:
         runner,
         model: nn.Module,
         removal: Removal,
-        groups: Mapping[str, ChannelGroup],
+        *,
         removed_as: str,
+        compared: str,
         seconds: float,
     ) -> None:
         """Count the model after an event, and say what the event did.
 
         Args:
-            groups: those of before: what has one channel left is no group any more.
-            removed_as: what went, in words (:func:`what_went`).
+            removed_as: what went, in words.
+            compared: the outputs, with what, in words.
         """
         removed = sum(removal.channels_removed.values())
         self._removed += removed
@@ -98,11 +104,11 @@ class Progress:
             f'params {before.params:,} -> {self._cost.params:,}; '
             f'MACs at {self.counted_at} {before.macs / 1e6:,.1f} M -> '
             f'{self._cost.macs / 1e6:,.1f} M ({left["macs"]:.1%} left); '
-            f'outputs within {removal.relative_error:.1e}; {seconds:.2f} s'
+            f'outputs {compared}within {removal.relative_error:.1e}; {seconds:.2f} s'
         ]
         lines += [
-            f'  {name}: -{gone}, {groups[name].channels - gone} left'
-            for name, gone in removal.channels_removed.items()
+            f'  {name}: -{int((~keep).sum())}, {int(keep.sum())} left'
+            for name, keep in removal.keep_masks.items()
         ]
         runner.logger.info('\n'.join(lines))
         runner.visualizer.add_scalar('demp/channels_removed', removed, runner.iter + 1)

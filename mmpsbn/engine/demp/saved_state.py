@@ -13,21 +13,37 @@ from ...functional.checks import short_repr
 _WORDS = {int: 'an int', list: 'a list', Mapping: 'a dict', type(None): 'None'}
 
 
-def check_saved_state(saved: Mapping[str, Any]) -> None:
-    """Raises ValueError, naming the entry, for what DemPHook cannot have saved."""
+def check_saved_state(saved: Mapping[str, Any], *, kind: str | None) -> None:
+    """Raises ValueError, naming the entry, for what DemPHook cannot have saved.
+
+    Args:
+        kind: what the budget of this run is counted in; None without one.
+    """
     _check(saved, noise_seed=int, pruner=Mapping)
+    pruner = saved['pruner']
+    budget = pruner.get('budget')
+    began = budget.get('kind') if isinstance(budget, Mapping) else None
+    if began != kind:
+        words = ['no budget' if of is None else f'a budget in {of}' for of in (began, kind)]
+        raise ValueError(
+            f'the checkpoint cannot be resumed: the run began with {words[0]}, and DemPHook has '
+            f'{words[1]} now; resume with the settings it began with, or start a new run from its '
+            'weights with load_from'
+        )
+    own = (
+        dict(budget=Mapping, saliency=(Mapping, type(None)), refused=list)
+        if kind is not None
+        else dict(channel_dims=Mapping, windows=list, samples=int)
+    )
     _check(
-        saved['pruner'],
+        pruner,
         dense=Mapping,
         removed=int,
-        channel_dims=Mapping,
         positions=Mapping,
         counted_size=list,
-        windows=list,
-        samples=int,
         held=list,
         training_only=Mapping,
-        budget=(Mapping, type(None)),
+        **own,
     )
 
 

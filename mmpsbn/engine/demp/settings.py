@@ -8,9 +8,12 @@ from ...functional.checks import is_count, is_number
 from ...functional.penalties import PENALTY_KINDS
 from ...functional.schedules import Schedule, steps_of
 from ...pruning.criteria import CRITERIA
+from ...pruning.ranking import RANKING_CRITERIA
 from ..arguments import require
 
 SCOPES = ('gamma', 'all')
+# Of training, until when live channels may go: what was cut must be trained on.
+LAST_END = 0.9
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class PruneSettings:
         round_to: widths are kept at multiples of this. By default everything dead goes; 8, which
             GPUs compute faster (docs/pruned_speed.md), leaves up to 7 dead channels in a layer.
         allow_live: live channels go, those with the smallest |gamma| first, where the nearest
-            multiple of ``round_to`` is below, or where a budget is missed in the end.
+            multiple of ``round_to`` is below.
         min_channels: a layer is never left with fewer.
     """
 
@@ -154,24 +157,33 @@ class PruneSettings:
         event = -(-first // self.interval) * self.interval
         return event if event <= steps_of(self.end, total_steps) else None
 
-    def progress(self, step: int, total_steps: int) -> float:
-        """Share of the pruning window that is over after ``step`` steps, in [0, 1]."""
-        share = (step / total_steps - self.begin) / (self.end - self.begin)
-        return min(max(share, 0.0), 1.0)
-
 
 @dataclass(frozen=True)
 class BudgetSettings:
-    """What is to be left in the end; one of the three.
+    """What is to be left in the end, one of the first four, and by when.
 
-    flops, params: fraction of the dense model's MACs or parameters, in (0, 1). latency_ms:
-    of one image of the training data on ``device`` (by default the model's), > 0.
+    Attributes:
+        flops, params, latency: fraction of the MACs, the parameters or the time at the run's start,
+            in (0, 1).
+        latency_ms: > 0.
+        device: where the time of one image of the training data is measured: a device of torch,
+            by default the model's, or 'onnxruntime', the exported model on one thread.
+        begin, end: fractions of training between which channels go, end at most 0.9; by default
+            those of ``window``.
+        cuts: in how many steps they go; None is as many as the run has room for.
+        score: 'fisher' (what the loss misses, :func:`.fisher_scores`) or one of
+            RANKING_CRITERIA, to compare with.
     """
 
     flops: float | None = None
     params: float | None = None
+    latency: float | None = None
     latency_ms: float | None = None
     device: str | None = None
+    begin: float | None = None
+    end: float | None = None
+    cuts: int | None = None
+    score: str = 'fisher'
 
     def __post_init__(self):
         given = [name for name in self._kinds() if getattr(self, name) is not None]
@@ -185,13 +197,37 @@ class BudgetSettings:
             f'{self.value!r}',
         )
         require(
-            self.device is None or (self.kind == 'latency_ms' and isinstance(self.device, str)),
-            f'budget device is a string that goes with latency_ms, got {self.device!r}',
+            self.device is None or (self.is_latency and isinstance(self.device, str)),
+            f'budget device is a string that goes with a latency, got {self.device!r}',
         )
+        window = self.begin, self.end
+        require(
+            window == (None, None)
+            or (all(map(is_number, window)) and 0 <= self.begin < self.end <= LAST_END),
+            'budget begin and end must be fractions of training, 0 <= begin < end <= '
+            f'{LAST_END}, or both None, got {self.begin!r} and {self.end!r}',
+        )
+        require(
+            self.cuts is None or is_count(self.cuts),
+            f'budget cuts must be an int >= 1 or None, got {self.cuts!r}',
+        )
+        scores = ('fisher', *RANKING_CRITERIA)
+        require(self.score in scores, f'budget score must be one of {scores}, got {self.score!r}')
+
+    def window(self, *, finetunes: bool) -> tuple[float, float]:
+        """``begin`` and ``end``, or what was best in docs/results.md: a trained detector has time
+        to recover when it is cut at once; of random weights nobody knows yet what is needed.
+
+        Args:
+            finetunes: whether the run begins with the weights of a checkpoint.
+        """
+        if self.begin is not None:
+            return self.begin, self.end
+        return (0.0, 0.1) if finetunes else (0.2, 0.6)
 
     @staticmethod
     def _kinds() -> tuple[str, ...]:
-        return 'flops', 'params', 'latency_ms'
+        return 'flops', 'params', 'latency', 'latency_ms'
 
     @property
     def kind(self) -> str:
@@ -204,7 +240,13 @@ class BudgetSettings:
     @property
     def measure(self) -> str:
         """What the budget is counted in."""
+        if self.is_latency:
+            return 'latency_ms'
         return 'macs' if self.kind == 'flops' else self.kind
+
+    @property
+    def is_latency(self) -> bool:
+        return self.kind in ('latency', 'latency_ms')
 
     def __str__(self) -> str:
         return f'budget {self.kind}={self.value}'

@@ -27,7 +27,6 @@ class StepPerturbation:
         penalised: parameters.
         noisy: parameter -> the dimension of its channels.
         strength: () -> fraction of the peaks now, in [0, 1].
-        penalty_scale: () -> what the penalty is multiplied by besides.
         step: () -> index of the current training iteration.
         seed: the same on every rank.
     """
@@ -40,7 +39,6 @@ class StepPerturbation:
         penalty: PenaltySettings,
         noise: NoiseSettings,
         strength: Callable[[], float],
-        penalty_scale: Callable[[], float],
         step: Callable[[], int],
         seed: int,
     ):
@@ -49,7 +47,6 @@ class StepPerturbation:
         self._penalty = penalty
         self._noise = noise
         self._strength = strength
-        self._penalty_scale = penalty_scale
         self._step = step
         self._seed = seed
         self.steps = 0  # optimizer steps seen
@@ -94,7 +91,7 @@ class StepPerturbation:
             for p in noisy
             if p.grad is not None
         }
-        penalty = strength * self._penalty_scale() * self._penalty.peak
+        penalty = strength * self._penalty.peak
         for p in penalised:
             if p.grad is not None:
                 add_penalty_gradient_(p.grad, p, kind=self._penalty.kind, strength=penalty)

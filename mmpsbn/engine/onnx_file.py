@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..engine.openmmlab import forward_tensors
 from ..pruning.forward import evaluating, tensors_in
 from ..pruning.verification import output_errors
+from .openmmlab import forward_tensors
 
 _OPSET = 17
 
@@ -35,7 +35,7 @@ def check_onnx_installed() -> None:
         import onnxruntime  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'--onnx needs onnx and onnxruntime ({error}); run pip install onnx onnxruntime'
+            f'ONNX needs onnx and onnxruntime ({error}); run pip install onnx onnxruntime'
         ) from None
 
 
@@ -46,7 +46,7 @@ def check_one_stage(model: nn.Module) -> None:
         raise ValueError(
             f'{type(model).__name__} cannot be written as ONNX, which holds raw outputs alone: '
             f'its second stage ({type(model.roi_head).__name__}) reads regions that its first '
-            'stage chooses while it runs; leave out --onnx'
+            'stage chooses while it runs'
         )
 
 
@@ -82,6 +82,15 @@ def write_onnx(model: nn.Module, inputs: Tensor, path: str) -> float:
         return max(_error(wrapped, x, path) for x in (inputs, inputs[:1]))
 
 
+def one_thread_session(path: str):
+    """An ``onnxruntime.InferenceSession`` on one thread of the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+
+
 @contextmanager
 def _refusing_in_words(model: nn.Module, what: str) -> Iterator[None]:
     """The exporter's and the runtime's errors are of many classes, some of Exception alone."""
@@ -89,9 +98,7 @@ def _refusing_in_words(model: nn.Module, what: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RuntimeError(
-            f'{what} {type(model).__name__} as ONNX: {reason}; leave out --onnx'
-        ) from error
+        raise RuntimeError(f'{what} {type(model).__name__} as ONNX: {reason}') from error
 
 
 def _error(wrapped: _RawOutputs, inputs: Tensor, path: str) -> float:

@@ -1,0 +1,361 @@
+"""The demon that chooses: what the loss misses least goes, until the rest is what the budget
+allows."""
+
+import time
+from collections.abc import Container, Mapping
+
+import torch
+from mmengine.dist import broadcast_object_list
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from ...functional.schedules import steps_of
+from ...layers import calls_step_hooks
+from ...pruning import VerificationError
+from ...pruning.graph import ChannelGroup
+from ...pruning.prune import Removal, Subject, prune_channels
+from ...pruning.ranking import fisher_scores, rank_channels
+from ...pruning.saliency import GateSaliency
+from ...upstream import accumulative_counts, load_from, resumes
+from ..openmmlab import forward_tensors
+from ..ranks import over_ranks
+from ..runner_parts import (
+    averaged_models_of,
+    bare_model,
+    groups_by_parameter,
+    optimizers_of,
+    unwrapped_model,
+    wrappers_of,
+)
+from .budget import Budget
+from .loss_watch import LossWatch
+from .online_pruner import OnlinePruner
+from .pace import LEAST_STEPS, Pace
+from .prune_event import look_at
+from .settings import LAST_END, BudgetSettings, PruneSettings
+
+_MOST_TRIES = 3
+
+
+class BudgetPruner(OnlinePruner):
+    """Removes live channels in small steps while training goes on, and leaves the rest alone.
+
+    Between two cuts the squared gradients of gates are summed (:class:`.GateSaliency`). At a cut
+    the channels with the least of it go (:func:`.fisher_scores`), so many that the cost comes down
+    to what the :class:`.Pace` has planned. The outputs must then be those of a model whose readers
+    see 0 of them; if they are not, all is put back, and others are chosen.
+    """
+
+    def __init__(self, budget: BudgetSettings, settings: PruneSettings, *, free_widths: bool):
+        super().__init__(hold_what_is_not_read=True)
+        self.settings = settings
+        self.budget = Budget(budget, settings, free_widths=free_widths)
+        self._budget_settings = budget
+        self._pace: Pace | None = None
+        self._optimizer: Optimizer | None = None
+        self._owned: Container[nn.Parameter] = ()  # by the optimizer
+        self._iters_per_step = 1
+        self._saliency: GateSaliency | None = None  # since the last cut
+        self._saved: Mapping | None = None  # of a resumed run, until it is watched again
+        self._refused: set[str] = set()  # groups whose removal was undone; they stay whole
+        self._another_try: int | None = None  # iterations done at it, after the last of the pace
+        self._finetunes: bool | None = None
+        self._reach_is_checked = False
+        self._losses = LossWatch(LEAST_STEPS)
+        self._step_hook: RemovableHandle | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the budget is counted in."""
+        return self._budget_settings.kind
+
+    def state(self) -> dict:
+        saliency = self._saved if self._saliency is None else self._saliency.state()
+        return dict(
+            **super().state(),
+            budget=self.budget.state(),
+            saliency=saliency,
+            refused=sorted(self._refused),
+            another_try=self._another_try,
+            finetunes=self._finetunes,
+        )
+
+    def restore(self, state: dict) -> None:
+        super().restore(state)
+        self.budget.restore(state['budget'])
+        self._saved, self._refused = state['saliency'], set(state['refused'])
+        self._another_try, self._finetunes = state['another_try'], state['finetunes']
+
+    def end(self, runner) -> None:
+        if self.graph is not None and not self.budget.met:
+            self._log_budget(runner, share=1.0)
+        super().end(runner)
+
+    def close(self) -> None:
+        if self._step_hook is not None:
+            self._step_hook.remove()
+        self._step_hook = self._saliency = None
+        super().close()
+
+    def start(self, runner, data_batch: dict) -> Tensor:
+        """As :meth:`.OnlinePruner.start`.
+
+        Raises:
+            ValueError: besides, the budget cannot be met, or the run is too short.
+            TypeError: the run has several optimizers.
+        """
+        optimizers = optimizers_of(runner)
+        if len(optimizers) != 1:
+            raise TypeError(
+                f'a budget chooses channels at the steps of one optimizer, and this run has '
+                f'{len(optimizers)}; train with one, or use mmpsbn prune and finetune'
+            )
+        (self._optimizer,) = optimizers
+        self._owned = groups_by_parameter(optimizers)
+        if not calls_step_hooks(self._optimizer):
+            raise RuntimeError(
+                'the optimizer calls no step hooks, in which the channels are watched: torch 2.1 '
+                'switches them off for the process once torch.compile was used in it; train in a '
+                'process without it'
+            )
+        self._iters_per_step = accumulative_counts(wrappers_of(runner)[0])
+        if self._finetunes is None:
+            self._finetunes = load_from(runner) is not None and not resumes(runner)
+        self._pace = Pace.of_run(
+            self._budget_settings,
+            finetunes=self._finetunes,
+            iters=runner.max_iters,
+            iters_per_step=self._iters_per_step,
+        )
+        example = super().start(runner, data_batch)
+        model = bare_model(runner)
+        image = example.new_zeros(1, example.shape[1], *self.progress.counted_size)
+        groups = self._groups_with_gates(model)
+        whole = self._whole(groups)
+        self.budget.start(model, groups, self.progress.positions, image, whole)
+        if len(groups) < len(self.prunable):
+            runner.logger.warning(f'of some channels no gradient tells: left whole: {whole}')
+        if self.next_event(runner) is None and not self.budget.met:
+            self._log_budget(runner, share=1.0)
+        hidden = torch.compiler.disable if runner.cfg.get('compile') else lambda hook: hook
+        self._step_hook = self._optimizer.register_step_pre_hook(hidden(self._before_step))
+        return example
+
+    def _groups_with_gates(self, model: nn.Module) -> dict[str, ChannelGroup]:
+        groups = {n: g for n, g in self.prunable.items() if n not in self._refused}
+        if not self._chooses_by_gradients or not groups:
+            return groups
+        unknown = GateSaliency(model, groups, self.graph.norm_of).unknown
+        return {name: group for name, group in groups.items() if name not in unknown}
+
+    def _whole(self, groups: Container[str]) -> str:
+        """What else there is, and why it stays."""
+        reasons = [self.graph.left_whole] if self.graph.skipped else []
+        for name in self.graph.groups:
+            if name in self._coverage.held:
+                reasons.append(f'{name} (the losses hold it, or what reads it does not train)')
+            elif name in self._refused:
+                reasons.append(f'{name} (its removal was undone)')
+            elif name not in groups:
+                reasons.append(f'{name} (its scale is frozen, or it is normalised without one)')
+        return '; '.join(reasons)
+
+    @property
+    def _chooses_by_gradients(self) -> bool:
+        return self._budget_settings.score == 'fisher'
+
+    def next_event(self, runner) -> int | None:
+        event = self._pace.next_event(runner.iter)
+        if event is None and self._another_try is not None and self._another_try > runner.iter:
+            return self._another_try
+        return event
+
+    @property
+    def is_open(self) -> bool:
+        return self._saliency is not None
+
+    def before_iteration(self, runner, data_batch: dict) -> None:
+        event = self.next_event(runner)
+        if event is None or not self.prunable:
+            return
+        model = bare_model(runner)
+        if self._saliency is None:
+            self._saliency = GateSaliency(model, self.prunable, self.graph.norm_of)
+            if self._saved is not None:
+                self._saliency.restore(self._saved)
+                self._saved = None
+        # a layer that begins to run late is one that runs in the last steps before a cut
+        if self._is_near(runner, event) and not self._coverage.watching:
+            self._coverage.open(model)
+
+    def _is_near(self, runner, event: int) -> bool:
+        return runner.iter >= event - LEAST_STEPS * self._iters_per_step
+
+    def _before_step(self, *_) -> None:
+        if self._saliency is not None and self._chooses_by_gradients:
+            self._saliency.add(shifted=self._owned)
+
+    def leave_out(self, names: Container[str]) -> None:
+        """Nothing: what is held is left out when channels are chosen."""
+
+    def after_iteration(self, runner, data_batch: dict, outputs: dict | None) -> None:
+        super().after_iteration(runner, data_batch, outputs)
+        self._losses.note(outputs, runner.logger)
+        event = self.next_event(runner)
+        if event is not None and not self._is_near(runner, event):
+            self._coverage.close()
+        if not self._reach_is_checked:  # now it is known what the losses hold
+            self._reach_is_checked = True
+            if event is not None:
+                model = bare_model(runner)
+                groups = self._groups_with_gates(model)
+                self.budget.check_reach(model, groups, self._whole(groups))
+
+    def prune(self, runner, data_batch: dict) -> None:
+        """Cut down to what is planned."""
+        start = time.perf_counter()
+        saliency, self._saliency = self._saliency, None
+        self._coverage.close()
+        share = 1.0 if runner.iter + 1 == self._another_try else self._pace.share(runner.iter + 1)
+        self._another_try = None
+        went = False
+        with unwrapped_model(runner) as model:
+            averages = averaged_models_of(runner)
+            probe = self._probe_of(model, data_batch)
+            scores = self._scores(saliency, model, runner)
+            why = self._obstacle(scores, [model, *averages], probe)
+            if why:
+                self._skip(runner, why)
+            # more than once in the end alone, where a clock was not met by what the counts promised
+            for _ in range(0 if why else _MOST_TRIES):
+                removal = self._cut(runner, model, averages, scores, share, probe)
+                if not removal.plan:
+                    break
+                went = True
+                self._follow(model, removal.plan, probe)
+                self.budget.count(model)
+                self.progress.log_event(
+                    runner,
+                    model,
+                    removal,
+                    removed_as=self._what_went(removal, scores),
+                    compared='as with these channels masked to 0, ',
+                    seconds=time.perf_counter() - start,
+                )
+                if share < 1 or self.budget.met:
+                    break
+                scores = self._of_those_left(scores, removal)
+        if went:
+            self._losses.cut(runner.iter + 1)
+        self._log_budget(runner, share)
+        if share == 1 and not self.budget.met and (why or went):
+            another = runner.iter + 1 + LEAST_STEPS * self._iters_per_step
+            if another <= steps_of(LAST_END, runner.max_iters):
+                self._another_try = another
+                runner.logger.info(f'another try comes at iteration {another}')
+
+    def _of_those_left(self, scores: Mapping[str, Tensor], removal: Removal) -> dict[str, Tensor]:
+        """A group that is down to one channel is none any more."""
+        left = {
+            name: score[removal.keep_masks[name]] if name in removal.keep_masks else score
+            for name, score in scores.items()
+        }
+        return {name: score for name, score in left.items() if name in self.prunable}
+
+    def _obstacle(self, scores: Mapping, models, probe: Tensor) -> str | None:
+        """Why there can be no cut now."""
+        if self._coverage.unknown:
+            return '; '.join(self._coverage.unknown)
+        if not scores:
+            return 'of no channel a gradient has told anything since the last cut'
+        if look_at(models, {}, probe) is None:
+            return 'the outputs are NaN or inf before pruning'
+        try:
+            groups = {name: self.graph.groups[name] for name in scores}
+            self.budget.check_reach(models[0], groups, self._whole(groups))
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _scores(self, saliency: GateSaliency, model: nn.Module, runner) -> dict[str, Tensor]:
+        """Of the groups of which something is known, the same on all ranks."""
+        if self._chooses_by_gradients:
+            found = [(int(saliency.steps), saliency.scores())]
+        else:
+            score, seed = self._budget_settings.score, runner.seed + runner.iter
+            found = [(0, rank_channels(model, self.prunable, criterion=score, seed=seed))]
+        broadcast_object_list(found)
+        steps, scores = found[0]
+        if steps < saliency.seen:
+            runner.logger.warning(
+                f'{saliency.seen - steps} of {saliency.seen} optimizer steps had gradients that '
+                'are NaN or infinite, and count for nothing in the choice of channels'
+            )
+        return {
+            name: score
+            for name, score in scores.items()
+            if name in self.prunable and name not in self._refused and score.isfinite().any()
+        }
+
+    def _cut(self, runner, model, averages, scores, share: float, probe: Tensor) -> Removal:
+        """Choose and cut; a group whose removal is wrong stays whole, and others go for it."""
+        how = dict(
+            batch=probe,
+            forward_fn=forward_tensors,
+            tolerance=self.settings.tolerance,
+            optimizers=[self._optimizer],
+            averages=[Subject(average) for average in averages],
+            live=True,
+            agree=over_ranks,
+        )
+        while True:
+            chosen = {name: s for name, s in scores.items() if name not in self._refused}
+            groups = {name: self.graph.groups[name] for name in chosen}
+            try:
+                self.budget.check_reach(model, groups, self._whole(groups))
+            except ValueError as error:
+                runner.logger.error(f'{error}; nothing is removed at this event')
+                return Removal.of_nothing()
+            if self._chooses_by_gradients:
+                chosen = fisher_scores(chosen)
+            planned = self.budget.planned(share)
+            keep_masks, _ = self.budget.nearest(model, groups, chosen, planned)
+            try:
+                return prune_channels(model, groups, keep_masks, **how)
+            except VerificationError as error:
+                if self.settings.on_failure == 'stop':
+                    raise
+                if not error.groups:
+                    runner.logger.error(f'{error}; nothing is removed at this event')
+                    return Removal.of_nothing()
+                runner.logger.error(f'{error}; they stay whole')
+                self._refused.update(error.groups)
+
+    def _log_budget(self, runner, share: float) -> None:
+        budget = self.budget
+        line = 1 - share * (1 - budget.target)
+        text = f'{budget.left:.1%} of the {budget.measure} left, {line:.1%} planned'
+        if share < 1:
+            runner.logger.info(f'{budget}: {text} by now, {budget.target:.1%} in the end')
+        elif budget.met:
+            runner.logger.info(f'{budget} is met: {text}; no more channels go')
+        else:
+            runner.logger.warning(f'{budget} is missed: {text}')
+
+    def _what_went(self, removal: Removal, scores: Mapping[str, Tensor]) -> str:
+        """By gradients: how many the loss misses nothing of, and how much it is to miss of the
+        others."""
+        if not self._chooses_by_gradients:
+            return f'chosen by {self._budget_settings.score}'
+        dead = alive = 0
+        gone, total = 0.0, sum(float(score.sum()) for score in scores.values())
+        for name, keep_mask in removal.keep_masks.items():
+            score = scores[name][~keep_mask]
+            dead += int((score == 0).sum())
+            alive += int((score > 0).sum())
+            gone += float(score.sum())
+        share = gone / total if total else 0.0
+        return (
+            f'{dead or "none"} dead and {alive or "none"} alive, with {share:.1%} of the saliency'
+        )

@@ -1,0 +1,125 @@
+"""Gates on channels, against gates that are there: hooks that multiply by m."""
+
+import pytest
+import torch
+from nets import NETS, build, loss_of, trace
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from mmpsbn.layers import alpha_of
+from mmpsbn.pruning.forward import is_conv_or_linear
+from mmpsbn.pruning.saliency import GateSaliency
+
+
+def squares_with_gates(model, graph, batch):
+    """(dL/dm)^2 of a gate behind each norm layer and each layer that no norm follows."""
+    gates, handles = {}, []
+    for name, group in graph.groups.items():
+        gate = torch.ones(group.channels, dtype=torch.float64, requires_grad=True)
+        gates[name] = gate
+        through = {member.layer for member in group.channelwise}
+        for member in (*group.writers, *group.channelwise):
+            layer = model.get_submodule(member.layer)
+            norms = graph.norm_of.get(member.layer, ())
+            if norms and set(norms) <= through:
+                continue
+            if not (is_conv_or_linear(layer) or isinstance(layer, (_NormBase, nn.GroupNorm))):
+                continue
+
+            def multiply(layer, args, output, *, member=member, gate=gate):
+                factor = torch.ones(member.size, dtype=torch.float64)
+                factor = factor.index_put(
+                    (torch.tensor(member.index),), gate[torch.tensor(member.channel)]
+                )
+                last = isinstance(layer, nn.Linear)
+                return output * factor.view(-1) if last else output * factor.view(-1, 1, 1)
+
+            handles.append(layer.register_forward_hook(multiply))
+    loss_of(model(batch)).backward()
+    for handle in handles:
+        handle.remove()
+    return {name: gate.grad.square() for name, gate in gates.items()}
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_two_steps_sum_the_squares_of_the_gates_gradients(name):
+    model, batch = build(name)
+    graph = trace(model, batch)
+    saliency = GateSaliency(model, graph.groups, graph.norm_of)
+    expected = {}
+    for k in (1, 2):
+        squares = squares_with_gates(model, graph, k * batch)
+        expected = {n: s + expected.get(n, 0) for n, s in squares.items()}
+        model.zero_grad()
+        loss_of(model(k * batch)).backward()
+        saliency.add()
+    scores = saliency.scores()
+    assert scores.keys() == graph.groups.keys() and saliency.steps == 2
+    for group in graph.groups:
+        torch.testing.assert_close(scores[group], expected[group], rtol=1e-9, atol=1e-9)
+        assert scores[group].sum() > 0
+
+
+def test_within_a_step_a_psbn_bias_counts_as_what_the_layer_adds():
+    model, batch = build('psbn_chain')
+    graph = trace(model, batch)
+    seen = []
+    for in_step in (False, True):
+        saliency = GateSaliency(model, graph.groups, graph.norm_of)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        model.zero_grad()
+        loss_of(model(batch)).backward()
+        if in_step:
+            optimizer.register_step_pre_hook(
+                lambda o, *_, s=saliency: s.add(shifted=set(o.param_groups[0]['params']))
+            )
+            optimizer.step()
+        else:
+            saliency.add()
+        seen.append(saliency.scores())
+    assert any(alpha_of(p) for p in model.parameters())
+    for name in graph.groups:
+        torch.testing.assert_close(seen[0][name], seen[1][name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_with_a_gradient_that_is_no_number_counts_for_nothing():
+    model, batch = build('chain')
+    graph = trace(model, batch)
+    saliency = GateSaliency(model, graph.groups, graph.norm_of)
+    loss_of(model(batch)).backward()
+    saliency.add()
+    before = saliency.scores()
+    next(p for p in model.parameters() if p.dim() == 1).grad[0] = torch.nan
+    saliency.add()
+    assert saliency.steps == 1
+    assert all(torch.equal(before[name], score) for name, score in saliency.scores().items())
+
+
+def test_a_group_with_a_frozen_gate_is_kept():
+    model, batch = build('residual')
+    graph = trace(model, batch)
+    first, *others = graph.groups
+    frozen = graph.norm_of[graph.groups[first].writers[0].layer][0]
+    model.get_submodule(frozen).requires_grad_(False)
+    saliency = GateSaliency(model, graph.groups, graph.norm_of)
+    loss_of(model(batch)).backward()
+    saliency.add()
+    scores = saliency.scores()
+    assert scores[first].isinf().all() and all(scores[name].isfinite().all() for name in others)
+
+
+def test_sums_are_kept_by_group_and_not_shared_with_the_scores():
+    model, batch = build('residual')
+    graph = trace(model, batch)
+    saliency = GateSaliency(model, graph.groups, graph.norm_of)
+    loss_of(model(batch)).backward()
+    saliency.add()
+    scores = saliency.scores()
+    first, *others = graph.groups
+    some = GateSaliency(model, {n: graph.groups[n] for n in others}, graph.norm_of)
+    some.restore(saliency.state())
+    assert some.seen == some.steps == 1
+    for name, score in some.scores().items():
+        assert torch.equal(score, scores[name])
+        score.zero_()
+        assert torch.equal(some.scores()[name], scores[name])
