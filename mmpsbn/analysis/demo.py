@@ -1,91 +1,164 @@
-"""The quickstart: train, prune and look, on the embedded data set."""
+"""The quickstart: a detector, and beside it one that loses half of its MACs while it trains."""
 
+import os
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from mmcv import imread
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..commands.model_files import load_model
 from ..datasets import write_digits_dataset
 from ..engine.openmmlab import step_seconds
 from ..pruning.cost import count_positions, model_cost
 from .boxes import draw_boxes
 from .log_plots import write_log_picture
-from .logs import PLACE, read_scalars
+from .logs import read_runs
+
+_REPORT_SECONDS = 20.0
 
 
 def run_quickstart(
-    config_path: str, *, data_root: str, work_dir: str, resume: bool
-) -> dict[str, float]:
-    """Generate the digits, train the config on them, and report.
+    dense: str, pruned: str, *, data_root: str, work_dir: str, resume: bool
+) -> dict[str, dict[str, float]]:
+    """Generate the digits, train both configs on them side by side, and report.
 
-    With ``resume`` an interrupted run in ``work_dir`` goes on from its last checkpoint.
-    Writes ``predictions.png`` and ``training.png`` to ``work_dir`` and prints a summary.
+    With ``resume`` an interrupted run in ``work_dir`` goes on from its last checkpoints.
+    Writes ``predictions.png``, those of the pruned detector, and ``training.png`` to ``work_dir``
+    and prints a summary.
+
+    Args:
+        dense, pruned: paths of configs.
 
     Returns:
-        ``mAP`` of the last validation, ``channels_removed``, ``prune_events`` that removed
-        something, and ``macs_left``, ``step_time_left``: pruned over dense.
+        For ``dense`` and ``pruned``: ``mAP`` of the last validation, ``minutes`` of training,
+        ``macs`` of an image and ``step_seconds`` of a training step at the end.
+
+    Raises:
+        RuntimeError: a training failed; names its log.
     """
     write_digits_dataset(data_root, num_train=2400, num_val=160, image_size=(160, 128), seed=0)
-    cfg = Config.fromfile(config_path)
-    cfg.work_dir = work_dir
-    cfg.resume = resume
-    for split in ('train', 'val', 'test'):
-        cfg[f'{split}_dataloader'].dataset.data_root = data_root
-    cfg.val_evaluator.ann_file = f'{data_root}/annotations/val.json'
-    cfg.test_evaluator = cfg.val_evaluator
-    runner = Runner.from_cfg(cfg)
-    started = time.perf_counter()
-    runner.train()
-    minutes = (time.perf_counter() - started) / 60
-
-    scalars = read_scalars(Path(runner.log_dir) / PLACE)
-    out_dir = Path(work_dir)
-    write_log_picture({'quickstart': scalars}, out_dir / 'training.png')
-    _draw_predictions(runner, out_dir / 'predictions.png')
-    events = [r['demp/channels_removed'] for r in scalars if r.get('demp/channels_removed')]
-    models = dict(dense=MODELS.build(cfg.model).to(_device(runner.model)), pruned=runner.model)
-    times = _step_times(models, next(iter(runner.train_dataloader)))
-    macs = {name: _macs(model) for name, model in models.items()}
-    result = dict(
-        # CocoMetric reports nothing where nothing was detected
-        mAP=next((r['coco/bbox_mAP'] for r in scalars[::-1] if 'coco/bbox_mAP' in r), 0.0),
-        channels_removed=sum(events),
-        prune_events=len(events),
-        macs_left=macs['pruned'] / macs['dense'],
-        step_time_left=times['pruned'] / times['dense'],
-    )
-    print(
-        f'\nTrained in {minutes:.1f} minutes: COCO mAP {result["mAP"]:.3f} on the val images.\n'
-        f'{len(events)} prune events removed {result["channels_removed"]} channels; '
-        f'MACs of an image {macs["dense"] / 1e6:.1f} M before, {macs["pruned"] / 1e6:.1f} M after '
-        f'({result["macs_left"]:.0%}).\n'
-        f'Time of a training step {times["dense"]:.3f} s before, {times["pruned"]:.3f} s after '
-        f'({result["step_time_left"]:.0%}; medians, side by side).\n'
-        f'Pictures: {out_dir / "predictions.png"}, {out_dir / "training.png"}'
-    )
+    configs = dict(dense=dense, pruned=pruned)
+    folders = {name: Path(work_dir) / name for name in configs}
+    minutes = _train_side_by_side(configs, folders, data_root, resume)
+    runs = read_runs(list(folders.values()))
+    write_log_picture(runs, Path(work_dir) / 'training.png')
+    cfg = Config.fromfile(dense)
+    _set_data(cfg, data_root)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    models = {}
+    for name, folder in folders.items():
+        checkpoint = (folder / 'last_checkpoint').read_text()
+        models[name] = load_model(Config.fromfile(configs[name]), checkpoint).model.to(device)
+    _draw_predictions(models['pruned'], cfg, Path(work_dir) / 'predictions.png')
+    seconds = _step_seconds(models, cfg)
+    result = {
+        name: dict(
+            # CocoMetric reports nothing where nothing was detected
+            mAP=next((r['coco/bbox_mAP'] for r in runs[name][::-1] if 'coco/bbox_mAP' in r), 0.0),
+            minutes=minutes[name],
+            macs=_macs(model),
+            step_seconds=seconds[name],
+        )
+        for name, model in models.items()
+    }
+    print(_summary(result, work_dir))
     return result
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def _summary(result: Mapping[str, Mapping[str, float]], work_dir: str) -> str:
+    rows = [
+        ('COCO mAP on the val images', 'mAP', '{:.3f}', 1),
+        ('MACs of an image, M', 'macs', '{:.1f}', 1e-6),
+        ('a training step, s (medians, in turn)', 'step_seconds', '{:.3f}', 1),
+        ('training, minutes', 'minutes', '{:.1f}', 1),
+    ]
+    lines = [f'\n{"":<40}{"dense":>8}{"pruned":>8}{"ratio":>8}']
+    for what, key, form, factor in rows:
+        dense, pruned = (result[name][key] * factor for name in ('dense', 'pruned'))
+        ratio = f'{pruned / dense:.2f}' if dense else ''
+        lines.append(f'{what:<40}{form.format(dense):>8}{form.format(pruned):>8}{ratio:>8}')
+    pictures = [str(Path(work_dir) / f'{name}.png') for name in ('predictions', 'training')]
+    return '\n'.join([*lines, f'Pictures: {", ".join(pictures)}'])
+
+
+def _train_side_by_side(
+    configs: Mapping[str, str], folders: Mapping[str, Path], data_root: str, resume: bool
+) -> dict[str, float]:
+    """Minutes by name. Each training is a process with one thread: two would wait for each other
+    at every layer, and for long where another process has one of their cores."""
+    data = Path(data_root)
+    options = [f'{split}_dataloader.dataset.data_root={data}/' for split in ('train', 'val')]
+    options += [f'val_evaluator.ann_file={data}/annotations/val.json']
+    one_thread = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+    running: dict[str, subprocess.Popen] = {}
+    minutes: dict[str, float] = {}
+    started = last_report = time.monotonic()
+    try:
+        for name, config in configs.items():
+            folders[name].mkdir(parents=True, exist_ok=True)
+            words = [sys.executable, '-m', 'mmpsbn', 'train', config]
+            words += ['--work-dir', str(folders[name]), *(['--resume'] if resume else [])]
+            with open(folders[name] / 'train.log', 'a') as log:
+                running[name] = subprocess.Popen(
+                    [*words, '--cfg-options', *options],
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=one_thread,
+                )
+        while len(minutes) < len(running) and not any(p.poll() for p in running.values()):
+            time.sleep(0.5)
+            for name, process in running.items():
+                if process.poll() is not None and name not in minutes:
+                    minutes[name] = (time.monotonic() - started) / 60
+            if time.monotonic() - last_report > _REPORT_SECONDS:
+                last_report = time.monotonic()
+                print('; '.join(f'{name}: {_progress(folders[name])}' for name in running))
+    finally:  # an interruption
+        for process in running.values():
+            process.terminate()
+            process.wait()
+    failed = [str(folders[n] / 'train.log') for n, p in running.items() if (p.returncode or 0) > 0]
+    if failed:
+        raise RuntimeError(f'a training failed, see the end of {", ".join(failed)}')
+    return minutes
+
+
+def _progress(folder: Path) -> str:
+    try:
+        (records,) = read_runs([folder]).values()
+    except FileNotFoundError:
+        return 'starting'
+    losses = [record for record in records if 'loss' in record]
+    return f'iteration {losses[-1]["iter"]}, loss {losses[-1]["loss"]:.3f}' if losses else 'started'
+
+
+def _set_data(cfg: Config, data_root: str) -> None:
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.data_root = f'{data_root}/'
 
 
 def _macs(model: nn.Module) -> int:
     """Multiply-accumulates of one 160x128 image."""
-    image = torch.zeros(1, 3, 128, 160, device=_device(model))
+    image = torch.zeros(1, 3, 128, 160, device=next(model.parameters()).device)
     return model_cost(model, count_positions(model, image, lambda m, x: m(x, mode='tensor'))).macs
 
 
-def _step_times(models: dict[str, nn.Module], batch: dict, rounds: int = 9) -> dict[str, float]:
-    """Median seconds of a training step of each model, measured in turn."""
+def _step_seconds(
+    models: Mapping[str, nn.Module], cfg: Config, rounds: int = 9
+) -> dict[str, float]:
+    """Median of a training step of each model on a batch, measured in turn."""
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for round_ in range(rounds):
         for name, model in models.items():
@@ -97,9 +170,9 @@ def _step_times(models: dict[str, nn.Module], batch: dict, rounds: int = 9) -> d
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _draw_predictions(runner: Runner, out_path: Path, num_images: int = 12) -> None:
-    dataset = runner.val_dataloader.dataset
-    samples = runner.model.eval().test_step(pseudo_collate([dataset[i] for i in range(num_images)]))
+def _draw_predictions(model: nn.Module, cfg: Config, path: Path, num_images: int = 12) -> None:
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    samples = model.eval().test_step(pseudo_collate([dataset[i] for i in range(num_images)]))
     draw_boxes(
         [imread(sample.img_path, channel_order='rgb') for sample in samples],
         [
@@ -112,6 +185,6 @@ def _draw_predictions(runner: Runner, out_path: Path, num_images: int = 12) -> N
         ],
         [dict(bboxes=sample.gt_instances.bboxes.cpu().numpy()) for sample in samples],
         dataset.metainfo['classes'],
-        out_path,
+        path,
         score_threshold=0.3,
     )

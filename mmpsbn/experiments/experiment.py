@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .pictures import Panel
+from .scales import PICTURES, Data
 from .tables import ArmTable, GridTable
 from .verdicts import Claims
 
@@ -22,12 +23,16 @@ class Arm:
         options: settings over it, as for MMEngine's ``Config.merge_from_dict``: the keys may
             have dots, ``_delete_=True`` replaces a dict.
         pretrained: name of the arm before it whose backbone it starts from.
+        whole: it starts from all of that arm's net.
+        seed: added to that of the experiment.
     """
 
     name: str
     config: str
     options: Options = field(default_factory=dict)
     pretrained: str | None = None
+    whole: bool = False
+    seed: int = 0
 
 
 def arms_by_scale(
@@ -59,6 +64,7 @@ class Experiment:
         table: of the numbers by arm.
         panels: pictures of them, side by side.
         claims: numbers by arm -> each clause of the claim, and whether these numbers say so.
+        data: what it is trained on.
     """
 
     name: str
@@ -69,3 +75,4 @@ class Experiment:
     table: ArmTable | GridTable
     panels: Sequence[Panel]
     claims: Claims
+    data: Data = PICTURES

@@ -3,6 +3,7 @@
 import copy
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..analysis.logs import read_runs
 from ..commands.model_files import load_model
+from ..engine.onnx_file import one_thread_session, write_onnx
 from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
 from ..functional.activations import ActivationStatistics, activation_statistics
 from ..functional.statistics import share_above
@@ -34,8 +37,9 @@ def final_checkpoint(work_dir: Path, config: Config) -> Path:
 
 
 def classes_of(config: Config) -> int:
-    """Of a classifier."""
-    return config.model.head.num_classes
+    """Of a classifier or a detector with one stage."""
+    model = config.model
+    return (model.head if 'head' in model else model.bbox_head).num_classes
 
 
 class TrainedArm:
@@ -50,6 +54,7 @@ class TrainedArm:
     def __init__(self, work_dir: Path):
         self.config = Config.fromfile(str(work_dir / 'config.py'))
         self.classes = classes_of(self.config)
+        self._work_dir = work_dir
         self._checkpoint = str(final_checkpoint(work_dir, self.config))
         loaded = load_model(self.config, self._checkpoint)
         self._plan = loaded.plan
@@ -65,6 +70,39 @@ class TrainedArm:
             for sample in self.model.val_step(batch)
         ]
         return 100 * sum(hits) / len(hits)
+
+    def box_map(self) -> float:
+        """COCO mAP of the last validation, in [0, 1]; 0 where nothing was detected."""
+        (records,) = read_runs([self._work_dir]).values()
+        found = (r['coco/bbox_mAP'] for r in reversed(records) if 'coco/bbox_mAP' in r)
+        return next(found, 0.0)
+
+    def left(self) -> dict[str, float]:
+        """What pruning has left of the dense net: ``macs`` and ``params``, as shares."""
+        positions = count_positions(self.model, next(self._images(self._test))[:1], forward_tensors)
+        now = model_cost(self.model, positions)
+        dense = model_cost(self.model, positions, self._plan.shapes)
+        return dict(macs=now.macs / dense.macs, params=now.params / dense.params)
+
+    def onnx_time_left(self, rounds: int = 21) -> float:
+        """Time of the pruned net in ONNX Runtime over that of the dense one, on one image and one
+        thread: median over rounds in which both run in turn."""
+        image = next(self._images(self._test))[:1]
+        dense = MODELS.build(model_cfg_of(self.config)).to(image.device)
+        with tempfile.TemporaryDirectory() as folder:
+            sessions = []
+            for name, net in (('dense', dense), ('pruned', self.model)):
+                write_onnx(net.eval(), torch.cat([image, image]), f'{folder}/{name}.onnx')
+                sessions.append(one_thread_session(f'{folder}/{name}.onnx'))
+            feed, ratios = dict(inputs=image.cpu().numpy()), []
+            for _ in range(rounds):
+                seconds = []
+                for session in sessions:
+                    start = time.perf_counter()
+                    session.run(None, feed)
+                    seconds.append(time.perf_counter() - start)
+                ratios.append(seconds[1] / seconds[0])
+        return statistics.median(ratios)
 
     def census(self) -> dict[str, LayerChannels]:
         """The channels of all norm layers, with their activations over the training images, not

@@ -35,6 +35,27 @@ def grid(numbers: Numbers) -> dict[str, dict[str, Measured]]:
     return rows
 
 
+def over_seeds(numbers: Numbers) -> dict[str, SimpleNamespace]:
+    """Arms named ``'..., seed K'`` as one of the name before that: of each number the mean, and
+    as ``<number>_spread`` half of the distance between the largest and the smallest, None where
+    there is one seed."""
+    groups: dict[str, list[Measured]] = {}
+    for name, arm in numbers.items():
+        groups.setdefault(name.partition(', seed ')[0], []).append(arm)
+    joined = {}
+    for name, arms in groups.items():
+        joined[name] = of_all = SimpleNamespace(**vars(arms[0]))
+        for key in vars(arms[0]):
+            values = [getattr(arm, key) for arm in arms]
+            if not all(isinstance(value, (int, float)) for value in values):
+                continue
+            several = len(arms) > 1
+            setattr(of_all, key, sum(values) / len(values) if several else values[0])
+            spread = (max(values) - min(values)) / 2 if several else None
+            setattr(of_all, f'{key}_spread', spread)
+    return joined
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A number of an arm that is drawn and judged.

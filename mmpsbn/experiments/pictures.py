@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .measured import Numbers, Quantity, grid
+from .measured import Numbers, Quantity, grid, over_seeds
 
 _COLOURS = ('#b2182b', '#d9730d', '#2166ac', '#2c8c5a', '#7b3294', '#8a8a8a')
 _STYLES = ('-', '--', ':')
@@ -59,12 +59,13 @@ def over_columns(x: str, y: Quantity) -> Panel:
 
 
 def against(x: Quantity, y: Quantity) -> Panel:
-    """A line a row of :func:`.measured.grid`, through its arms in their order."""
+    """A line a row of :func:`.measured.grid`, through its arms in their order, of which those of
+    several seeds are one."""
 
     def lines(numbers: Numbers) -> Lines:
         return {
             row: [(x.drawn(arm), y.drawn(arm)) for arm in arms.values()]
-            for row, arms in grid(numbers).items()
+            for row, arms in grid(over_seeds(numbers)).items()
         }
 
     return Panel(x.label, y.label, lines)

@@ -14,7 +14,6 @@ from .folder import ExperimentFolder, read_json, write
 from .measure import final_checkpoint
 from .measured import Measured
 from .pictures import draw
-from .scales import data_settings, set_data
 from .tables import markdown
 from .training import train_arms
 from .verdicts import sentence
@@ -51,16 +50,19 @@ def reproduce(
     """
     folder = ExperimentFolder(out)
     arms = experiment.arms[scale]
-    settings = data_settings(scale, data, default_folder=folder.path / 'data')
+    settings = experiment.data.settings(scale, data, default_folder=folder.path / 'data')
     built: dict[str, Config] = {}
     for arm in arms:
         built[arm.name] = config = config_of(arm, configs, seed)
-        set_data(config, settings)
+        experiment.data.write(config, settings)
         if arm.pretrained:
             checkpoint = final_checkpoint(folder.arm(arm.pretrained), built[arm.pretrained])
-            config.model.backbone.init_cfg = dict(
-                type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
-            )
+            if arm.whole:
+                config.load_from = str(checkpoint)
+            else:
+                config.model.backbone.init_cfg = dict(
+                    type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
+                )
     what = dict(experiment=experiment.name, scale=scale, seed=seed)
     with folder.locked():
         folder.claim(what, built)
@@ -71,7 +73,7 @@ def reproduce(
 def config_of(arm: Arm, configs: Path, seed: int) -> Config:
     """The config of an arm, but for the data."""
     config = deepcopy(_read(str(configs / arm.config)))
-    changes = dict(arm.options, randomness=dict(seed=seed))
+    changes = dict(arm.options, randomness=dict(seed=seed + arm.seed))
     config.merge_from_dict(deepcopy(changes))  # it takes _delete_ out of what it is given
     return config
 

@@ -1,5 +1,7 @@
 """What smoke, small and paper mean for data and hardware; an experiment adds its own lengths."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
+from ..datasets import write_digits_dataset
 from ..datasets.digits import load_split_digits
 from ..datasets.in_memory import InMemoryImages
 
@@ -14,6 +17,21 @@ SCALES = ('smoke', 'small', 'paper')
 _DEFAULT_DATA = dict(small='data/cifar10_jpeg', paper='data/cifar10')
 SMALL_IMAGES = 10_000  # for training, a fifth
 _SMOKE_IMAGES = dict(train=320, val=160)
+_SMOKE_BOXES = 100
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of an experiment.
+
+    Attributes:
+        settings: scale, folder given by the user or None, and folder for what is made -> plain
+            settings; FileNotFoundError without the data.
+        write: these settings into an arm's config.
+    """
+
+    settings: Callable[..., dict[str, Any]]
+    write: Callable[[Config, dict[str, Any]], None]
 
 
 def data_settings(scale: str, root: str | None, *, default_folder: Path) -> dict[str, Any]:
@@ -53,6 +71,33 @@ def set_data(config: Config, settings: dict[str, Any]) -> None:
         dataset.update({key: settings[key] for key in ('source', 'data_root')})
         for key, value in settings.get(split, {}).items():
             dataset.setdefault(key, value)
+
+
+def _boxes(scale: str, root: str | None, *, default_folder: Path) -> dict[str, Any]:
+    """``smoke``: the digits of the quickstart, made in ``default_folder`` or ``root``; ``small``
+    and ``paper``: ``root``, or the folder that the config names."""
+    if scale == 'smoke':
+        folder = Path(root or default_folder) / 'boxes'
+        counts = dict(num_train=_SMOKE_BOXES, num_val=4)
+        write_digits_dataset(str(folder), **counts, image_size=(160, 128), seed=0)
+        root = str(folder)
+    return {} if root is None else dict(data_root=f'{Path(root).resolve()}/')
+
+
+def _write_boxes(config: Config, settings: dict[str, Any]) -> None:
+    """The files of a folder in COCO format have the names that the config says."""
+    if not settings:
+        return
+    before, now = config.train_dataloader.dataset.data_root, settings['data_root']
+    for split in ('train', 'val', 'test'):
+        config[f'{split}_dataloader'].dataset.data_root = now
+    for split in ('val', 'test'):
+        evaluator = config[f'{split}_evaluator']
+        evaluator.ann_file = now + evaluator.ann_file.removeprefix(before)
+
+
+PICTURES = Data(data_settings, set_data)  # of CIFAR, with a class each
+BOXES = Data(_boxes, _write_boxes)
 
 
 def length(epochs: int, *, batch_size: int, bfloat16: bool = False) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from string import Formatter
 from types import SimpleNamespace
 from typing import Any
 
-from .measured import Numbers, grid
+from .measured import Numbers, grid, over_seeds
 
 
 class _Cell(Formatter):
@@ -63,6 +63,14 @@ class ArmTable:
             cells = [write_cell(cell, arm) for cell in self.columns.values()]
             lines.append((name, *steps, *empty, *cells))
         return lines
+
+
+@dataclass(frozen=True)
+class SeedTable(ArmTable):
+    """A row for all seeds of an arm, see :func:`.measured.over_seeds`."""
+
+    def lines(self, numbers: Numbers) -> list[tuple[str, ...]]:
+        return super().lines(over_seeds(numbers))
 
 
 @dataclass(frozen=True)

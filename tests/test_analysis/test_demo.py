@@ -7,30 +7,32 @@ import pytest
 from mmpsbn.analysis import demo
 from mmpsbn.datasets import write_digits_dataset
 
-CONFIG = Path(__file__).parents[2] / 'configs/quickstart/retinanet_r18_psbn_demp_digits.py'
+CONFIGS = Path(__file__).parents[2] / 'configs/quickstart'
 SMALL = """
 _base_ = {base!r}
-train_cfg = dict(max_epochs=2, val_interval=2)
-custom_hooks = [
-    dict(type='SparsityHook', interval=1),
-    dict(type='DemPHook', prune=dict(interval=2, num_samples=8)),
-]
+train_cfg = dict(max_epochs={epochs}, val_interval={epochs})
+train_dataloader = dict(batch_size=2)
+custom_hooks = [dict(type='SparsityHook', interval=1){pruning}]
 default_hooks = dict(logger=dict(interval=1))
 """
+CHOOSING = ", dict(type='DemPHook', budget=dict(flops=0.8, begin=0.0, end=0.9))"
 
 
 @pytest.fixture
 def small_run(tmp_path, monkeypatch):
-    (tmp_path / 'small.py').write_text(SMALL.format(base=str(CONFIG)))
-
     def write_few(out_dir, **settings):
         write_digits_dataset(out_dir, **{**settings, 'num_train': 16, 'num_val': 12})
 
     monkeypatch.setattr(demo, 'write_digits_dataset', write_few)
 
-    def run(resume=False):
+    def run(epochs=3, resume=False, pruning=CHOOSING):
+        files = {}
+        for name, hook in dict(dense='', pruned=pruning).items():
+            files[name] = tmp_path / f'{name}.py'
+            base = str(CONFIGS / 'retinanet_r18_psbn_digits.py')
+            files[name].write_text(SMALL.format(base=base, epochs=epochs, pruning=hook))
         return demo.run_quickstart(
-            str(tmp_path / 'small.py'),
+            *map(str, files.values()),
             data_root=str(tmp_path / 'digits'),
             work_dir=str(tmp_path / 'run'),
             resume=resume,
@@ -39,14 +41,25 @@ def small_run(tmp_path, monkeypatch):
     return tmp_path / 'run', run
 
 
-def test_the_quickstart_reports_what_it_did(small_run, capsys):
+@pytest.mark.slow
+def test_the_quickstart_reports_both_detectors_and_goes_on(small_run, capsys):
     folder, run = small_run
     result = run()
-    assert 0 <= result['mAP'] <= 1
-    assert 0 < result['macs_left'] <= 1 and result['step_time_left'] > 0
-    assert (result['channels_removed'] > 0) == (result['prune_events'] > 0)
+    dense, pruned = result['dense'], result['pruned']
+    assert 0 <= dense['mAP'] <= 1 and 0 <= pruned['mAP'] <= 1
+    assert abs(pruned['macs'] / dense['macs'] - 0.8) < 0.02
+    assert all(arm['minutes'] > 0 and arm['step_seconds'] > 0 for arm in result.values())
     for picture in ('predictions.png', 'training.png'):
         assert (folder / picture).read_bytes().startswith(b'\x89PNG')
     said = capsys.readouterr().out
-    assert 'COCO mAP' in said and 'MACs of an image' in said and 's after' in said
-    assert 'bbox_head.cls_convs.0.bn' in said  # the sparsity table, by layer
+    assert 'COCO mAP' in said and '0.80' in said and str(folder / 'training.png') in said
+    run(epochs=4, resume=True)
+    log = (folder / 'pruned/train.log').read_text()
+    assert 'resumed epoch: 3' in log and (folder / 'dense/epoch_4.pth').exists()
+
+
+def test_a_training_that_fails_is_named_with_its_log(small_run):
+    folder, run = small_run
+    with pytest.raises(RuntimeError, match=f'see the end of {folder}/pruned/train.log'):
+        run(pruning=", dict(type='NoSuchHook')")
+    assert 'NoSuchHook' in (folder / 'pruned/train.log').read_text()

@@ -75,6 +75,16 @@ def test_every_experiment_has_numbers_here():
             'training, s|last step, faster than dense',
             {2: 'SGDM, 0.004|89.0|85.0|42.5|21.2|100|2.00x'},
         ),
+        (
+            'finetune-tradeoff',
+            'method, MACs asked for in %|mAP|+-|MACs left, %|parameters, %|ONNX Runtime time, %|'
+            'training, s',
+            {
+                0: 'before finetuning, 100|0.375||100.0|50.0|110|100',
+                1: 'dense, 100|0.400|0.010|100.0|50.0|110|120',
+                3: 'the one line, 25|0.360|0.010|25.0|12.5|35|100',
+            },
+        ),
     ],
 )  # fmt: skip
 def test_the_table(name, head, rows):
@@ -128,6 +138,11 @@ PICTURES = {
         ('weight sparsity, %', TOP1, [(0, 90), (60, 89.5), (85, 89), (90, 85)]),
         ('weight sparsity, %', 'last step, times faster than dense',
          [(0, 1), (60, 1.25), (85, 2), (90, 2.5)]),
+    ),
+    'finetune-tradeoff': (
+        'the one line',
+        ('MACs left, %', 'COCO mAP', [(50, 0.39), (25, 0.36)]),
+        ('MACs left, %', 'time left in ONNX Runtime, %', [(50, 60), (25, 35)]),
     ),
 }  # fmt: skip
 

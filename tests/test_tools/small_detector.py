@@ -47,7 +47,7 @@ def write_small_detector(folder):
     and the norms' statistics fit them, so that no channel is dead by chance."""
     data = f'{folder}/digits/'
     write_digits_dataset(data, num_train=8, num_val=4, image_size=(160, 128), seed=0)
-    base = str(ROOT / 'configs/quickstart/retinanet_r18_psbn_demp_digits.py')
+    base = str(ROOT / 'configs/quickstart/retinanet_r18_psbn_digits.py')
     (folder / 'small.py').write_text(CONFIG.format(base=base, data=data))
     cfg = Config.fromfile(str(folder / 'small.py'))
     init_default_scope('mmdet')
