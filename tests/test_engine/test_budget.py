@@ -29,7 +29,11 @@ WIDE = dict(type='ToyNet', width=32, inner=48)
 
 
 def choosing(*, prune=None, **settings) -> dict:
-    """DemPHook with a budget, half of the MACs by default, that cuts from the start on."""
+    """DemPHook with a budget, half of the MACs by default, that cuts from the start on, and to any
+    width."""
+    prune = dict(round_to=1) | (prune or {})
+    if 'latency' in settings:  # for which the clock chooses
+        del prune['round_to']
     kind = {} if {'params', 'latency'} & settings.keys() else dict(flops=0.5)
     return dict(type='DemPHook', budget=dict(begin=0.0, end=0.4) | kind | settings, prune=prune)
 
@@ -493,3 +497,19 @@ def test_the_fastest_multiple_is_that_of_the_clock(monkeypatch, step, chosen):
         found = Budget(BudgetSettings(latency=0.5), PruneSettings(), free_widths=free_widths)
         found.start(model, graph.groups, positions, inputs, '')
         assert found.round_to in multiples
+
+
+@pytest.mark.parametrize(
+    'width, inner, free_widths, multiple',
+    [(64, 96, True, 8), (64, 96, False, 1), (12, 20, True, 1)],
+)
+def test_widths_are_multiples_of_eight_where_so_narrow_a_model_meets_the_budget(
+    width, inner, free_widths, multiple
+):
+    torch.manual_seed(0)
+    model, inputs = ToyNet(width=width, inner=inner), torch.randn(1, 3, 8, 8)
+    graph = trace_channel_graph(model, inputs, lambda m, b: m(b))
+    positions = count_positions(model, inputs, lambda m, b: m(b))
+    found = Budget(BudgetSettings(flops=0.5), PruneSettings(), free_widths=free_widths)
+    found.start(model, graph.groups, positions, inputs, '')
+    assert found.round_to == multiple

@@ -136,6 +136,10 @@ class BudgetPruner(OnlinePruner):
         self.budget.start(model, groups, self.progress.positions, image, whole)
         if len(groups) < len(self.prunable):
             runner.logger.warning(f'of some channels no gradient tells: left whole: {whole}')
+        runner.logger.info(
+            f'{self.budget}: cuts after {", ".join(map(str, self._pace.events))} iterations, '
+            f'widths in multiples of {self.budget.round_to}'
+        )
         if self.next_event(runner) is None and not self.budget.met:
             self._log_budget(runner, share=1.0)
         hidden = torch.compiler.disable if runner.cfg.get('compile') else lambda hook: hook
