@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
-import foreign_run
 import torch
 from snapshots import assert_same
+
+SCRIPT = Path(__file__).with_name('foreign_run.py')
 
 
 def files_of(folder):
@@ -32,7 +34,7 @@ def test_the_same_numbers_and_files_with_and_without_the_import(tmp_path):
     for how in ('with', 'without'):
         folder = tmp_path / 'run'  # checkpoints hold their own paths
         folder.mkdir()
-        command = [sys.executable, foreign_run.__file__, how]
+        command = [sys.executable, str(SCRIPT), how]
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         found.append(files_of(folder.rename(tmp_path / how)))

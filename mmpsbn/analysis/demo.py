@@ -103,6 +103,7 @@ def _train_side_by_side(
     one_thread = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
     running: dict[str, subprocess.Popen] = {}
     minutes: dict[str, float] = {}
+    failed: list[str] = []
     started = last_report = time.monotonic()
     try:
         for name, config in configs.items():
@@ -116,8 +117,9 @@ def _train_side_by_side(
                     stderr=subprocess.STDOUT,
                     env=one_thread,
                 )
-        while len(minutes) < len(running) and not any(p.poll() for p in running.values()):
+        while len(minutes) < len(running) and not failed:
             time.sleep(0.5)
+            failed = [str(folders[n] / 'train.log') for n, p in running.items() if p.poll()]
             for name, process in running.items():
                 if process.poll() is not None and name not in minutes:
                     minutes[name] = (time.monotonic() - started) / 60
@@ -128,7 +130,6 @@ def _train_side_by_side(
         for process in running.values():
             process.terminate()
             process.wait()
-    failed = [str(folders[n] / 'train.log') for n, p in running.items() if (p.returncode or 0) > 0]
     if failed:
         raise RuntimeError(f'a training failed, see the end of {", ".join(failed)}')
     return minutes

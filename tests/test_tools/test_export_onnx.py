@@ -69,5 +69,4 @@ class RegionsOfTwoPictures(ToyNet):
 def test_what_exporter_or_runtime_refuse_is_said_in_one_line(tmp_path, model, message):
     with pytest.raises(RuntimeError, match=message) as error:
         write_onnx(model(), torch.randn(2, 3, 8, 8), str(tmp_path / 'net.onnx'))
-    said = str(error.value)
-    assert said.endswith('; leave out --onnx') and '\n' not in said
+    assert '\n' not in str(error.value)

@@ -181,7 +181,7 @@ def test_the_new_statistics_are_the_mean_over_batches():
     [
         ('l1', 'needs a budget: give --target-flops'),
         ('l1 --target-flops 1.5', '--target-flops must be in (0, 1), got 1.5'),
-        ('dead --target-flops 0.5', 'goes with bn_scale, l1'),
+        ('dead --target-flops 0.5', 'goes with fisher, bn_scale, l1'),
         ('dead --num-samples 0', '--num-samples must be >= 1, got 0'),
         ('dead --round-to 0', '--round-to must be >= 1, got 0'),
         ('dead --recalibrate -1', '--recalibrate must be >= 0, got -1'),
