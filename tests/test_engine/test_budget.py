@@ -497,19 +497,3 @@ def test_the_fastest_multiple_is_that_of_the_clock(monkeypatch, step, chosen):
         found = Budget(BudgetSettings(latency=0.5), PruneSettings(), free_widths=free_widths)
         found.start(model, graph.groups, positions, inputs, '')
         assert found.round_to in multiples
-
-
-@pytest.mark.parametrize(
-    'width, inner, free_widths, multiple',
-    [(64, 96, True, 8), (64, 96, False, 1), (12, 20, True, 1)],
-)
-def test_widths_are_multiples_of_eight_where_so_narrow_a_model_meets_the_budget(
-    width, inner, free_widths, multiple
-):
-    torch.manual_seed(0)
-    model, inputs = ToyNet(width=width, inner=inner), torch.randn(1, 3, 8, 8)
-    graph = trace_channel_graph(model, inputs, lambda m, b: m(b))
-    positions = count_positions(model, inputs, lambda m, b: m(b))
-    found = Budget(BudgetSettings(flops=0.5), PruneSettings(), free_widths=free_widths)
-    found.start(model, graph.groups, positions, inputs, '')
-    assert found.round_to == multiple

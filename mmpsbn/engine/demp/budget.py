@@ -22,10 +22,6 @@ _TOLERANCE, _LATENCY_TOLERANCE = 0.02, 0.05
 _MULTIPLES = (1, 4, 8, 16)
 # What a larger multiple must gain, for it leaves less choice.
 _LEAST_GAIN = 0.05
-# Where no clock does: the first with which so narrow a model meets the budget. With odd widths half
-# of the MACs are worth 1.4 times the speed in ONNX Runtime, with multiples of 8 twice
-# (docs/results.md).
-_LIKED = (8, 4, 2, 1)
 
 
 class Budget:
@@ -35,7 +31,7 @@ class Budget:
     the present one says how many to aim for.
 
     Args:
-        free_widths: ``round_to`` is chosen here.
+        free_widths: of a latency, ``round_to`` is the multiple that the clock likes.
 
     Attributes:
         left: the fraction of the cost at the start that is left.
@@ -43,7 +39,7 @@ class Budget:
 
     def __init__(self, settings: BudgetSettings, prune: PruneSettings, *, free_widths: bool):
         self._settings = settings
-        self._free_widths = free_widths
+        self._free_widths = free_widths and settings.is_latency
         self._rounding = dict(min_channels=prune.min_channels, round_to=prune.round_to)
         self._dense: dict[str, float] = {}
         self._now: dict[str, float] = {}
@@ -125,10 +121,7 @@ class Budget:
             if self.target >= 1:
                 raise ValueError(f'{self} is met by the model as it is: {self._dense}')
             if self._free_widths:
-                choose = (
-                    self._fastest_multiple if self._settings.is_latency else self._liked_multiple
-                )
-                self._rounding['round_to'] = choose(model, groups)
+                self._rounding['round_to'] = self._fastest_multiple(model, groups)
         if self._settings.is_latency:
             narrow = self._pruned(model, groups, _nothing(groups), 0.0)
             macs = model_cost(narrow, self._positions).macs
@@ -182,15 +175,6 @@ class Budget:
             if time < shortest * (1 - _LEAST_GAIN):
                 best, shortest = multiple, time
         return best
-
-    def _liked_multiple(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> int:
-        scores = uniform_scores(model, groups)
-        for multiple in _LIKED:
-            self._rounding['round_to'] = multiple
-            _, left = self.nearest(model, groups, scores, self._aim())
-            if abs(left / self._aim() - 1) <= self._tolerance:
-                return multiple
-        return 1
 
     def _pruned(self, model: nn.Module, groups, scores, target: float) -> nn.Module:
         """A copy with as near as possible to ``target`` MACs or parameters."""
