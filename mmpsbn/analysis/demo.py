@@ -23,7 +23,7 @@ from ..engine.openmmlab import step_seconds
 from ..pruning.cost import count_positions, model_cost
 from .boxes import draw_boxes
 from .log_plots import write_log_picture
-from .logs import read_runs
+from .logs import box_map, progress, read_runs
 
 _REPORT_SECONDS = 20.0
 
@@ -64,8 +64,7 @@ def run_quickstart(
     seconds = _step_seconds(models, cfg)
     result = {
         name: dict(
-            # CocoMetric reports nothing where nothing was detected
-            mAP=next((r['coco/bbox_mAP'] for r in runs[name][::-1] if 'coco/bbox_mAP' in r), 0.0),
+            mAP=box_map(runs[name]),
             minutes=minutes[name],
             macs=_macs(model),
             step_seconds=seconds[name],
@@ -125,7 +124,7 @@ def _train_side_by_side(
                     minutes[name] = (time.monotonic() - started) / 60
             if time.monotonic() - last_report > _REPORT_SECONDS:
                 last_report = time.monotonic()
-                print('; '.join(f'{name}: {_progress(folders[name])}' for name in running))
+                print('; '.join(f'{name}: {progress(folders[name])}' for name in running))
     finally:  # an interruption
         for process in running.values():
             process.terminate()
@@ -133,15 +132,6 @@ def _train_side_by_side(
     if failed:
         raise RuntimeError(f'a training failed, see the end of {", ".join(failed)}')
     return minutes
-
-
-def _progress(folder: Path) -> str:
-    try:
-        (records,) = read_runs([folder]).values()
-    except FileNotFoundError:
-        return 'starting'
-    losses = [record for record in records if 'loss' in record]
-    return f'iteration {losses[-1]["iter"]}, loss {losses[-1]["loss"]:.3f}' if losses else 'started'
 
 
 def _set_data(cfg: Config, data_root: str) -> None:

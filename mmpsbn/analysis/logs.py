@@ -40,6 +40,23 @@ def _log_in(path: Path) -> Path:
     return logs[-1]  # a timestamp sorts as time does
 
 
+def box_map(records: Sequence[dict]) -> float:
+    """COCO mAP of the last validation; 0 where nothing was detected, of which CocoMetric reports
+    nothing."""
+    found = (r['coco/bbox_mAP'] for r in reversed(records) if 'coco/bbox_mAP' in r)
+    return next(found, 0.0)
+
+
+def progress(work_dir: Path) -> str:
+    """How far a training has come, from its newest log."""
+    try:
+        (records,) = read_runs([work_dir]).values()
+    except FileNotFoundError:
+        return 'starting'
+    found = (r for r in reversed(records) if 'epoch' in r and 'loss' in r)
+    return next((f'epoch {r["epoch"]}, loss {r["loss"]:.3f}' for r in found), 'starting')
+
+
 def read_scalars(path: str | Path) -> list[dict]:
     """Read MMEngine's ``vis_data/scalars.json`` (one JSON object a line).
 

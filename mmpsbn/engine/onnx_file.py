@@ -1,6 +1,7 @@
 """ONNX out of a model, and the proof that onnxruntime computes the same."""
 
 import inspect
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,13 +83,20 @@ def write_onnx(model: nn.Module, inputs: Tensor, path: str) -> float:
         return max(_error(wrapped, x, path) for x in (inputs, inputs[:1]))
 
 
-def one_thread_session(path: str):
-    """An ``onnxruntime.InferenceSession`` on one thread of the CPU."""
+def one_thread_session(model: nn.Module, image: Tensor):
+    """An ``onnxruntime.InferenceSession`` of the exported model on one thread of the CPU.
+
+    Args:
+        image: shape (1, C, H, W).
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    with tempfile.TemporaryDirectory() as folder:
+        path = f'{folder}/model.onnx'
+        write_onnx(model, torch.cat([image, image]), path)
+        return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
 
 
 @contextmanager

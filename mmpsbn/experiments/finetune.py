@@ -7,7 +7,7 @@ from .experiment import Arm, Experiment, Options
 from .measure import TrainedArm
 from .measured import Quantity
 from .pictures import against
-from .scales import BOXES
+from .scales import BOXES, length
 from .tables import SeedTable
 
 _CONFIGS = dict(
@@ -21,7 +21,6 @@ _NARROW = {
     'model.neck.out_channels': 16,
     'model.bbox_head.in_channels': 16,
     'model.bbox_head.feat_channels': 16,
-    'train_dataloader.batch_size': 1,
 }
 _SHARES = dict(smoke=(50,), small=(50, 25, 12), paper=(50, 25, 12))  # of the MACs, in percent
 _SEEDS = dict(smoke=(0,), small=(0, 1, 2), paper=(0, 1, 2))
@@ -37,25 +36,21 @@ _CHOICES = dict(
 _CUT_ONCE = dict(smoke=(50,), small=(25, 12), paper=(50, 25, 12))
 
 
-def _length(epochs: int) -> Options:
-    return {
-        'train_cfg.max_epochs': epochs,
-        'train_cfg.val_interval': epochs,
-        'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
-    }
-
-
 def _cosine(iterations: int) -> Options:
     schedule = dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=iterations)
     return {'param_scheduler': [schedule]}
 
 
 # The dense net, and what goes on from it for a third to all of its training at half of its rate.
-_DENSE = dict(smoke=_NARROW | _length(1), small=_length(30), paper=_length(12))
+_DENSE = dict(
+    smoke=_NARROW | length(1, batch_size=1),
+    small=length(30, batch_size=8),
+    paper=length(12, batch_size=2),
+)
 _FINETUNED = dict(
-    smoke=_NARROW | _length(2) | _cosine(200),
-    small=_length(15) | _cosine(390) | {'optim_wrapper.optimizer.lr': 0.01},
-    paper=_length(12) | {'optim_wrapper.optimizer.lr': 0.005},
+    smoke=_NARROW | length(2, batch_size=1) | _cosine(200),
+    small=length(15, batch_size=8) | _cosine(390) | {'optim_wrapper.optimizer.lr': 0.01},
+    paper=length(12, batch_size=2) | {'optim_wrapper.optimizer.lr': 0.005},
 )
 
 

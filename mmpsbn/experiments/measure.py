@@ -3,7 +3,6 @@
 import copy
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,9 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..analysis.logs import read_runs
+from ..analysis.logs import box_map, read_runs
 from ..commands.model_files import load_model
-from ..engine.onnx_file import one_thread_session, write_onnx
+from ..engine.onnx_file import one_thread_session
 from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
 from ..functional.activations import ActivationStatistics, activation_statistics
 from ..functional.statistics import share_above
@@ -74,8 +73,7 @@ class TrainedArm:
     def box_map(self) -> float:
         """COCO mAP of the last validation, in [0, 1]; 0 where nothing was detected."""
         (records,) = read_runs([self._work_dir]).values()
-        found = (r['coco/bbox_mAP'] for r in reversed(records) if 'coco/bbox_mAP' in r)
-        return next(found, 0.0)
+        return box_map(records)
 
     def left(self) -> dict[str, float]:
         """What pruning has left of the dense net: ``macs`` and ``params``, as shares."""
@@ -89,19 +87,15 @@ class TrainedArm:
         thread: median over rounds in which both run in turn."""
         image = next(self._images(self._test))[:1]
         dense = MODELS.build(model_cfg_of(self.config)).to(image.device)
-        with tempfile.TemporaryDirectory() as folder:
-            sessions = []
-            for name, net in (('dense', dense), ('pruned', self.model)):
-                write_onnx(net.eval(), torch.cat([image, image]), f'{folder}/{name}.onnx')
-                sessions.append(one_thread_session(f'{folder}/{name}.onnx'))
-            feed, ratios = dict(inputs=image.cpu().numpy()), []
-            for _ in range(rounds):
-                seconds = []
-                for session in sessions:
-                    start = time.perf_counter()
-                    session.run(None, feed)
-                    seconds.append(time.perf_counter() - start)
-                ratios.append(seconds[1] / seconds[0])
+        sessions = [one_thread_session(net.eval(), image) for net in (dense, self.model)]
+        feed, ratios = dict(inputs=image.cpu().numpy()), []
+        for _ in range(rounds):
+            seconds = []
+            for session in sessions:
+                start = time.perf_counter()
+                session.run(None, feed)
+                seconds.append(time.perf_counter() - start)
+            ratios.append(seconds[1] / seconds[0])
         return statistics.median(ratios)
 
     def census(self) -> dict[str, LayerChannels]:

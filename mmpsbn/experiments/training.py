@@ -1,6 +1,5 @@
 """Trains the arms of an experiment, several at a time, and goes on with those that were begun."""
 
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -13,13 +12,14 @@ from pathlib import Path
 
 import torch
 
+from ..analysis.logs import progress
 from ..commands import launch
 from .experiment import Arm
 from .folder import ExperimentFolder, write_numbers
 
 _REPORT_SECONDS = 60.0
-# Threads of OpenMP spin at the end of each operation until all have come. Where another process has
-# one of their cores, that takes 50 times as long as if they sleep. Read when torch is imported.
+# Threads of OpenMP spin at the end of each operation until all have come. Where other processes
+# have their cores, that is long: a step took 21.6 s. Read when torch is imported.
 _OPENMP_THAT_WAITS = dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0')
 
 
@@ -92,7 +92,7 @@ def train_arms(
             if time.monotonic() - last_report > _REPORT_SECONDS:
                 last_report = time.monotonic()
                 for name in running:
-                    say(f'{name}: {_progress(folder.arm(name))}')
+                    say(f'{name}: {progress(folder.arm(name))}')
     finally:  # an interruption, or nothing is left
         for process, _ in running.values():
             process.terminate()
@@ -126,16 +126,3 @@ def _end_with_parent() -> None:
     """Or a parent that was killed and is started again would train the arm twice."""
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-def _progress(work_dir: Path) -> str:
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    lines = logs[-1].read_text().splitlines() if logs else []
-    for line in reversed(lines):
-        try:
-            record = json.loads(line)
-        except ValueError:  # half written
-            continue
-        if 'epoch' in record and 'loss' in record:
-            return f'epoch {record["epoch"]}, loss {record["loss"]:.3f}'
-    return 'starting'

@@ -5,7 +5,7 @@ import inspect
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -136,12 +136,21 @@ def measure_latency(
     if next(model.parameters()).device != there:
         model = copy.deepcopy(model).to(device)
     batch = batch.to(device) if isinstance(batch, Tensor) else batch
-    seconds = []
+
+    def forward() -> None:
+        forward_fn(model, batch)
+        if there.type == 'cuda':  # kernels are only queued by then
+            torch.cuda.synchronize(device)
+
     with observing(model):
-        for _ in range(repeats + 2):
-            start = time.perf_counter()
-            forward_fn(model, batch)
-            if there.type == 'cuda':  # kernels are only queued by then
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - start)
+        return median_seconds(forward, repeats=repeats)
+
+
+def median_seconds(run: Callable[[], object], *, repeats: int = 10) -> float:
+    """Of ``repeats`` runs after two that warm up."""
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from PIL import Image
 from trained import CONFIG, PAIR, ROOT, TINY, run, with_arms
 
+from mmpsbn.analysis.logs import progress
 from mmpsbn.experiments import EXPERIMENTS, training
 from mmpsbn.experiments.experiment import Arm
 from mmpsbn.experiments.folder import ExperimentFolder
@@ -125,7 +126,7 @@ def test_the_progress_is_the_last_whole_line_of_the_newest_log(tmp_path):
         log.parent.mkdir(parents=True)
         lines = [json.dumps(dict(epoch=3, loss=loss)), json.dumps({'accuracy/top1': 1}), '{"epo']
         log.write_text('\n'.join(lines))
-    assert training._progress(tmp_path) == 'epoch 3, loss 0.250'
+    assert progress(tmp_path) == 'epoch 3, loss 0.250'
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,10 @@ class Budget:
                 raise ValueError(f'{self} is met by the model as it is: {self._dense}')
             if self._free_widths:
                 self._rounding['round_to'] = self._fastest_multiple(model, groups)
-        if self._settings.is_latency:
-            narrow = self._pruned(model, groups, _nothing(groups), 0.0)
-            macs = model_cost(narrow, self._positions).macs
-            self._narrowest = dict(macs=macs, latency_ms=self._milliseconds(narrow))
+            if self._settings.is_latency:
+                narrow = self._pruned(model, groups, _nothing(groups), 0.0)
+                macs = model_cost(narrow, self._positions).macs
+                self._narrowest = dict(macs=macs, latency_ms=self._milliseconds(narrow))
         self.check_reach(model, groups, whole)
 
     def check_reach(self, model: nn.Module, groups: Mapping[str, ChannelGroup], whole: str) -> None:

@@ -275,9 +275,17 @@ class BudgetPruner(OnlinePruner):
             return 'of no channel a gradient has told anything since the last cut'
         if look_at(models, {}, probe) is None:
             return 'the outputs are NaN or inf before pruning'
+        return self._out_of_reach(models[0], scores)
+
+    def _out_of_reach(self, model: nn.Module, names: Container[str]) -> str | None:
+        """Why the budget cannot be met by these groups, but for those that are refused."""
+        groups = {
+            name: group
+            for name, group in self.graph.groups.items()
+            if name in names and name not in self._refused
+        }
         try:
-            groups = {name: self.graph.groups[name] for name in scores}
-            self.budget.check_reach(models[0], groups, self._whole(groups))
+            self.budget.check_reach(model, groups, self._whole(groups))
         except ValueError as error:
             return str(error)
         return None
@@ -316,11 +324,6 @@ class BudgetPruner(OnlinePruner):
         while True:
             chosen = {name: s for name, s in scores.items() if name not in self._refused}
             groups = {name: self.graph.groups[name] for name in chosen}
-            try:
-                self.budget.check_reach(model, groups, self._whole(groups))
-            except ValueError as error:
-                runner.logger.error(f'{error}; nothing is removed at this event')
-                return Removal.of_nothing()
             if self._chooses_by_gradients:
                 chosen = fisher_scores(chosen)
             planned = self.budget.planned(share)
@@ -335,6 +338,9 @@ class BudgetPruner(OnlinePruner):
                     return Removal.of_nothing()
                 runner.logger.error(f'{error}; they stay whole')
                 self._refused.update(error.groups)
+                if why := self._out_of_reach(model, chosen):
+                    runner.logger.error(f'{why}; nothing is removed at this event')
+                    return Removal.of_nothing()
 
     def _log_budget(self, runner, share: float) -> None:
         budget = self.budget

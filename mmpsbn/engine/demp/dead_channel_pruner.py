@@ -3,7 +3,7 @@
 import time
 from collections.abc import Container
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, unwrapped_model
 from .online_pruner import OnlinePruner
@@ -43,7 +43,7 @@ class DeadChannelPruner(OnlinePruner):
         self._window.close()
         super().close()
 
-    def start(self, runner, data_batch: dict) -> None:
+    def start(self, runner, data_batch: dict) -> Tensor:
         """As :meth:`.OnlinePruner.start`.
 
         Raises:
@@ -56,7 +56,7 @@ class DeadChannelPruner(OnlinePruner):
                 f'interval={self.settings.interval}, begin={self.settings.begin} and '
                 f'end={self.settings.end}; make the interval shorter'
             )
-        super().start(runner, data_batch)
+        example = super().start(runner, data_batch)
         self._window.start(data_batch)
         if not resumed:
             self._channel_dims = {
@@ -65,6 +65,7 @@ class DeadChannelPruner(OnlinePruner):
                 for member in (*group.writers, *group.channelwise)
                 for name, dim in member.slices
             }
+        return example
 
     def parameters(self, model: nn.Module) -> dict[nn.Parameter, int]:
         """Trainable parameters that wrote the prunable channels when the run began, of

@@ -166,8 +166,9 @@ class BudgetSettings:
         flops, params, latency: fraction of the MACs, the parameters or the time at the run's start,
             in (0, 1).
         latency_ms: > 0.
-        device: where the time of one image of the training data is measured: a device of torch,
-            by default the model's, or 'onnxruntime', the exported model on one thread.
+        device: where the time of one image is measured, of the size that MACs are counted at: a
+            device of torch, by default the model's, or 'onnxruntime', the exported model on one
+            thread.
         begin, end: fractions of training between which channels go, end at most 0.9; by default
             those of ``window``.
         cuts: in how many steps they go; None is as many as the run has room for.

@@ -1,0 +1,429 @@
+"""Runs with a budget: channels are chosen, cut in steps that were planned, and the log says so."""
+
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS
+from runs import EMA, assert_resumes, average_of, demp, inner_widths, pruner_of, scalars, train
+from test_training_only import inner
+from torch import nn
+from torch.nn import functional as F
+from toy import ToyNet, kill_channels
+
+from mmpsbn.engine.demp import budget, latency
+from mmpsbn.engine.demp.loss_watch import LossWatch
+from mmpsbn.engine.runner_parts import bare_model
+
+BFLOAT16 = dict(type='BFloat16OptimWrapper')
+WIDE = dict(type='ToyNet', width=32, inner=48)
+
+
+def choosing(*, prune=None, **settings) -> dict:
+    """DemPHook with a budget, half of the MACs by default, that cuts from the start on, and to any
+    width."""
+    prune = dict(round_to=1) | (prune or {})
+    if 'latency' in settings:  # for which the clock chooses
+        del prune['round_to']
+    kind = {} if {'params', 'latency'} & settings.keys() else dict(flops=0.5)
+    return dict(type='DemPHook', budget=dict(begin=0.0, end=0.4) | kind | settings, prune=prune)
+
+
+def run(tmp_path, *prepare, iters=100, hook=None, hooks=(), **kwargs):
+    hooks = [hook or choosing(), *hooks]
+    return train(tmp_path, hooks, *prepare, iters=iters, model=WIDE, **kwargs)
+
+
+def events_of(messages):
+    return [m for m in messages if m.startswith('prune event')]
+
+
+def params(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+# --- one line, and the schedule is kept -----------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind, target', [('flops', 0.5), ('flops', 0.15), ('params', 0.4)])
+def test_every_cut_comes_within_2_percent_of_what_was_planned(tmp_path, kind, target):
+    runner, messages = run(tmp_path, hook=choosing(**{kind: target}), iters=200)
+    pruner = pruner_of(runner)
+    if kind == 'flops':
+        left = pruner.progress.left['macs']
+    else:
+        left = params(runner.model) / params(ToyNet(width=32, inner=48))
+    assert left == pytest.approx(pruner.budget.left) and pruner.budget.met
+    assert abs(left / target - 1) <= 0.02
+    said = [re.search(r': (\S+)% of the \w+ left, (\S+)% planned', m) for m in messages]
+    shares = [(float(m[1]) / 100, float(m[2]) / 100) for m in said if m]
+    events = events_of(messages)
+    assert len(shares) == len(events) == len(pruner._pace.events) == 8
+    for k, (found, planned) in enumerate(shares, 1):
+        assert planned == pytest.approx(1 - k / 8 * (1 - target), abs=1e-3)
+        assert abs(found / planned - 1) <= 0.02
+    assert iterations_of(events) == [*range(10, 81, 10)]
+
+
+def test_the_run_ends_as_an_ordinary_one(tmp_path):
+    """No penalty, no noise: before the first cut the weights are those of a run without a hook."""
+    plain, _ = train(tmp_path / 'plain', iters=50, model=WIDE)
+    chosen, _ = run(tmp_path / 'budget', iters=50, hook=choosing(flops=0.5, begin=0.4, end=0.9))
+    plain, whole = (
+        torch.load(f'{w.work_dir}/iter_30.pth', weights_only=False) for w in (plain, chosen)
+    )
+    for name, value in plain['state_dict'].items():
+        assert torch.equal(value, whole['state_dict'][name]), name
+
+
+ONE_LINE = dict(type='DemPHook', budget=dict(flops=0.5))
+
+
+def iterations_of(events):
+    return [int(re.search(r'iteration (\d+)', event)[1]) for event in events]
+
+
+def test_one_line_is_all_it_takes(tmp_path):
+    runner, messages = run(tmp_path, iters=50, hook=ONE_LINE)
+    assert pruner_of(runner).budget.met and iterations_of(events_of(messages)) == [20, 30]
+    with pytest.raises(ValueError, match='no room for 2 cuts .* train for 50 iterations or more'):
+        run(tmp_path, iters=49, hook=ONE_LINE)
+
+
+def test_a_run_that_begins_with_a_checkpoint_is_cut_early_also_when_it_is_resumed(tmp_path):
+    run(tmp_path / 'before', iters=10, hook=dict(type='SparsityHook'))
+    begun = dict(iters=200, load_from=str(tmp_path / 'before/iter_10.pth'))
+    _, messages = run(tmp_path / 'finetuned', hook=ONE_LINE, **begun)
+    assert iterations_of(events_of(messages)) == [10, 20]
+    begun = dict(iters=200, load_from=str(tmp_path / 'finetuned/iter_15.pth'), resume=True)
+    _, messages = run(tmp_path / 'resumed', hook=ONE_LINE, **begun)
+    assert iterations_of(events_of(messages)) == [20]
+
+
+@torch.no_grad()
+def silence(runner):
+    """Channels 0 to 19 of the first block are dead, 20 to 39 nearly so."""
+    norm = bare_model(runner).blocks[0].bn1
+    kill_channels(norm, range(20))
+    norm.weight[20:40] = 1e-3
+    norm.bias[20:40] = 1e-3
+
+
+def test_what_the_loss_misses_least_goes_first(tmp_path):
+    hook = choosing(flops=0.5, end=0.9, cuts=2)
+    slow = dict(optimizer=dict(type='SGD', lr=1e-6))
+    runner, messages = run(tmp_path, silence, iters=25, hook=hook, optim_wrapper=slow)
+    gammas = runner.model.blocks[0].bn1.weight
+    assert (gammas > 0.5).sum() == 8 and (gammas != 0).all()
+    first, second = events_of(messages)
+    assert re.search(r'\(20 dead and (none|\d+) alive, with \d.\d% of the saliency\)', first)
+    assert re.search(r'\(none dead and \d+ alive, with \d+.\d% of the saliency\)', second)
+
+
+def test_frozen_layers_and_norm_layers_in_eval_mode(tmp_path):
+    def freeze(runner):
+        block = runner.model.blocks[0]
+        block.requires_grad_(False)
+        runner.model.blocks[1].bn1.eval()
+
+    runner, _ = run(tmp_path, freeze, hook=choosing(flops=0.7))
+    first, second = runner.model.blocks
+    assert first.conv1.out_channels == 48 > second.conv1.out_channels
+    assert pruner_of(runner).budget.met
+
+
+@pytest.mark.parametrize(
+    'wrapper',
+    [
+        BFLOAT16,
+        dict(accumulative_counts=2),
+        dict(clip_grad=dict(max_norm=0.1)),
+    ],
+)
+@pytest.mark.parametrize('norm', ['BN', 'psBN'])
+def test_optimizer_wrappers(tmp_path, wrapper, norm):
+    runner, messages = train(
+        tmp_path,
+        [choosing()],
+        iters=150,
+        model=dict(WIDE, norm_cfg=dict(type=norm)),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3), **wrapper),
+    )
+    assert abs(pruner_of(runner).budget.left / 0.5 - 1) <= 0.02
+    assert len(events_of(messages)) == (3 if 'accumulative_counts' in wrapper else 6)
+
+
+def test_an_average_of_the_model_loses_the_same_channels(tmp_path):
+    runner, _ = run(tmp_path, hooks=[EMA])
+    shapes = [
+        {name: x.shape for name, x in model.named_parameters()}
+        for model in (runner.model, average_of(runner))
+    ]
+    assert shapes[0] == shapes[1] and pruner_of(runner).budget.met
+
+
+@pytest.mark.parametrize('iteration', [5, 20, 35, 45])  # cuts at 10, 20, 30, 40
+def test_a_run_resumed_within_the_schedule_ends_bit_equal(tmp_path, iteration):
+    whole = assert_resumes(
+        tmp_path,
+        [choosing(), dict(EMA, update_buffers=True)],
+        at=f'iter_{iteration}.pth',
+        iters=100,
+        model=WIDE,
+    )
+    assert pruner_of(whole).budget.met
+
+
+@pytest.mark.parametrize(
+    'first, second, said',
+    [
+        (choosing(), dict(type='DemPHook'), 'began with a budget in flops, .* has no budget now'),
+        (demp(), choosing(), 'began with no budget, and DemPHook has a budget in flops now'),
+        (choosing(), choosing(params=0.5), 'with a budget in flops, .* has a budget in params now'),
+    ],
+)
+def test_a_run_is_resumed_with_the_budget_it_began_with(tmp_path, first, second, said):
+    run(tmp_path / 'first', iters=50, hook=first)
+    file = str(tmp_path / 'first/iter_10.pth')
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / 'second', iters=50, hook=second, resume=True, load_from=file)
+
+
+def test_a_resumed_run_whose_cuts_are_past_says_that_the_budget_is_missed(tmp_path):
+    run(tmp_path / 'first')
+    file = str(tmp_path / 'first/iter_25.pth')
+    _, messages = run(tmp_path / 'second', iters=50, resume=True, load_from=file)
+    assert events_of(messages) == []
+    assert (
+        sum('budget flops=0.5 is missed: ' in m for m in messages) == 2
+    )  # at once, and at the end
+
+
+class Besides(ToyNet):
+    """What it has ``besides`` reads the inner channels of the first block, in training from an
+    iteration on, or never."""
+
+    def __init__(self, first):
+        super().__init__(width=32, inner=48)
+        self.besides, self.first, self.count = nn.Conv2d(48, 1, 1), first, 0
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        out = super().forward(inputs, labels, mode)
+        self.count += mode == 'loss' and torch.is_grad_enabled()
+        if mode == 'loss' and self.count < self.first:
+            return out
+        x = F.relu(self.norm(self.stem(inputs)))
+        extra = self.besides(inner(self.blocks[0], x)).mean((1, 2, 3))
+        return out | dict(loss_besides=extra.mean()) if mode == 'loss' else (out, extra)
+
+
+def test_channels_stay_whose_reader_does_not_train(tmp_path):
+    """No gradient tells what it needs."""
+    hook = choosing(flops=0.8)
+    runner, messages = train(tmp_path, [hook], iters=50, model=Besides(first=10**9))
+    assert inner_widths(runner.model)[0] == 48 > inner_widths(runner.model)[1]
+    assert any('besides reads it and does not run in training' in m for m in messages)
+
+
+@torch.no_grad()
+def held_from_the_second_iteration(runner):
+    """As if the losses of the second iteration were found to hold the first block's channels."""
+    pruner = pruner_of(runner)
+    check = pruner._coverage.check
+
+    def hold(*args, **kwargs):
+        check(*args, **kwargs)
+        if runner.iter == 1:
+            pruner._coverage.held.add('blocks.0.conv1')
+
+    pruner._coverage.check = hold
+
+
+def test_a_run_resumed_after_a_group_was_held_goes_on_with_the_others(tmp_path):
+    hook = choosing(flops=0.8)
+    assert_resumes(
+        tmp_path,
+        [hook],
+        held_from_the_second_iteration,
+        at='iter_5.pth',
+        iters=50,
+        model=WIDE,
+    )
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+def test_the_log_tells_what_was_planned_what_went_and_what_the_loss_did(tmp_path):
+    runner, messages = run(tmp_path)
+    events = events_of(messages)
+    pattern = r'channels removed \((\w+) dead and (\w+) alive, with (\S+)% of the saliency\), '
+    assert all(re.search(pattern, event) for event in events)
+    assert all('outputs as with these channels masked to 0, within ' in event for event in events)
+    plans = [m for m in messages if '% planned' in m]
+    assert re.fullmatch(
+        r'budget flops=0.5: 8\d.\d% of the macs left, 87.5% planned by now, 50.0% in the end',
+        plans[0],
+    )
+    assert re.fullmatch(
+        r'budget flops=0.5 is met: (49|50).\d% of the macs left, 50.0% planned; no more channels '
+        'go',
+        plans[-1],
+    )
+    losses = [re.match(r'the loss was (\S+) before the cut at iteration', m) for m in messages]
+    losses = [float(m[1]) for m in losses if m]
+    seen = [record['loss'] for record in scalars(runner, 'loss')]
+    # the first cut is at iteration 10; the logger's smoothing window is longer than that
+    assert len(losses) == len(events) == 4
+    assert losses[0] == pytest.approx(seen[9], rel=1e-3)
+    assert {'demp/channels_left', 'demp/macs_left'} <= scalars(runner, 'loss')[-1].keys()
+    assert not any('strength' in key for key in scalars(runner, 'loss')[-1])
+
+
+@HOOKS.register_module(force=True)
+class SpoilGradients(Hook):
+    """Gradients that are NaN at these iterations, for the hooks to see; the step finds zeros."""
+
+    priority = 'LOW'  # after DemPHook has put its own hook on the steps
+
+    def __init__(self, *iterations):
+        self.iterations = iterations
+
+    def _write(self, runner, value):
+        def write(*_):
+            if runner.iter in self.iterations:
+                runner.model.norm.weight.grad.fill_(value)
+
+        runner.optim_wrapper.optimizer.register_step_pre_hook(write)
+
+    def before_train(self, runner):
+        self._write(runner, math.nan)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 0:
+            self._write(runner, 0.0)
+
+
+def test_steps_whose_gradients_are_no_numbers_count_for_nothing(tmp_path):
+    runner, messages = run(tmp_path, hooks=[SpoilGradients(3, 5, *range(20, 30))])
+    assert sum('2 of 10 optimizer steps had gradients that are NaN' in m for m in messages) == 1
+    assert any('of no channel a gradient has told anything' in m for m in messages)
+    assert len(events_of(messages)) == 3 and pruner_of(runner).budget.met
+
+
+def test_the_last_cut_is_tried_again_where_it_had_to_be_skipped(tmp_path):
+    runner, messages = run(tmp_path, hooks=[SpoilGradients(*range(30, 45))])
+    assert any('another try comes at iteration 50' in m for m in messages)
+    assert 'iteration 50:' in events_of(messages)[-1] and pruner_of(runner).budget.met
+    assert 'is met' in [m for m in messages if m.startswith('budget')][-1]
+
+
+def test_layers_are_watched_in_the_first_iteration_and_in_ten_steps_before_a_cut(tmp_path):
+    watched = []
+
+    @HOOKS.register_module(force=True)
+    class NoteWatching(Hook):
+        priority = 'LOW'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if pruner_of(runner).watching:
+                watched.append(runner.iter)
+
+    run(tmp_path, hook=choosing(flops=0.5, end=0.6, cuts=2), hooks=[dict(type='NoteWatching')])
+    assert watched == [0, *range(20, 30), *range(50, 60)]
+
+
+def test_another_score_is_called_by_its_name(tmp_path):
+    runner, messages = run(tmp_path, hook=choosing(score='l1', cuts=1, end=0.1))
+    (event,) = events_of(messages)
+    assert 'channels removed (chosen by l1), ' in event and pruner_of(runner).budget.met
+
+
+def test_the_loss_after_two_cuts_at_once_is_compared_with_that_before_them():
+    watch, said = LossWatch(2), []
+    for loss in (4.0, 2.0, 1.0):
+        watch.note(dict(loss=torch.tensor(loss)), SimpleNamespace(info=said.append))
+    watch.cut(3)
+    for loss in (6.0, 8.0, 9.0):
+        watch.note(dict(loss=torch.tensor(loss)), SimpleNamespace(info=said.append))
+    assert said == [
+        'the loss was 1.5000 before the cut at iteration 3, and is 7.0000 after it (means of 2 '
+        'iterations)'
+    ]
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_a_budget_below_what_can_be_left_is_refused_with_what_stands_in_the_way(tmp_path):
+    with pytest.raises(
+        ValueError,
+        match=r'budget flops=0.01 cannot be met: with every channel gone that can go, '
+        r'\d+.\d% of the macs are left \(widths in multiples of 1, at least 12\).* left whole: fc ',
+    ):
+        run(tmp_path, hook=choosing(flops=0.01, prune=dict(min_channels=12)))
+
+
+def freeze_first_block(runner):
+    runner.model.blocks[0].requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    'norm, target', [(dict(type='BN'), 0.3), (dict(type='BN', affine=False), 0.9)]
+)
+def test_a_budget_that_takes_channels_without_gradients_is_refused_by_name(tmp_path, norm, target):
+    """Or the other layers would go down to one channel for it."""
+    model = dict(WIDE, norm_cfg=norm)
+    with pytest.raises(
+        ValueError,
+        match='cannot be met: .* left whole: .*blocks.0.conv1 .its scale is frozen, or it is norm',
+    ):
+        prepare = freeze_first_block if norm.get('affine', True) else lambda runner: None
+        train(tmp_path, [choosing(flops=target)], prepare, iters=50, model=model)
+
+
+def test_two_optimizers_are_refused(tmp_path):
+    torch.manual_seed(0)
+    net = ToyNet(width=32, inner=48)
+    parts = dict(stem=net.stem.parameters(), rest=net.blocks.parameters())
+    wrappers = {n: OptimWrapper(torch.optim.SGD(p, lr=0.1)) for n, p in parts.items()}
+    with pytest.raises(TypeError, match='steps of one optimizer, and this run has 2'):
+        train(
+            tmp_path, [choosing()], iters=50, model=net, optim_wrapper=OptimWrapperDict(**wrappers)
+        )
+
+
+@pytest.mark.parametrize(
+    'settings, named',
+    [
+        (dict(penalty=dict(peak=1e-2)), "['penalty']"),
+        (dict(noise={}, schedule={}), "['noise', 'schedule']"),
+        (dict(prune=dict(interval=5, tolerance=1e-3, num_samples=8)), "['prune.interval', 'prune"),
+        (dict(prune=dict(allow_live=True)), "['prune.allow_live']"),
+    ],
+)
+def test_what_a_budget_makes_meaningless_is_refused_by_name(tmp_path, settings, named):
+    with pytest.raises(ValueError, match=re.escape(f'by what the loss misses, and {named}')):
+        run(tmp_path, hook=choosing() | settings)
+
+
+def test_a_latency_is_that_of_the_clock_and_the_size_that_all_counts_are_for(tmp_path, monkeypatch):
+    clocks = []
+
+    def measured(model, image, device):
+        clocks.append((tuple(image.shape), device))
+        return latency.milliseconds(model, image, device)
+
+    monkeypatch.setattr(budget, 'milliseconds', measured)
+    hook = choosing(latency=0.8, device='onnxruntime', cuts=2)
+    runner, messages = run(tmp_path, iters=60, hook=hook)
+    pruner = pruner_of(runner)
+    assert set(clocks) == {((1, 3, 8, 8), 'onnxruntime')}
+    assert pruner.budget.round_to in (1, 4, 8, 16)
+    assert all(width % pruner.budget.round_to == 0 for width in inner_widths(runner.model))
+    assert len([m for m in messages if 'of the latency_ms left' in m]) >= 2
+    assert 0.05 < pruner.progress.left['macs'] < 1
