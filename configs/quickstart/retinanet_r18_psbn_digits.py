@@ -49,30 +49,26 @@ test_pipeline = [
     ),
 ]
 metainfo = dict(classes=tuple('0123456789'))
+loader = dict(batch_size=8, num_workers=0, persistent_workers=False)
+dataset = dict(data_root=data_root, metainfo=metainfo)
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
     dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
         ann_file='annotations/train.json',
         data_prefix=dict(img='train/'),
         filter_cfg=None,
         pipeline=train_pipeline,
+        **dataset,
     ),
+    **loader,
 )
 val_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
     dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
         ann_file='annotations/val.json',
         data_prefix=dict(img='val/'),
         pipeline=test_pipeline,
+        **dataset,
     ),
+    **loader,
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')

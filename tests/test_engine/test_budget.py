@@ -74,3 +74,30 @@ def test_the_fastest_multiple_is_that_of_the_clock(monkeypatch, step, chosen):
         found = Budget(BudgetSettings(latency=0.5), PruneSettings(), free_widths=free_widths)
         found.start(model, graph.groups, positions, inputs, '')
         assert found.round_to in multiples
+
+
+def test_a_line_through_two_models_that_hardly_differ_in_time_leads_not_to_nothing(monkeypatch):
+    """The clock moves below 30 % of the MACs alone."""
+
+    dense = []
+
+    def clock(macs):
+        dense.append(macs)  # the first one is that of the model at the start
+        return 10 * min(macs / (0.3 * dense[0]), 1 + 1e-6 * macs / dense[0])
+
+    at = by_itself(monkeypatch, clock, latency=0.5)
+    groups = trace_channel_graph(at.model, at.inputs, at.forward).groups
+    scores = {name: torch.rand(group.channels).double() for name, group in groups.items()}
+    masks, _ = at.budget.nearest(at.model, groups, scores, at.budget.planned(0.2))
+    apply_plan(at.model, plan_from_keep_masks(at.model, groups, masks))
+    at.budget.count(at.model)
+    assert at.budget.planned(1.0) > 0.2 * dense[0]
+
+
+@pytest.mark.parametrize('free_widths, multiple', [(True, 8), (False, 1)])
+def test_a_resumed_budget_keeps_the_multiple_that_the_clock_chose(free_widths, multiple):
+    settings = BudgetSettings(latency=0.5)
+    began = Budget(settings, PruneSettings(round_to=8), free_widths=True)
+    goes_on = Budget(settings, PruneSettings(), free_widths=free_widths)
+    goes_on.restore(began.state())
+    assert goes_on.round_to == multiple

@@ -18,6 +18,7 @@ from toy import ToyNet, kill_channels
 from mmpsbn.engine.demp import budget, latency
 from mmpsbn.engine.demp.loss_watch import LossWatch
 from mmpsbn.engine.runner_parts import bare_model
+from mmpsbn.pruning.saliency import GateSaliency
 
 BFLOAT16 = dict(type='BFloat16OptimWrapper')
 WIDE = dict(type='ToyNet', width=32, inner=48)
@@ -155,6 +156,23 @@ def test_optimizer_wrappers(tmp_path, wrapper, norm):
     )
     assert abs(pruner_of(runner).budget.left / 0.5 - 1) <= 0.02
     assert len(events_of(messages)) == (3 if 'accumulative_counts' in wrapper else 6)
+
+
+def test_within_a_step_biases_of_psbn_count_as_what_the_layers_add(tmp_path, monkeypatch):
+    add, counted = GateSaliency.add, []
+
+    def note(saliency, *, shifted=()):
+        counted.append([name for name, p in named if p not in shifted])
+        add(saliency, shifted=shifted)
+
+    def name_parameters(runner):
+        named.extend(runner.model.named_parameters())
+
+    named = []
+    monkeypatch.setattr(GateSaliency, 'add', note)
+    model = dict(WIDE, norm_cfg=dict(type='psBN'))
+    train(tmp_path, [choosing()], name_parameters, iters=50, model=model)
+    assert len(counted) == 20 and not any(counted)
 
 
 def test_an_average_of_the_model_loses_the_same_channels(tmp_path):
