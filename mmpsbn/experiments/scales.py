@@ -39,12 +39,15 @@ def data_settings(scale: str, root: str | None, *, default_folder: Path) -> dict
 
     ``smoke``: scanned digits as 32x32 pictures, made in ``default_folder`` or ``root``;
     ``small``: 10,000 training images, equally many of each class, and all test images of the
-    JPEG CIFAR-10 in class folders; ``paper``: CIFAR-10 as mmpretrain downloads it.
+    JPEG CIFAR-10 in class folders; ``paper``: CIFAR-10 as mmpretrain downloads it, or all of it in
+    class folders, where ``root`` has them.
 
     Raises:
         FileNotFoundError: ``small`` without its folder.
     """
     folder = Path(root or _DEFAULT_DATA.get(scale, default_folder)).resolve()
+    if scale == 'paper' and (folder / 'train').is_dir():
+        return dict(source='folder', data_root=str(folder), train={})
     if scale == 'paper':
         # which downloads it, if need be: here once, before several arms do
         InMemoryImages(str(folder), source='CIFAR10')
