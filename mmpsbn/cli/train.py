@@ -59,5 +59,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     except (FileNotFoundError, ValueError) as error:
         launch.exit_with(error)
     launch.exit_cleanly_on_sigterm()
-    launch.build_runner(cfg).train()
+    try:
+        launch.build_runner(cfg).train()
+    except RuntimeError as error:
+        if not launch.is_of_ranks(error):
+            raise
+        raise SystemExit(
+            f'error: another rank has ended or does not answer ({launch.first_line(error)}); run '
+            'the same command with --resume to go on from the last checkpoint'
+        ) from None
     launch.close_ranks()

@@ -255,6 +255,18 @@ def dump_predictions(runner, out):
     runner.test_evaluator.metrics.append(Dump(out_file_path=out))
 
 
+def is_of_ranks(error):
+    """Whether a collective has failed for what another rank did: it has died, or its time is up."""
+    distributed = torch.distributed
+    if distributed.is_available() and isinstance(error, distributed.DistError):
+        return True
+    return any(words in str(error) for words in ('gloo', 'Connection closed by peer'))
+
+
+def first_line(error):
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def close_ranks():
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
