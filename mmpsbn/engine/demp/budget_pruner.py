@@ -138,7 +138,7 @@ class BudgetPruner(OnlinePruner):
             runner.logger.warning(f'of some channels no gradient tells: left whole: {whole}')
         runner.logger.info(
             f'{self.budget}: cuts after {", ".join(map(str, self._pace.events))} iterations, '
-            f'widths in multiples of {self.budget.round_to}'
+            f'widths in {self.budget.widths}'
         )
         if self.next_event(runner) is None and not self.budget.met:
             self._log_budget(runner, share=1.0)
@@ -326,8 +326,7 @@ class BudgetPruner(OnlinePruner):
             groups = {name: self.graph.groups[name] for name in chosen}
             if self._chooses_by_gradients:
                 chosen = fisher_scores(chosen)
-            planned = self.budget.planned(share)
-            keep_masks, _ = self.budget.nearest(model, groups, chosen, planned)
+            keep_masks = self.budget.choose(model, groups, chosen, share)
             try:
                 return prune_channels(model, groups, keep_masks, **how)
             except VerificationError as error:
