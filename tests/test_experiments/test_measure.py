@@ -17,10 +17,11 @@ from mmpsbn.commands.recalibration import recalibrate_batch_norms
 from mmpsbn.datasets import BatchCropFlip
 from mmpsbn.engine.checkpoints.pruned_structure import META_KEY
 from mmpsbn.engine.openmmlab import model_cfg_of
-from mmpsbn.experiments import EXPERIMENTS, measure
-from mmpsbn.experiments.measure import TrainedArm
+from mmpsbn.experiments import EXPERIMENTS, trained
+from mmpsbn.experiments.measure import MEASURES, read_measures
 from mmpsbn.experiments.reproduce import config_of
 from mmpsbn.experiments.scales import data_settings, set_data
+from mmpsbn.experiments.trained import TrainedArm
 from mmpsbn.pruning import apply_plan, trace_channel_graph
 from mmpsbn.pruning.plan import plan_from_keep_masks
 
@@ -35,7 +36,7 @@ def folder_of(tmp_path, digits):
 
     def make(experiment, arm, change=lambda state, norms: None, **history):
         (arm,) = (a for a in EXPERIMENTS[experiment].arms['smoke'] if a.name == arm)
-        config = config_of(arm, ROOT / 'configs', 0)
+        config = config_of(arm, ROOT / 'configs')
         set_data(config, data_settings('smoke', str(digits), default_folder=digits))
         config.dump(str(tmp_path / 'config.py'))
         init_default_scope('mmpretrain')
@@ -54,8 +55,13 @@ def folder_of(tmp_path, digits):
     return make
 
 
-def read(experiment, folder):
-    return EXPERIMENTS[experiment].read(folder)
+def read(folder, *names):
+    arm = TrainedArm(folder)
+    before = copy.deepcopy(arm.model.state_dict())
+    numbers = read_measures(arm, list(names))
+    assert list(numbers) == list(names)
+    assert_same(arm.model.state_dict(), before)
+    return numbers
 
 
 def weights_of(sizes):
@@ -85,11 +91,11 @@ def images_of(model, config, split):
 
 
 def test_accuracy_is_that_of_the_validation(pair):
-    folder = pair / 'arms/first_1'
+    folder = pair / 'arms/first_1_seed_0'
     (row,) = json.loads((folder / 'rounds.json').read_text())
-    assert TrainedArm(folder).top1() == pytest.approx(row['metrics']['accuracy/top1'])
+    assert TrainedArm(folder).accuracy() == pytest.approx(row['metrics']['accuracy/top1'])
     numbers = json.loads((folder / 'numbers.json').read_text())
-    assert numbers['top1'] == [row['metrics']['accuracy/top1']] and numbers['classes'] == 10
+    assert numbers['top1'] == [row['metrics']['accuracy/top1']]
 
 
 def test_inactive_filters_by_gamma_and_by_activation(folder_of):
@@ -103,15 +109,15 @@ def test_inactive_filters_by_gamma_and_by_activation(folder_of):
     folder = folder_of(
         'implicit-optimizers', 'Adam L2, 0', spoil, loss=[9.0] + [1.0, 2.0] * 4, time=times
     )
-    numbers = read('implicit-optimizers', folder)
-    assert numbers['by_layer'] == pytest.approx([0, 0, 8 / 32, 0, 0, 0, 0])
-    assert numbers['collapsed'] == pytest.approx(8 / sum(WIDTHS))
+    numbers = read(folder, 'small_by_layer', 'small_share', 'inactive_share', 'error')
+    assert numbers['small_by_layer'] == pytest.approx([0, 0, 8 / 32, 0, 0, 0, 0])
+    assert numbers['small_share'] == pytest.approx(8 / sum(WIDTHS))
     arm = TrainedArm(folder)
     dead = watch_relus(arm, images_of(arm.model, arm.config, 'train')) == 1
     assert len(dead) == sum(WIDTHS) and dead.sum() >= 16
-    assert numbers['dead'] == pytest.approx(dead.float().mean().item())
-    assert numbers['error'] == pytest.approx(100 - TrainedArm(folder).top1())
-    assert numbers['loss'] == 1.5  # 320 images in batches of 40: the last 8
+    assert numbers['inactive_share'] == pytest.approx(dead.float().mean().item())
+    assert numbers['error'] == pytest.approx(100 - TrainedArm(folder).accuracy())
+    assert TrainedArm(folder).train_loss() == 1.5  # 320 images in batches of 40: the last 8
     assert TrainedArm(folder).train_seconds() == 2.75
 
 
@@ -122,17 +128,17 @@ def test_collapsed_filters_are_removed_for_real(folder_of):
                 state[f'{norms[number]}.{key}'][:count] = 1e-9
 
     folder = folder_of('implicit-prune', 'SGD L2 0.001', collapse)
-    numbers = read('implicit-prune', folder)
+    numbers = read(folder, 'weights_removed', 'error', 'error_after')
     left = [32, 32, 24, 64, 1, 128, 128]  # a layer keeps its last one
     assert numbers['weights_removed'] == pytest.approx(1 - weights_of(left) / weights_of(WIDTHS))
     assert numbers['error_after'] == pytest.approx(numbers['error'])
     arm = TrainedArm(folder)
     images = torch.randn(2, 3, 32, 32)
     before = arm.model(images)[0]
-    arm.remove_collapsed(1e-3)
-    convolutions = [m for m in arm.model.modules() if isinstance(m, torch.nn.Conv2d)]
+    cut = arm.without_collapsed
+    convolutions = [m for m in cut.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [layer.out_channels for layer in convolutions] == left
-    torch.testing.assert_close(arm.model(images)[0], before)
+    torch.testing.assert_close(cut(images)[0], before)
 
 
 def test_removing_a_filter_that_works_changes_the_error(folder_of):
@@ -146,8 +152,9 @@ def test_removing_a_filter_that_works_changes_the_error(folder_of):
     arm = TrainedArm(folder_of('implicit-prune', 'Adam L2 0.001', shrink))
     images = torch.randn(2, 3, 32, 32)
     before = arm.model(images)[0]
-    assert arm.remove_collapsed(1e-3) == pytest.approx(1 - weights_of([1] * 7) / weights_of(WIDTHS))
-    assert (arm.model(images)[0] - before).abs().max() > 1e-3
+    removed = MEASURES['weights_removed'].read(arm)
+    assert removed == pytest.approx(1 - weights_of([1] * 7) / weights_of(WIDTHS))
+    assert (arm.without_collapsed(images)[0] - before).abs().max() > 1e-3
 
 
 def test_small_gammas_and_what_they_are_worth(folder_of):
@@ -161,7 +168,7 @@ def test_small_gammas_and_what_they_are_worth(folder_of):
         state['backbone.layer3.0.bn2.bias'].copy_(torch.linspace(-1, -3, 16))
 
     folder = folder_of('bn-only', 'BN, 8', shrink)
-    numbers = read('bn-only', folder)
+    numbers = read(folder, *EXPERIMENTS['bn-only'].measures)
     # stem, then 2 norms a block of 4, 8 and 16 channels, and 2 shortcuts
     channels = 4 + 2 * (4 + 8 + 16) + 8 + 16
     assert numbers['small_gammas'] == pytest.approx(
@@ -174,18 +181,18 @@ def test_small_gammas_and_what_they_are_worth(folder_of):
     # the last ones are pooled next; some are on in a few pixels of many pictures
     assert ((0.99 < zeros[-16:]) & (zeros[-16:] < 1)).any()
     assert numbers['relus_off'] == pytest.approx(off.float().mean().item())
-    top1 = arm.top1()
+    top1 = arm.accuracy()
     with torch.no_grad():
         arm.model.backbone.bn1.weight[:3] = 0
         arm.model.backbone.layer2[0].bn2.weight.zero_()
     assert numbers['top1'] == top1
-    assert numbers['change_clamped']['0.1'] == pytest.approx(arm.top1() - top1)
+    assert numbers['change_clamped']['0.1'] == pytest.approx(arm.accuracy() - top1)
 
 
 def test_what_pruning_in_training_has_removed(folder_of):
     folder = folder_of('demp-tradeoff', 'SGDM, 0.001')
     arm = TrainedArm(folder)
-    assert arm.removed() == dict(weights=0, channels=0, macs=0)
+    assert MEASURES['removed'].read(arm) == dict(weights=0, channels=0, macs=0, params=0)
     image = torch.randn(1, 3, 32, 32)
     graph = trace_channel_graph(arm.model, image, lambda model, batch: model(batch))
     group = graph.groups['backbone.layer1.0.conv1']
@@ -200,8 +207,10 @@ def test_what_pruning_in_training_has_removed(folder_of):
     sides = [32, 16, 8, 4]
     macs = 32**2 * stem + head + sum(side**2 * block for side, block in zip(sides, blocks))
     gone = 2 * 9 * 8 * 6
-    assert TrainedArm(folder).removed() == pytest.approx(
+    parameters = stem + head + 10 + sum(blocks) + 2 * 600  # gamma and beta of 600 channels
+    assert MEASURES['removed'].read(TrainedArm(folder)) == pytest.approx(
         dict(
+            params=(gone + 2 * 6) / parameters,
             weights=gone / (stem + head + sum(blocks)),
             channels=6 / (8 + 4 * (8 + 16 + 32 + 64)),
             macs=32**2 * gone / macs,
@@ -217,15 +226,16 @@ def test_speed_is_that_of_the_dense_net_beside_it(folder_of, monkeypatch):
     before = copy.deepcopy(arm.model.state_dict())
     asked = []
 
-    def seconds(net, *args, seconds=measure.step_seconds):
+    def seconds(net, *args, seconds=trained.step_seconds):
         assert args[-1] is time.process_time  # of one thread
         assert seconds(net, *args) > 0
         assert type(net.data_preprocessor) is BatchCropFlip
         asked.append(sum(p.numel() for p in net.parameters()))
         return asked[-1] * (10 if len(asked) in (1, 4) else 1)  # a slow one of each
 
-    monkeypatch.setattr(measure, 'step_seconds', seconds)
-    assert arm.speedup(rounds=5) == dense / own
+    monkeypatch.setattr(trained, 'step_seconds', seconds)
+    monkeypatch.setattr(trained, '_ROUNDS', 5)
+    assert arm.speedup() == dense / own
     assert asked == [dense, own] * 5
     assert_same(arm.model.state_dict(), before)
     assert not arm.model.training
