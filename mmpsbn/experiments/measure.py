@@ -9,8 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from ..functional.statistics import filter_l1_norms, share_above
 from ..pruning.census import LayerChannels, take_census
-from ..pruning.measures import ChannelCounts, Limits, count_channels
+from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
 from .trained import GAMMA, TrainedArm, convolution_weights
 
 _LIMITS = Limits(gamma=GAMMA, eps=1e-12)  # Mehta et al. section 2.1
@@ -75,6 +79,34 @@ def _change_clamped(arm: TrainedArm) -> Mapping[str, float]:
     return {str(at): arm.accuracy(clamped=at) - top1 for at in _SMALL}
 
 
+def _share(mask: Tensor) -> float:
+    return float(mask.double().mean())
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    """From the smallest to the largest in steps of 5 %."""
+    return torch.quantile(values.double(), torch.linspace(0, 1, 21, dtype=torch.double)).tolist()
+
+
+def _l1_norms(arm: TrainedArm) -> Tensor:
+    """Of the filters of all convolutions, over the largest of their layer."""
+    layers = [m.weight for m in arm.model.modules() if isinstance(m, nn.Conv2d)]
+    norms = [filter_l1_norms(weight, channel_dim=0).cpu() for weight in layers]
+    return torch.cat([of / of.max() for of in norms])
+
+
+def _gammas(arm: TrainedArm) -> Tensor:
+    return torch.cat([of.gamma for of in take_census(arm.model).values()])
+
+
+def _betas(arm: TrainedArm) -> Tensor:
+    return torch.cat([of.bias for of in take_census(arm.model).values()])
+
+
+def _flops_left(arm: TrainedArm) -> list[float]:
+    return [(1 - row['flops_sparsity']) * arm.left['macs'] for row in arm.rounds]
+
+
 MEASURES = {
     'top1': Measure('top-1 accuracy, %', _top1),
     'error': Measure('test error, %', lambda arm: 100 - arm.accuracy()),
@@ -85,6 +117,7 @@ MEASURES = {
     'collapsed': Measure('collapsed filters', _by_round('collapsed')),
     'channels': Measure('filters', _by_round('channels')),
     'dead': Measure('dead channels', _by_round('dead')),
+    'flops_left': Measure('FLOPs left, %', _flops_left, share=True),
     'prunable': Measure('channels', _by_round('prunable')),
     'dead_share': Measure('dead channels, %', _dead_share, share=True),
     # of the filters of convolutions, over the training images
@@ -111,7 +144,34 @@ MEASURES = {
     # of all norm layers, by threshold; and in points, where the small ones are 0
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),
-    'relus_off': Measure('ReLUs off, %', TrainedArm.relus_off, share=True),
+    'relus_off': Measure(
+        'ReLUs off, %', lambda arm: share_above(torch.cat(arm.relus), threshold=0.99), share=True
+    ),
+    'zeros_by_layer': Measure(
+        'mean Pr[a = 0], %', lambda arm: [float(of.mean()) for of in arm.relus], share=True
+    ),
+    # distributions, signed
+    'zero_quantiles': Measure('Pr[a = 0] of a ReLU', lambda arm: _quantiles(torch.cat(arm.relus))),
+    'gamma_quantiles': Measure('gamma', lambda arm: _quantiles(_gammas(arm))),
+    'beta_quantiles': Measure('beta', lambda arm: _quantiles(_betas(arm))),
+    'negative_gammas': Measure(
+        'gamma < 0, % of channels',
+        lambda arm: float((_gammas(arm) < 0).double().mean()),
+        share=True,
+    ),
+    'l1_quantiles': Measure(
+        'L1 norm of a filter, of the largest of its layer', lambda arm: _quantiles(_l1_norms(arm))
+    ),
+    'l1_small': Measure(
+        'filters with an L1 norm below 1 % of the largest of their layer, %',
+        lambda arm: _share(_l1_norms(arm) < 0.01),
+        share=True,
+    ),
+    # Mehta et al. section 3, over the training images
+    'universality_by_layer': Measure(
+        'mean universality',
+        lambda arm: [mean_universality({name: of}) for name, of in _backbone(arm).items()],
+    ),
     # of what pruning in training has left or removed
     'left': Measure('{} left, %', lambda arm: arm.left, share=True),
     'removed': Measure(

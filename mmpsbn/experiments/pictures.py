@@ -70,11 +70,16 @@ def over_columns(x: str, y: str) -> Panel:
 
 
 def against(x: str, y: str) -> Panel:
-    """A line a row of :func:`.measured.grid`, through its arms in their order."""
+    """A line a row of :func:`.measured.grid`, through its arms in their order, and in the rounds
+    of each where these are measured."""
+
+    def points(arm: Measured) -> Points:
+        steps = range(arm.steps(f'{{{x}}}{{{y}}}')) or [-1]
+        return [(arm.drawn(x, at), arm.drawn(y, at)) for at in steps]
 
     def lines(numbers: Numbers) -> dict[str, Points]:
         rows = grid(numbers).items()
-        return {row: [(a.drawn(x), a.drawn(y)) for a in arms.values()] for row, arms in rows}
+        return {row: [p for arm in arms.values() for p in points(arm)] for row, arms in rows}
 
     return Panel(label_of(x)[0], y, lines, x_field=x)
 

@@ -24,7 +24,6 @@ from ..commands.model_files import load_model
 from ..engine.onnx_file import one_thread_session
 from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
 from ..functional.activations import ActivationStatistics, activation_statistics
-from ..functional.statistics import share_above
 from ..pruning import trace_channel_graph
 from ..pruning.census import LayerChannels, map_channels, observe_channels, take_census
 from ..pruning.cost import count_positions, model_cost
@@ -138,11 +137,12 @@ class TrainedArm:
         observed = observe_channels(self.model, channel_map, images, forward_tensors)
         return take_census(self.model, channel_map, observed)
 
+    @cached_property
     @torch.no_grad()
-    def relus_off(self) -> float:
-        """The share of ReLUs, by channel, that are 0 on more than 99 % of the pixels of the test
-        images (Frankle et al. section 5). Each call of a shared module is a ReLU of its own."""
-        calls: list[ActivationStatistics] = []  # of one batch, in their order
+    def relus(self) -> list[Tensor]:
+        """Pr[a = 0] over the pixels of the test images, by channel, of each ReLU in the order of
+        the calls (Frankle et al. section 5). Each call of a shared module is a ReLU of its own."""
+        calls: list[ActivationStatistics] = []  # of one batch
         seen: list[ActivationStatistics] = []
         handles = [
             module.register_forward_hook(
@@ -159,7 +159,7 @@ class TrainedArm:
             seen = [a.merged(b) for a, b in zip(seen, calls)] if seen else calls.copy()
         for handle in handles:
             handle.remove()
-        return share_above(torch.cat([s.zero_share() for s in seen]), threshold=0.99)
+        return [statistics.zero_share() for statistics in seen]
 
     @cached_property
     def without_collapsed(self) -> nn.Module:

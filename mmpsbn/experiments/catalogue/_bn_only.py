@@ -1,19 +1,15 @@
 """What the experiments of the BN-only paper (Frankle et al., ICLR 2021) share."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from ..experiment import Options
 from ..scales import length
 
 CONFIG = 'cifar/resnet14_bn_cifar10_in_memory.py'
-TRAINED = {  # row -> hooks
-    'all': [],
-    'BN': [dict(type='FreezeHook', train=['norm'])],
-    'BN + output': [dict(type='FreezeHook', train=['norm', 'head.fc'])],
-    'output': [dict(type='FreezeHook', train=['head.fc'])],
-    '2 random a channel': [dict(type='FreezeHook', train=[], per_channel=2)],
-}
+CONVOLUTIONS = dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')
+NORMS = dict(type='Uniform', layer='_BatchNorm', a=0.0, b=1.0, bias=0)
+# deep nets take longest and come first
+DEPTHS = dict(smoke=(14, 8), small=(32, 14), paper=(866, 434, 218, 110, 56, 32, 14))
 
 
 def _training(epochs: int, batch_size: int, weight_decay: float, bfloat16: bool = False) -> Options:
@@ -36,6 +32,25 @@ SCALES = dict(
 )
 
 
-def trained(hooks: list[Mapping[str, Any]]) -> Options:
-    """Only what these hooks leave free."""
-    return {'custom_hooks': [dict(type='SparsityHook'), *hooks]}
+def trained(*parts: str, **settings: Any) -> Options:
+    """Only these parts, see ``FreezeHook``; all without any."""
+    freeze = [dict(type='FreezeHook', train=list(parts), **settings)] if parts or settings else []
+    return {'custom_hooks': [dict(type='SparsityHook'), *freeze]}
+
+
+TRAINED = {
+    'all': trained(),
+    'BN': trained('norm'),
+    'BN + output': trained('norm', 'head.fc'),
+    'output': trained('head.fc'),
+    '2 random a channel': trained(per_channel=2),
+}
+# disabled: 1 and 0 for good
+FIXED = {
+    'model.backbone.init_cfg': [CONVOLUTIONS, dict(type='NormAffine')],
+    'custom_hooks': [dict(type='SparsityHook'), dict(type='FreezeHook', freeze=['norm'])],
+}
+
+
+def depth(layers: int) -> Options:
+    return {'model.backbone.depth': layers}

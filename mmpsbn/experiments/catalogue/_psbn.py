@@ -13,6 +13,8 @@ NORMS = dict(
 )
 HOOKS = [dict(type='RoundsHook'), dict(type='SparsityHook')]
 TINY = {'model.backbone.depth': 8, 'model.backbone.base_channels': 4, 'model.head.in_channels': 16}
+# of a VGG at smoke, which knows no width
+FEW = {f'{split}_dataloader.dataset.num_samples': 20 for split in ('train', 'val', 'test')}
 # small: a fifth of the images in batches of half the size with four times the decay: a round of n
 # epochs has S = 157 n steps * lr / 2 * 2e-3 / 0.1, at 0.1 and 15 epochs 2.4
 # where the paper's has 9.8

@@ -1,7 +1,7 @@
 from ..experiment import Experiment, sweep
 from ..pictures import over_columns
 from ..tables import GridTable
-from ._bn_only import CONFIG, SCALES, TRAINED, trained
+from ._bn_only import CONFIG, SCALES, TRAINED, depth
 
 _ROWS = dict(smoke=('all', 'BN'), small=('all', 'BN'), paper=tuple(TRAINED))
 # deep nets take longest and come first
@@ -16,9 +16,7 @@ EXPERIMENT = Experiment(
         CONFIG,
         SCALES,
         lambda scale: {
-            f'{row}, {depth}': {'model.backbone.depth': depth} | trained(TRAINED[row])
-            for depth in _DEPTHS[scale]
-            for row in _ROWS[scale]
+            f'{row}, {n}': depth(n) | TRAINED[row] for n in _DEPTHS[scale] for row in _ROWS[scale]
         },
     ),
     table=GridTable(

@@ -1,7 +1,7 @@
-from ..experiment import Experiment, sweep
+from ..experiment import Experiment
 from ..pictures import against, over_columns
 from ..tables import GridTable
-from ._implicit import CONFIG, NETS, training
+from ._implicit import CONFIG, optimizers
 
 _DECAYS = dict(
     smoke={'SGD L2': (1e-3,), 'Adam L2': (1e-3, 0), 'Adam WD': (1e-3,)},
@@ -27,15 +27,7 @@ EXPERIMENT = Experiment(
     shows='table 1 of the implicit-sparsity paper: BasicNet, optimizer x L2 or weight decay',
     claim='At like error Adam with L2 leaves more filters inactive (70 %) than with weight decay '
     '(40 %) and than SGD (0 %), and so do Adadelta and Adagrad; without decay next to none are.',
-    arms=sweep(
-        CONFIG,
-        NETS,
-        lambda scale: {
-            f'{optimizer}, {decay:g}': training(scale, optimizer, decay)
-            for optimizer, decays in _DECAYS[scale].items()
-            for decay in decays
-        },
-    ),
+    arms=optimizers(CONFIG, _DECAYS),
     table=GridTable(
         '% inactive by activation / by gamma / test error % at decay',
         '{inactive_share:.0p} / {small_share:.0p} / {error:.1f}',
