@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.statistics import filter_l1_norms, share_above
+from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
 from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
 from .trained import GAMMA, TrainedArm, convolution_weights
@@ -53,7 +54,7 @@ def _by_round(key: str) -> Callable[[TrainedArm], list]:
 
 
 def _top1(arm: TrainedArm) -> list[float] | float:
-    return [row['metrics']['accuracy/top1'] for row in arm.rounds] or arm.accuracy()
+    return [row['metrics']['accuracy/top1'] for row in arm.rounds] or arm.top1
 
 
 def _dead_share(arm: TrainedArm) -> list[float | None]:
@@ -75,8 +76,7 @@ def _small_gammas(arm: TrainedArm) -> Mapping[str, float]:
 
 
 def _change_clamped(arm: TrainedArm) -> Mapping[str, float]:
-    top1 = arm.accuracy()
-    return {str(at): arm.accuracy(clamped=at) - top1 for at in _SMALL}
+    return {str(at): arm.accuracy(clamped=at) - arm.top1 for at in _SMALL}
 
 
 def _share(mask: Tensor) -> float:
@@ -103,13 +103,24 @@ def _betas(arm: TrainedArm) -> Tensor:
     return torch.cat([of.bias for of in take_census(arm.model).values()])
 
 
+def _trained_parameters(arm: TrainedArm) -> int:
+    parameters = dict(arm.model.named_parameters())
+    count = sum(parameter.numel() for parameter in parameters.values())
+    for hook in arm.config.custom_hooks:
+        if hook['type'] == 'FreezeHook':
+            of = {key: hook.get(key) for key in ('train', 'freeze', 'per_channel')}
+            for name, mask in TrainedParts(**of).frozen(arm.model, 0).items():
+                count -= parameters[name].numel() - (0 if mask is None else int(mask.sum()))
+    return count
+
+
 def _flops_left(arm: TrainedArm) -> list[float]:
     return [(1 - row['flops_sparsity']) * arm.left['macs'] for row in arm.rounds]
 
 
 MEASURES = {
     'top1': Measure('top-1 accuracy, %', _top1),
-    'error': Measure('test error, %', lambda arm: 100 - arm.accuracy()),
+    'error': Measure('test error, %', lambda arm: 100 - arm.top1),
     'loss': Measure('training loss', lambda arm: _by_round('loss')(arm) or arm.train_loss()),
     'ensemble': Measure('top-1 of the ensemble, %', TrainedArm.ensemble),
     # of RoundsHook; channels are of norm layers, prunable ones inner channels
@@ -141,6 +152,7 @@ MEASURES = {
         'test error without the collapsed filters, %',
         lambda arm: 100 - arm.accuracy(arm.without_collapsed),
     ),
+    'trained_parameters': Measure('trained parameters', _trained_parameters),
     # of all norm layers, by threshold; and in points, where the small ones are 0
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),

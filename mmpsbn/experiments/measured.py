@@ -65,9 +65,10 @@ class Measured:
     start: 'Measured | None' = None
 
     def at(self, step: int) -> dict[str, Any]:
-        """The numbers with only that round or layer of each list; -1 is the last one."""
+        """The numbers with only that round or layer of each list, None where it has none such; -1
+        is the last one."""
         return {
-            name: value[step] if isinstance(value, list) else value
+            name: (value[step] if step < len(value) else None) if isinstance(value, list) else value
             for name, value in self.numbers.items()
         }
 

@@ -69,6 +69,11 @@ class TrainedArm:
         path = self._work_dir / 'ensemble.json'
         return read_json(path)['metrics']['accuracy/top1'] if path.exists() else None
 
+    @cached_property
+    def top1(self) -> float:
+        """Accuracy on the test images, in %."""
+        return self.accuracy()
+
     @torch.no_grad()
     def accuracy(self, model: nn.Module | None = None, *, clamped: float | None = None) -> float:
         """On the test images, in %.

@@ -189,6 +189,78 @@ def test_small_gammas_and_what_they_are_worth(folder_of):
     assert numbers['change_clamped']['0.1'] == pytest.approx(arm.accuracy() - top1)
 
 
+def test_the_distributions_of_what_is_trained(folder_of):
+    def set_signs(state, norms):
+        for name in norms:
+            state[f'{name}.weight'].fill_(0.5)
+        state['backbone.bn1.weight'][:] = torch.tensor([-0.5, -0.5, 2.0, 0.5])
+        state['backbone.bn1.bias'][0] = -50.0
+        state['backbone.conv1.weight'][:3] *= 1e-4  # L1 norms below 1 % of the fourth
+
+    folder = folder_of('bn-only', 'BN, 8', set_signs)
+    names = 'gamma_quantiles', 'beta_quantiles', 'negative_gammas', 'zero_quantiles'
+    numbers = read(folder, *names, 'zeros_by_layer', 'l1_small', 'l1_quantiles')
+    channels, filters = 4 + 2 * (4 + 8 + 16) + 8 + 16, 4 + 2 * (4 + 8 + 16) + 8 + 16
+    assert numbers['negative_gammas'] == 2 / channels
+    assert numbers['gamma_quantiles'] == [-0.5] + [0.5] * 19 + [2.0]
+    assert numbers['beta_quantiles'][0] == -50 and numbers['beta_quantiles'][-1] == 0
+    assert numbers['l1_small'] == 3 / filters
+    assert numbers['l1_quantiles'][-1] == 1 and 0 < numbers['l1_quantiles'][0] < 1e-3
+    arm = TrainedArm(folder)
+    zeros = watch_relus(arm, images_of(arm.model, arm.config, 'val')).split([4, 4, 4, 8, 8, 16, 16])
+    assert numbers['zeros_by_layer'] == pytest.approx([float(of.mean()) for of in zeros])
+    assert numbers['zero_quantiles'][10] == pytest.approx(torch.cat(zeros).quantile(0.5).item())
+
+
+@pytest.mark.parametrize(
+    'arm, count',
+    [
+        # gammas and betas of 84 channels; the head has 16 x 10 weights and 10 biases
+        ('BN + output, 8', 2 * 84 + 170),
+        ('output, 8', 170),
+        ('2 random a channel, 8', 2 * 84),
+    ],
+)
+def test_trained_parameters_are_those_that_are_not_frozen(folder_of, arm, count):
+    assert read(folder_of('bn-only-controls', arm), 'trained_parameters') == dict(
+        trained_parameters=count
+    )
+
+
+def test_universality_is_by_layer(folder_of):
+    """Of a channel that one image in 320 lights up, and of others that nearly all do."""
+
+    def silence(state, norms):
+        state[f'{norms[6]}.weight'][:] = 1e-9
+        state[f'{norms[6]}.bias'][:] = 1.0  # constant: each image reaches the peak
+
+    folder = folder_of('implicit-optimizers', 'Adam L2, 0', silence)
+    by_layer = read(folder, 'universality_by_layer')['universality_by_layer']
+    assert len(by_layer) == 7 and by_layer[6] == 1
+    arm = TrainedArm(folder)
+    peaks = []
+    for module in arm.model.backbone.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.register_forward_hook(lambda m, args, out: peaks.append(out.amax((2, 3))))
+    with torch.no_grad():
+        arm.model(images_of(arm.model, arm.config, 'train'), mode='tensor')
+    shares = [(of > 1e-3 * of.amax(0)).double().mean().item() for of in peaks]
+    # the middle of bounds that differ by the images within 9 % of the threshold
+    assert by_layer == pytest.approx(shares, abs=5e-3)
+
+
+def test_flops_left_are_those_of_collapse_and_of_pruning(folder_of):
+    folder = folder_of('psbn-lr', 'BN, 0.1')
+    rows = [dict(flops_sparsity=0.25, dead=None), dict(flops_sparsity=0.5, dead=3, prunable=12)]
+    (folder / 'rounds.json').write_text(json.dumps(rows))
+    assert read(folder, 'flops_left', 'dead_share') == dict(
+        flops_left=[0.75, 0.5], dead_share=[None, 0.25]
+    )
+    arm = TrainedArm(folder)
+    arm.left = dict(macs=0.5)
+    assert MEASURES['flops_left'].read(arm) == [0.375, 0.25]
+
+
 def test_what_pruning_in_training_has_removed(folder_of):
     folder = folder_of('demp-tradeoff', 'SGDM, 0.001')
     arm = TrainedArm(folder)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import sys
@@ -81,6 +82,15 @@ def test_the_arms_of_every_scale_are_configs_of_their_own(name):
         for number, arm in enumerate(arms):
             assert not arm.pretrained or arm.pretrained in [a.name for a in arms[:number]]
             assert all(configs[number] != c or arm.pretrained for c in configs[:number]), arm.name
+
+
+def test_every_experiment_has_a_row_in_the_coverage():
+    rows = (ROOT / 'docs/coverage.md').read_text()
+    named = set(re.findall(r'`([a-z0-9]+(?:-[a-z0-9]+)*)`', rows))
+    assert set(EXPERIMENTS) - named == set()
+    assert {n for n in named if n.startswith(('psbn-', 'implicit-', 'bn-', 'demp-'))} <= {
+        *EXPERIMENTS
+    }
 
 
 def test_an_arm_starts_from_the_pretrained_net_of_its_seed_and_from_one_that_all_share(pair):

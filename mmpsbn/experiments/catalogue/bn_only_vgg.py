@@ -22,7 +22,7 @@ def _net(depth: int, scale: str) -> dict:
 
 
 EXPERIMENT = Experiment(
-    shows='appendix C of the BN-only paper, figures 8 and 9: VGG nets',
+    shows='appendix C of the BN-only paper, figures 8, 9 and 21: VGG nets',
     claim='With all parameters trained accuracy does not differ with gamma and beta disabled; BN '
     'alone is well above chance, and above two random weights a channel.',
     arms=sweep(
@@ -34,6 +34,8 @@ EXPERIMENT = Experiment(
             for row in _SHOWN[scale]
         },
     ),
-    table=GridTable('top-1 % at depth', '{top1:.1f}'),
+    table=GridTable(
+        'top-1 % / |gamma| < 0.01, 0.05, 0.1 % at depth', '{top1:.1f} / {small_gammas:.0p}'
+    ),
     panels=[over_columns('depth', 'top1')],
 )

@@ -7,7 +7,11 @@ from ._psbn import FEW, NORMS, rounds
 # decay of psbn-rounds and 4 epochs
 _ARMS = {
     'BN + ReLU': NORMS['BN'],
-    'no norm': {'model.backbone.norm_cfg': None, 'optim_wrapper.optimizer.lr': 0.01},
+    'no norm': {
+        'model.backbone.norm_cfg': None,
+        'optim_wrapper.optimizer.lr': 0.01,
+        'custom_hooks': [dict(type='RoundsHook')],  # without gamma SparsityHook has nothing to see
+    },
     'instance norm': {'model.backbone.norm_cfg': dict(_delete_=True, type='IN', affine=True)},
     'BN, linear': NORMS['BN'] | {'model.backbone.act_cfg': None},
 }
