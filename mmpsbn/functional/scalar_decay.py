@@ -2,7 +2,7 @@
 
 A dead channel has no loss gradient, so its gamma follows the decay and nothing else. L2
 puts lambda * w into the gradient, where an adaptive optimizer divides it by its own size;
-decoupled decay (WD) multiplies w by 1 - eta * lambda whatever the optimizer.
+decoupled decay (WD, section 2.1) multiplies w by 1 - lambda whatever the optimizer and its rate.
 """
 
 import inspect
@@ -124,13 +124,13 @@ def decay_curve(
     The recursion of the optimizer from a fresh state, in double precision.
 
     Args:
-        rule: one of :data:`RULES`; AMSGrad is Adam with ``amsgrad``, AdamW is Adam with
-            ``decoupled``.
+        rule: one of :data:`RULES`; AMSGrad is Adam with ``amsgrad``.
         start: w_0.
         lrs: learning rate of each step, >= 0.
         weight_decay: lambda >= 0.
-        decoupled: w *= 1 - lr * lambda before the step (AdamW; scaled with the schedule),
-            instead of lambda * w in the gradient.
+        decoupled: w *= 1 - lambda * lr / lr_0 before the step, lr_0 the first of ``lrs``, instead
+            of lambda * w in the gradient, as :func:`.decoupled_decay.decoupled` does. AdamW's own
+            lambda is this one / lr_0.
         settings: the rule's own under their torch names, e.g. a param group of the
             optimizer; what the rule does not know is passed over.
         gradients: of the loss, one per step; None for a dead channel, whose gradient is 0.
@@ -145,18 +145,15 @@ def decay_curve(
     if missing:
         raise ValueError(f'{rule} needs the settings {names}, missing are {missing}')
     direction = RULES[rule](**{name: settings[name] for name in names})
-    in_gradient = 0.0 if decoupled else weight_decay
-    decay = weight_decay if decoupled else 0.0
-    weight, curve = start, [start]
-    if gradients is None and decoupled:  # no gradient of any kind: no step but the decay
-        for lr in lrs:
-            weight *= 1 - lr * decay
-            curve.append(weight)
-        return curve
     lrs = list(lrs)
-    for lr, grad in zip(lrs, [0.0] * len(lrs) if gradients is None else gradients):
-        grad += in_gradient * weight
-        weight *= 1 - lr * decay
-        weight -= lr * direction(grad)
+    weight, curve = start, [start]
+    grads = [0.0] * len(lrs) if gradients is None else gradients
+    for lr, grad in zip(lrs, grads):
+        if decoupled:
+            weight *= 1 - weight_decay * lr / lrs[0]
+        else:
+            grad += weight_decay * weight
+        if gradients is not None or not decoupled:  # else no gradient of any kind, and no step
+            weight -= lr * direction(grad)
         curve.append(weight)
     return curve

@@ -17,10 +17,11 @@ from mmpsbn.commands.recalibration import recalibrate_batch_norms
 from mmpsbn.datasets import BatchCropFlip
 from mmpsbn.engine.checkpoints.pruned_structure import META_KEY
 from mmpsbn.engine.openmmlab import model_cfg_of
-from mmpsbn.experiments import EXPERIMENTS, measure
-from mmpsbn.experiments.measure import TrainedArm
+from mmpsbn.experiments import EXPERIMENTS, trained
+from mmpsbn.experiments.measure import MEASURES, read_measures
 from mmpsbn.experiments.reproduce import config_of
 from mmpsbn.experiments.scales import data_settings, set_data
+from mmpsbn.experiments.trained import TrainedArm
 from mmpsbn.pruning import apply_plan, trace_channel_graph
 from mmpsbn.pruning.plan import plan_from_keep_masks
 
@@ -35,7 +36,7 @@ def folder_of(tmp_path, digits):
 
     def make(experiment, arm, change=lambda state, norms: None, **history):
         (arm,) = (a for a in EXPERIMENTS[experiment].arms['smoke'] if a.name == arm)
-        config = config_of(arm, ROOT / 'configs', 0)
+        config = config_of(arm, ROOT / 'configs')
         set_data(config, data_settings('smoke', str(digits), default_folder=digits))
         config.dump(str(tmp_path / 'config.py'))
         init_default_scope('mmpretrain')
@@ -54,8 +55,13 @@ def folder_of(tmp_path, digits):
     return make
 
 
-def read(experiment, folder):
-    return EXPERIMENTS[experiment].read(folder)
+def read(folder, *names):
+    arm = TrainedArm(folder)
+    before = copy.deepcopy(arm.model.state_dict())
+    numbers = read_measures(arm, list(names))
+    assert list(numbers) == list(names)
+    assert_same(arm.model.state_dict(), before)
+    return numbers
 
 
 def weights_of(sizes):
@@ -85,11 +91,11 @@ def images_of(model, config, split):
 
 
 def test_accuracy_is_that_of_the_validation(pair):
-    folder = pair / 'arms/first_1'
+    folder = pair / 'arms/first_1_seed_0'
     (row,) = json.loads((folder / 'rounds.json').read_text())
-    assert TrainedArm(folder).top1() == pytest.approx(row['metrics']['accuracy/top1'])
+    assert TrainedArm(folder).accuracy() == pytest.approx(row['metrics']['accuracy/top1'])
     numbers = json.loads((folder / 'numbers.json').read_text())
-    assert numbers['top1'] == [row['metrics']['accuracy/top1']] and numbers['classes'] == 10
+    assert numbers['top1'] == [row['metrics']['accuracy/top1']]
 
 
 def test_inactive_filters_by_gamma_and_by_activation(folder_of):
@@ -103,15 +109,15 @@ def test_inactive_filters_by_gamma_and_by_activation(folder_of):
     folder = folder_of(
         'implicit-optimizers', 'Adam L2, 0', spoil, loss=[9.0] + [1.0, 2.0] * 4, time=times
     )
-    numbers = read('implicit-optimizers', folder)
-    assert numbers['by_layer'] == pytest.approx([0, 0, 8 / 32, 0, 0, 0, 0])
-    assert numbers['collapsed'] == pytest.approx(8 / sum(WIDTHS))
+    numbers = read(folder, 'small_by_layer', 'small_share', 'inactive_share', 'error')
+    assert numbers['small_by_layer'] == pytest.approx([0, 0, 8 / 32, 0, 0, 0, 0])
+    assert numbers['small_share'] == pytest.approx(8 / sum(WIDTHS))
     arm = TrainedArm(folder)
     dead = watch_relus(arm, images_of(arm.model, arm.config, 'train')) == 1
     assert len(dead) == sum(WIDTHS) and dead.sum() >= 16
-    assert numbers['dead'] == pytest.approx(dead.float().mean().item())
-    assert numbers['error'] == pytest.approx(100 - TrainedArm(folder).top1())
-    assert numbers['loss'] == 1.5  # 320 images in batches of 40: the last 8
+    assert numbers['inactive_share'] == pytest.approx(dead.float().mean().item())
+    assert numbers['error'] == pytest.approx(100 - TrainedArm(folder).accuracy())
+    assert TrainedArm(folder).train_loss() == 1.5  # 320 images in batches of 40: the last 8
     assert TrainedArm(folder).train_seconds() == 2.75
 
 
@@ -122,17 +128,17 @@ def test_collapsed_filters_are_removed_for_real(folder_of):
                 state[f'{norms[number]}.{key}'][:count] = 1e-9
 
     folder = folder_of('implicit-prune', 'SGD L2 0.001', collapse)
-    numbers = read('implicit-prune', folder)
+    numbers = read(folder, 'weights_removed', 'error', 'error_after')
     left = [32, 32, 24, 64, 1, 128, 128]  # a layer keeps its last one
     assert numbers['weights_removed'] == pytest.approx(1 - weights_of(left) / weights_of(WIDTHS))
     assert numbers['error_after'] == pytest.approx(numbers['error'])
     arm = TrainedArm(folder)
     images = torch.randn(2, 3, 32, 32)
     before = arm.model(images)[0]
-    arm.remove_collapsed(1e-3)
-    convolutions = [m for m in arm.model.modules() if isinstance(m, torch.nn.Conv2d)]
+    cut = arm.without_collapsed
+    convolutions = [m for m in cut.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [layer.out_channels for layer in convolutions] == left
-    torch.testing.assert_close(arm.model(images)[0], before)
+    torch.testing.assert_close(cut(images)[0], before)
 
 
 def test_removing_a_filter_that_works_changes_the_error(folder_of):
@@ -146,8 +152,9 @@ def test_removing_a_filter_that_works_changes_the_error(folder_of):
     arm = TrainedArm(folder_of('implicit-prune', 'Adam L2 0.001', shrink))
     images = torch.randn(2, 3, 32, 32)
     before = arm.model(images)[0]
-    assert arm.remove_collapsed(1e-3) == pytest.approx(1 - weights_of([1] * 7) / weights_of(WIDTHS))
-    assert (arm.model(images)[0] - before).abs().max() > 1e-3
+    removed = MEASURES['weights_removed'].read(arm)
+    assert removed == pytest.approx(1 - weights_of([1] * 7) / weights_of(WIDTHS))
+    assert (arm.without_collapsed(images)[0] - before).abs().max() > 1e-3
 
 
 def test_small_gammas_and_what_they_are_worth(folder_of):
@@ -161,7 +168,7 @@ def test_small_gammas_and_what_they_are_worth(folder_of):
         state['backbone.layer3.0.bn2.bias'].copy_(torch.linspace(-1, -3, 16))
 
     folder = folder_of('bn-only', 'BN, 8', shrink)
-    numbers = read('bn-only', folder)
+    numbers = read(folder, *EXPERIMENTS['bn-only'].measures)
     # stem, then 2 norms a block of 4, 8 and 16 channels, and 2 shortcuts
     channels = 4 + 2 * (4 + 8 + 16) + 8 + 16
     assert numbers['small_gammas'] == pytest.approx(
@@ -174,18 +181,90 @@ def test_small_gammas_and_what_they_are_worth(folder_of):
     # the last ones are pooled next; some are on in a few pixels of many pictures
     assert ((0.99 < zeros[-16:]) & (zeros[-16:] < 1)).any()
     assert numbers['relus_off'] == pytest.approx(off.float().mean().item())
-    top1 = arm.top1()
+    top1 = arm.accuracy()
     with torch.no_grad():
         arm.model.backbone.bn1.weight[:3] = 0
         arm.model.backbone.layer2[0].bn2.weight.zero_()
     assert numbers['top1'] == top1
-    assert numbers['change_clamped']['0.1'] == pytest.approx(arm.top1() - top1)
+    assert numbers['change_clamped']['0.1'] == pytest.approx(arm.accuracy() - top1)
+
+
+def test_the_distributions_of_what_is_trained(folder_of):
+    def set_signs(state, norms):
+        for name in norms:
+            state[f'{name}.weight'].fill_(0.5)
+        state['backbone.bn1.weight'][:] = torch.tensor([-0.5, -0.5, 2.0, 0.5])
+        state['backbone.bn1.bias'][0] = -50.0
+        state['backbone.conv1.weight'][:3] *= 1e-4  # L1 norms below 1 % of the fourth
+
+    folder = folder_of('bn-only', 'BN, 8', set_signs)
+    names = 'gamma_quantiles', 'beta_quantiles', 'negative_gammas', 'zero_quantiles'
+    numbers = read(folder, *names, 'zeros_by_layer', 'l1_small', 'l1_quantiles')
+    channels, filters = 4 + 2 * (4 + 8 + 16) + 8 + 16, 4 + 2 * (4 + 8 + 16) + 8 + 16
+    assert numbers['negative_gammas'] == 2 / channels
+    assert numbers['gamma_quantiles'] == [-0.5] + [0.5] * 19 + [2.0]
+    assert numbers['beta_quantiles'][0] == -50 and numbers['beta_quantiles'][-1] == 0
+    assert numbers['l1_small'] == 3 / filters
+    assert numbers['l1_quantiles'][-1] == 1 and 0 < numbers['l1_quantiles'][0] < 1e-3
+    arm = TrainedArm(folder)
+    zeros = watch_relus(arm, images_of(arm.model, arm.config, 'val')).split([4, 4, 4, 8, 8, 16, 16])
+    assert numbers['zeros_by_layer'] == pytest.approx([float(of.mean()) for of in zeros])
+    assert numbers['zero_quantiles'][10] == pytest.approx(torch.cat(zeros).quantile(0.5).item())
+
+
+@pytest.mark.parametrize(
+    'arm, count',
+    [
+        # gammas and betas of 84 channels; the head has 16 x 10 weights and 10 biases
+        ('BN + output, 8', 2 * 84 + 170),
+        ('output, 8', 170),
+        ('2 random a channel, 8', 2 * 84),
+    ],
+)
+def test_trained_parameters_are_those_that_are_not_frozen(folder_of, arm, count):
+    assert read(folder_of('bn-only-controls', arm), 'trained_parameters') == dict(
+        trained_parameters=count
+    )
+
+
+def test_universality_is_by_layer(folder_of):
+    """Of a channel that one image in 320 lights up, and of others that nearly all do."""
+
+    def silence(state, norms):
+        state[f'{norms[6]}.weight'][:] = 1e-9
+        state[f'{norms[6]}.bias'][:] = 1.0  # constant: each image reaches the peak
+
+    folder = folder_of('implicit-optimizers', 'Adam L2, 0', silence)
+    by_layer = read(folder, 'universality_by_layer')['universality_by_layer']
+    assert len(by_layer) == 7 and by_layer[6] == 1
+    arm = TrainedArm(folder)
+    peaks = []
+    for module in arm.model.backbone.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.register_forward_hook(lambda m, args, out: peaks.append(out.amax((2, 3))))
+    with torch.no_grad():
+        arm.model(images_of(arm.model, arm.config, 'train'), mode='tensor')
+    shares = [(of > 1e-3 * of.amax(0)).double().mean().item() for of in peaks]
+    # the middle of bounds that differ by the images within 9 % of the threshold
+    assert by_layer == pytest.approx(shares, abs=5e-3)
+
+
+def test_flops_left_are_those_of_collapse_and_of_pruning(folder_of):
+    folder = folder_of('psbn-lr', 'BN, 0.1')
+    rows = [dict(flops_sparsity=0.25, dead=None), dict(flops_sparsity=0.5, dead=3, prunable=12)]
+    (folder / 'rounds.json').write_text(json.dumps(rows))
+    assert read(folder, 'flops_left', 'dead_share') == dict(
+        flops_left=[0.75, 0.5], dead_share=[None, 0.25]
+    )
+    arm = TrainedArm(folder)
+    arm.left = dict(macs=0.5)
+    assert MEASURES['flops_left'].read(arm) == [0.375, 0.25]
 
 
 def test_what_pruning_in_training_has_removed(folder_of):
     folder = folder_of('demp-tradeoff', 'SGDM, 0.001')
     arm = TrainedArm(folder)
-    assert arm.removed() == dict(weights=0, channels=0, macs=0)
+    assert MEASURES['removed'].read(arm) == dict(weights=0, channels=0, macs=0, params=0)
     image = torch.randn(1, 3, 32, 32)
     graph = trace_channel_graph(arm.model, image, lambda model, batch: model(batch))
     group = graph.groups['backbone.layer1.0.conv1']
@@ -200,8 +279,10 @@ def test_what_pruning_in_training_has_removed(folder_of):
     sides = [32, 16, 8, 4]
     macs = 32**2 * stem + head + sum(side**2 * block for side, block in zip(sides, blocks))
     gone = 2 * 9 * 8 * 6
-    assert TrainedArm(folder).removed() == pytest.approx(
+    parameters = stem + head + 10 + sum(blocks) + 2 * 600  # gamma and beta of 600 channels
+    assert MEASURES['removed'].read(TrainedArm(folder)) == pytest.approx(
         dict(
+            params=(gone + 2 * 6) / parameters,
             weights=gone / (stem + head + sum(blocks)),
             channels=6 / (8 + 4 * (8 + 16 + 32 + 64)),
             macs=32**2 * gone / macs,
@@ -217,15 +298,16 @@ def test_speed_is_that_of_the_dense_net_beside_it(folder_of, monkeypatch):
     before = copy.deepcopy(arm.model.state_dict())
     asked = []
 
-    def seconds(net, *args, seconds=measure.step_seconds):
+    def seconds(net, *args, seconds=trained.step_seconds):
         assert args[-1] is time.process_time  # of one thread
         assert seconds(net, *args) > 0
         assert type(net.data_preprocessor) is BatchCropFlip
         asked.append(sum(p.numel() for p in net.parameters()))
         return asked[-1] * (10 if len(asked) in (1, 4) else 1)  # a slow one of each
 
-    monkeypatch.setattr(measure, 'step_seconds', seconds)
-    assert arm.speedup(rounds=5) == dense / own
+    monkeypatch.setattr(trained, 'step_seconds', seconds)
+    monkeypatch.setattr(trained, '_ROUNDS', 5)
+    assert arm.speedup() == dense / own
     assert asked == [dense, own] * 5
     assert_same(arm.model.state_dict(), before)
     assert not arm.model.training

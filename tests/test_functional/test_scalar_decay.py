@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from mmpsbn.analysis import theory_cases
+from mmpsbn.functional.decoupled_decay import DecoupledAdadelta, DecoupledSGD
 from mmpsbn.functional.scalar_decay import RULES, decay_curve
 
 STEPS = 400
@@ -16,6 +18,8 @@ OPTIMIZERS = {  # the learning rates of Mehta's figure 4, and what else an optim
     'Adam': (torch.optim.Adam, dict(lr=1e-3, betas=(0.9, 0.99))),
     'AMSGrad': (torch.optim.Adam, dict(lr=1e-3, amsgrad=True)),
     'AdamW': (torch.optim.AdamW, dict(lr=1e-3)),
+    'DecoupledSGD': (DecoupledSGD, dict(lr=0.1, momentum=0.9)),
+    'DecoupledAdadelta': (DecoupledAdadelta, dict(lr=1.0)),
     'Adagrad': (torch.optim.Adagrad, dict(lr=1e-2)),
     'Adagrad decay': (
         torch.optim.Adagrad,
@@ -54,11 +58,12 @@ def test_each_rule_is_torch_optim(name, weight_decay, live):
         optimizer, weight, cosine(settings['lr']), gradients if live else [0.0] * STEPS
     )
     curve = decay_curve(
-        'Adam' if name == 'AdamW' else build.__name__,
+        'Adam' if name == 'AdamW' else build.__name__.removeprefix('Decoupled'),
         start=0.3,
         lrs=cosine(settings['lr']),
-        weight_decay=weight_decay,
-        decoupled=name == 'AdamW',
+        # torch's AdamW multiplies with the rate itself
+        weight_decay=weight_decay * (settings['lr'] if name == 'AdamW' else 1),
+        decoupled='W' in name or 'Decoupled' in name,
         settings=optimizer.param_groups[0],
         gradients=gradients if live else None,
     )
@@ -66,7 +71,8 @@ def test_each_rule_is_torch_optim(name, weight_decay, live):
 
 
 def test_every_rule_is_compared_with_torch():
-    assert {build.__name__ for build, _ in OPTIMIZERS.values()} == {*RULES, 'AdamW'}
+    names = {build.__name__.removeprefix('Decoupled') for build, _ in OPTIMIZERS.values()}
+    assert names == {*RULES, 'AdamW'}
 
 
 @pytest.mark.parametrize('name', ['SGD momentum', 'RMSprop', 'Adam', 'Adadelta'])
@@ -76,7 +82,17 @@ def test_decoupled_decay_is_a_product_whatever_the_optimizer(name):
     arguments = dict(start=2.0, lrs=[0.5, 0.1], weight_decay=0.1, decoupled=True)
     for gradients in (None, [0.0, 0.0]):
         curve = decay_curve(name.split()[0], settings=group, gradients=gradients, **arguments)
-        assert curve == pytest.approx([2.0, 2.0 * 0.95, 2.0 * 0.95 * 0.99], rel=1e-15)
+        # 1 - lambda at the first rate, a fifth of it at a fifth of the rate
+        assert curve == pytest.approx([2.0, 2.0 * 0.9, 2.0 * 0.9 * 0.98], rel=1e-15)
+
+
+@pytest.mark.parametrize('name', theory_cases.OPTIMIZERS)
+def test_decoupled_decay_is_the_papers_with_every_optimizer(name):
+    """(1 - 1e-4)^10,000 = 0.368 at any learning rate (section 2.1)."""
+    curve = theory_cases.predicted_decay(
+        name, weight_decay=1e-4, decoupled=True, num_steps=10_000, gradients=None
+    )
+    assert curve[-1] == pytest.approx(math.exp(-1), rel=1e-4)
 
 
 def test_first_steps_by_hand():

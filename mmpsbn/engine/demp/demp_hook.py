@@ -66,7 +66,8 @@ class DemPHook(Hook):
             ``device``, ``begin``, ``end``, ``cuts``, ``score``. Not beside ``penalty``,
             ``noise`` or ``schedule``.
 
-        What is left out keeps its default (settings.py; DemP's own settings).
+        What is left out keeps its default (settings.py): DemP's, but for the
+        peak and the warmup, which its text does not give.
 
     Raises:
         ValueError: an unknown key, a value out of range or a setting that a budget makes
