@@ -16,6 +16,7 @@ from ..functional.statistics import filter_l1_norms, share_above
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
 from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
+from ..pruning.sparsity import scale_layers
 from .trained import GAMMA, TrainedArm, convolution_weights
 
 _LIMITS = Limits(gamma=GAMMA, eps=1e-12)  # Mehta et al. section 2.1
@@ -114,6 +115,18 @@ def _trained_parameters(arm: TrainedArm) -> int:
     return count
 
 
+def _path(parameter: str) -> Callable[[TrainedArm], list[Mapping[str, float]]]:
+    """Of the last norm layer but one of the backbone: in a ResNet of inner channels, in BasicNet
+    C6, as in the figures."""
+
+    def read(arm: TrainedArm) -> list[Mapping[str, float]]:
+        layer = [name for name in scale_layers(arm.model) if name.startswith('backbone.')][-2]
+        values = (state[f'{layer}.{parameter}'] for state in arm.by_epoch())
+        return [{f'{p}': of.quantile(p / 100).item() for p in (5, 50, 95)} for of in values]
+
+    return read
+
+
 def _flops_left(arm: TrainedArm) -> list[float]:
     return [(1 - row['flops_sparsity']) * arm.left['macs'] for row in arm.rounds]
 
@@ -153,6 +166,9 @@ MEASURES = {
         lambda arm: 100 - arm.accuracy(arm.without_collapsed),
     ),
     'trained_parameters': Measure('trained parameters', _trained_parameters),
+    # percentiles over the channels of a layer, by epoch
+    'gamma_path': Measure('gamma, percentile {}', _path('weight')),
+    'beta_path': Measure('beta, percentile {}', _path('bias')),
     # of all norm layers, by threshold; and in points, where the small ones are 0
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),

@@ -64,6 +64,12 @@ class TrainedArm:
         path = self._work_dir / 'rounds.json'
         return read_json(path) if path.exists() else []
 
+    def by_epoch(self) -> Iterator[dict[str, Tensor]]:
+        """The weights after each epoch, of those that are kept."""
+        files = self._work_dir.glob('epoch_*.pth')
+        for path in sorted(files, key=lambda path: int(path.stem.removeprefix('epoch_'))):
+            yield CheckpointLoader.load_checkpoint(str(path), map_location='cpu')['state_dict']
+
     def ensemble(self) -> float | None:
         """Accuracy of the snapshots together, in %; None without any."""
         path = self._work_dir / 'ensemble.json'

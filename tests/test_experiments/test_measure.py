@@ -227,6 +227,24 @@ def test_trained_parameters_are_those_that_are_not_frozen(folder_of, arm, count)
     )
 
 
+def test_the_path_of_a_layer_is_by_epoch_in_their_order(folder_of):
+    folder = folder_of('psbn-lr', 'BN, 0.1')
+    last = torch.load(folder / 'epoch_1.pth', weights_only=False)
+    layer = 'backbone.layer3.0.bn1'  # of depth 8: the last but one
+    for epoch, shift in ((10, 2.0), (9, 1.0)):
+        state = dict(last['state_dict'])
+        state[f'{layer}.weight'] = torch.linspace(0, 1, 16) + shift
+        state[f'{layer}.bias'] = -state[f'{layer}.weight']
+        torch.save(dict(last, state_dict=state), folder / f'epoch_{epoch}.pth')
+    numbers = read(folder, 'gamma_path', 'beta_path')
+    assert len(numbers['gamma_path']) == 3
+    for at, shift in ((1, 1.0), (2, 2.0)):
+        assert numbers['gamma_path'][at] == pytest.approx(
+            {'5': shift + 0.05, '50': shift + 0.5, '95': shift + 0.95}
+        )
+        assert numbers['beta_path'][at]['5'] == pytest.approx(-shift - 0.95)
+
+
 def test_universality_is_by_layer(folder_of):
     """Of a channel that one image in 320 lights up, and of others that nearly all do."""
 
