@@ -1,5 +1,7 @@
 """Gates on channels, against gates that are there: hooks that multiply by m."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from nets import NETS, build, loss_of, trace
@@ -8,11 +10,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mmpsbn.layers import alpha_of
 from mmpsbn.pruning.forward import is_conv_or_linear
-from mmpsbn.pruning.saliency import GateSaliency
+from mmpsbn.pruning.saliency import GateSaliency, gate_scores
 
 
-def squares_with_gates(model, graph, batch):
-    """(dL/dm)^2 of a gate behind each norm layer and each layer that no norm follows."""
+@contextmanager
+def with_gates(model, graph):
+    """A gate behind each norm layer and each layer that no norm follows, by group."""
     gates, handles = {}, []
     for name, group in graph.groups.items():
         gate = torch.ones(group.channels, dtype=torch.float64, requires_grad=True)
@@ -35,10 +38,36 @@ def squares_with_gates(model, graph, batch):
                 return output * factor.view(-1) if last else output * factor.view(-1, 1, 1)
 
             handles.append(layer.register_forward_hook(multiply))
-    loss_of(model(batch)).backward()
+    yield gates
     for handle in handles:
         handle.remove()
+
+
+def squares_with_gates(model, graph, batch):
+    """(dL/dm)^2."""
+    with with_gates(model, graph) as gates:
+        loss_of(model(batch)).backward()
     return {name: gate.grad.square() for name, gate in gates.items()}
+
+
+def snap_with_gates(model, graph, batch):
+    """dL/dm."""
+    with with_gates(model, graph) as gates:
+        slopes = torch.autograd.grad(loss_of(model(batch)), list(gates.values()))
+    return dict(zip(gates, slopes))
+
+
+def cropit_with_gates(model, graph, batch):
+    """H g, row by row of the Hessian of all gates."""
+    with with_gates(model, graph) as gates:
+        slopes = torch.autograd.grad(loss_of(model(batch)), list(gates.values()), create_graph=True)
+    g = torch.cat(slopes)
+    rows = []
+    for entry in g:
+        row = torch.autograd.grad(entry, list(gates.values()), retain_graph=True)
+        rows.append(torch.cat(row))
+    product = torch.stack(rows) @ g.detach()
+    return dict(zip(gates, product.split([len(gate) for gate in gates.values()])))
 
 
 @pytest.mark.parametrize('name', NETS)
@@ -58,6 +87,29 @@ def test_two_steps_sum_the_squares_of_the_gates_gradients(name):
     for group in graph.groups:
         torch.testing.assert_close(scores[group], expected[group], rtol=1e-9, atol=1e-9)
         assert scores[group].sum() > 0
+
+
+@pytest.mark.parametrize('name', ['chain', 'residual', 'psbn_chain'])
+@pytest.mark.parametrize(
+    'score, reference', [('snap', snap_with_gates), ('cropit', cropit_with_gates)]
+)
+def test_scores_of_gates_sum_over_batches_before_the_absolute_value(name, score, reference):
+    model, batch = build(name)
+    graph = trace(model, batch)
+    model.train()
+    expected, losses = {}, []
+    for k in (1, -2):
+        found = reference(model, graph, k * batch)
+        expected = {n: s + expected.get(n, 0) for n, s in found.items()}
+        losses.append(loss_of(model(k * batch)))
+    scores = gate_scores(
+        model, graph.groups, graph.norm_of, losses, score=score, join=lambda x: 2 * x
+    )
+    assert scores.keys() == graph.groups.keys()
+    for group, of_group in scores.items():
+        assert of_group.std() > 0
+        torch.testing.assert_close(of_group, 2 * expected[group].abs(), rtol=1e-8, atol=1e-10)
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_within_a_step_a_psbn_bias_counts_as_what_the_layer_adds():
