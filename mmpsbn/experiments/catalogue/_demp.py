@@ -29,10 +29,10 @@ _PRUNE_INTERVAL = dict(smoke=2, small=235, paper=5000)
 _SGDM_DECAY = dict(smoke=5e-4, small=2e-3, paper=5e-4)
 
 
-def demp(scale: str, **arguments: Any) -> list[dict]:
+def demp(scale: str, *, prune: Options | None = None, **arguments: Any) -> list[dict]:
     """DemPHook with these arguments, as hooks of an arm."""
-    prune = dict(interval=_PRUNE_INTERVAL[scale])
-    return [dict(type='DemPHook', prune=prune, **arguments)]
+    settings = dict(interval=_PRUNE_INTERVAL[scale]) | (prune or {})
+    return [dict(type='DemPHook', prune=settings, **arguments)]
 
 
 def with_each_optimizer(scale: str, arms: Mapping[str, Sequence[dict]]) -> list[Arm]:
