@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.statistics import filter_l1_norms, share_above
+from ..functional.training_flops import training_flops_left
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
 from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
+from ..pruning.sparsity import scale_layers
 from .trained import GAMMA, TrainedArm, convolution_weights
 
 _LIMITS = Limits(gamma=GAMMA, eps=1e-12)  # Mehta et al. section 2.1
@@ -114,6 +116,37 @@ def _trained_parameters(arm: TrainedArm) -> int:
     return count
 
 
+def _path(parameter: str) -> Callable[[TrainedArm], list[Mapping[str, float]]]:
+    """Of the last norm layer but one of the backbone: in a ResNet of inner channels, in BasicNet
+    C6, as in the figures."""
+
+    def read(arm: TrainedArm) -> list[Mapping[str, float]]:
+        layer = [name for name in scale_layers(arm.model) if name.startswith('backbone.')][-2]
+        values = (state[f'{layer}.{parameter}'] for state in arm.by_epoch())
+        return [{f'{p}': of.quantile(p / 100).item() for p in (5, 50, 95)} for of in values]
+
+    return read
+
+
+def _logged(arm: TrainedArm, name: str) -> list[float]:
+    """Of each iteration, by the hook that prunes; empty in a dense training."""
+    for hook in ('demp', 'sparse'):
+        if values := arm.scalars(f'{hook}/{name}'):
+            return values
+    return []
+
+
+def _training_flops(arm: TrainedArm) -> float:
+    macs_left = _logged(arm, 'macs_left')
+    dense_gradients = [bool(of) for of in _logged(arm, 'dense_gradients')] or None
+    return training_flops_left(macs_left, dense_gradients) if macs_left else 1.0
+
+
+def _weight_sparsity(arm: TrainedArm) -> float:
+    masked = arm.scalars('sparse/weights_left')
+    return 1 - (masked[-1] if masked else arm.left['weights'])
+
+
 def _flops_left(arm: TrainedArm) -> list[float]:
     return [(1 - row['flops_sparsity']) * arm.left['macs'] for row in arm.rounds]
 
@@ -153,6 +186,9 @@ MEASURES = {
         lambda arm: 100 - arm.accuracy(arm.without_collapsed),
     ),
     'trained_parameters': Measure('trained parameters', _trained_parameters),
+    # percentiles over the channels of a layer, by epoch
+    'gamma_path': Measure('gamma, percentile {}', _path('weight')),
+    'beta_path': Measure('beta, percentile {}', _path('bias')),
     # of all norm layers, by threshold; and in points, where the small ones are 0
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),
@@ -188,6 +224,11 @@ MEASURES = {
     'left': Measure('{} left, %', lambda arm: arm.left, share=True),
     'removed': Measure(
         '{} removed, %', lambda arm: {k: 1 - left for k, left in arm.left.items()}, share=True
+    ),
+    'weight_sparsity': Measure('weight sparsity, %', _weight_sparsity, share=True),
+    'training_flops': Measure('training FLOPs, of dense', _training_flops),
+    'inference_flops': Measure(
+        'inference FLOPs, of dense', lambda arm: (_logged(arm, 'macs_left') or [1.0])[-1]
     ),
     'speedup': Measure('last step, times faster than dense', TrainedArm.speedup),
     'onnx': Measure('time left in ONNX Runtime, %', TrainedArm.onnx_time_left, share=True),

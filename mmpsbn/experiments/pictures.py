@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -91,29 +92,17 @@ def draw(panels: Sequence[Panel], numbers: Numbers) -> Figure:
     labels = list(dict.fromkeys(label for lines in drawn for label in lines))
     figure = Figure(figsize=(4.5 * len(panels), 3.6), dpi=120, layout='constrained')
     for axes, panel, lines in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, drawn):
-        y_label, y_factor = label_of(panel.y)
-        x_factor = label_of(panel.x_field)[1] if panel.x_field else 1
-        ticks: set[float] = set()
         for label, points in lines.items():
-            known = [(x, y) for x, y in points if None not in (x, y) and (x or not _log(panel))]
-            xs = [x_factor * (x.mean if isinstance(x, Spread) else x) for x, _ in known]
-            means = [y_factor * y.mean for _, y in known]
-            ticks.update(xs)
             number = labels.index(label)
             colour = _COLOURS[number % len(_COLOURS)]
             style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
-            axes.plot(
-                xs, means, color=colour, linestyle=style, marker='o', markersize=4, label=label
-            )
-            if any(len(y.values) > 1 for _, y in known):
-                reach = [y_factor * y.std for _, y in known]
-                low, high = zip(*((m - r, m + r) for m, r in zip(means, reach)))
-                axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
+            _draw_line(axes, panel, points, color=colour, linestyle=style, label=label)
         axes.set_xlabel(panel.x)
-        axes.set_ylabel(y_label)
-        if _log(panel):
+        axes.set_ylabel(label_of(panel.y)[0])
+        if panel.x_scale == 'log':
             axes.set_xscale('log')
-            axes.set_xticks(sorted(ticks), [f'{x:g}' for x in sorted(ticks)])
+            ticks = sorted({x for line in axes.lines for x in line.get_xdata()})
+            axes.set_xticks(ticks, [f'{x:g}' for x in ticks])
             axes.minorticks_off()
         elif panel.x_scale == 'count':
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -123,5 +112,15 @@ def draw(panels: Sequence[Panel], numbers: Numbers) -> Figure:
     return figure
 
 
-def _log(panel: Panel) -> bool:
-    return panel.x_scale == 'log'
+def _draw_line(axes: Axes, panel: Panel, points: Points, **look: str) -> None:
+    x_factor = label_of(panel.x_field)[1] if panel.x_field else 1
+    y_factor = label_of(panel.y)[1]
+    log = panel.x_scale == 'log'
+    known = [(x, y) for x, y in points if None not in (x, y) and (x or not log)]
+    xs = [x_factor * (x.mean if isinstance(x, Spread) else x) for x, _ in known]
+    means = [y_factor * y.mean for _, y in known]
+    axes.plot(xs, means, marker='o', markersize=4, **look)
+    if any(len(y.values) > 1 for _, y in known):
+        stds = [y_factor * y.std for _, y in known]
+        low, high = zip(*((mean - std, mean + std) for mean, std in zip(means, stds)))
+        axes.fill_between(xs, low, high, color=look['color'], alpha=0.2, linewidth=0)

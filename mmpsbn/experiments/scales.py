@@ -118,6 +118,10 @@ def length(epochs: int, *, batch_size: int, bfloat16: bool = False) -> dict[str,
     return options | ({'optim_wrapper.type': 'BFloat16OptimWrapper'} if bfloat16 else {})
 
 
+# each epoch's weights stay, for measures of the way that a parameter takes
+KEEP_ALL = {'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, max_keep_ckpts=-1)}
+
+
 def _write_digit_folders(root: Path, classes: int) -> None:
     """scikit-learn's scanned digits, 8x8, as grey 32x32 pictures in folders by class, equally many
     of each; of 100 classes with the tens beside the units. What is there is left."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner
@@ -63,6 +62,12 @@ class TrainedArm:
         """What RoundsHook has written of each round, if there was one."""
         path = self._work_dir / 'rounds.json'
         return read_json(path) if path.exists() else []
+
+    def by_epoch(self) -> Iterator[dict[str, Tensor]]:
+        """The weights after each epoch, of those that are kept."""
+        files = self._work_dir.glob('epoch_*.pth')
+        for path in sorted(files, key=lambda path: int(path.stem.removeprefix('epoch_'))):
+            yield CheckpointLoader.load_checkpoint(str(path), map_location='cpu')['state_dict']
 
     def ensemble(self) -> float | None:
         """Accuracy of the snapshots together, in %; None without any."""
@@ -211,16 +216,17 @@ class TrainedArm:
     def train_seconds(self) -> float:
         """Wall clock of all iterations, prune events included; not that of validation, of
         checkpoints and of what an interruption lost."""
-        return float(self._history('time').data[0].sum())
+        return sum(self.scalars('time'))
 
     def train_loss(self) -> float:
         """Mean of the last epoch."""
-        return float(self._history('loss').mean(len(self._loader('train'))))
+        return statistics.fmean(self.scalars('loss')[-len(self._loader('train')) :])
 
-    def _history(self, scalar: str) -> HistoryBuffer:
-        """Of all iterations."""
+    def scalars(self, name: str) -> list[float]:
+        """What training has logged under a name in each iteration; empty where it has not."""
         hub = CheckpointLoader.load_checkpoint(self._checkpoint)['message_hub']
-        return hub['log_scalars'][f'train/{scalar}']
+        history = hub['log_scalars'].get(f'train/{name}')
+        return [] if history is None else history.data[0].tolist()
 
     def _dense(self) -> nn.Module:
         device = next(self.model.parameters()).device

@@ -34,7 +34,7 @@ def folder_of(tmp_path, digits):
     """Work folder of an arm at ``smoke`` as if its net had been trained: with fresh weights and
     statistics of its data, spoilt by ``change(state dict, names of its norm layers)``."""
 
-    def make(experiment, arm, change=lambda state, norms: None, **history):
+    def make(experiment, arm, change=lambda state, norms: None, logged=None, **history):
         (arm,) = (a for a in EXPERIMENTS[experiment].arms['smoke'] if a.name == arm)
         config = config_of(arm, ROOT / 'configs')
         set_data(config, data_settings('smoke', str(digits), default_folder=digits))
@@ -46,7 +46,8 @@ def folder_of(tmp_path, digits):
         recalibrate_batch_norms(model, [images_of(model, config, 'train')])
         state = model.state_dict()
         change(state, [n.removesuffix('.running_mean') for n in state if 'running_mean' in n])
-        scalars = {f'train/{name}': history.get(name, [1.0]) for name in ('loss', 'time')}
+        scalars = {f'train/{name}': values for name, values in (logged or {}).items()}
+        scalars |= {f'train/{name}': history.get(name, [1.0]) for name in ('loss', 'time')}
         buffers = {name: HistoryBuffer(x, [1] * len(x)) for name, x in scalars.items()}
         hub = dict(log_scalars=buffers)
         torch.save(dict(state_dict=state, message_hub=hub, meta={}), tmp_path / 'epoch_1.pth')
@@ -227,6 +228,24 @@ def test_trained_parameters_are_those_that_are_not_frozen(folder_of, arm, count)
     )
 
 
+def test_the_path_of_a_layer_is_by_epoch_in_their_order(folder_of):
+    folder = folder_of('psbn-lr', 'BN, 0.1')
+    last = torch.load(folder / 'epoch_1.pth', weights_only=False)
+    layer = 'backbone.layer3.0.bn1'  # of depth 8: the last but one
+    for epoch, shift in ((10, 2.0), (9, 1.0)):
+        state = dict(last['state_dict'])
+        state[f'{layer}.weight'] = torch.linspace(0, 1, 16) + shift
+        state[f'{layer}.bias'] = -state[f'{layer}.weight']
+        torch.save(dict(last, state_dict=state), folder / f'epoch_{epoch}.pth')
+    numbers = read(folder, 'gamma_path', 'beta_path')
+    assert len(numbers['gamma_path']) == 3
+    for at, shift in ((1, 1.0), (2, 2.0)):
+        assert numbers['gamma_path'][at] == pytest.approx(
+            {'5': shift + 0.05, '50': shift + 0.5, '95': shift + 0.95}
+        )
+        assert numbers['beta_path'][at]['5'] == pytest.approx(-shift - 0.95)
+
+
 def test_universality_is_by_layer(folder_of):
     """Of a channel that one image in 320 lights up, and of others that nearly all do."""
 
@@ -288,6 +307,30 @@ def test_what_pruning_in_training_has_removed(folder_of):
             macs=32**2 * gone / macs,
         )
     )
+
+
+NAMES = 'weight_sparsity', 'training_flops', 'inference_flops'
+
+
+@pytest.mark.parametrize(
+    'logged, expected',
+    [
+        ({}, (0, 1, 1)),
+        ({'demp/macs_left': [1.0, 0.5, 0.25, 0.25]}, (0, (1 + 1 + 0.5 + 0.25) / 4, 0.25)),
+        (
+            {
+                'sparse/macs_left': [0.5, 0.5],
+                'sparse/weights_left': [0.5, 0.25],
+                'sparse/dense_gradients': [0.0, 1.0],
+            },
+            (0.75, (1 + (2 * 0.5 + 1) / 3) / 2, 0.5),
+        ),
+    ],
+)
+def test_flops_of_training_and_sparsity_of_masks_are_those_of_the_log(folder_of, logged, expected):
+    folder = folder_of('demp-tradeoff', 'SGDM, dense', logged=logged)
+    numbers = read(folder, *NAMES)
+    assert [numbers[name] for name in NAMES] == pytest.approx(list(expected))
 
 
 def test_speed_is_that_of_the_dense_net_beside_it(folder_of, monkeypatch):

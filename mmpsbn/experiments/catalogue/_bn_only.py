@@ -1,9 +1,12 @@
 """What the experiments of the BN-only paper (Frankle et al., ICLR 2021) share."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..experiment import Options
+from ..experiment import Arm, Options, sweep
+from ..pictures import over_columns
 from ..scales import length
+from ..tables import GridTable
 
 CONFIG = 'cifar/resnet14_bn_cifar10_in_memory.py'
 CONVOLUTIONS = dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')
@@ -54,3 +57,20 @@ FIXED = {
 
 def depth(layers: int) -> Options:
     return {'model.backbone.depth': layers}
+
+
+def by_depth(rows: Mapping[str, Options], *, smoke: Sequence[str]) -> dict[str, list[Arm]]:
+    """Arms ``'row, depth'``; at ``smoke`` some of the rows at the smallest depth."""
+
+    def arms(scale: str) -> dict[str, Options]:
+        depths, shown = DEPTHS[scale], rows
+        if scale == 'smoke':
+            depths, shown = depths[-1:], smoke
+        return {f'{row}, {n}': depth(n) | rows[row] for n in depths for row in shown}
+
+    return sweep(CONFIG, SCALES, arms)
+
+
+TOP1_BY_DEPTH = dict(
+    table=GridTable('top-1 % at depth', '{top1:.1f}'), panels=[over_columns('depth', 'top1')]
+)

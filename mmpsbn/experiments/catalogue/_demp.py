@@ -29,25 +29,22 @@ _PRUNE_INTERVAL = dict(smoke=2, small=235, paper=5000)
 _SGDM_DECAY = dict(smoke=5e-4, small=2e-3, paper=5e-4)
 
 
-def with_each_optimizer(scale: str, arms: Mapping[str, Mapping[str, Any] | None]) -> Sequence[Arm]:
-    """With Adam and SGDM, at ``smoke`` with SGDM alone.
+def demp(scale: str, *, prune: Options | None = None, **arguments: Any) -> list[dict]:
+    """DemPHook with these arguments, as hooks of an arm."""
+    settings = dict(interval=_PRUNE_INTERVAL[scale]) | (prune or {})
+    return [dict(type='DemPHook', prune=settings, **arguments)]
 
-    Args:
-        arms: name of an arm -> the arguments of its DemPHook; None for a dense net.
-    """
+
+def with_each_optimizer(scale: str, arms: Mapping[str, Sequence[dict]]) -> list[Arm]:
+    """Arms with Adam and SGDM, at ``smoke`` with SGDM alone, from name -> hooks."""
     decay = {'optim_wrapper.optimizer.weight_decay': _SGDM_DECAY[scale]}
     optimizers = {'SGDM': decay} if scale == 'smoke' else {'Adam': {}, 'SGDM': decay}
-    prune = dict(interval=_PRUNE_INTERVAL[scale])
-    hooks = {
-        name: [] if arguments is None else [dict(type='DemPHook', prune=prune, **arguments)]
-        for name, arguments in arms.items()
-    }
     return [
         Arm(
             f'{optimizer}, {name}',
             f'demp_cls/resnet18_{optimizer.lower()}_cifar10.py',
-            SCALES[scale] | change | {'custom_hooks': [dict(type='SparsityHook'), *demp]},
+            SCALES[scale] | change | {'custom_hooks': [dict(type='SparsityHook'), *hooks]},
         )
         for optimizer, change in optimizers.items()
-        for name, demp in hooks.items()
+        for name, hooks in arms.items()
     ]

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from ..experiment import Options, sweep
+from ..pictures import against, over_columns, over_steps
 from ..scales import length
+from ..tables import ArmTable, GridTable
 
 CONFIG = 'cifar/basicnet_bn_cifar10_in_memory.py'
 CONFIG_100 = 'cifar/basicnet_bn_cifar100_in_memory.py'
@@ -60,6 +62,19 @@ def optimizers(config: str, decays: Mapping[str, Mapping[str, Sequence[float]]])
     )
 
 
+def batch_sizes(config: str, sizes: Mapping[str, Mapping[float, Sequence[int]]]) -> dict:
+    """Arms ``'L2 decay, size'`` of Adam, from scale -> decay -> sizes."""
+    return sweep(
+        config,
+        NETS,
+        lambda scale: {
+            f'L2 {decay:g}, {size}': training(scale, 'Adam L2', decay, size)
+            for decay, values in sizes[scale].items()
+            for size in values
+        },
+    )
+
+
 def widths(config: str) -> dict:
     """Adam with L2 1e-4, at ``small`` 1e-3, for each width of BasicNet."""
     nets = dict(smoke=('32-0.25x',), small=('64-0.5x', '32-0.25x'), paper=tuple(_LAST))
@@ -68,3 +83,44 @@ def widths(config: str) -> dict:
         {scale: training(scale, 'Adam L2', 1e-3 if scale != 'paper' else 1e-4) for scale in nets},
         lambda scale: {f'BasicNet, {width}': basic_net(width) for width in nets[scale]},
     )
+
+
+BY_DECAY = dict(
+    table=GridTable(
+        '% inactive by activation / by gamma / test error % at decay',
+        '{inactive_share:.0p} / {small_share:.0p} / {error:.1f}',
+    ),
+    panels=[over_columns('decay lambda', 'small_share'), against('small_share', 'error')],
+)
+BY_BATCH = dict(
+    table=GridTable(
+        '% inactive by gamma / test error % / training loss at batch size',
+        '{small_share:.0p} / {error:.1f} / {loss:.2f}',
+    ),
+    panels=[over_columns('batch size', 'small_share'), against('small_share', 'error')],
+)
+BY_WIDTH = dict(
+    table=ArmTable(
+        'width',
+        {
+            'training loss': '{loss:.2f}',
+            'test error, %': '{error:.1f}',
+            'inactive by gamma, %': '{small_share:.0p}',
+        },
+    ),
+    panels=[against('small_share', 'error')],
+)
+BY_LAYER = dict(
+    table=ArmTable(
+        '% filters removed of',
+        {
+            'all': '{small_share:.0p}',
+            'weights': '{weights_removed:.0p}',
+            'test error, %': '{error:.2f}',
+            'after': '{error_after:.2f}',
+        },
+        step='{small_by_layer:.0p}',
+        step_head='C{}',
+    ),
+    panels=[over_steps('convolution', 'small_by_layer')],
+)

@@ -1,7 +1,7 @@
-from ..experiment import Experiment, Options
+from ..experiment import Experiment
 from ..pictures import against
 from ..tables import ArmTable
-from ._demp import with_each_optimizer
+from ._demp import demp, with_each_optimizer
 
 _ABLATIONS = {
     'as DemP': {},
@@ -28,14 +28,13 @@ _SHOWN = dict(
 _PEAKS = dict(smoke=(1e-3,), small=(1e-3,), paper=(5e-4, 1e-3, 2e-3, 4e-3))
 
 
-def _arms(scale: str) -> dict[str, Options]:
-    arms = {
-        f'{name}, {peak:g}': _ABLATIONS[name]
-        | dict(penalty=dict(peak=peak) | _ABLATIONS[name].get('penalty', {}))
-        for name in _SHOWN[scale]
-        for peak in _PEAKS[scale]
-    }
-    return arms | ({'noise alone, 0': dict(penalty=dict(peak=0.0))} if scale != 'smoke' else {})
+def _arms(scale: str) -> dict[str, list[dict]]:
+    arms = {'noise alone, 0': demp(scale, penalty=dict(peak=0.0))} if scale != 'smoke' else {}
+    for name in _SHOWN[scale]:
+        for peak in _PEAKS[scale]:
+            penalty = dict(peak=peak) | _ABLATIONS[name].get('penalty', {})
+            arms[f'{name}, {peak:g}'] = demp(scale, **_ABLATIONS[name] | dict(penalty=penalty))
+    return arms
 
 
 EXPERIMENT = Experiment(

@@ -1,7 +1,7 @@
 from ..experiment import Experiment
 from ..pictures import against
 from ..tables import ArmTable
-from ._demp import SCALES, with_each_optimizer
+from ._demp import SCALES, demp, with_each_optimizer
 
 _PEAKS = dict(smoke=(1e-3,), small=(1e-4, 3e-4, 1e-3), paper=(5e-4, 1e-3, 2e-3, 4e-3))
 
@@ -14,7 +14,8 @@ EXPERIMENT = Experiment(
     arms={
         scale: with_each_optimizer(
             scale,
-            {'dense': None} | {f'{p:g}': dict(penalty=dict(peak=p)) for p in _PEAKS[scale]},
+            {'dense': []}
+            | {f'{peak:g}': demp(scale, penalty=dict(peak=peak)) for peak in _PEAKS[scale]},
         )
         for scale in SCALES
     },

@@ -1,8 +1,6 @@
 from ..experiment import Experiment
-from ..pictures import against, over_columns
 from ..scales import PICTURES_100
-from ..tables import GridTable
-from ._implicit import CONFIG_100, optimizers
+from ._implicit import BY_DECAY, CONFIG_100, optimizers
 
 _DECAYS = dict(
     smoke={'SGD L2': (1e-3,), 'Adam L2': (1e-3,)},
@@ -23,10 +21,6 @@ EXPERIMENT = Experiment(
     claim='The harder task leaves fewer filters inactive than CIFAR-10: with Adam and L2 1e-4 47 % '
     'and not 70 %.',
     arms=optimizers(CONFIG_100, _DECAYS),
-    table=GridTable(
-        '% inactive by activation / by gamma / test error % at decay',
-        '{inactive_share:.0p} / {small_share:.0p} / {error:.1f}',
-    ),
-    panels=[over_columns('decay lambda', 'small_share'), against('small_share', 'error')],
+    **BY_DECAY,
     data=PICTURES_100,
 )

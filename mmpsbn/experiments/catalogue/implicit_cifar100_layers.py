@@ -1,8 +1,6 @@
 from ..experiment import Experiment, Options, sweep
-from ..pictures import over_steps
 from ..scales import PICTURES_100
-from ..tables import ArmTable
-from ._implicit import CONFIG_100, NETS, XAVIER, training
+from ._implicit import BY_LAYER, CONFIG_100, NETS, XAVIER, training
 
 _LR = 'optim_wrapper.paramwise_cfg'
 
@@ -39,17 +37,6 @@ EXPERIMENT = Experiment(
     claim='Adam prunes less from early to middle layers and more in late ones, SGD most in early '
     'ones; Leaky ReLU, the initial beta and the rates of gamma and beta change little.',
     arms=sweep(CONFIG_100, NETS, _arms),
-    table=ArmTable(
-        '% filters removed of',
-        {
-            'all': '{small_share:.0p}',
-            'weights': '{weights_removed:.0p}',
-            'test error, %': '{error:.1f}',
-            'after': '{error_after:.1f}',
-        },
-        step='{small_by_layer:.0p}',
-        step_head='C{}',
-    ),
-    panels=[over_steps('convolution', 'small_by_layer')],
+    **BY_LAYER,
     data=PICTURES_100,
 )

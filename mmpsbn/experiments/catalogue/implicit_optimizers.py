@@ -1,7 +1,5 @@
 from ..experiment import Experiment
-from ..pictures import against, over_columns
-from ..tables import GridTable
-from ._implicit import CONFIG, optimizers
+from ._implicit import BY_DECAY, CONFIG, optimizers
 
 _DECAYS = dict(
     smoke={'SGD L2': (1e-3,), 'Adam L2': (1e-3, 0), 'Adam WD': (1e-3,)},
@@ -28,9 +26,5 @@ EXPERIMENT = Experiment(
     claim='At like error Adam with L2 leaves more filters inactive (70 %) than with weight decay '
     '(40 %) and than SGD (0 %), and so do Adadelta and Adagrad; without decay next to none are.',
     arms=optimizers(CONFIG, _DECAYS),
-    table=GridTable(
-        '% inactive by activation / by gamma / test error % at decay',
-        '{inactive_share:.0p} / {small_share:.0p} / {error:.1f}',
-    ),
-    panels=[over_columns('decay lambda', 'small_share'), against('small_share', 'error')],
+    **BY_DECAY,
 )

@@ -1,7 +1,5 @@
 from ..experiment import Experiment
-from ..pictures import over_columns
-from ..tables import GridTable
-from ._implicit import CONFIG, optimizers
+from ._implicit import BY_DECAY, CONFIG, optimizers
 
 _KINDS = ('AMSGrad L2', 'Adamax L2', 'RMSprop L2')
 _DECAYS = dict(
@@ -16,9 +14,5 @@ EXPERIMENT = Experiment(
     claim='With L2 1e-4 the adaptive optimizers leave 51, 49 and 72 % of the filters inactive, at '
     '1e-6 none, 4 and 29 %.',
     arms=optimizers(CONFIG, _DECAYS),
-    table=GridTable(
-        '% inactive by activation / by gamma / test error % at decay',
-        '{inactive_share:.0p} / {small_share:.0p} / {error:.1f}',
-    ),
-    panels=[over_columns('decay lambda', y) for y in ('inactive_share', 'error')],
+    **BY_DECAY,
 )

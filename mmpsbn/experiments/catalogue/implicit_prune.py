@@ -1,7 +1,5 @@
 from ..experiment import Arm, Experiment, sweep
-from ..pictures import over_steps
-from ..tables import ArmTable
-from ._implicit import CONFIG, NETS, basic_net, training
+from ._implicit import BY_LAYER, CONFIG, NETS, basic_net, training
 
 _DECAYS = dict(
     smoke={'Adam L2': (1e-3,), 'SGD L2': (1e-3,)},
@@ -34,16 +32,5 @@ EXPERIMENT = Experiment(
     claim='Removing the filters with |gamma| < 1e-3, up to 97 % of the weights of the '
     'convolutions, changes the error by less than half a point.',
     arms=_ARMS,
-    table=ArmTable(
-        '% filters removed of',
-        {
-            'all': '{small_share:.0p}',
-            'weights': '{weights_removed:.0p}',
-            'test error, %': '{error:.2f}',
-            'after': '{error_after:.2f}',
-        },
-        step='{small_by_layer:.0p}',
-        step_head='C{}',
-    ),
-    panels=[over_steps('convolution', 'small_by_layer')],
+    **BY_LAYER,
 )

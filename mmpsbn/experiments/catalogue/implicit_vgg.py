@@ -1,8 +1,6 @@
 from ..experiment import Experiment, sweep
-from ..pictures import over_steps
 from ..scales import PICTURES_100
-from ..tables import ArmTable
-from ._implicit import training
+from ._implicit import BY_LAYER, training
 from ._psbn import FEW
 
 _SIZES = (40, 80, 160)
@@ -29,12 +27,6 @@ EXPERIMENT = Experiment(
     claim='Adam with L2 1e-4 prunes most of the late layers; larger batches and the harder task '
     'leave fewer filters inactive.',
     arms=sweep('cifar/vgg16_bn_cifar10_in_memory.py', dict(smoke={}, small={}, paper={}), _arms),
-    table=ArmTable(
-        '% filters removed of',
-        {'all': '{small_share:.0p}', 'test error, %': '{error:.1f}'},
-        step='{small_by_layer:.0p}',
-        step_head='C{}',
-    ),
-    panels=[over_steps('convolution', 'small_by_layer')],
+    **BY_LAYER,
     data=PICTURES_100,
 )
