@@ -4,19 +4,13 @@ from ..experiment import Arm, Experiment, Options
 from ..pictures import against
 from ..scales import BOXES, length
 from ..tables import ArmTable
+from ._detector import NARROW
 
 _CONFIGS = dict(
     smoke='quickstart/retinanet_r18_psbn_digits.py',
     small='bccd/retinanet_r18_bn_bccd.py',
     paper='retinanet/retinanet_r50_bn_800px.py',
 )
-_NARROW = {
-    'model.backbone.base_channels': 8,
-    'model.neck.in_channels': [16, 32],
-    'model.neck.out_channels': 16,
-    'model.bbox_head.in_channels': 16,
-    'model.bbox_head.feat_channels': 16,
-}
 _SHARES = dict(smoke=(50,), small=(50, 25, 12), paper=(50, 25, 12))  # of the MACs, in percent
 _ITERATIONS = dict(smoke=200, small=390, paper=87_960)
 _FIRST_STEPS = 11  # one cut takes place after these, since a budget looks at ten steps before it
@@ -37,12 +31,12 @@ def _cosine(iterations: int) -> Options:
 
 # The dense net, and what goes on from it for a third to all of its training at half of its rate.
 _DENSE = dict(
-    smoke=_NARROW | length(1, batch_size=1),
+    smoke=NARROW | length(1, batch_size=1),
     small=length(30, batch_size=8),
     paper=length(12, batch_size=2),
 )
 _FINETUNED = dict(
-    smoke=_NARROW | length(2, batch_size=1) | _cosine(200),
+    smoke=NARROW | length(2, batch_size=1) | _cosine(200),
     small=length(15, batch_size=8) | _cosine(390) | {'optim_wrapper.optimizer.lr': 0.01},
     paper=length(12, batch_size=2) | {'optim_wrapper.optimizer.lr': 0.005},
 )
