@@ -73,7 +73,7 @@ no_network() {
 
 # step WHAT HOW_LONG COMMAND...: announce, run with output to $LOG, say how long it took; on failure one sentence that says why
 step() {
-    local what=$1 how_long=$2 start=$SECONDS ticks=0
+    local what=$1 how_long=$2 start=$SECONDS minutes=0
     shift 2
     say "* $what ($how_long)"
     : >"$LOG" || die "cannot write $LOG; free some space in its folder, or name another with TMPDIR"
@@ -83,7 +83,10 @@ step() {
     set +m
     while kill -0 "$JOB" 2>/dev/null; do
         sleep 0.1
-        ((++ticks % 600)) || say "  ... still at it after $((ticks / 600)) min"
+        if [[ $(((SECONDS - start) / 60)) -gt $minutes ]]; then
+            minutes=$(((SECONDS - start) / 60))
+            say "  ... still at it after $minutes min"
+        fi
     done
     if wait "$JOB"; then
         JOB=
