@@ -161,14 +161,17 @@ SHAPES = {  # of the measures that are not one number
     **dict.fromkeys(('small_by_layer', 'zeros_by_layer', 'universality_by_layer'), [0.5] * 31),
     **{f'{of}_quantiles': [0.5] * 21 for of in ('gamma', 'beta', 'zero', 'l1')},
 }
+BY_ROUND = ('flops_sparsity', 'flops_left', 'collapsed', 'channels', 'dead', 'prunable')
+BY_ROUND += ('dead_share', 'top1', 'loss')  # in a training with rounds
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_every_experiment_has_a_table_and_a_picture_at_the_papers_scale(name):
     """Which no smoke run sees."""
     experiment, numbers = EXPERIMENTS[name], {}
+    shapes = SHAPES | (dict.fromkeys(BY_ROUND, [0.5] * 9) if name.startswith('psbn-') else {})
     for arm in experiment.arms['paper']:
-        seed = {measure: SHAPES.get(measure, 0.5) for measure in experiment.measures}
+        seed = {measure: shapes.get(measure, 0.5) for measure in experiment.measures}
         numbers[arm.name] = measured(seed, seed, start=numbers.get(arm.pretrained))
     head, *rows = experiment.table.lines(numbers)
     assert rows and all(len(row) == len(head) for row in rows)
