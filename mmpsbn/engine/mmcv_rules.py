@@ -1,6 +1,5 @@
 """What mmcv's compiled operations do to channels, for the tracer, which cannot see them."""
 
-from mmcv import ops
 from torch import nn
 
 from ..pruning import register_module_rule
@@ -9,7 +8,14 @@ from ..pruning.forward import tensors_in
 
 
 def register_mmcv_rules() -> None:
-    """Deformable convolutions and RoI pooling."""
+    """Deformable convolutions and RoI pooling; nothing where mmcv was built without operations, as
+    for classifiers: then no model has them."""
+    try:
+        from mmcv import ops
+    except ModuleNotFoundError as error:
+        if error.name not in ('mmcv.ops', 'mmcv._ext'):
+            raise
+        return
     for kind in (ops.DeformConv2d, ops.ModulatedDeformConv2d):
         register_module_rule(kind, _deformable_convolution)
     for kind in (ops.RoIAlign, ops.RoIPool):

@@ -59,6 +59,10 @@ def _top1(arm: TrainedArm) -> list[float] | float:
     return [row['metrics']['accuracy/top1'] for row in arm.rounds] or arm.top1
 
 
+def _map(arm: TrainedArm) -> list[float] | float:
+    return [row['metrics'].get('coco/bbox_mAP', 0.0) for row in arm.rounds] or arm.box_map()
+
+
 def _dead_share(arm: TrainedArm) -> list[float | None]:
     return [None if r.get('dead') is None else r['dead'] / r['prunable'] for r in arm.rounds]
 
@@ -234,5 +238,5 @@ MEASURES = {
     'speedup': Measure('last step, times faster than dense', TrainedArm.speedup),
     'onnx': Measure('time left in ONNX Runtime, %', TrainedArm.onnx_time_left, share=True),
     'train_seconds': Measure('training, s', TrainedArm.train_seconds),
-    'map': Measure('COCO mAP', TrainedArm.box_map),
+    'map': Measure('COCO mAP', _map),
 }

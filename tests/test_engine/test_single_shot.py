@@ -81,6 +81,19 @@ def test_more_than_half_goes_in_rounds_with_new_scores(tmp_path, monkeypatch):
     assert seen == sorted(seen, reverse=True) and seen[0] == [48, 48] > seen[1]
 
 
+def test_a_group_of_which_the_loss_says_nothing_stays_whole_and_is_named(tmp_path):
+    def silence(runner):
+        nn.init.zeros_(bare_model(runner).blocks[0].bn2.weight)
+
+    runner, messages = train(tmp_path, [at_once(flops=0.7)], silence, iters=3, model=WIDE)
+    first, second = inner_widths(bare_model(runner))
+    assert first == 48 > second
+    assert any(
+        re.match(r'the loss says nothing of 1 of 3 groups, .*blocks.0.*zero_init_residual', m)
+        for m in messages
+    )
+
+
 def test_passes_leave_nothing_behind(tmp_path):
     runner = toy_runner(tmp_path, [])
     model = runner.model.train()

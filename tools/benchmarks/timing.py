@@ -107,7 +107,7 @@ def begin(args: argparse.Namespace) -> Bench:
             '--cpu-time out'
         )
     machine = dict(
-        cpu=_cpu_model(),
+        cpu=cpu_model(),
         threads=threads(),
         clock='processor' if args.cpu_time else 'wall',
         seed=args.seed,
@@ -127,7 +127,7 @@ def _wall_clock(has_gpu: bool) -> float:
     return time.perf_counter()
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:

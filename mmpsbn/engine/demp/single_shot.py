@@ -45,7 +45,7 @@ def scores_of_passes(
     The order of the training's data does not change.
     """
     with passes_of_its_own(model):
-        return gate_scores(
+        scores = gate_scores(
             model,
             groups,
             graph.norm_of,
@@ -53,6 +53,14 @@ def scores_of_passes(
             score=score,
             join=lambda sums: reduced(sums, 'sum'),
         )
+    silent = [name for name, values in scores.items() if values.isinf().all()]
+    if silent:
+        runner.logger.warning(
+            f'the loss says nothing of {len(silent)} of {len(scores)} groups, which stay whole: '
+            f'{", ".join(silent)}; where a norm layer behind them begins at gamma = 0, train with '
+            'zero_init_residual=False'
+        )
+    return scores
 
 
 @contextmanager

@@ -9,6 +9,7 @@ _STRUCTURED = {
     'EarlySNAP': dict(score='snap', timing='early'),
     'EarlyCroP-S': dict(score='cropit', timing='early'),
 }
+_ANY_WIDTH = dict(round_to=1)
 _UNSTRUCTURED = ('magnitude', 'saliency', 'set', 'rigl')
 _SMOKE = ('SNAP', 'CroPit-S', 'magnitude', 'rigl')  # one epoch has no early one
 _LEFT = dict(smoke=(0.5,), small=(0.4, 0.2), paper=(0.4, 0.2, 0.1, 0.05))  # of the weights
@@ -21,7 +22,8 @@ def _arms(scale: str) -> dict[str, list[dict]]:
     arms |= {f'DemP, {peak:g}': demp(scale, penalty=dict(peak=peak)) for peak in _PEAKS[scale]}
     for left in _LEFT[scale]:
         for name, budget in _STRUCTURED.items():
-            arms[f'{name}, {left}'] = [dict(type='DemPHook', budget=dict(budget, params=left))]
+            hook = dict(type='DemPHook', budget=dict(budget, params=left), prune=_ANY_WIDTH)
+            arms[f'{name}, {left}'] = [hook]
         for method in _UNSTRUCTURED:
             masks = dict(type='SparseWeightsHook', method=method, sparsity=1 - left)
             arms[f'{method}, {left}'] = [masks | (_OFTEN if scale == 'smoke' else {})]

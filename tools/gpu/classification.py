@@ -1,0 +1,62 @@
+"""A model of mmpretrain, trained on the device and exported on the CPU."""
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.structures import DataSample
+from torch.utils.data import Dataset
+
+from mmpsbn.commands.export import export_model
+from mmpsbn.engine.openmmlab import model_cfg_of
+
+from .checks import Setup, require
+from .runs import demp, kill_channels, plan_of, train
+
+_CONFIG = Path(__file__).resolve().parents[2] / 'configs/demp_cls/resnet18_sgdm_cifar10.py'
+_CLOSE = 1e-4
+_STEPS = 12
+
+
+class _Bytes(Dataset):
+    """Noise of 32x32 as mmpretrain packs pictures."""
+
+    def __init__(self, seed: int, count: int = 64):
+        generator = torch.Generator().manual_seed(seed)
+        self._pictures = torch.randint(
+            0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator
+        )
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, i: int) -> dict:
+        return dict(inputs=self._pictures[i], data_samples=DataSample().set_gt_label(i % 10))
+
+
+def export_of_a_run(setup: Setup) -> str:
+    """Train ResNet-18 under DemPHook, and export its last checkpoint.
+
+    Raises:
+        AssertionError: no channel went, or the exported model gives other outputs.
+    """
+    init_default_scope('mmpretrain')
+    cfg = Config.fromfile(str(_CONFIG))
+    cfg.model.backbone.update(base_channels=16, stem_channels=16)
+    cfg.model.head.in_channels = 128
+    torch.manual_seed(setup.seed)
+    model = MODELS.build(model_cfg_of(cfg))
+    model.init_weights()
+    stages = (getattr(model.backbone, f'layer{i}') for i in range(1, 5))
+    kill_channels([block.bn1 for stage in stages for block in stage], [1, 3])
+    folder = setup.folder / 'export'
+    how = dict(steps=_STEPS, seed=setup.seed, data=_Bytes(setup.seed), collate='pseudo_collate')
+    runner = train(folder, model, [demp()], device=setup.device, default_scope='mmpretrain', **how)
+    require(bool(plan_of(runner)), 'no channel went')
+    path = str(folder / f'iter_{_STEPS}.pth')
+    out = str(folder / 'files')
+    how = dict(fuse=True, onnx=False, input_size=(32, 32), force=True)
+    result = export_model(cfg, path, out_dir=out, **how)
+    require(result.error <= _CLOSE, f'the exported model is {result.error:.1e} off')
+    return f'{result.params:,} parameters, outputs within {result.error:.1e} of their maximum'
