@@ -127,7 +127,8 @@ def _path(parameter: str) -> Callable[[TrainedArm], list[Mapping[str, float]]]:
     def read(arm: TrainedArm) -> list[Mapping[str, float]]:
         layer = [name for name in scale_layers(arm.model) if name.startswith('backbone.')][-2]
         values = (state[f'{layer}.{parameter}'] for state in arm.by_epoch())
-        return [{f'{p}': of.quantile(p / 100).item() for p in (5, 50, 95)} for of in values]
+        # a key of digits alone would be an index in a cell
+        return [{f'p{at}': of.quantile(at / 100).item() for at in (5, 50, 95)} for of in values]
 
     return read
 
@@ -191,8 +192,8 @@ MEASURES = {
     ),
     'trained_parameters': Measure('trained parameters', _trained_parameters),
     # percentiles over the channels of a layer, by epoch
-    'gamma_path': Measure('gamma, percentile {}', _path('weight')),
-    'beta_path': Measure('beta, percentile {}', _path('bias')),
+    'gamma_path': Measure('gamma, {}', _path('weight')),
+    'beta_path': Measure('beta, {}', _path('bias')),
     # of all norm layers, by threshold; and in points, where the small ones are 0
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),

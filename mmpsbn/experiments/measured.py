@@ -68,7 +68,7 @@ class Measured:
         """The numbers with only that round or layer of each list, None where it has none such; -1
         is the last one."""
         return {
-            name: (value[step] if step < len(value) else None) if isinstance(value, list) else value
+            name: next(iter(value[step:]), None) if isinstance(value, list) else value
             for name, value in self.numbers.items()
         }
 

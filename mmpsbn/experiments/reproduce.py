@@ -1,7 +1,7 @@
 """From the name of an experiment to its table, picture and numbers."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -59,13 +59,7 @@ def reproduce(
         run: arms[arm.pretrained].run(seed) if arm.pretrained else None
         for run, (arm, seed) in runs.items()
     }
-    built: dict[str, Config] = {}
-    for run, (arm, seed) in runs.items():
-        built[run] = config = deepcopy(plain[arm.name])
-        config.randomness = dict(seed=0 if arm.once else seed)
-        if arm.pretrained:
-            start = starts[run]
-            _start_from(config, final_checkpoint(folder.run(start), built[start]), arm.whole)
+    built = _with_seeds(runs, starts, plain, folder)
     what = dict(experiment=name, scale=scale, measures=experiment.measures)
     same = what | dict(
         arms={arm: config.to_dict() for arm, config in plain.items()},
@@ -75,6 +69,30 @@ def reproduce(
         folder.claim(same, built)
         train_runs(folder, starts, measures=experiment.measures, jobs=jobs, say=say)
         return _write_results(experiment, folder, what, list(arms.values()), seeds)
+
+
+def _with_seeds(
+    runs: Mapping[str, tuple[Arm, int]],
+    starts: Mapping[str, str | None],
+    plain: Mapping[str, Config],
+    folder: ExperimentFolder,
+) -> dict[str, Config]:
+    """The config of each run: its arm's, the seed, and the checkpoint that it starts from."""
+    built: dict[str, Config] = {}
+    for run, (arm, seed) in runs.items():
+        built[run] = config = deepcopy(plain[arm.name])
+        config.randomness = dict(seed=0 if arm.once else seed)
+        start = starts[run]
+        if start is None:
+            continue
+        checkpoint = str(final_checkpoint(folder.run(start), built[start]))
+        if arm.whole:
+            config.load_from = checkpoint
+        else:
+            config.model.backbone.init_cfg = dict(
+                type='Pretrained', checkpoint=checkpoint, prefix='backbone.'
+            )
+    return built
 
 
 def config_of(arm: Arm, configs: Path) -> Config:
@@ -87,15 +105,6 @@ def config_of(arm: Arm, configs: Path) -> Config:
 @cache
 def _read(path: str) -> Config:
     return Config.fromfile(path)
-
-
-def _start_from(config: Config, checkpoint: Path, whole: bool) -> None:
-    if whole:
-        config.load_from = str(checkpoint)
-    else:
-        config.model.backbone.init_cfg = dict(
-            type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
-        )
 
 
 def _write_results(

@@ -241,9 +241,9 @@ def test_the_path_of_a_layer_is_by_epoch_in_their_order(folder_of):
     assert len(numbers['gamma_path']) == 3
     for at, shift in ((1, 1.0), (2, 2.0)):
         assert numbers['gamma_path'][at] == pytest.approx(
-            {'5': shift + 0.05, '50': shift + 0.5, '95': shift + 0.95}
+            {'p5': shift + 0.05, 'p50': shift + 0.5, 'p95': shift + 0.95}
         )
-        assert numbers['beta_path'][at]['5'] == pytest.approx(-shift - 0.95)
+        assert numbers['beta_path'][at]['p5'] == pytest.approx(-shift - 0.95)
 
 
 def test_universality_is_by_layer(folder_of):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from mmpsbn.experiments import EXPERIMENTS
 from mmpsbn.experiments.measured import Measured, Spread, grid, over_seeds, write_cell
 from mmpsbn.experiments.pictures import Panel, against, draw, over_columns, over_stages, over_steps
 from mmpsbn.experiments.tables import ArmTable, GridTable, markdown
@@ -147,3 +148,33 @@ def test_a_line_has_one_look_in_all_panels_and_no_two_the_same():
     assert len(set(looks.values())) == 13
     for line in right.lines:
         assert looks[line.get_label()] == (line.get_color(), line.get_linestyle())
+
+
+SHARES = dict(weights=0.5, channels=0.5, macs=0.5, params=0.5)
+THRESHOLDS = {'0.01': 0.1, '0.05': 0.2, '0.1': 0.3}
+SHAPES = {  # of the measures that are not one number
+    'left': SHARES,
+    'removed': SHARES,
+    'small_gammas': THRESHOLDS,
+    'change_clamped': THRESHOLDS,
+    **dict.fromkeys(('gamma_path', 'beta_path'), [dict(p5=0.1, p50=0.2, p95=0.3)] * 2),
+    **dict.fromkeys(('small_by_layer', 'zeros_by_layer', 'universality_by_layer'), [0.5] * 31),
+    **{f'{of}_quantiles': [0.5] * 21 for of in ('gamma', 'beta', 'zero', 'l1')},
+}
+BY_ROUND = ('flops_sparsity', 'flops_left', 'collapsed', 'channels', 'dead', 'prunable')
+BY_ROUND += ('dead_share', 'top1', 'loss')  # in a training with rounds
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_every_experiment_has_a_table_and_a_picture_at_the_papers_scale(name):
+    """Which no smoke run sees."""
+    experiment, numbers = EXPERIMENTS[name], {}
+    shapes = SHAPES | (dict.fromkeys(BY_ROUND, [0.5] * 9) if name.startswith('psbn-') else {})
+    for arm in experiment.arms['paper']:
+        seed = {measure: shapes.get(measure, 0.5) for measure in experiment.measures}
+        numbers[arm.name] = measured(seed, seed, start=numbers.get(arm.pretrained))
+    head, *rows = experiment.table.lines(numbers)
+    assert rows and all(len(row) == len(head) for row in rows)
+    assert all(any(row[1:]) for row in rows)
+    for axes in draw(experiment.panels, numbers).axes:
+        assert axes.lines and all(len(line.get_xdata()) for line in axes.lines)

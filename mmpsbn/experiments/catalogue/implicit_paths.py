@@ -23,13 +23,13 @@ EXPERIMENT = Experiment(
     table=ArmTable(
         'optimizer, decay',
         {
-            f'{name}, percentile {at}': f'{{{name}_path[{at}]:.3f}}'
+            f'{name}, percentile {at}': f'{{{name}_path[p{at}]:.3f}}'
             for name in ('gamma', 'beta')
             for at in (5, 50, 95)
         },
     ),
     panels=[
-        over_steps('epoch', f'{name}_path[{at}]') for name in ('gamma', 'beta') for at in (5, 95)
+        over_steps('epoch', f'{name}_path[p{at}]') for name in ('gamma', 'beta') for at in (5, 95)
     ],
     data=PICTURES_100,
 )

@@ -20,12 +20,12 @@ EXPERIMENT = Experiment(
     table=ArmTable(
         'norm',
         {
-            f'{name}, percentile {at}': f'{{{name}_path[{at}]:.3f}}'
+            f'{name}, percentile {at}': f'{{{name}_path[p{at}]:.3f}}'
             for name in ('gamma', 'beta')
             for at in (5, 50, 95)
         },
     ),
     panels=[
-        over_steps('epoch', f'{name}_path[{at}]') for name in ('gamma', 'beta') for at in (5, 95)
+        over_steps('epoch', f'{name}_path[p{at}]') for name in ('gamma', 'beta') for at in (5, 95)
     ],
 )
