@@ -56,6 +56,7 @@ def test_the_cut_is_of_the_weights_before_the_first_step(tmp_path, score):
         tmp_path / 'cut', [at_once(score=score), EMA, look], iters=8, model=WIDE
     )
     assert pruner_of(runner).budget.met and set(events_of(messages)) == {1}
+    assert any('budget flops=0.4: one cut before the first step' in m for m in messages)
     assert look.widths[0] == inner_widths(bare_model(runner)) < [48, 48]
     assert inner_widths(average_of(runner)) == look.widths[0]
     values = {float(x) for weight in plain.weights for x in weight.flatten()}

@@ -86,6 +86,13 @@ def passes_of_its_own(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(buffers[name])
 
 
+class BeforeTheFirstStep(Pace):
+    """One cut."""
+
+    def __str__(self) -> str:
+        return 'one cut before the first step'
+
+
 @torch.no_grad()
 def train_nothing(model: nn.Module, data_batch: dict) -> None:
     """A training pass, for the hooks of the layers that run in it."""
@@ -106,7 +113,7 @@ def pace_of(
         ValueError: there is no room for them.
     """
     if settings.timing == 'start':
-        return Pace((1,))  # in the first iteration
+        return BeforeTheFirstStep((1,))  # in the first iteration
     if settings.timing == 'early':
         epoch = epoch_length(runner.train_dataloader)
         return FirstLazyEpoch(bare_model(runner), left=left, epoch=epoch, iters=runner.max_iters)

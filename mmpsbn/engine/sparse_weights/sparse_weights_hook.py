@@ -240,8 +240,9 @@ class SparseWeightsHook(Hook):
                 progress = 1.0  # what the interval leaves of the end
             self.masks.update(progress, planned)
             self._dense_gradients = method == 'rigl'
-            self._log(runner)
-            if method in DYNAMIC_METHODS:  # an optimizer moves nothing that has no gradient
+            if method in GRADUAL_METHODS:
+                self._log(runner)
+            else:  # an optimizer moves nothing that has no gradient
                 for parameter in bare_model(runner).parameters():
                     parameter.grad = None
         self.masks.hold_gradients(optimizers_of(runner)[0])
