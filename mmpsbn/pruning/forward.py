@@ -2,13 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
+
+# Or, of mps, with one that torch does not fork.
+_WITHOUT_OWN_RNG = ('cpu', 'meta', 'mps')
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 
@@ -80,8 +83,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def frozen_rng(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """Random numbers from a seed within, and as if none had been drawn afterwards."""
-    devices = {p.device for p in model.parameters() if p.device.type == 'cuda'}
-    with torch.random.fork_rng(devices):
+    devices = {p.device for p in model.parameters() if p.device.type not in _WITHOUT_OWN_RNG}
+    with ExitStack() as forked, torch.random.fork_rng([]):
+        for kind in {device.type for device in devices}:
+            of_kind = [device for device in devices if device.type == kind]
+            forked.enter_context(torch.random.fork_rng(of_kind, device_type=kind))
         torch.manual_seed(seed)
         yield
 

@@ -121,6 +121,18 @@ const at::Generator& default_generator() {
   return generator;
 }
 
+// Within, what takes no generator draws from the device's.
+struct OwnNumbers {
+  at::Generator host = at::detail::getDefaultCPUGenerator();
+  Tensor before = host.get_state();
+  OwnNumbers() { host.set_state(default_generator().get_state()); }
+  ~OwnNumbers() {
+    auto own = default_generator();
+    own.set_state(host.get_state());
+    host.set_state(before);
+  }
+};
+
 // ------------------------------------------------------------------ operations
 
 struct OnHost {
@@ -208,7 +220,11 @@ void run_on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   OnHost host;
   for (size_t i = 0; i < arguments.size(); ++i)
     (*stack)[begin + i] = host.argument(arguments[i], schema.arguments()[i], name);
-  op.callBoxed(stack);
+  {
+    std::optional<OwnNumbers> numbers;
+    if (name == "aten::native_dropout") numbers.emplace();
+    op.callBoxed(stack);
+  }
   const auto first = stack->size() - schema.returns().size();
   for (size_t i = 0; i < schema.returns().size(); ++i) {
     const auto& of = schema.returns()[i];

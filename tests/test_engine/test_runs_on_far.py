@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
-from runs import EMA, demp, killing, pruner_of, resume_from, state_of, train
+from runs import EMA, demp, killing, pruner_of, resume_from, scalars, state_of, train
 from snapshots import assert_same
 from torch import nn
 from torch.nn import functional as F
@@ -20,7 +20,10 @@ from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES
 
 BUDGET = dict(type='DemPHook', budget=dict(flops=0.7))
-WATCHES = dict(type='SparsityHook', interval=5, measures=ALL_MEASURES)
+LOOKS = dict(interval_epochs=1)
+WATCHES = dict(type='SparsityHook', interval=5, measures=ALL_MEASURES, activations=LOOKS)
+LONG = 10**6
+SILENT = dict(interval=LONG, activations=dict(interval_epochs=LONG))
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -51,7 +54,14 @@ class AuxiliaryNet(PlacedNet):
         return super().forward(inputs, labels, mode)
 
 
-for net in (PlacedNet, AuxiliaryNet):
+class DropoutNet(PlacedNet):
+    """Training draws random numbers on the device."""
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        return super().forward(F.dropout(inputs, 0.2, self.training), labels, mode)
+
+
+for net in (PlacedNet, AuxiliaryNet, DropoutNet):
     MODELS.register_module(module=net, force=True)
 
 
@@ -87,17 +97,32 @@ RUNS = {
     'budget': [BUDGET, WATCHES],
     'budget by L1 norms': [dict(type='DemPHook', budget=dict(flops=0.7, score='l1'))],
     'frozen': [dict(type='FreezeHook', train=['norm'], per_channel=2)],
+    'rounds': [dict(type='RoundsHook', shuffle=True)],
 }
+RESTARTS = [dict(type='CosineRestartLR', periods=[1, 2], restart_weights=[1, 1], eta_min=0)]
 
 
 @pytest.mark.parametrize('name', RUNS)
 def test_a_run_ends_as_on_the_cpu(run, name):
-    how = dict(epochs=15) if 'budget' in name else dict(epochs=3)
+    how = dict(epochs=15 if 'budget' in name else 3)
+    if name == 'rounds':
+        how['param_scheduler'] = RESTARTS
     ours, theirs = (run(d, RUNS[name], killing([1, 3], [2]), **how) for d in ('far', 'cpu'))
     assert_same(on_cpu(state_of(ours)), on_cpu(state_of(theirs)))
-    if name != 'frozen':
+    if 'DemPHook' in str(RUNS[name]):
         assert pruner_of(ours).structure.plan
         assert pruner_of(ours).state() == pruner_of(theirs).state()
+    if WATCHES in RUNS[name]:
+        seen = scalars(ours, 'sparsity/dead_fraction')
+        assert seen and seen == scalars(theirs, 'sparsity/dead_fraction')
+
+
+def test_a_look_takes_no_random_numbers_of_the_devices_training(run):
+    def drawn(hook):
+        runner = run('far', [hook], model='DropoutNet', epochs=2)
+        return on_cpu(state_of(runner)), torch.far.get_rng_state()
+
+    assert_same(drawn(WATCHES), drawn(dict(type='SparsityHook', **SILENT)))
 
 
 @pytest.mark.parametrize('name', ['penalty, noise and averages', 'budget'])
@@ -120,7 +145,6 @@ def test_what_the_losses_hold_is_followed(run, hook):
 
 # --- what waits for the device --------------------------------------------------------------
 
-LONG = 10**6
 ITERATIONS = 60
 RARE = dict(interval=ITERATIONS, num_samples=1)
 QUIET = {
