@@ -9,6 +9,7 @@ from mmengine.model import BaseAveragedModel, BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -24,6 +25,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def bare_model(runner) -> nn.Module:
     return unwrap(runner.model)
+
+
+@contextmanager
+def whole_weights(runner) -> Iterator[None]:
+    """Within, each rank has all of the weights, also where FSDP keeps a part on each; what is
+    written to them is lost. Ranks call it together."""
+    if isinstance(runner.model, FullyShardedDataParallel):
+        with FullyShardedDataParallel.summon_full_params(runner.model, writeback=False):
+            yield
+    else:
+        yield
 
 
 def wrappers_of(runner) -> list[OptimWrapper]:

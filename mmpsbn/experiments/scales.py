@@ -42,7 +42,7 @@ def data_settings(
     ``smoke``: scanned digits as 32x32 pictures, for 100 classes two side by side, made in
     ``default_folder`` or ``root``; ``small``: 10,000 training images, equally many of each class,
     and all test images of CIFAR-10 or CIFAR-100 as JPEG in class folders; ``paper``: the same as
-    mmpretrain downloads it.
+    mmpretrain downloads it, or all of it in class folders, where ``root`` has them.
 
     Raises:
         FileNotFoundError: ``small`` without its folder.
@@ -50,6 +50,8 @@ def data_settings(
     name = f'cifar{classes}'
     default = dict(small=f'data/{name}_jpeg', paper=f'data/{name}').get(scale, default_folder)
     folder = Path(root or default).resolve()
+    if scale == 'paper' and (folder / 'train').is_dir():
+        return dict(source='folder', data_root=str(folder), train={})
     if scale == 'paper':
         # which downloads it, if need be: here once, before several arms do
         InMemoryImages(str(folder), source=name.upper())

@@ -1,20 +1,30 @@
 """A model in wrappers and runners of other kinds: pruned, or refused before the first step."""
 
 import itertools
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dist import get_rank
 from mmengine.model import BaseTTAModel, MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import FlexibleRunner
 from ranks import ON_RANKS, run_on_ranks
-from runs import EMA, demp, inner_widths
+from runs import EMA, demp, inner_widths, scalars
 from torch import nn
 from toy import ToyData, ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine.demp.wrapper import check_wrapper
-from mmpsbn.engine.runner_parts import averaged_models_of, check_replaceable, unwrapped_model
+from mmpsbn.engine.runner_parts import (
+    averaged_models_of,
+    bare_model,
+    check_replaceable,
+    unwrapped_model,
+    whole_weights,
+)
+from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES
 
 DEMP = demp(interval=4, num_samples=8)
 LOADS = dict(type='PrunedCheckpointHook')
@@ -44,9 +54,9 @@ def test_a_pruned_checkpoint_loads_under_test_time_augmentation(tmp_path, hooks)
         assert inner_widths(model) == [10, 12]
 
 
-def flexible_runner(folder, hooks, epochs=2, **kwargs):
+def flexible_runner(folder, hooks, epochs=2, model=None, **kwargs):
     return FlexibleRunner(
-        dying_net(),
+        model or dying_net(),
         work_dir=str(folder),
         train_dataloader=dict(
             batch_size=8,
@@ -126,9 +136,11 @@ def augmented(folder):
     return kinds, inner_widths(runner.model.module.module)
 
 
+ON_CPU = dict(type='MMDistributedDataParallel', device_ids=None)
+
+
 def flexible(folder):
-    wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
-    ranks = dict(strategy=dict(type='DDPStrategy', model_wrapper=wrapper), launcher='pytorch')
+    ranks = dict(strategy=dict(type='DDPStrategy', model_wrapper=ON_CPU), launcher='pytorch')
     runner = flexible_runner(f'{folder}/flexible', [DEMP, WATCHES], **ranks)
     runner.train()
     ranks |= dict(epochs=3, resume=True)
@@ -139,16 +151,86 @@ def flexible(folder):
     return wrapped, inner_widths(resumed.model.module), resumed.model.state_dict()
 
 
+def every_other_hook(folder):
+    """Under DDPStrategy: what RoundsHook and SnapshotEnsembleHook, FreezeHook and AddAlphaHook come
+    to."""
+    ranks = dict(strategy=dict(type='DDPStrategy', model_wrapper=ON_CPU), launcher='pytorch')
+    restarts = dict(type='CosineRestartLR', periods=[1, 1], restart_weights=[1, 1], eta_min=0)
+    rounds = [dict(type='RoundsHook', shuffle=True), dict(type='FreezeHook', train=['norm'])]
+    ranks['param_scheduler'] = [restarts]
+    model = ToyNet(norm_cfg=dict(type='psBN'))
+    runner = flexible_runner(f'{folder}/rounds', [*rounds, WATCHES], model=model, **ranks)
+    runner.train()
+    stem, bias = runner.model.module.stem.weight, runner.model.module.norm.bias
+    return dict(
+        rounds=len(json.loads(Path(f'{folder}/rounds/rounds.json').read_text())),
+        trained=(stem.requires_grad, bias.requires_grad),
+        weights=[p.detach() for p in runner.model.parameters()],
+    )
+
+
+def sharded(folder):
+    """What SparsityHook reads of psBN under FSDP and under DDP, the weights, and what DemPHook
+    says to FSDP."""
+    wrappers = dict(
+        DDPStrategy=ON_CPU,
+        FSDPStrategy=dict(type='MMFullyShardedDataParallel', device_id=torch.device('cpu')),
+    )
+    found = {}
+    for kind, wrapper in wrappers.items():
+        ranks = dict(strategy=dict(type=kind, model_wrapper=wrapper), launcher='pytorch')
+        torch.manual_seed(0)
+        model = ToyNet(norm_cfg=dict(type='psBN'))
+        kill_channels(model.blocks[0].bn1, [1, 3])
+        hooks = [dict(WATCHES, measures=ALL_MEASURES, activations=dict(interval_epochs=1))]
+        never = dict(checkpoint=dict(type='CheckpointHook', interval=99))
+        how = dict(model=model, default_hooks=never, randomness=dict(seed=0), **ranks)
+        runner = flexible_runner(f'{folder}/{kind}', hooks, **how)
+        runner.train()
+        with whole_weights(runner):
+            weights = [p.detach().clone() for p in bare_model(runner).parameters()]
+        read = scalars(runner) if get_rank() == 0 else []
+        found[kind] = weights, [{k: v for k, v in r.items() if 'sparsity' in k} for r in read]
+    with pytest.raises(TypeError) as refusal:
+        flexible_runner(f'{folder}/refused', [DEMP], **how | dict(model=dying_net())).train()
+    return found, str(refusal.value)
+
+
 def on_ranks(folder):
-    return augmented(folder), flexible(folder)
+    return augmented(folder), flexible(folder), every_other_hook(folder), sharded(folder)
 
 
-def test_on_ranks_they_load_and_prune_too(tmp_path):
-    toy_runner(tmp_path, [DEMP], model=dying_net(), epochs=1).train()
-    first, second = run_on_ranks(on_ranks, 2, tmp_path, str(tmp_path))
-    for loaded, (wrapped, widths, state) in (first, second):
+@pytest.fixture(scope='module')
+def two_ranks(tmp_path_factory):
+    """What each of these came to on rank 0 and on rank 1."""
+    folder = tmp_path_factory.mktemp('ranks')
+    toy_runner(folder, [DEMP], model=dying_net(), epochs=1).train()
+    return list(zip(*run_on_ranks(on_ranks, 2, folder, str(folder))))
+
+
+def test_on_ranks_they_load_and_prune_too(two_ranks):
+    for loaded in two_ranks[0]:
         assert loaded == (['MMDistributedDataParallel', 'MeanOfViews'], [10, 12])
+    for wrapped, widths, state in two_ranks[1]:
         assert wrapped and widths == [10, 12]
         for name, value in state.items():
             if 'running' not in name:  # of each rank's own batches
-                assert torch.equal(value, first[1][2][name]), name
+                assert torch.equal(value, two_ranks[1][0][2][name]), name
+
+
+def test_every_other_hook_trains_under_ddp_strategy(two_ranks):
+    first, second = two_ranks[2]
+    assert first['rounds'] == 2 and first['trained'] == (False, True)
+    for ours, theirs in zip(first['weights'], second['weights']):
+        assert torch.equal(ours, theirs)
+
+
+def test_psbn_and_the_watch_under_fsdp_are_those_under_ddp_and_demp_is_refused(two_ranks):
+    (found, refusal), (others, refused) = two_ranks[3]
+    (ddp, read), (fsdp, read_sharded) = found['DDPStrategy'], found['FSDPStrategy']
+    torch.testing.assert_close(fsdp, ddp)
+    torch.testing.assert_close(others['FSDPStrategy'][0], fsdp)
+    assert read and any('sparsity/dead_fraction' in record for record in read)
+    torch.testing.assert_close(read_sharded, read)
+    assert 'MMFullyShardedDataParallel, which holds its parameters in another' in refusal
+    assert refused == refusal

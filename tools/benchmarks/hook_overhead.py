@@ -182,15 +182,24 @@ def measure_hooks(bench, args, work_dir):
     return runs, bench.side_by_side(steps)
 
 
-def report_hooks(runs, seconds):
+HEAD = ['hook', 'own ms', 'own / iteration', 'step / plain step']
+
+
+def hook_rows(runs, seconds):
+    """The cells of the table, the own seconds of each hook, and those of a plain iteration."""
     iteration = statistics.median(seconds['plain'])
     own = {name: statistics.median(sum(s.values()) for s in r.laps) for name, r in runs.items()}
-    print(f'plain iteration {1e3 * iteration:.1f} ms')
     rows = [
         [name, f'{1e3 * s:.3f}', f'{s / iteration:.2%}', timing.ratio(seconds, name, 'plain')]
         for name, s in own.items()
     ]
-    timing.print_table(['hook', 'own ms', 'own / iteration', 'step / plain step'], rows)
+    return rows, own, iteration
+
+
+def report_hooks(runs, seconds):
+    rows, own, iteration = hook_rows(runs, seconds)
+    print(f'plain iteration {1e3 * iteration:.1f} ms')
+    timing.print_table(HEAD, rows)
     idle, report, look, between, _ = own.values()
     watching = idle + (report - idle) / REPORT_EVERY + (look - report) / LOOK_EVERY
     print(f'SparsityHook at its default intervals: {watching / iteration:.3%}, target 0.5 %')

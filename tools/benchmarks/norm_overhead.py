@@ -21,6 +21,7 @@ from torch import nn
 from mmpsbn.layers import psBN2d
 
 TARGET = 1.02
+CONTIGUOUS = torch.contiguous_format
 # Of RetinaNet-R50 on 2 images of 800x1333; for a CPU some of them, smaller.
 SHAPES = dict(
     cpu=['2x256x100x168', '2x512x50x84', '2x2048x25x42', '8x64x80x80'],
@@ -42,10 +43,15 @@ def forward_backward(layer, x, grad):
     torch.autograd.grad(layer(x), (x, *layer.parameters()), grad)
 
 
-def measure_layer(bench, device, shape, mode):
-    """Seconds by layer and round."""
+def measure_layer(bench, device, shape, mode, *, dtype=torch.float32, memory_format=CONTIGUOUS):
+    """Seconds by layer and round; the layers' parameters are float32."""
     generator = torch.Generator(device).manual_seed(bench.seed)
-    x, grad = (torch.randn(shape, device=device, generator=generator) for _ in range(2))
+    x, grad = (
+        torch.randn(shape, device=device, generator=generator).to(
+            dtype, memory_format=memory_format
+        )
+        for _ in range(2)
+    )
     x.requires_grad_()
     layers = {name: kind(shape[1]).to(device) for name, kind in LAYERS.items()}
     return bench.side_by_side(

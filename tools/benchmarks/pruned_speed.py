@@ -19,7 +19,6 @@ from pathlib import Path
 
 import timing
 import torch
-import torch_pruning
 import torchvision
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -35,6 +34,8 @@ from mmpsbn.pruning.ranking import keep_masks_for_budget, rank_channels
 
 TARGET = 0.8
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+HEAD = ['model', 'phase', 'weights removed', 'round to', 'MACs gain', 'ms', 'time gain']
+HEAD += ['efficiency', 'ours / TP']
 FORMATS = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
 
 
@@ -95,6 +96,8 @@ def pruned_copies(dense, image, *, sparsities, round_to, seed):
 
 def prune_as_torch_pruning(dense, image, plan):
     """A copy of the dense model from which Torch-Pruning removed what the plan removes."""
+    import torch_pruning  # not needed with --alone
+
     model = copy.deepcopy(dense)
     graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=image)
     for name, layer in model.named_modules():
@@ -149,7 +152,8 @@ def measure(name, args, bench):
         for sparsity, (ours, plan) in pruned.items():
             key = f'{sparsity:.0%}, {round_to}'
             copies[key], models[key] = round_to, ours
-            models[f'TP {key}'] = prune_as_torch_pruning(dense, images[:1], plan)
+            if not args.alone:
+                models[f'TP {key}'] = prune_as_torch_pruning(dense, images[:1], plan)
     runs = {key: runs_of(model, images, FORMATS[args.format]) for key, model in models.items()}
     rows = []
     for phase in ('training', 'inference'):
@@ -167,7 +171,7 @@ def measure(name, args, bench):
                     ' -> '.join(f'{timing.milliseconds(seconds[k]):.1f}' for k in ('dense', key)),
                     gain,
                     f'{efficiency:.2f}' + ' (missed)' * (efficiency < TARGET),
-                    timing.ratio(seconds, key, f'TP {key}'),
+                    '' if args.alone else timing.ratio(seconds, key, f'TP {key}'),
                 ]
             )
     return rows
@@ -181,6 +185,7 @@ def parse_args(argv):
     parser.add_argument('--format', choices=FORMATS, default='contiguous', help='of the memory')
     parser.add_argument('--batch', type=int, help='images; default: by model')
     parser.add_argument('--side', type=int, help='pixels; default: by model')
+    parser.add_argument('--alone', action='store_true', help='without Torch-Pruning')
     parser.add_argument('--device', default=get_device())
     return parser.parse_args(argv)
 
@@ -189,9 +194,7 @@ def main(argv=None):
     args = parse_args(argv)
     bench = timing.begin(args)
     warnings.simplefilter('ignore')
-    rows = [row for name in args.models for row in measure(name, args, bench)]
-    head = ['model', 'phase', 'weights removed', 'round to', 'MACs gain', 'ms', 'time gain']
-    timing.print_table([*head, 'efficiency', 'ours / TP'], rows)
+    timing.print_table(HEAD, [row for name in args.models for row in measure(name, args, bench)])
 
 
 if __name__ == '__main__':

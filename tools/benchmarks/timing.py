@@ -117,11 +117,11 @@ def begin(args: argparse.Namespace) -> Bench:
     if has_gpu:
         machine['gpu'] = torch.cuda.get_device_name()
     print(', '.join(f'{key}: {value}' for key, value in machine.items()), flush=True)
-    clock = time.process_time if args.cpu_time else functools.partial(_wall_clock, has_gpu)
+    clock = time.process_time if args.cpu_time else functools.partial(wall_clock, has_gpu)
     return Bench(args.rounds, args.min_seconds, args.seed, clock)
 
 
-def _wall_clock(has_gpu: bool) -> float:
+def wall_clock(has_gpu: bool) -> float:
     if has_gpu:
         torch.cuda.synchronize()
     return time.perf_counter()

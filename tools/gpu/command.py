@@ -14,9 +14,11 @@ from mmengine.logging import MMLogger
 
 from .checks import Setup, perform
 from .correct import CORRECT
+from .fast import FAST
 from .page import Page, machine
+from .papers import PAPERS
 
-PARTS = dict(correct=CORRECT)
+PARTS = dict(correct=CORRECT, fast=FAST, papers=PAPERS)
 MINUTES = dict(quick=3.0, whole=8.0)
 
 

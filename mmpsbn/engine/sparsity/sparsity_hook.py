@@ -13,7 +13,7 @@ from ...pruning.measures import Limits, counts_table
 from ...pruning.sparsity import scale_layers
 from ..arguments import build, names_its_arguments
 from ..norms.beta_decay import check_beta_decay
-from ..runner_parts import bare_model, epoch_length, in_epochs
+from ..runner_parts import bare_model, epoch_length, in_epochs, whole_weights
 from .alarm import Alarm, worst_layers
 from .channel_watch import ALL_MEASURES, DATA_MEASURES, ChannelWatch, Reading
 from .diagnosis import likely_causes
@@ -119,10 +119,11 @@ class SparsityHook(Hook):
         self._watch.check_layers(model)
         self._iters_between = self.activations.interval(epoch_length(runner.train_dataloader))
         check_beta_decay(runner)
-        runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
-        self._watch.begin(runner)
-        if not runner.iter:  # what a resumed run began with is not known here
-            self._at_start = self._watch.read_weights(runner)
+        with whole_weights(runner):
+            runner.logger.info(collapse_forecast(runner, threshold=self._watch.limits.gamma))
+            self._watch.begin(runner)
+            if not runner.iter:  # what a resumed run began with is not known here
+                self._at_start = self._watch.read_weights(runner)
         if self._needs_data and self.activations.loader is not None:
             self._loader = Runner.build_dataloader(self.activations.loader, seed=runner.seed)
 
@@ -165,18 +166,22 @@ class SparsityHook(Hook):
         load_growth(runner, checkpoint)
 
     def _read(self, runner, *, with_data: bool) -> Reading:
-        if self._batches:
-            self._watch.follow(runner, self._batches[-1])
-        reading = self._watch.read_weights(runner)
-        if with_data and self._needs_data and self._watch.graph is not None:
-            try:
-                seen = self._watch.read_activations(runner, self._batches_to_look_at())
-            except Exception as error:  # it watches: a run never ends over it
-                runner.logger.warning(f'no activations in this report: {error}')
-            else:
-                reading.counts |= seen.counts
-                reading.values |= seen.values
+        with whole_weights(runner):
+            if self._batches:
+                self._watch.follow(runner, self._batches[-1])
+            reading = self._watch.read_weights(runner)
+            if with_data and self._needs_data and self._watch.graph is not None:
+                self._add_activations(runner, reading)
         return reading
+
+    def _add_activations(self, runner, reading: Reading) -> None:
+        try:
+            seen = self._watch.read_activations(runner, self._batches_to_look_at())
+        except Exception as error:  # it watches: a run never ends over it
+            runner.logger.warning(f'no activations in this report: {error}')
+        else:
+            reading.counts |= seen.counts
+            reading.values |= seen.values
 
     def _batches_to_look_at(self) -> Iterator:
         """A generator: the loader begins within the look, whose random numbers are its own."""
