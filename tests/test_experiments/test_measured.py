@@ -162,7 +162,7 @@ SHAPES = {  # of the measures that are not one number
     **{f'{of}_quantiles': [0.5] * 21 for of in ('gamma', 'beta', 'zero', 'l1')},
 }
 BY_ROUND = ('flops_sparsity', 'flops_left', 'collapsed', 'channels', 'dead', 'prunable')
-BY_ROUND += ('dead_share', 'top1', 'loss')  # in a training with rounds
+BY_ROUND += ('dead_share', 'top1', 'loss', 'map')  # in a training with rounds
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
