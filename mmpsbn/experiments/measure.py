@@ -143,8 +143,20 @@ def _logged(arm: TrainedArm, name: str) -> list[float]:
 
 def _training_flops(arm: TrainedArm) -> float:
     macs_left = _logged(arm, 'macs_left')
+    if not macs_left:
+        return 1.0
     dense_gradients = [bool(of) for of in _logged(arm, 'dense_gradients')] or None
-    return training_flops_left(macs_left, dense_gradients) if macs_left else 1.0
+    first = macs_left[0] if _is_small_at_first(arm) else 1.0
+    return training_flops_left(macs_left, dense_gradients, first=first)
+
+
+def _is_small_at_first(arm: TrainedArm) -> bool:
+    """Whether what is logged after the first iteration is what it trained: masks change at the
+    second one or later, channels before the first where a budget says so."""
+    return any(
+        hook['type'] == 'SparseWeightsHook' or (hook.get('budget') or {}).get('timing') == 'start'
+        for hook in arm.config.custom_hooks
+    )
 
 
 def _weight_sparsity(arm: TrainedArm) -> float:

@@ -114,6 +114,7 @@ def decay_curve(
     *,
     start: float,
     lrs: Iterable[float],
+    initial_lr: float,
     weight_decay: float,
     decoupled: bool,
     settings: Mapping,
@@ -127,17 +128,20 @@ def decay_curve(
         rule: one of :data:`RULES`; AMSGrad is Adam with ``amsgrad``.
         start: w_0.
         lrs: learning rate of each step, >= 0.
+        initial_lr: lr_0 > 0, the learning rate before any schedule. A warmup begins below it.
         weight_decay: lambda >= 0.
-        decoupled: w *= 1 - lambda * lr / lr_0 before the step, lr_0 the first of ``lrs``, instead
-            of lambda * w in the gradient, as :func:`.decoupled_decay.decoupled` does. AdamW's own
-            lambda is this one / lr_0.
+        decoupled: w *= 1 - lambda * lr / lr_0 before the step instead of lambda * w in the
+            gradient, as :func:`.decoupled_decay.decoupled` does. AdamW's own lambda is this
+            one / lr_0.
         settings: the rule's own under their torch names, e.g. a param group of the
             optimizer; what the rule does not know is passed over.
         gradients: of the loss, one per step; None for a dead channel, whose gradient is 0.
 
     Raises:
-        ValueError: an unknown rule, or one of its settings missing.
+        ValueError: an unknown rule, one of its settings missing, or lr_0 <= 0.
     """
+    if not initial_lr > 0:
+        raise ValueError(f'initial_lr must be > 0, got {initial_lr!r}')
     if rule not in RULES:
         raise ValueError(f'rule must be one of {sorted(RULES)}, got {rule!r}')
     names = list(inspect.signature(RULES[rule]).parameters)
@@ -150,7 +154,7 @@ def decay_curve(
     grads = [0.0] * len(lrs) if gradients is None else gradients
     for lr, grad in zip(lrs, grads):
         if decoupled:
-            weight *= 1 - weight_decay * lr / lrs[0]
+            weight *= 1 - weight_decay * lr / initial_lr
         else:
             grad += weight_decay * weight
         if gradients is not None or not decoupled:  # else no gradient of any kind, and no step

@@ -101,8 +101,9 @@ def replace_weights(
     return kept | select_largest(growth.masked_fill(kept, -1.0), number)
 
 
-def mask_state_(state: dict, mask: Tensor) -> None:
-    """Set to 0 what an optimizer keeps of each masked weight: momenta, second moments."""
+def mask_state_(state: dict, masked: Tensor) -> None:
+    """Set to 0 what an optimizer keeps of each weight that is ``masked``, the inverse of a mask:
+    momenta, second moments."""
     for value in state.values():
-        if isinstance(value, Tensor) and value.shape == mask.shape:
-            value.masked_fill_(~mask, 0)
+        if isinstance(value, Tensor) and value.shape == masked.shape:
+            value.masked_fill_(masked, 0)

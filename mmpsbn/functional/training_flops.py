@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 
 def training_flops_left(
-    macs_left: Sequence[float], dense_gradients: Sequence[bool] | None = None
+    macs_left: Sequence[float],
+    dense_gradients: Sequence[bool] | None = None,
+    *,
+    first: float = 1.0,
 ) -> float:
     """Cumulative training FLOPs, as a share of the dense net's over as many iterations.
 
@@ -19,10 +22,11 @@ def training_flops_left(
 
     Args:
         macs_left: shape (T,), each in [0, 1]: the share of the dense net's MACs after each
-            iteration, as DemPHook and SparseWeightsHook log it; so f_t is the one before it, and
-            f_1 is 1.
+            iteration, as DemPHook and SparseWeightsHook log it; so f_t is the one before it.
         dense_gradients: shape (T,), whether an iteration computes the gradients of all weights; by
             default none does.
+        first: f_1, in [0, 1]; below 1 where the net is smaller before the first iteration, as with
+            SET, RigL and a cut at the start.
 
     Raises:
         ValueError: there is no iteration, or not as many entries of each.
@@ -30,6 +34,6 @@ def training_flops_left(
     if not len(macs_left):
         raise ValueError('training FLOPs are summed over iterations, and there is none')
     dense_gradients = [False] * len(macs_left) if dense_gradients is None else dense_gradients
-    during = [1.0, *map(float, macs_left[:-1])]
+    during = [first, *map(float, macs_left[:-1])]
     steps = zip(during, dense_gradients, strict=True)
     return sum((2 * f + 1) / 3 if dense else f for f, dense in steps) / len(during)

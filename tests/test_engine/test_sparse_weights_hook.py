@@ -1,21 +1,22 @@
 """Masks on single weights, held at the steps of a run."""
 
 import copy
+import re
 
 import pytest
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from ranks import ON_RANKS, run_on_ranks
-from runs import EMA, average_of, demp, hook_of, resume_from, state_of, train
+from runs import EMA, average_of, demp, hook_of, resume_from, scalars, state_of, train
 from snapshots import assert_same
 from toy import ToyNet
 
 from mmpsbn.engine import SparseWeightsHook
 from mmpsbn.engine.runner_parts import bare_model
-from mmpsbn.engine.sparse_weights.masks import WeightMasks
+from mmpsbn.engine.sparse_weights.masks import WeightMasks, maskable_weights
 from mmpsbn.functional.training_flops import training_flops_left
 
 SIZES = {
@@ -57,6 +58,20 @@ class Watch(Hook):
         )
 
 
+class Stop(Exception):
+    pass
+
+
+class StopAfter(Hook):
+    """A run that breaks off behind the checkpoint of its 5th iteration."""
+
+    priority = 'LOWEST'
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 4:
+            raise Stop
+
+
 def kept_in(masks):
     return {name: int(mask.sum()) for name, mask in masks.items()}
 
@@ -91,6 +106,13 @@ def test_gradual_sparsity_follows_the_cubic_and_never_turns_back(tmp_path, metho
         assert counts == {name: round(share * size) for name, size in SIZES.items()}
     for before, after in zip(watch.masks, watch.masks[1:]):
         assert all((before[name] | ~after[name]).all() for name in SIZES)
+
+
+def test_the_last_of_updates_to_the_end_comes_before_the_last_step(tmp_path):
+    watch = Watch()
+    updates = dict(interval=5, begin=0.3, end=1.0)
+    train(tmp_path, [sparse('magnitude', updates=updates), watch], iters=20)
+    assert kept_in(watch.masks[-1]) == {name: size // 4 for name, size in SIZES.items()}
 
 
 def spied_updates(monkeypatch):
@@ -181,8 +203,36 @@ def test_the_log_says_what_inference_and_training_cost(tmp_path):
     assert history['weights_left'][-1] == pytest.approx(0.25, abs=1e-3)
     dense = [k in (3, 6, 9, 12, 15) for k in range(20)]
     assert history['dense_gradients'].tolist() == dense
-    expected = (1 + 14 * left + 5 * (2 * left + 1) / 3) / 20
-    assert training_flops_left(history['macs_left'], dense) == pytest.approx(expected)
+    expected = (15 * left + 5 * (2 * left + 1) / 3) / 20
+    flops = training_flops_left(history['macs_left'], dense, first=history['macs_left'][0])
+    assert flops == pytest.approx(expected)
+    written = scalars(runner, 'sparse/dense_gradients')  # by LoggerHook, of the same iteration
+    assert [record['sparse/dense_gradients'] for record in written] == dense
+
+
+def test_a_model_without_a_pass_on_inputs_alone_trains_without_macs(tmp_path):
+    class OfLossesAlone(ToyNet):
+        def forward(self, inputs, labels=None, mode='tensor'):
+            if mode != 'loss':
+                raise NotImplementedError('loss alone')
+            return super().forward(inputs, labels, mode)
+
+    torch.manual_seed(0)
+    hooks = [sparse('magnitude', dense=[])]
+    runner, messages = train(tmp_path, hooks, iters=20, model=OfLossesAlone())
+    logged = runner.message_hub.log_scalars
+    assert 'train/sparse/macs_left' not in logged
+    left = logged['train/sparse/weights_left'].data[0]
+    assert left[0] == 1 and left[-1] == pytest.approx(0.25, abs=1e-3)
+    (warning,) = (message for message in messages if 'sparse/macs_left is left out' in message)
+    assert warning.endswith('which raised NotImplementedError: loss alone')
+
+
+def test_the_first_weight_alone_is_dense_and_not_those_that_end_on_its_name():
+    model = torch.nn.Module()
+    model.conv1, model.layer1 = torch.nn.Conv2d(3, 4, 3), torch.nn.Module()
+    model.layer1.conv1, model.fc = torch.nn.Conv2d(4, 4, 3), torch.nn.Linear(4, 2)
+    assert list(maskable_weights(model, None)) == ['layer1.conv1.weight', 'fc.weight']
 
 
 def weights_of(model):
@@ -232,6 +282,7 @@ def test_a_bad_argument_is_refused_when_the_hook_is_built(settings, message):
         ([sparse('set', dense=['head'])], r"dense=\['head'\] is in the name of no trained weight"),
         ([sparse('set', dense=['weight'])], 'no trained weight that could be sparse'),
         ([sparse('set', updates=dict(interval=99))], 'a run of 20 iterations has no update'),
+        ([sparse('set', updates=dict(interval=20, end=1.0))], 'a run of 20 iterations has no upd'),
         ([sparse('set'), demp()], 'and DemPHook changes them: train with one of the two'),
     ],
 )
@@ -256,15 +307,44 @@ def test_several_optimizers_and_weights_in_none_are_refused(tmp_path):
 
     with pytest.raises(TypeError, match='one optimizer, and this run has 2; train with one'):
         train(tmp_path, [sparse('set')], split, iters=20)
-    with pytest.raises(TypeError, match=r'blocks.0.conv1.weight is trained but not in the opt'):
+    with pytest.raises(TypeError, match=r'conv1.weight is .* not in the optimizer: SparseWeightsH'):
         train(tmp_path, [sparse('set')], lose, iters=20)
+
+
+def test_a_step_that_unscales_within_is_refused(tmp_path):
+    def fuse(runner):
+        optimizer = torch.optim.SGD(runner.model.parameters(), lr=0.1)
+        optimizer.param_groups[0]['fused'] = True
+        runner.optim_wrapper = AmpOptimWrapper.__new__(AmpOptimWrapper)  # which wants a GPU
+        OptimWrapper.__init__(runner.optim_wrapper, optimizer)
+
+    with pytest.raises(TypeError, match='SparseWeightsHook acts on unscaled gradients'):
+        train(tmp_path, [sparse('set')], fuse, iters=20)
 
 
 def test_masks_that_do_not_fit_are_refused_at_a_resume(tmp_path):
     train(tmp_path / 'plain', iters=5)
-    train(tmp_path / 'masked', [sparse('set', updates=dict(interval=1))], iters=5)
+    with pytest.raises(Stop):
+        train(tmp_path / 'masked', [sparse('set'), StopAfter()], iters=20)
     with pytest.raises(ValueError, match='it has no masks; resume without SparseWeightsHook'):
         train(tmp_path, [sparse('set')], iters=20, **resume_from(tmp_path / 'plain/iter_5.pth'))
     other = sparse('set', dense=['stem', 'fc'])
     with pytest.raises(ValueError, match=r"it has masks of \[\('fc.weight', \(4, 8\)\)\], and"):
         train(tmp_path, [other], iters=20, **resume_from(tmp_path / 'masked/iter_5.pth'))
+
+
+@pytest.mark.parametrize(
+    'settings, iters, difference',
+    [
+        (dict(sparsity=0.5), 20, "{'sparsity': 0.75}, and this run has {'sparsity': 0.5}"),
+        (dict(distribution='erk'), 20, "{'distribution': 'uniform'}, and this run has"),
+        (dict(updates=dict(end=0.9)), 20, "{'end': 0.75}, and this run has {'end': 0.9}"),
+        ({}, 40, "{'max_iters': 20}, and this run has {'max_iters': 40}"),
+    ],
+)
+def test_a_resume_with_other_settings_names_the_difference(tmp_path, settings, iters, difference):
+    with pytest.raises(Stop):
+        train(tmp_path / 'first', [sparse('magnitude'), StopAfter()], iters=20)
+    more = resume_from(tmp_path / 'first/iter_5.pth')
+    with pytest.raises(ValueError, match=f'SparseWeightsHook began with {re.escape(difference)}'):
+        train(tmp_path, [sparse('magnitude', **settings)], iters=iters, **more)

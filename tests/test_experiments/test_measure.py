@@ -313,22 +313,27 @@ NAMES = 'weight_sparsity', 'training_flops', 'inference_flops'
 
 
 @pytest.mark.parametrize(
-    'logged, expected',
+    'arm, logged, expected',
     [
-        ({}, (0, 1, 1)),
-        ({'demp/macs_left': [1.0, 0.5, 0.25, 0.25]}, (0, (1 + 1 + 0.5 + 0.25) / 4, 0.25)),
+        ('dense', {}, (0, 1, 1)),
+        ('0.001', {'demp/macs_left': [1.0, 0.5, 0.25, 0.25]}, (0, (1 + 1 + 0.5 + 0.25) / 4, 0.25)),
+        ('SNAP, 0.5', {'demp/macs_left': [0.5, 0.5]}, (0, 0.5, 0.5)),
         (
+            'rigl, 0.5',
             {
                 'sparse/macs_left': [0.5, 0.5],
                 'sparse/weights_left': [0.5, 0.25],
                 'sparse/dense_gradients': [0.0, 1.0],
             },
-            (0.75, (1 + (2 * 0.5 + 1) / 3) / 2, 0.5),
+            (0.75, (0.5 + (2 * 0.5 + 1) / 3) / 2, 0.5),
         ),
     ],
 )
-def test_flops_of_training_and_sparsity_of_masks_are_those_of_the_log(folder_of, logged, expected):
-    folder = folder_of('demp-tradeoff', 'SGDM, dense', logged=logged)
+def test_flops_of_training_and_sparsity_of_masks_are_those_of_the_log(
+    folder_of, arm, logged, expected
+):
+    experiment = 'demp-baselines' if ', ' in arm else 'demp-tradeoff'
+    folder = folder_of(experiment, f'SGDM, {arm}', logged=logged)
     numbers = read(folder, *NAMES)
     assert [numbers[name] for name in NAMES] == pytest.approx(list(expected))
 

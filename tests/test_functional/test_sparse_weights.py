@@ -115,7 +115,7 @@ def test_set_drops_small_weights_and_grows_at_random():
 
 
 def test_an_optimizer_forgets_masked_weights_alone():
-    mask = torch.tensor([True, False])
+    masked = torch.tensor([False, True])
     state = dict(step=torch.tensor(3.0), exp_avg=torch.ones(2), other=1)
-    mask_state_(state, mask)
+    mask_state_(state, masked)
     assert state['exp_avg'].tolist() == [1, 0] and state['step'] == 3

@@ -8,7 +8,10 @@ from mmpsbn.functional.training_flops import training_flops_left
 def test_an_iteration_costs_what_the_net_was_before_it():
     assert training_flops_left([1.0, 1.0]) == 1.0
     assert training_flops_left([1.0, 0.5, 0.5, 0.1]) == (1 + 1 + 0.5 + 0.5) / 4
-    assert training_flops_left([0.3] * 1000) == pytest.approx(0.3, abs=1e-3)
+    assert training_flops_left([0.3, 0.3, 0.1], first=0.5) == pytest.approx((0.5 + 0.3 + 0.3) / 3)
+    assert training_flops_left([0.3, 0.1], [True, False], first=0.4) == pytest.approx(
+        (1.8 / 3 + 0.3) / 2
+    )
 
 
 def test_the_gradients_of_all_weights_cost_a_dense_third():

@@ -13,7 +13,7 @@ from ..arguments import build, names_its_arguments
 from ..checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from ..checkpoints.pruned_structure import saved_by
 from ..norms.beta_decay import check_beta_decay
-from ..runner_parts import bare_model, groups_by_parameter, optimizers_of
+from ..runner_parts import bare_model, optimizers_of
 from .budget_pruner import BudgetPruner
 from .dead_channel_pruner import DeadChannelPruner
 from .online_pruner import OnlinePruner
@@ -26,7 +26,7 @@ from .settings import (
     ScheduleSettings,
 )
 from .step_perturbation import StepPerturbation
-from .wrapper import check_wrapper, use_compiled_step
+from .wrapper import check_held, check_wrapper, use_compiled_step
 
 
 @HOOKS.register_module()
@@ -118,7 +118,7 @@ class DemPHook(Hook):
             )
 
     def before_train(self, runner) -> None:
-        check_wrapper(runner)
+        check_wrapper(runner, hook='DemPHook')
         check_beta_decay(runner)
         if self._kills:
             self._penalised(runner)
@@ -223,14 +223,7 @@ class DemPHook(Hook):
             trainable = {n: trainable[n] for n in scales if n in trainable}
         else:
             trainable = {n: p for n, p in trainable.items() if not n.endswith('bias')}
-        held = groups_by_parameter(optimizers_of(runner))
-        for name, parameter in trainable.items():
-            if parameter not in held:
-                raise TypeError(
-                    f'{name} is trainable but not in the optimizer: DemPHook needs an '
-                    'optimizer on the parameters themselves, without Apex master '
-                    'weights or other copies'
-                )
+        check_held(runner, trainable, hook='DemPHook')
         return list(trainable.values())
 
 

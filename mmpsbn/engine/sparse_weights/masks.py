@@ -21,8 +21,19 @@ from ...functional.sparse_weights import (
 from ...pruning.forward import is_conv_or_linear
 
 
+def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of convolutions and linear layers, by name, in the model's order; a shared one
+    once."""
+    layers = {name for name, module in model.named_modules() if is_conv_or_linear(module)}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name.endswith('weight') and name.removesuffix('weight').rstrip('.') in layers
+    }
+
+
 def maskable_weights(model: nn.Module, dense: Sequence[str] | None) -> dict[str, nn.Parameter]:
-    """The trained weights of convolutions and linear layers, by name, in the model's order.
+    """Those of :func:`layer_weights` that are trained.
 
     Args:
         dense: pieces of names; what has one of them stays dense. None: the first weight.
@@ -30,22 +41,17 @@ def maskable_weights(model: nn.Module, dense: Sequence[str] | None) -> dict[str,
     Raises:
         ValueError: a piece is in no name, or nothing is left.
     """
-    layers = {name for name, module in model.named_modules() if is_conv_or_linear(module)}
-    weights = {  # a shared one once
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-        and name.endswith('weight')
-        and name.removesuffix('weight').rstrip('.') in layers
-    }
-    pieces = list(weights)[:1] if dense is None else dense
-    unknown = [piece for piece in pieces if not any(piece in name for name in weights)]
+    weights = {name: w for name, w in layer_weights(model).items() if w.requires_grad}
+    unknown = [piece for piece in dense or () if not any(piece in name for name in weights)]
     if unknown:
         raise ValueError(
             f'dense={unknown} is in the name of no trained weight of {type(model).__name__}; '
             f'these are {list(weights)}'
         )
-    left = {n: w for n, w in weights.items() if not any(piece in n for piece in pieces)}
+    if dense is None:  # as a piece it might be in other names too: conv1 of a ResNet is
+        left = dict(list(weights.items())[1:])
+    else:
+        left = {n: w for n, w in weights.items() if not any(piece in n for piece in dense)}
     if not left:
         raise ValueError(
             f'{type(model).__name__} has no trained weight that could be sparse: with '
@@ -79,13 +85,17 @@ class WeightMasks:
         shares = densities(shapes, sparsity=sparsity, distribution=distribution)
         self._densities = dict(zip(weights, shares))
         self.masks: dict[str, Tensor] = {}
+        self._masked: dict[str, Tensor] = {}  # their inverse, which each step needs
         for name, weight in weights.items():
             if method in GRADUAL_METHODS:
-                self.masks[name] = torch.ones_like(weight, dtype=torch.bool)
+                self._set(name, torch.ones_like(weight, dtype=torch.bool))
             else:
                 kept = count_kept(weight.numel(), self._densities[name])
                 mask = select_random(weight.shape, kept, self._generator(name, 0))
-                self.masks[name] = mask.to(weight.device)
+                self._set(name, mask.to(weight.device))
+
+    def _set(self, name: str, mask: Tensor) -> None:
+        self.masks[name], self._masked[name] = mask, ~mask
 
     def state(self) -> dict[str, Tensor]:
         """On the CPU, by name."""
@@ -104,7 +114,8 @@ class WeightMasks:
                 f'{sorted(theirs.items() - ours.items())}, and this run has masks of '
                 f'{sorted(ours.items() - theirs.items())}; resume with the settings it began with'
             )
-        self.masks = {name: masks[name].to(mask.device) for name, mask in self.masks.items()}
+        for name, weight in self._weights.items():
+            self._set(name, masks[name].to(weight.device))
 
     @torch.no_grad()
     def update(self, progress: float, step: int) -> None:
@@ -123,33 +134,32 @@ class WeightMasks:
                 new = select_by_score(*of_it, count_kept(weight.numel(), density))
             else:
                 share = drop_share(progress, peak=self._drop_fraction)
-                number = min(round(share * int(mask.sum())), int((~mask).sum()))
+                number = min(round(share * int(mask.sum())), int(self._masked[name].sum()))
                 new = replace_weights(*of_it, number, self._generator(name, step))
             alike = new.to(torch.uint8)
             broadcast(alike)  # a rounding error must not part the ranks
-            self.masks[name] = alike.bool()
+            self._set(name, alike.bool())
         self.hold_weights()  # before the step, whose weight decay would go into a momentum
 
     @torch.no_grad()
     def hold_gradients(self, optimizer: Optimizer) -> None:
         """Gradients, and what the optimizer remembers, are 0 where a weight is masked."""
         for name, weight in self._weights.items():
-            mask_state_(optimizer.state.get(weight, {}), self.masks[name])
+            mask_state_(optimizer.state.get(weight, {}), self._masked[name])
             if weight.grad is not None:
-                weight.grad.masked_fill_(~self.masks[name], 0)
+                weight.grad.masked_fill_(self._masked[name], 0)
 
     @torch.no_grad()
     def hold_weights(self) -> None:
         """Masked weights are 0."""
-        for name, mask in self.masks.items():
-            self._weights[name].masked_fill_(~mask, 0)
+        for name, masked in self._masked.items():
+            self._weights[name].masked_fill_(masked, 0)
 
     @torch.no_grad()
     def hold_weights_of(self, model: nn.Module) -> None:
         """They are so in another model of the same structure."""
-        parameters = dict(model.named_parameters())
-        for name, mask in self.masks.items():
-            parameters[name].masked_fill_(~mask, 0)
+        for name, masked in self._masked.items():
+            model.get_parameter(name).masked_fill_(masked, 0)
 
     def kept(self) -> dict[str, int]:
         """How many weights of each mask are kept."""
@@ -159,14 +169,17 @@ class WeightMasks:
         """Shares of the dense model's ``macs`` and ``weights``.
 
         Args:
-            positions: of :func:`.count_positions`.
-            sizes: of all weights that are in ``positions``.
+            positions: of :func:`.count_positions`; empty where they are not known, and then there
+                are no ``macs``.
+            sizes: of all weights, at least those in ``positions``.
         """
         kept = self.kept()
-        macs = sum(n * kept.get(name, sizes[name]) for name, n in positions.items())
-        dense = sum(n * sizes[name] for name, n in positions.items())
-        weights = sum(kept.get(name, sizes[name]) for name in positions)
-        return dict(macs=macs / dense, weights=weights / sum(sizes[name] for name in positions))
+        left = dict(weights=sum(kept.get(n, size) for n, size in sizes.items()))
+        dense = dict(weights=sum(sizes.values()))
+        if positions:
+            left['macs'] = sum(n * kept.get(name, sizes[name]) for name, n in positions.items())
+            dense['macs'] = sum(n * sizes[name] for name, n in positions.items())
+        return {what: left[what] / dense[what] for what in left}
 
     def _generator(self, name: str, step: int) -> torch.Generator:
         """Of random numbers for a weight at a step: those of a run that was never stopped."""

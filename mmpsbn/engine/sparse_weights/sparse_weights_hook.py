@@ -1,7 +1,7 @@
 """Unstructured sparsity while a model trains: magnitude, saliency, SET and RigL."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from mmengine.dist import broadcast_object_list
@@ -11,19 +11,13 @@ from mmengine.registry import HOOKS
 from ...functional.checks import is_count, is_number
 from ...functional.schedules import steps_of
 from ...functional.sparse_weights import DISTRIBUTIONS, DYNAMIC_METHODS, GRADUAL_METHODS
-from ...layers import calls_step_hooks
 from ...upstream import resumes
 from ..arguments import build, names_its_arguments, require
+from ..demp.wrapper import check_held, check_wrapper, only_optimizer
 from ..input_size import count_at_one_size
 from ..openmmlab import crop, example_inputs
-from ..runner_parts import (
-    averaged_models_of,
-    bare_model,
-    groups_by_parameter,
-    optimizers_of,
-    pruning_hook,
-)
-from .masks import WeightMasks, maskable_weights
+from ..runner_parts import averaged_models_of, bare_model, optimizers_of, pruning_hook
+from .masks import WeightMasks, layer_weights, maskable_weights
 
 METHODS = GRADUAL_METHODS + DYNAMIC_METHODS
 STATE_KEY = 'mmpsbn_sparse_weights'  # of a checkpoint's meta
@@ -60,6 +54,10 @@ class UpdateSettings:
         planned = most // self.interval * self.interval
         return planned if planned >= least else None
 
+    def last(self, total_steps: int) -> int | None:
+        """That of a whole run: before its last step ``total_steps`` - 1 iterations are done."""
+        return self.last_until(total_steps - 1, total_steps)
+
     def progress(self, step: int, total_steps: int) -> float:
         """The part of the time between ``begin`` and ``end`` that is over."""
         begin, end = (steps_of(share, total_steps) for share in (self.begin, self.end))
@@ -91,7 +89,8 @@ class SparseWeightsHook(Hook):
     An update happens before the first optimizer step at or after its iteration, from weights and
     gradients as they are there: accumulated, clipped, averaged over ranks. In the log
     ``sparse/macs_left`` and ``sparse/weights_left`` are shares of the dense model, after the
-    iteration, and ``sparse/dense_gradients`` is 1 where RigL needs those of all weights.
+    iteration, and ``sparse/dense_gradients`` is 1 where RigL needs those of all weights. MACs are
+    counted in a pass with ``mode='tensor'``; where the model has none, ``macs_left`` is left out.
 
     Args:
         method: one of METHODS.
@@ -103,13 +102,16 @@ class SparseWeightsHook(Hook):
 
     Raises:
         ValueError: an argument out of range. Before the first step: names that the model lacks, a
-            run without an update, DemPHook in the same run, or masks of a resumed run that do not
-            fit.
-        TypeError: before the first step, several optimizers, or one that does not hold the weights.
+            run without an update, DemPHook in the same run, or a resumed run with other weights,
+            settings or iterations than it began with.
+        TypeError: before the first step, several optimizers, one that does not hold the weights, or
+            a wrapper in which its steps are not seen.
         RuntimeError: before the first step, an optimizer that calls no step hooks.
     """
 
-    priority = 'LOW'  # averages of the weights (EMA) are masked after they are taken
+    # averages of the weights (EMAHook, 50) are masked after they are taken, and before the log is
+    # written (LoggerHook, 60)
+    priority = 55
 
     @names_its_arguments
     def __init__(
@@ -152,6 +154,7 @@ class SparseWeightsHook(Hook):
         self._saved: dict | None = None  # of a resumed run, until there are masks
         self._dense_gradients = False  # in this iteration
         self._positions: dict[str, float] = {}
+        self._sizes: dict[str, int] = {}
         self._left: dict[str, float] = {}
         self._handles: list = []
 
@@ -159,18 +162,31 @@ class SparseWeightsHook(Hook):
         (optimizer, weights), seed = self._checked(runner), [runner.seed]
         broadcast_object_list(seed)  # diff_rank_seed gives each rank its own
         self._updated = 0
+        self._run = self._settings | asdict(self.updates) | dict(max_iters=runner.max_iters)
         seed = seed[0] if self._saved is None else self._saved['seed']
         self.masks = WeightMasks(weights, seed=seed, **self._settings)
         if self._saved is not None:
+            self._check_began_alike(self._saved.get('run', {}))
             self.masks.restore(self._saved['masks'])
             self._updated = self._saved['updated']
-        self._seed, self._saved, self._positions = seed, None, {}
+        self._seed, self._saved, self._sizes = seed, None, {}
         self.masks.hold_weights()
         hidden = torch.compiler.disable if runner.cfg.get('compile') else lambda hook: hook
         self._handles = [
             optimizer.register_step_pre_hook(hidden(lambda *_: self._before_step(runner))),
             optimizer.register_step_post_hook(hidden(lambda *_: self.masks.hold_weights())),
         ]
+
+    def _check_began_alike(self, theirs: dict) -> None:
+        """Masks made for another sparsity would keep it, and those of another course would jump."""
+        ours = {key: value for key, value in self._run.items() if theirs.get(key) != value}
+        if ours:
+            began = {key: theirs.get(key) for key in ours}
+            raise ValueError(
+                f'the checkpoint cannot be resumed: SparseWeightsHook began with {began}, and this '
+                f'run has {ours}; resume with the settings it began with, or start a new run from '
+                'its weights with load_from'
+            )
 
     def _checked(self, runner):
         """The optimizer and the weights."""
@@ -179,47 +195,38 @@ class SparseWeightsHook(Hook):
                 'SparseWeightsHook masks weights of fixed shapes, and DemPHook changes them: '
                 'train with one of the two'
             )
-        optimizers = optimizers_of(runner)
-        if len(optimizers) != 1:
-            raise TypeError(
-                f'SparseWeightsHook acts at the steps of one optimizer, and this run has '
-                f'{len(optimizers)}; train with one'
-            )
-        if not calls_step_hooks(optimizers[0]):
-            raise RuntimeError(
-                'the optimizer calls no step hooks, in which weights are held at 0: torch 2.1 '
-                'switches them off for the process once torch.compile was used in it; train in a '
-                'process without it'
-            )
+        check_wrapper(runner, hook='SparseWeightsHook')
+        optimizer = only_optimizer(runner, hook='SparseWeightsHook')
         weights = maskable_weights(bare_model(runner), self._dense)
-        held = groups_by_parameter(optimizers)
-        lost = [name for name, weight in weights.items() if weight not in held]
-        if lost:
-            raise TypeError(
-                f'{lost[0]} is trained but not in the optimizer: SparseWeightsHook needs an '
-                'optimizer on the parameters themselves'
-            )
-        iters = runner.max_iters
-        if self.updates.last_until(iters, iters) is None:
+        check_held(runner, weights, hook='SparseWeightsHook')
+        if self.updates.last(runner.max_iters) is None:
             raise ValueError(
-                f'{self.updates}: a run of {iters} iterations has no update; make the interval '
-                'shorter'
+                f'{self.updates}: a run of {runner.max_iters} iterations has no update; make the '
+                'interval shorter'
             )
-        return optimizers[0], weights
+        return optimizer, weights
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         self._dense_gradients = False
-        if not self._positions:
+        if not self._sizes:
             self._count(runner, data_batch)
 
     def _count(self, runner, data_batch: dict) -> None:
         model = bare_model(runner)
-        image = crop(example_inputs(model, data_batch, 1))
-        found = [count_at_one_size(model, runner.cfg, image)[0]]
+        found: list[dict] = [{}]
+        try:
+            image = crop(example_inputs(model, data_batch, 1))
+            found = [count_at_one_size(model, runner.cfg, image)[0]]
+        except Exception as error:  # whatever a model raises that has no mode='tensor'
+            runner.logger.warning(
+                "sparse/macs_left is left out: MACs are counted in model(inputs, mode='tensor'), "
+                f'which raised {type(error).__name__}: {error}'
+            )
         broadcast_object_list(found)  # batches may differ in size
         own = dict(model.named_parameters(remove_duplicate=False))
         self._positions = {name: n for name, n in found[0].items() if name in own}
-        self._sizes = {name: own[name].numel() for name in self._positions}
+        names = self._positions or layer_weights(model)
+        self._sizes = {name: own[name].numel() for name in names}
         self._log(runner)
 
     def _log(self, runner) -> None:
@@ -236,7 +243,7 @@ class SparseWeightsHook(Hook):
             self._updated = planned
             method = self._settings['method']
             progress = self.updates.progress(planned, iters)
-            if method in GRADUAL_METHODS and planned == self.updates.last_until(iters, iters):
+            if method in GRADUAL_METHODS and planned == self.updates.last(iters):
                 progress = 1.0  # what the interval leaves of the end
             self.masks.update(progress, planned)
             self._dense_gradients = method == 'rigl'
@@ -261,7 +268,7 @@ class SparseWeightsHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint['meta'][STATE_KEY] = dict(
-            masks=self.masks.state(), updated=self._updated, seed=self._seed
+            masks=self.masks.state(), updated=self._updated, seed=self._seed, run=self._run
         )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
