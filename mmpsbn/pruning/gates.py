@@ -44,6 +44,7 @@ class Gates:
         self.unknown: set[str] = set()
         source, target = [], []
         parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._trainable = [p for p in dict.fromkeys(parameters.values()) if p.requires_grad]
         self._length = start = 0
         for name, group in groups.items():
             through = {member.layer for member in group.channelwise}
@@ -104,26 +105,40 @@ class Gates:
         return self.zeros().index_add(0, self._target, found[self._source])
 
     def slope(self, loss: Tensor) -> Tensor:
-        """dL/dm, shape (number,)."""
-        parameters = self._trained()
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return self.derivatives(dict(zip(parameters, gradients)).get)
+        """dL/dm, shape (number,). The gradients that parameters have stay."""
+        held = [parameter.grad for parameter in self._trainable]
+        try:
+            for parameter in self._trainable:
+                parameter.grad = None
+            loss.backward()  # autograd.grad does not go through reentrant checkpoints
+            with torch.no_grad():
+                return self.derivatives(lambda parameter: parameter.grad)
+        finally:
+            for parameter, gradient in zip(self._trainable, held):
+                parameter.grad = gradient
 
     def flow(self, loss: Tensor) -> Tensor:
         """H g, shape (number,), where g = dL/dm and H = d2L/dm2 are of the gates: half of what
-        |g|^2, the flow of the gradient, changes by with each gate."""
-        parameters = self._trained()
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, create_graph=True)
-        by_parameter = dict(zip(parameters, gradients))
+        |g|^2, the flow of the gradient, changes by with each gate.
+
+        Raises:
+            RuntimeError: an operation has no second derivative, or is in a reentrant checkpoint.
+        """
+        # Of all parameters: a reentrant checkpoint raises only where what is before it is asked
+        # for, and else gives those within it no gradient without a word.
+        gradients = torch.autograd.grad(loss, self._trainable, allow_unused=True, create_graph=True)
+        by_parameter = dict(zip(self._trainable, gradients))
         with torch.no_grad():
             moved = self._moved(self.derivatives(by_parameter.get))
+        parameters = [p for p in moved if p.requires_grad]
         along = sum(
             (by_parameter[parameter] * direction).sum()
             for parameter, direction in moved.items()
             if by_parameter.get(parameter) is not None
         )
         second = torch.autograd.grad(along, parameters, allow_unused=True)
-        return self.derivatives(dict(zip(parameters, second)).get)
+        with torch.no_grad():
+            return self.derivatives(dict(zip(parameters, second)).get)
 
     def by_group(self, values: Tensor) -> dict[str, Tensor]:
         """Views of shape (channels,)."""
@@ -140,9 +155,6 @@ class Gates:
             if name in self.unknown or not score.any():
                 score.fill_(torch.inf)
         return scores
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in dict.fromkeys(p for p, _ in self._summed) if p.requires_grad]
 
     def _moved(self, values: Tensor) -> dict[nn.Parameter, Tensor]:
         """What the parameters change by when the gates change by ``values``."""

@@ -81,7 +81,7 @@ def gate_scores(
     *,
     score: str,
     join: Callable[[Tensor], Tensor],
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], int]:
     """|sum over batches of s|, of channels, to be compared over the whole model.
 
     ``'snap'``: s = dL/dm (SNAP, Verdenius et al., 2006.00896, whose division by the sum over all
@@ -95,11 +95,16 @@ def gate_scores(
         join: the sums over the ranks.
 
     Returns:
-        See :meth:`Gates.scores`.
+        See :meth:`Gates.scores`; and how many batches, of all ranks, count for nothing, since s is
+        NaN or infinite for one of their channels.
     """
     gates = Gates(model, groups, norm_of)
     of_batch = {'snap': gates.slope, 'cropit': gates.flow}[score]
     total = gates.zeros()
+    left_out = torch.zeros((), dtype=torch.int64, device=total.device)
     for loss in losses:
-        total += of_batch(loss)
-    return gates.scores(join(total).abs())
+        found = of_batch(loss)
+        finite = found.isfinite().all()
+        total += found.where(finite, 0)
+        left_out += ~finite
+    return gates.scores(join(total).abs()), int(join(left_out))

@@ -1,17 +1,20 @@
 """A budget met by one cut: before the first step, or at EarlyCroP's time."""
 
+import itertools
 import re
 
 import pytest
 import torch
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import HOOKS
-from runs import EMA, assert_resumes, average_of, inner_widths, pruner_of, train
+from runs import EMA, assert_resumes, average_of, inner_widths, pruner_of, resume_from, train
 from snapshots import assert_same
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset
 from toy import ToyData, ToyNet, toy_runner
 
+from mmpsbn.engine.demp.budget import Budget
 from mmpsbn.engine.demp.single_shot import (
     FirstLazyEpoch,
     passes_of_its_own,
@@ -20,6 +23,7 @@ from mmpsbn.engine.demp.single_shot import (
 )
 from mmpsbn.engine.openmmlab import batch_loss
 from mmpsbn.engine.runner_parts import bare_model
+from mmpsbn.pruning import VerificationError
 
 FAST = dict(optimizer=dict(type='SGD', lr=3.0))
 WIDE = dict(type='ToyNet', width=32, inner=48)
@@ -80,6 +84,101 @@ def test_more_than_half_goes_in_rounds_with_new_scores(tmp_path, monkeypatch):
     _, messages = train(tmp_path, [at_once(flops=0.2)], iters=3, model=WIDE)
     assert len(events_of(messages)) == len(seen) == 7
     assert seen == sorted(seen, reverse=True) and seen[0] == [48, 48] > seen[1]
+
+
+def test_rounds_go_on_to_the_last_one_where_an_earlier_one_comes_near_the_budget(
+    tmp_path, monkeypatch
+):
+    aims, choose = [], Budget.choose
+
+    def spied(budget, model, groups, scores, share):
+        aims.append(share)
+        return choose(budget, model, groups, scores, share)
+
+    monkeypatch.setattr(Budget, 'choose', spied)
+    runner, _ = train(tmp_path, [at_once(flops=0.4)], iters=1, model=WIDE)
+    assert aims == shares_of_rounds(0.6) and pruner_of(runner).budget.met
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The labels of those whose loss is taken for a score or for its trial."""
+    seen = []
+
+    def spied(model, batch):
+        seen.append(batch['labels'].tolist())
+        return batch_loss(model, batch)
+
+    monkeypatch.setattr('mmpsbn.engine.demp.single_shot.batch_loss', spied)
+    return seen
+
+
+def test_each_round_and_each_seed_has_batches_of_its_own(tmp_path, batches):
+    def seeded(runner):
+        runner.set_randomness(seed=1)
+
+    runs = []
+    for name, prepare in (('a', []), ('b', []), ('c', [seeded])):
+        batches.clear()
+        train(tmp_path / name, [at_once(flops=0.2)], *prepare, iters=1, model=WIDE)
+        taken = batches[2:]  # without the trial and the pass that shows what runs
+        assert len(taken) == 7 * 10
+        runs.append([str(taken[k : k + 10]) for k in range(0, 70, 10)])
+    assert len(set(runs[0])) == 7 and runs[0] == runs[1]
+    assert not set(runs[0]) & set(runs[2])
+
+
+@pytest.mark.parametrize('bad, met', [((3, 7), True), (range(100), False)])
+def test_batches_with_a_loss_that_is_nan_count_for_nothing(tmp_path, monkeypatch, bad, met):
+    calls = itertools.count(-2)  # the trial and the pass that shows what runs
+
+    def spoiled(model, batch):
+        return batch_loss(model, batch) * (torch.nan if next(calls) in bad else 1)
+
+    monkeypatch.setattr('mmpsbn.engine.demp.single_shot.batch_loss', spoiled)
+    runner, messages = train(tmp_path, [at_once(flops=0.7)], iters=3, model=WIDE)
+    said = f'{2 if met else 10} of 10 batches had a loss or gradients that are NaN or infinite'
+    assert any(m.startswith(said) for m in messages)
+    assert not any('the loss says nothing' in m for m in messages)
+    assert pruner_of(runner).budget.met is met
+
+
+class Checkpointed(ToyNet):
+    """Its second block is run again for its gradients."""
+
+    def __init__(self):
+        super().__init__(width=32, inner=48)
+        block = self.blocks[1]
+        plain = block.forward
+        block.forward = lambda x: (
+            checkpoint(plain, x, use_reentrant=True) if x.requires_grad else plain(x)
+        )
+
+
+def test_scores_go_through_checkpoints_or_are_refused_at_the_start(tmp_path):
+    _, messages = train(tmp_path / 'snap', [at_once(flops=0.7)], iters=1, model=Checkpointed())
+    assert len(events_of(messages)) == 1
+    assert not any('the loss says nothing' in m for m in messages)
+    gradual = dict(type='DemPHook', budget=dict(flops=0.7, score='cropit'))
+    look = Look()
+    with pytest.raises(RuntimeError, match=r"score='cropit' cannot .* \(with_cp=True\) .* 'snap'"):
+        train(tmp_path / 'cropit', [gradual, look], iters=100, model=Checkpointed())
+    assert not look.labels  # before the first step
+
+
+def test_a_cut_at_the_start_that_is_undone_ends_neither_the_run_nor_a_resumed_one(
+    tmp_path, monkeypatch
+):
+    def wrong(model, groups, keep_masks, **how):
+        raise VerificationError('the outputs differ', groups=list(groups))
+
+    monkeypatch.setattr('mmpsbn.engine.demp.budget_pruner.prune_channels', wrong)
+    runner, messages = train(tmp_path / 'first', [at_once()], iters=6, model=WIDE)
+    assert runner.iter == 6 and any('they stay whole' in m for m in messages)
+    assert any('budget flops=0.4 is missed' in m for m in messages)
+    again = resume_from(tmp_path / 'first/iter_5.pth')
+    runner, _ = train(tmp_path / 'again', [at_once()], iters=8, model=WIDE, **again)
+    assert runner.iter == 8 and inner_widths(bare_model(runner)) == [48, 48]
 
 
 def test_a_group_of_which_the_loss_says_nothing_stays_whole_and_is_named(tmp_path):
@@ -152,6 +251,48 @@ def test_an_epoch_that_moves_nothing_does_not_count_and_the_last_one_always_does
     FirstLazyEpoch(model, left=0.3, epoch=10, iters=12)
 
 
+def test_what_is_frozen_or_trained_later_takes_no_others_place():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for layer, value in zip(model, (-1.0, 1.0)):
+        nn.init.constant_(layer.weight, value)
+        nn.init.constant_(layer.bias, value)
+    model[1].bias.requires_grad_(False)
+    far, near = (FirstLazyEpoch(model, left=left, epoch=10, iters=50) for left in (0.31, 0.29))
+    model[0].requires_grad_(False)
+    model[1].bias.requires_grad_(True)
+    model[1].weight.data[0, 0] += 0.3 * 10**0.5  # times the norm of the ten that are trainable
+    resumed = FirstLazyEpoch(model, left=0.31, epoch=10, iters=50)
+    resumed.restore(far.state())
+    assert far.has_come(model, 10) and resumed.has_come(model, 10)
+    assert not near.has_come(model, 10)
+
+
+def test_the_ranks_decide_together(monkeypatch):
+    def hear_rank_0(told):
+        told[0] = 0.1
+
+    model = nn.Linear(2, 1)
+    early = FirstLazyEpoch(model, left=0.3, epoch=10, iters=50)
+    model.weight.data += 100
+    monkeypatch.setattr('mmpsbn.engine.demp.single_shot.broadcast_object_list', hear_rank_0)
+    assert early.has_come(model, 10)
+
+
+@pytest.mark.parametrize('ranks, drops, epoch', [(1, False, 4), (2, False, 2), (1, True, 3)])
+def test_an_epoch_is_all_samples_once_over_all_ranks(tmp_path, monkeypatch, ranks, drops, epoch):
+    """The loader of a sampler that never ends is as long on each rank as the data."""
+    monkeypatch.setattr('mmpsbn.engine.demp.single_shot.get_world_size', lambda: ranks)
+
+    def drop(runner):
+        data = DataLoader(ToyData(), batch_size=9, drop_last=True)
+        runner._train_dataloader = data if drops else runner._train_dataloader
+
+    hook = dict(type='DemPHook', budget=dict(flops=0.4, timing='early'))
+    log = dict(log_processor=dict(by_epoch=False))
+    _, messages = train(tmp_path, [hook], drop, iters=6, model=WIDE, **log)
+    assert any(f'the first epoch of {epoch} iterations' in m for m in messages)
+
+
 def test_the_first_weights_are_known_after_a_resume(tmp_path):
     hook = at_once(flops=0.7, score='cropit', timing='early')
     whole = assert_resumes(
@@ -160,7 +301,7 @@ def test_the_first_weights_are_known_after_a_resume(tmp_path):
     assert pruner_of(whole).budget.met
     start, end = (torch.load(tmp_path / f'whole/epoch_{k}.pth', weights_only=False) for k in (1, 4))
     first = [s['meta']['mmpsbn']['pruner']['pace']['first'] for s in (start, end)]
-    assert len(first[0]) == 17 and first[1] == []
+    assert len(first[0]) == 17 and first[1] == {}
 
 
 class Stream(IterableDataset):
@@ -169,15 +310,22 @@ class Stream(IterableDataset):
             yield from (ToyData()[i] for i in range(32))
 
 
-@pytest.mark.parametrize('timing, score', [('start', 'snap'), ('early', 'fisher')])
-def test_data_without_a_length_are_refused(tmp_path, timing, score):
+@pytest.mark.parametrize(
+    'timing, score, needs',
+    [
+        ('start', 'snap', "score='snap' and timing='start'"),
+        ('gradual', 'cropit', "score='cropit'"),
+        ('early', 'l1', "timing='early'"),
+    ],
+)
+def test_data_without_a_length_are_refused(tmp_path, timing, score, needs):
     def stream(runner):
         runner._train_dataloader = DataLoader(Stream(), batch_size=8)
         runner._hooks = [hook for hook in runner._hooks if not isinstance(hook, LoggerHook)]
 
     hook = at_once(score=score, timing=timing)
     log = dict(log_processor=dict(by_epoch=False))
-    with pytest.raises(TypeError, match='of a known length, and Stream has none'):
+    with pytest.raises(TypeError, match=f'Stream has none; leave {needs} out'):
         train(tmp_path, [hook], stream, iters=8, **log)
 
 

@@ -42,6 +42,7 @@ from .single_shot import (
     scores_of_passes,
     shares_of_rounds,
     train_nothing,
+    try_score,
 )
 
 _MOST_TRIES = 3
@@ -115,7 +116,8 @@ class BudgetPruner(OnlinePruner):
 
         Raises:
             ValueError: besides, the budget cannot be met, or the run is too short.
-            TypeError: the run has several optimizers.
+            TypeError: the run has several optimizers, or data without a length where one is needed.
+            RuntimeError: besides, the score cannot be computed.
         """
         optimizers = optimizers_of(runner)
         if len(optimizers) != 1:
@@ -134,8 +136,7 @@ class BudgetPruner(OnlinePruner):
         self._iters_per_step = accumulative_counts(wrappers_of(runner)[0])
         if self._finetunes is None:
             self._finetunes = load_from(runner) is not None and not resumes(runner)
-        if self._takes_passes or self._budget_settings.timing == 'early':
-            check_data(runner.train_dataloader)
+        check_data(runner.train_dataloader, self._budget_settings)
         example = super().start(runner, data_batch)
         model = bare_model(runner)
         image = example.new_zeros(1, example.shape[1], *self.progress.counted_size)
@@ -156,12 +157,14 @@ class BudgetPruner(OnlinePruner):
         runner.logger.info(f'{self.budget}: {self._pace}, widths in {self.budget.widths}')
         if self.next_event(runner) is None and not self.budget.met:
             self._log_budget(runner, share=1.0)
+        elif self._takes_passes and groups:
+            try_score(runner, model, self.graph, groups, self._budget_settings.score)
         hidden = torch.compiler.disable if runner.cfg.get('compile') else lambda hook: hook
         self._step_hook = self._optimizer.register_step_pre_hook(hidden(self._before_step))
         return example
 
     def _groups_with_gates(self, model: nn.Module) -> dict[str, ChannelGroup]:
-        groups = {n: g for n, g in self.prunable.items() if n not in self._refused}
+        groups = self.prunable
         if not (self._chooses_by_gradients or self._takes_passes) or not groups:
             return groups
         unknown = GateSaliency(model, groups, self.graph.norm_of).unknown
@@ -260,7 +263,7 @@ class BudgetPruner(OnlinePruner):
             why = self._obstacle(scores, [model, *averages], probe)
             if why:
                 self._skip(runner, why)
-            for aim in () if why else shares:
+            for draw, aim in enumerate(() if why else shares, 1):
                 removal = self._cut(runner, model, averages, scores, aim, probe)
                 if not removal.plan and aim == share:
                     break
@@ -279,10 +282,10 @@ class BudgetPruner(OnlinePruner):
                     compared='as with these channels masked to 0, ',
                     seconds=time.perf_counter() - start,
                 )
-                if share < 1 or self.budget.met:
+                if share < 1 or (aim == 1 and self.budget.met):
                     break
                 scores = (
-                    self._scores(None, model, runner)
+                    self._scores(None, model, runner, draw)
                     if self._takes_passes
                     else self._of_those_left(scores, removal)
                 )
@@ -326,11 +329,14 @@ class BudgetPruner(OnlinePruner):
             return str(error)
         return None
 
-    def _scores(self, saliency: GateSaliency | None, model, runner) -> dict[str, Tensor]:
+    def _scores(
+        self, saliency: GateSaliency | None, model, runner, draw: int = 0
+    ) -> dict[str, Tensor]:
         """Of the groups of which something is known, the same on all ranks."""
         score = self._budget_settings.score
         if self._takes_passes:
-            found = [(0, scores_of_passes(runner, model, self.graph, self.prunable, score))]
+            scores = scores_of_passes(runner, model, self.graph, self.prunable, score, draw)
+            found = [(0, scores)]
         elif self._chooses_by_gradients:
             found = [(int(saliency.steps), saliency.scores())]
         else:

@@ -63,7 +63,7 @@ class DemPHook(Hook):
             ``on_failure``, ``round_to``, ``allow_live``, ``min_channels``; of these
             ``round_to``, ``min_channels``, ``tolerance`` and ``on_failure`` go with a budget.
         budget: ``flops``, ``params`` or ``latency`` (fractions to be left) or ``latency_ms``;
-            ``device``, ``begin``, ``end``, ``cuts``, ``score``. Not beside ``penalty``,
+            ``device``, ``begin``, ``end``, ``cuts``, ``score``, ``timing``. Not beside ``penalty``,
             ``noise`` or ``schedule``.
 
         What is left out keeps its default (settings.py): DemP's, but for the
