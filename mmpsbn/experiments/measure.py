@@ -16,7 +16,7 @@ from ..functional.statistics import filter_l1_norms, share_above
 from ..functional.training_flops import training_flops_left
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
-from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
+from ..pruning.measures import ChannelCounts, Limits, count_channels
 from ..pruning.sparsity import scale_layers
 from .trained import GAMMA, TrainedArm, convolution_weights
 
@@ -107,6 +107,14 @@ def _gammas(arm: TrainedArm) -> Tensor:
 
 def _betas(arm: TrainedArm) -> Tensor:
     return torch.cat([of.bias for of in take_census(arm.model).values()])
+
+
+def _mean_universality(layer: LayerChannels) -> float | None:
+    """Over the channels that are ever active: one that is not has learned no feature, and its 0
+    would be taken for a selective one. None where there is no such channel."""
+    active = layer.activations.peak > 0
+    low, high = layer.activations.universality()
+    return float((low + high)[active].nanmean() / 2) if active.any() else None
 
 
 def _trained_parameters(arm: TrainedArm) -> int:
@@ -234,8 +242,8 @@ MEASURES = {
     ),
     # Mehta et al. section 3, over the training images
     'universality_by_layer': Measure(
-        'mean universality',
-        lambda arm: [mean_universality({name: of}) for name, of in _backbone(arm).items()],
+        'mean universality of active channels',
+        lambda arm: [_mean_universality(of) for of in _backbone(arm).values()],
     ),
     # of what pruning in training has left or removed
     'left': Measure('{} left, %', lambda arm: arm.left, share=True),

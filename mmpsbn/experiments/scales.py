@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from mmengine.config import Config
 from PIL import Image
 
 from ..datasets import write_digits_dataset
 from ..datasets.digits import load_split_digits
 from ..datasets.in_memory import InMemoryImages
+from ..engine.files import AtomicLocalBackend
 
 SCALES = ('smoke', 'small', 'paper')
 SMALL_IMAGES = 10_000  # for training, a fifth
@@ -126,18 +129,26 @@ KEEP_ALL = {'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, 
 
 def _write_digit_folders(root: Path, classes: int) -> None:
     """scikit-learn's scanned digits, 8x8, as grey 32x32 pictures in folders by class, equally many
-    of each; of 100 classes with the tens beside the units. What is there is left."""
-    for split, folder in dict(train='train', val='test').items():
-        digits, labels = load_split_digits(split)
-        rows = [[row for row in digits if labels[row] == digit] for digit in range(10)]
-        for label in range(classes):
-            for number in range(_SMOKE_IMAGES[classes][split] // classes):
-                parts = [
-                    rows[int(digit)][number] for digit in str(label).zfill(len(str(classes)) - 1)
-                ]
-                path = root / folder / f'{label:02}' / f'{number}.png'
-                if not path.exists():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    grey = np.concatenate([digits[row] for row in parts], axis=1)
-                    pixels = np.repeat(np.round(255 * grey)[..., None], 3, axis=2)
-                    Image.fromarray(pixels.astype(np.uint8)).resize((32, 32)).save(path)
+    of each; of 100 classes with the tens beside the units. What is there is left; no picture is
+    there in part, and of several processes one writes at a time."""
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / '.lock'):
+        for split, folder in dict(train='train', val='test').items():
+            digits, labels = load_split_digits(split)
+            rows = [[row for row in digits if labels[row] == digit] for digit in range(10)]
+            for label in range(classes):
+                for number in range(_SMOKE_IMAGES[classes][split] // classes):
+                    path = root / folder / f'{label:02}' / f'{number}.png'
+                    if not path.exists():
+                        width = len(str(classes)) - 1
+                        parts = [rows[int(digit)][number] for digit in str(label).zfill(width)]
+                        grey = np.concatenate([digits[row] for row in parts], axis=1)
+                        AtomicLocalBackend().put(_png(grey), str(path))
+
+
+def _png(grey: np.ndarray) -> bytes:
+    """A 32x32 picture file of shades in [0, 1], shape (height, width)."""
+    pixels = np.repeat(np.round(255 * grey)[..., None], 3, axis=2).astype(np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).resize((32, 32)).save(file, format='PNG')
+    return file.getvalue()

@@ -169,7 +169,7 @@ class TrainedArm:
             seen = [a.merged(b) for a, b in zip(seen, calls)] if seen else calls.copy()
         for handle in handles:
             handle.remove()
-        return [statistics.zero_share() for statistics in seen]
+        return [of.zero_share().cpu() for of in seen]
 
     @cached_property
     def without_collapsed(self) -> nn.Module:

@@ -4,6 +4,7 @@ import copy
 import json
 import time
 
+import far
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
@@ -246,16 +247,16 @@ def test_the_path_of_a_layer_is_by_epoch_in_their_order(folder_of):
         assert numbers['beta_path'][at]['p5'] == pytest.approx(-shift - 0.95)
 
 
-def test_universality_is_by_layer(folder_of):
-    """Of a channel that one image in 320 lights up, and of others that nearly all do."""
-
+def test_universality_is_by_layer_and_of_channels_that_are_ever_active(folder_of):
     def silence(state, norms):
-        state[f'{norms[6]}.weight'][:] = 1e-9
-        state[f'{norms[6]}.bias'][:] = 1.0  # constant: each image reaches the peak
+        state[f'{norms[4]}.bias'][:60] = -50.0  # 0 for each image: no feature
+        state[f'{norms[5]}.weight'][:] = 1e-9
+        state[f'{norms[5]}.bias'][:] = 1.0  # constant: each image reaches the peak
+        state[f'{norms[6]}.bias'][:] = -50.0
 
     folder = folder_of('implicit-optimizers', 'Adam L2, 0', silence)
     by_layer = read(folder, 'universality_by_layer')['universality_by_layer']
-    assert len(by_layer) == 7 and by_layer[6] == 1
+    assert len(by_layer) == 7 and by_layer[5:] == [1, None]
     arm = TrainedArm(folder)
     peaks = []
     for module in arm.model.backbone.modules():
@@ -263,9 +264,31 @@ def test_universality_is_by_layer(folder_of):
             module.register_forward_hook(lambda m, args, out: peaks.append(out.amax((2, 3))))
     with torch.no_grad():
         arm.model(images_of(arm.model, arm.config, 'train'), mode='tensor')
-    shares = [(of > 1e-3 * of.amax(0)).double().mean().item() for of in peaks]
+    live = [of[:, of.amax(0) > 0].double() for of in peaks[:6]]
+    assert live[4].shape[1] <= 4
+    shares = [(of > 1e-3 * of.amax(0)).double().mean().item() for of in live]
     # the middle of bounds that differ by the images within 9 % of the threshold
-    assert by_layer == pytest.approx(shares, abs=5e-3)
+    assert by_layer[:6] == pytest.approx(shares, abs=5e-3)
+
+
+def test_relus_are_read_where_the_net_is_and_told_of_on_the_cpu(folder_of):
+    arm = TrainedArm(folder_of('bn-only', 'BN, 8'))
+    expected = MEASURES['zero_quantiles'].read(arm)
+    far.extension()
+    other = TrainedArm(folder_of('bn-only', 'BN, 8'))
+    other.model = other.model.to('far')
+    assert {of.device.type for of in other.relus} == {'cpu'}
+    assert MEASURES['zero_quantiles'].read(other) == pytest.approx(expected)
+
+
+def test_at_the_start_the_loss_tells_of_the_channels_of_every_baseline(folder_of):
+    for arms in EXPERIMENTS['demp-baselines'].arms.values():
+        for arm in arms:
+            backbone = config_of(arm, ROOT / 'configs').model.backbone
+            assert backbone.zero_init_residual is False, arm.name
+    model = TrainedArm(folder_of('demp-baselines', 'SGDM, SNAP, 0.5')).model
+    gammas = [m.weight for n, m in model.named_modules() if n.endswith('.bn2')]
+    assert len(gammas) == 8 and all(bool((of == 1).all()) for of in gammas)
 
 
 def test_flops_left_are_those_of_collapse_and_of_pruning(folder_of):

@@ -1,5 +1,6 @@
 """The data of the scales."""
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -39,3 +40,18 @@ def test_a_class_of_a_hundred_is_two_digits_side_by_side(tmp_path):
 def test_the_pictures_of_small_are_those_of_the_data_set(tmp_path):
     with pytest.raises(FileNotFoundError, match='reads CIFAR-100 as picture files'):
         data_settings('small', str(tmp_path), default_folder=tmp_path, classes=100)
+
+
+def test_a_kill_leaves_no_picture_in_part(tmp_path, monkeypatch):
+    def put(path, *args, replace=os.replace):
+        if len(list(tmp_path.rglob('*.png'))) == 3:
+            raise KeyboardInterrupt
+        replace(path, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, 'replace', put)
+        data_settings('smoke', None, default_folder=tmp_path)
+    assert len(list(tmp_path.rglob('*.png'))) == 3
+    settings = data_settings('smoke', None, default_folder=tmp_path)
+    settings.pop('train')
+    assert len(InMemoryImages(split='train', **settings).images) == 320

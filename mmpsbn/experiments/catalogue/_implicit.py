@@ -85,6 +85,21 @@ def widths(config: str) -> dict:
     )
 
 
+VGG = 'cifar/vgg16_bn_cifar10_in_memory.py'
+# Network Slimming's, "identical" in section 5: one linear layer
+_SLIMMING_HEAD = dict(_delete_=True, type='LinearClsHead', in_channels=512)
+# tables 7 and 10
+VGG_SIZES = {16: (40, 80, 160), 19: (64, 512)}
+
+
+def vgg(scale: str, depth: int, batch_size: int, classes: int) -> Options:
+    """Adam with L2 1e-4."""
+    head = {'model.head.num_classes': classes}
+    if depth == 19:
+        head = {'model.head': dict(_SLIMMING_HEAD, num_classes=classes)}
+    return training(scale, 'Adam L2', 1e-4, batch_size) | {'model.backbone.depth': depth} | head
+
+
 BY_DECAY = dict(
     table=GridTable(
         '% inactive by activation / by gamma / test error % at decay',

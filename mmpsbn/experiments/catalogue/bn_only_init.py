@@ -15,8 +15,8 @@ _ROWS = {
 }
 
 EXPERIMENT = Experiment(
-    shows='appendix E of the BN-only paper, figure 11: other initialisations of features, gamma '
-    'and beta (orthogonal and binarized features are left out)',
+    shows='appendix E of the BN-only paper, figure 11, deep nets: other initialisations of '
+    'features, gamma and beta (orthogonal and binarized features are left out)',
     claim='Features from other distributions change nothing, nor do gamma 1 and gamma in [-1, 1]; '
     'beta 1 adds 1 to 3 points where BN alone is trained, and none or less where all are.',
     arms=by_depth(_ROWS, smoke=('BN, uniform features', 'BN, gamma in [-1, 1]')),

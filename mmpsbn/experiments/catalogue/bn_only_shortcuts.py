@@ -9,7 +9,7 @@ _ROWS = {
 }
 
 EXPERIMENT = Experiment(
-    shows='figure 12 of the BN-only paper: shortcut convolutions and output layer trained too',
+    shows='figure 12 of the BN-only paper, deep nets: shortcuts and output layer trained too',
     claim='BN + shortcuts + output improves ResNet-14 from 48 % to 63 % and ResNet-110 by five '
     'points, ResNet-866 not at all; shortcuts + output alone have 49 % at depth 14.',
     arms=by_depth(_ROWS, smoke=('BN + shortcuts + output', 'shortcuts + output')),

@@ -10,7 +10,14 @@ _STRUCTURED = {
     'EarlyCroP-S': dict(score='cropit', timing='early'),
 }
 _ANY_WIDTH = dict(round_to=1)
-_UNSTRUCTURED = ('magnitude', 'saliency', 'set', 'rigl')
+_UNSTRUCTURED = {
+    'magnitude': {},
+    'saliency': {},
+    'set': {},
+    'rigl': dict(distribution='erk'),  # as table 2 says, and of no other
+}
+# with a gamma of 0 behind each branch the loss tells nothing of a channel in it at the start
+_NET = {'model.backbone.zero_init_residual': False}
 _SMOKE = ('SNAP', 'CroPit-S', 'magnitude', 'rigl')  # one epoch has no early one
 _LEFT = dict(smoke=(0.5,), small=(0.4, 0.2), paper=(0.4, 0.2, 0.1, 0.05))  # of the weights
 _PEAKS = dict(smoke=(), small=(3e-4, 1e-3), paper=(5e-4, 1e-3, 2e-3, 4e-3))
@@ -24,8 +31,8 @@ def _arms(scale: str) -> dict[str, list[dict]]:
         for name, budget in _STRUCTURED.items():
             hook = dict(type='DemPHook', budget=dict(budget, params=left), prune=_ANY_WIDTH)
             arms[f'{name}, {left}'] = [hook]
-        for method in _UNSTRUCTURED:
-            masks = dict(type='SparseWeightsHook', method=method, sparsity=1 - left)
+        for method, settings in _UNSTRUCTURED.items():
+            masks = dict(type='SparseWeightsHook', method=method, sparsity=1 - left, **settings)
             arms[f'{method}, {left}'] = [masks | (_OFTEN if scale == 'smoke' else {})]
     return {n: of for n, of in arms.items() if scale != 'smoke' or n.split(',')[0] in _SMOKE}
 
@@ -35,7 +42,7 @@ EXPERIMENT = Experiment(
     'DemP beside structured and unstructured baselines',
     claim='With Adam DemP finds sparser nets of better accuracy than the structured baselines, and '
     'is more effective than the unstructured ones; with SGDM all are alike.',
-    arms={scale: with_each_optimizer(scale, _arms(scale)) for scale in SCALES},
+    arms={scale: with_each_optimizer(scale, _arms(scale), **_NET) for scale in SCALES},
     table=ArmTable(
         'optimizer, method, peak or weights left',
         {

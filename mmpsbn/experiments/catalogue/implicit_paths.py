@@ -7,8 +7,8 @@ from ._implicit import CONFIG_100, NETS, training
 _ARMS = {'Adam L2': (1e-5, 1e-4), 'SGD L2': (5e-4,)}
 
 EXPERIMENT = Experiment(
-    shows='figure 2 and supplementary figure 1 of the implicit-sparsity paper: gamma and beta of '
-    'C6 over the epochs on CIFAR-100, as percentiles over its channels',
+    shows='figure 2 of the implicit-sparsity paper and the C6 half of supplementary figure 1: '
+    'gamma and beta of C6 over the epochs on CIFAR-100, as percentiles over its channels',
     claim='Gamma is positive with both optimizers; beta is negative with Adam, of both signs with '
     'SGD, so that Adam learns more selective features, which the stronger L2 prunes.',
     arms=sweep(

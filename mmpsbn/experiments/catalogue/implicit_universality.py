@@ -13,8 +13,9 @@ def _arms(scale: str) -> dict:
 
 
 EXPERIMENT = Experiment(
-    shows='figures 3 and 5 and supplementary figure 2 of the implicit-sparsity paper: universality '
-    'of the features by layer, Adam and SGD, and by batch size',
+    shows='supplementary figure 2 of the implicit-sparsity paper, CIFAR-10, with one decay for '
+    'each optimizer, and the CIFAR-10 part of figure 5: mean universality of the features that are '
+    'ever active by layer, Adam and SGD, and by batch size (the figures have its distribution)',
     claim='In later layers Adam learns less universal, more selective features than SGD; the '
     'larger the batch, the more selective ones are left.',
     arms=sweep(CONFIG, NETS, _arms),

@@ -1,23 +1,16 @@
 from ..experiment import Experiment, sweep
 from ..scales import PICTURES_100
-from ._implicit import BY_LAYER, training
+from ._implicit import BY_LAYER, VGG, VGG_SIZES, vgg
 from ._psbn import FEW
 
-_SIZES = (40, 80, 160)
-_HUNDRED = {'model.head.num_classes': 100}
+_SHOWN = dict(smoke={11: (40,)}, small={16: (160,)}, paper=VGG_SIZES)
 
 
 def _arms(scale: str) -> dict:
-    if scale == 'smoke':
-        few = dict.fromkeys(FEW, 100)
-        net = few | {'model.backbone.depth': 11}
-        return {'VGG-11, batch 40': training(scale, 'Adam L2', 1e-4) | _HUNDRED | net}
-    depths, sizes = ((16, 19), _SIZES) if scale == 'paper' else ((16,), (160,))
+    few = dict.fromkeys(FEW, 100) if scale == 'smoke' else {}
     return {
-        f'VGG-{depth}, batch {size}': training(scale, 'Adam L2', 1e-4, size)
-        | _HUNDRED
-        | {'model.backbone.depth': depth}
-        for depth in depths
+        f'VGG-{depth}, batch {size}': vgg(scale, depth, size, classes=100) | few
+        for depth, sizes in _SHOWN[scale].items()
         for size in sizes
     }
 
@@ -26,7 +19,7 @@ EXPERIMENT = Experiment(
     shows='tables 7 and 10 of the implicit-sparsity paper on CIFAR-100: VGG-16 and VGG-19 by layer',
     claim='Adam with L2 1e-4 prunes most of the late layers; larger batches and the harder task '
     'leave fewer filters inactive.',
-    arms=sweep('cifar/vgg16_bn_cifar10_in_memory.py', dict(smoke={}, small={}, paper={}), _arms),
+    arms=sweep(VGG, dict(smoke={}, small={}, paper={}), _arms),
     **BY_LAYER,
     data=PICTURES_100,
 )
