@@ -113,11 +113,13 @@ def gpu_code(library):
 
 
 def serves(code, target):
-    """Whether code runs on a target: machine code on its own architecture, or on later ones of the
-    same generation (sm_80 on sm_86), and PTX on all later ones."""
+    """Whether code does for a target: machine code for its own architecture, or for later ones of
+    the same generation (sm_80 on sm_86), PTX for all later ones, and for a target that is PTX (for
+    GPUs to come) PTX alone."""
     wanted = int(re.sub(r'\D', '', target))
     return any(
-        architecture <= wanted and (kind == 'compute' or architecture // 10 == wanted // 10)
+        architecture <= wanted
+        and (kind == 'compute' or target.startswith('sm') and architecture // 10 == wanted // 10)
         for kind, architecture in code
     )
 

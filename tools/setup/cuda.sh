@@ -34,7 +34,7 @@ cuda_from_pypi() {  # cuda_from_pypi CUDA_VERSION FOLDER: FOLDER/nvidia/cu13 bec
     local home=$2/nvidia/cu${1%%.*} torchs
     pip_install --no-deps --target "$2" nvidia-{cuda-nvcc,nvvm,cuda-crt,cuda-cccl}"==$1.*" &&
         torchs=$("$ENV_PYTHON" "$TOOLS/setup/check_env.py" cuda_files "${1%%.*}") &&
-        cp -rsn "$torchs/include/." "$home/include/" &&
+        { cp -rsn "$torchs/include/." "$home/include/" || true; } && # of coreutils 9.2 to 9.4 it fails over a file that is there; nvcc finds what is missing
         mkdir -p "$home/lib64" && ln -s "$torchs/lib/libcudart.so.${1%%.*}" "$home/lib64/libcudart.so" &&
         "$home/bin/nvcc" -E -x cu "${TORCH_HEADERS[@]/#/--pre-include=}" /dev/null >/dev/null
 }
