@@ -110,7 +110,9 @@ class Gates:
         try:
             for parameter in self._trainable:
                 parameter.grad = None
-            loss.backward()  # autograd.grad does not go through reentrant checkpoints
+            # autograd.grad does not go through reentrant checkpoints, and passes by what tells that
+            # an operation has no second derivative
+            loss.backward()
             with torch.no_grad():
                 return self.derivatives(lambda parameter: parameter.grad)
         finally:
@@ -130,15 +132,12 @@ class Gates:
         by_parameter = dict(zip(self._trainable, gradients))
         with torch.no_grad():
             moved = self._moved(self.derivatives(by_parameter.get))
-        parameters = [p for p in moved if p.requires_grad]
         along = sum(
             (by_parameter[parameter] * direction).sum()
             for parameter, direction in moved.items()
             if by_parameter.get(parameter) is not None
         )
-        second = torch.autograd.grad(along, parameters, allow_unused=True)
-        with torch.no_grad():
-            return self.derivatives(dict(zip(parameters, second)).get)
+        return self.slope(along)
 
     def by_group(self, values: Tensor) -> dict[str, Tensor]:
         """Views of shape (channels,)."""

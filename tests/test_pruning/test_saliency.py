@@ -6,6 +6,7 @@ import pytest
 import torch
 from nets import NETS, build, loss_of, trace
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
@@ -167,6 +168,35 @@ def test_reentrant_checkpoints_change_no_score_and_are_refused_where_they_would(
         torch.testing.assert_close(values, plain[name], rtol=1e-12, atol=0)
     with pytest.raises(RuntimeError, match='heckpoint'):
         scores_of(in_checkpoint(), 'cropit')
+
+
+class Once(torch.autograd.Function):
+    """x^2, without a second derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+def test_an_operation_without_a_second_derivative_is_refused():
+    model, batch = build('chain')
+    graph = trace(model, batch)
+
+    def scores_of(score):
+        loss = loss_of(model.classifier(Once.apply(model.features(batch)).flatten(1)))
+        return gate_scores(
+            model, graph.groups, graph.norm_of, [loss], score=score, join=lambda x: x
+        )
+
+    assert all(values.isfinite().all() for values in scores_of('snap')[0].values())
+    with pytest.raises(RuntimeError, match='differentiate twice'):
+        scores_of('cropit')
 
 
 def test_within_a_step_a_psbn_bias_counts_as_what_the_layer_adds():
