@@ -61,4 +61,5 @@ def export_of_a_run(setup: Setup) -> str:
     alone = child_environment(CUDA_VISIBLE_DEVICES='')
     done = subprocess.run(command, env=alone, capture_output=True, text=True)
     require(done.returncode == 0, f'mmpsbn export: {done.stderr.strip()[-300:]}')
-    return ' '.join(done.stdout.splitlines()[:2])
+    said = done.stdout.splitlines()
+    return next(line for line in said if 'BatchNorms folded' in line)
