@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ...functional.schedules import steps_of
-from ...layers import calls_step_hooks
 from ...pruning import VerificationError
 from ...pruning.graph import ChannelGroup
 from ...pruning.prune import Removal, Subject, prune_channels
@@ -24,7 +23,6 @@ from ..runner_parts import (
     averaged_models_of,
     bare_model,
     groups_by_parameter,
-    optimizers_of,
     unwrapped_model,
     wrappers_of,
 )
@@ -44,6 +42,7 @@ from .single_shot import (
     train_nothing,
     try_score,
 )
+from .wrapper import only_optimizer
 
 _MOST_TRIES = 3
 
@@ -119,20 +118,8 @@ class BudgetPruner(OnlinePruner):
             TypeError: the run has several optimizers, or data without a length where one is needed.
             RuntimeError: besides, the score cannot be computed.
         """
-        optimizers = optimizers_of(runner)
-        if len(optimizers) != 1:
-            raise TypeError(
-                f'a budget chooses channels at the steps of one optimizer, and this run has '
-                f'{len(optimizers)}; train with one, or use mmpsbn prune and finetune'
-            )
-        (self._optimizer,) = optimizers
-        self._owned = groups_by_parameter(optimizers)
-        if not calls_step_hooks(self._optimizer):
-            raise RuntimeError(
-                'the optimizer calls no step hooks, in which the channels are watched: torch 2.1 '
-                'switches them off for the process once torch.compile was used in it; train in a '
-                'process without it'
-            )
+        self._optimizer = only_optimizer(runner, hook='DemPHook')
+        self._owned = groups_by_parameter([self._optimizer])
         self._iters_per_step = accumulative_counts(wrappers_of(runner)[0])
         if self._finetunes is None:
             self._finetunes = load_from(runner) is not None and not resumes(runner)
