@@ -156,7 +156,7 @@ def test_compiler_from_pypi(gpu_clone, machine, reason):
     if machine:
         gpu_clone.toolkit(*machine)
         env = dict(CUDA_HOME='')
-    script(gpu_clone.bin / 'cp', '/bin/cp "$@" && [[ $1 != *n* ]]')  # as coreutils 9.2 ended
+    script(gpu_clone.bin / 'cp', '/bin/cp "$@" && [[ $1 != -*n* ]]')  # as coreutils 9.2 ended
     run = gpu_clone.setup(**env)
     assert run.returncode == 0, run.stdout + run.stderr
     assert 'taking the compiler of CUDA 13.0 from PyPI, as ' in run.stdout
