@@ -93,7 +93,9 @@ def test_a_config_trains_one_step_and_says_psbn_in_its_name_where_it_uses_it(nam
 def test_a_config_watches_sparsity_and_its_hooks_build(name):
     hooks = [type(HOOKS.build(hook)).__name__ for hook in read(name).custom_hooks]
     assert ('SparsityHook' in hooks) == ('vit_' not in name)  # which has no scale to look at
-    assert ('DemPHook' in hooks) == ('demp' in name or 'budget' in name)
+    masked = 'unstructured' in name
+    assert ('DemPHook' in hooks) == ('demp' in name and not masked or 'budget' in name)
+    assert ('SparseWeightsHook' in hooks) == masked
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if 'ablations' in name])

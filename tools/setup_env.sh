@@ -9,6 +9,8 @@
 #   MMPSBN_ENV=active          the same as --active
 #   MMPSBN_WHEELHOUSE=folder   wheels to prefer, for machines without a network; one of mmcv must have been built for this torch
 #   MMPSBN_MMCV_OPS=cpu|cuda   which operations mmcv is built with (default: cuda where there is a GPU)
+#   TORCH_CUDA_ARCH_LIST=9.0   the compute capabilities that GPU operations are compiled for (default: those of the GPUs in this machine)
+#   CUDA_HOME=folder           the CUDA toolkit to compile them with (default: that of the nvcc on the PATH; where it does not fit, PyPI's)
 set -euo pipefail
 unset PYTHONPATH PYTHONHOME  # what they add would be taken for installed
 
@@ -55,7 +57,7 @@ find_env() {  # set PYTHON_BASE, and, where the environment is there, ENV_PYTHON
     { read -r VERSION && read -r ENV_DIR_REAL && read -r SITE; } < <("$ENV_PYTHON" "$TOOLS/setup/check_env.py" where 2>/dev/null) || { ENV_PYTHON=; return 0; }
     [[ ${MMPSBN_ENV:-} != active ]] || ENV_DIR=$ENV_DIR_REAL
     STAMP=$ENV_DIR_REAL/mmpsbn-setup.stamp
-    KEY=$(stamp_key "$STACK" "$VERSION" "$OPS")
+    KEY=$(stamp_key "$STACK" "$VERSION" "$OPS${TORCH_CUDA_ARCH_LIST:+ for $TORCH_CUDA_ARCH_LIST}")
 }
 
 is_ready() {

@@ -1,4 +1,4 @@
-# psBN's norm_cfg, SparsityHook and DemPHook (its defaults are the DemP paper's settings), beside a
+# psBN's norm_cfg, SparsityHook and DemPHook (its defaults: configs/demp_cls/README.md), beside a
 # base that sets neither custom_hooks nor custom_imports (Faster R-CNN, RetinaNet, ResNet); for
 # RTMDet, YOLOX, SSD, ConvNeXt see docs/configs.md.
 #   _base_ = ['mmdet::...', 'mmpsbn::_base_/demp.py']

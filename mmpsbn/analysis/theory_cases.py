@@ -110,6 +110,7 @@ def predicted_decay(
         build.__name__,
         start=1.0,
         lrs=[settings['lr']] * num_steps,
+        initial_lr=settings['lr'],
         weight_decay=weight_decay,
         decoupled=decoupled,
         settings=optimizer.param_groups[0],

@@ -19,11 +19,20 @@ def add_config_options(parser: argparse.ArgumentParser, *examples: str) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         metavar='KEY=VALUE',
         help='override settings of the config'
         + (f', for example {" or ".join(examples)}' if examples else ''),
     )
+    parser.set_defaults(cfg_words=[])
+
+
+class _Options(DictAction):
+    """Keeps the words too, for the next command: what they stand for cannot be written back."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        namespace.cfg_words = [option_string, *values]
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_ranks(parser: argparse.ArgumentParser) -> None:

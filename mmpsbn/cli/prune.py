@@ -105,4 +105,4 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
         ('train', args.config, '--load-from', result.checkpoint),
         ('export', args.config, result.checkpoint, '--out', args.out),
     ):
-        print('  ' + command_line(*words))
+        print('  ' + command_line(*words, *args.cfg_words))

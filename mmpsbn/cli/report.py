@@ -118,9 +118,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
                 input_size=args.input_size,
                 device=args.device,
             )
-            command = command_line(
-                'prune', config, checkpoints[-1], '--criterion', 'dead', '--out', 'pruned'
-            )
+            words = ('prune', config, checkpoints[-1], '--criterion', 'dead', '--out', 'pruned')
+            command = command_line(*words, *args.cfg_words)
         files = write_report(
             subject,
             checkpoints,

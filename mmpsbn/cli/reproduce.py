@@ -29,16 +29,18 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     )
     parser.add_argument('--data', help='folder of the data; default: that of the scale')
     parser.add_argument(
-        '--seed',
+        '--seeds',
         type=int,
-        default=0,
-        help='of the weights, the order and the augmentation; '
-        'subsets of the data and shuffled labels are the same with each',
+        nargs='+',
+        default=[0],
+        metavar='SEED',
+        help='each arm is trained with each: of the weights, the order and the augmentation; '
+        'subsets of the data and shuffled labels are the same with each. A folder may get more',
     )
     parser.add_argument(
         '--jobs',
         type=int,
-        help='arms at a time; default: one a core, 1 on a GPU',
+        help='trainings at a time; default: one a core, 1 on a GPU',
     )
     args = parser.parse_args(argv)
     if args.jobs is None:
@@ -50,14 +52,18 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     if args.jobs < 1:
         exit_with(f'--jobs must be >= 1, got {args.jobs}')
+    twice = sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1})
+    if twice:
+        exit_with(f'--seeds names {twice[0]} twice: a second training with it shows nothing new')
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a Ctrl-C
     try:
         reproduce(
+            args.name,
             EXPERIMENTS[args.name],
             scale=args.scale,
             out=args.out,
             data=args.data,
-            seed=args.seed,
+            seeds=args.seeds,
             jobs=args.jobs,
             configs=configs_folder('mmpsbn'),
             say=lambda line: print(line, flush=True),

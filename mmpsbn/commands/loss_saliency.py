@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..engine.openmmlab import batch_loss
 from ..engine.random_numbers import frozen_random_numbers
 from ..pruning.graph import ChannelGraph
 from ..pruning.saliency import GateSaliency
@@ -36,10 +37,8 @@ def loss_saliency(
                 module.eval()
         for data_batch in loader:
             num_samples -= len(data_batch['inputs'])
-            data = model.data_preprocessor(data_batch, True)
-            losses = model(**data, mode='loss') if isinstance(data, dict) else model(*data, 'loss')
             model.zero_grad(set_to_none=True)
-            model.parse_losses(losses)[0].backward()
+            batch_loss(model, data_batch).backward()
             saliency.add()
             if num_samples <= 0:
                 break

@@ -11,6 +11,7 @@ from .norms.freeze_hook import FreezeHook
 from .norms.norm_constructor import NormOptimWrapperConstructor
 from .rounds.rounds_hook import RoundsHook
 from .rounds.snapshot_ensemble import SnapshotEnsembleHook
+from .sparse_weights.sparse_weights_hook import SparseWeightsHook
 from .sparsity.sparsity_hook import SparsityHook
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     'PrunedCheckpointHook',
     'RoundsHook',
     'SnapshotEnsembleHook',
+    'SparseWeightsHook',
     'SparsityHook',
 ]

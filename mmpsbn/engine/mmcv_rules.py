@@ -11,7 +11,7 @@ def register_mmcv_rules() -> None:
     """Deformable convolutions and RoI pooling; nothing where mmcv was built without operations, as
     for classifiers: then no model has them."""
     try:
-        from mmcv import ops
+        import mmcv.ops as ops  # "from mmcv import ops" would not name what is missing
     except ModuleNotFoundError as error:
         if error.name not in ('mmcv.ops', 'mmcv._ext'):
             raise

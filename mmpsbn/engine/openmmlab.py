@@ -73,6 +73,13 @@ def _data_samples(inputs: Tensor) -> list:
     return [DetDataSample(metainfo=dict(meta)) for _ in inputs]
 
 
+def batch_loss(model: nn.Module, data_batch: dict) -> Tensor:
+    """The loss of a training batch, with its graph."""
+    data = model.data_preprocessor(data_batch, True)
+    losses = model(**data, mode='loss') if isinstance(data, dict) else model(*data, 'loss')
+    return model.parse_losses(losses)[0]
+
+
 def example_inputs(model: nn.Module, data_batch: dict, num_samples: int | None) -> Tensor:
     """The first samples of a batch, or all, as the model sees them.
 

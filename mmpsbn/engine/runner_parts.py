@@ -95,7 +95,7 @@ def check_replaceable(model: nn.Module) -> None:
     else:
         return
     raise TypeError(
-        f'this needs a plain or DDP model, got {what}; train with MMDistributedDataParallel'
+        f'DemPHook needs a plain or DDP model, got {what}; train with MMDistributedDataParallel'
     )
 
 

@@ -1,14 +1,21 @@
 """Floor 6: experiments, the papers' and one of our own, from configs to tables."""
 
-from .finetune import FINETUNE_TRADEOFF
-from .papers.bn_only import BN_ONLY
-from .papers.demp import DEMP_TRADEOFF
-from .papers.implicit import IMPLICIT_BATCH_SIZE, IMPLICIT_OPTIMIZERS, IMPLICIT_PRUNE
-from .papers.psbn import PSBN_RANDOM_LABELS, PSBN_ROUNDS, PSBN_SNAPSHOT
-from .papers.psbn_single import PSBN_FINETUNE, PSBN_GAMMA_INIT, PSBN_LR
+from importlib import import_module
+from pkgutil import iter_modules
 
-_PSBN = (PSBN_ROUNDS, PSBN_RANDOM_LABELS, PSBN_LR, PSBN_GAMMA_INIT, PSBN_SNAPSHOT, PSBN_FINETUNE)
-_IMPLICIT = (IMPLICIT_OPTIMIZERS, IMPLICIT_BATCH_SIZE, IMPLICIT_PRUNE)
-EXPERIMENTS = {e.name: e for e in (*_PSBN, *_IMPLICIT, BN_ONLY, DEMP_TRADEOFF, FINETUNE_TRADEOFF)}
+from . import catalogue
+from .experiment import Experiment
+
+
+def _found() -> dict[str, Experiment]:
+    """Name -> experiment, of the modules of ``catalogue`` that have no underscore before them."""
+    names = [m.name for m in iter_modules(catalogue.__path__) if not m.name.startswith('_')]
+    return {
+        name.replace('_', '-'): import_module(f'{catalogue.__name__}.{name}').EXPERIMENT
+        for name in names
+    }
+
+
+EXPERIMENTS = _found()
 
 __all__ = ['EXPERIMENTS']

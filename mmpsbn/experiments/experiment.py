@@ -2,29 +2,28 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from .measured import fields_of
 from .pictures import Panel
 from .scales import PICTURES, Data
 from .tables import ArmTable, GridTable
-from .verdicts import Claims
 
 Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One training.
+    """One training for each seed.
 
     Attributes:
         name: as in the table; ``'row, column'`` where arms form a grid.
         config: path under ``configs/``.
         options: settings over it, as for MMEngine's ``Config.merge_from_dict``: the keys may
             have dots, ``_delete_=True`` replaces a dict.
-        pretrained: name of the arm before it whose backbone it starts from.
+        pretrained: name of the arm before it whose backbone, of the same seed, it starts from.
         whole: it starts from all of that arm's net.
-        seed: added to that of the experiment.
+        once: trained with seed 0 alone, and what all seeds of other arms start from.
     """
 
     name: str
@@ -32,47 +31,53 @@ class Arm:
     options: Options = field(default_factory=dict)
     pretrained: str | None = None
     whole: bool = False
-    seed: int = 0
+    once: bool = False
+
+    def run(self, seed: int) -> str:
+        """Name of its training with a seed of the experiment."""
+        return f'{self.name}, seed {0 if self.once else seed}'
 
 
-def arms_by_scale(
-    config: str, common: Mapping[str, Options], changes: Callable[[str], Mapping[str, Options]]
+def sweep(
+    config: str,
+    common: Mapping[str, Options],
+    changes: Mapping[str, Options] | Callable[[str], Mapping[str, Options]],
 ) -> dict[str, list[Arm]]:
     """Arms that differ in one thing.
 
     Args:
         common: scale -> options of all arms.
-        changes: scale -> name of an arm -> its options over these.
+        changes: name of an arm -> its options over these, or scale -> such names.
     """
+    changes_of = changes if callable(changes) else lambda scale: changes
     return {
-        scale: [Arm(name, config, {**options, **change}) for name, change in changes(scale).items()]
+        scale: [Arm(name, config, {**options, **own}) for name, own in changes_of(scale).items()]
         for scale, options in common.items()
     }
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure or a table of a paper.
+    """A figure or a table of a paper. On the command line it has the name of its module.
 
     Attributes:
-        name: on the command line.
         shows: the figure or table, in words.
         claim: what the paper says.
         arms: scale -> the trainings; an arm comes after the one it starts from.
-        read: work folder of a trained arm -> its numbers, plain types; a function that can be
-            pickled, for it runs in the process that trained.
         table: of the numbers by arm.
         panels: pictures of them, side by side.
-        claims: numbers by arm -> each clause of the claim, and whether these numbers say so.
         data: what it is trained on.
     """
 
-    name: str
     shows: str
     claim: str
     arms: Mapping[str, Sequence[Arm]]
-    read: Callable[[Path], dict[str, Any]]
     table: ArmTable | GridTable
     panels: Sequence[Panel]
-    claims: Claims
     data: Data = PICTURES
+
+    @property
+    def measures(self) -> list[str]:
+        """Of :data:`.measure.MEASURES`, those that the table and the pictures ask for."""
+        asked = [*self.table.cells, *(f'{{{name}}}' for p in self.panels for name in p.fields)]
+        return list(dict.fromkeys(name for cell in asked for name in fields_of(cell)))

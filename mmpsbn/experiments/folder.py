@@ -22,16 +22,16 @@ from ..version import __version__
 class ExperimentFolder:
     """``--out``. A folder belongs to one experiment with one set of settings.
 
-    ``settings.json``; ``arms/NAME/`` with ``config.py``, ``train.log``, what training writes,
-    ``seconds.json`` and in the end ``machine.json`` and ``numbers.json``; ``table.md``,
+    ``settings.json``; ``arms/NAME_seed_K/`` with ``config.py``, ``train.log``, what training
+    writes, ``seconds.json`` and in the end ``machine.json`` and ``numbers.json``; ``table.md``,
     ``plot.png`` and ``results.json``. It may be moved.
     """
 
     def __init__(self, path: str):
         self.path = Path(path).resolve()
 
-    def arm(self, name: str) -> Path:
-        """The work folder of an arm."""
+    def run(self, name: str) -> Path:
+        """The work folder of an arm with one seed."""
         words = ''.join(c if c.isalnum() or c in '.-' else ' ' for c in name).split()
         return self.path / 'arms' / '_'.join(words)
 
@@ -52,12 +52,12 @@ class ExperimentFolder:
             ) from None
 
     def claim(self, settings: Mapping[str, Any], configs: Mapping[str, Config]) -> None:
-        """Write the settings and the arms' configs; a folder that has them is gone on with.
+        """Write the settings and the runs' configs; a folder that has these settings is gone on
+        with, and may get more seeds.
 
         Raises:
             ValueError: the folder was begun with other settings; says which.
         """
-        settings = dict(settings, arms={name: c.to_dict() for name, c in configs.items()})
         text = json.dumps(settings, default=str, indent=1).replace(str(self.path), '<out>')
         path = self.path / 'settings.json'
         changed = _differences(read_json(path), json.loads(text)) if path.exists() else []
@@ -67,32 +67,40 @@ class ExperimentFolder:
                 'another --out, or the settings of before'
             )
         for name, config in configs.items():
-            self.arm(name).mkdir(parents=True, exist_ok=True)
-            config.dump(str(self.arm(name) / 'config.py'))
+            self.run(name).mkdir(parents=True, exist_ok=True)
+            config.dump(str(self.run(name) / 'config.py'))
         write(path, text)
 
     def finished(self, name: str) -> bool:
-        """Whether an arm is trained and read."""
-        return (self.arm(name) / 'numbers.json').exists()
+        """Whether a run is trained and read."""
+        return (self.run(name) / 'numbers.json').exists()
+
+    def numbers(self, name: str) -> dict[str, Any]:
+        """What was read of a finished run."""
+        return read_json(self.run(name) / 'numbers.json')
+
+    def machine(self, name: str) -> dict[str, Any]:
+        """What a finished run was read on."""
+        return read_json(self.run(name) / 'machine.json')
 
     def seconds(self, name: str) -> float:
-        """Wall clock of an arm's processes so far."""
-        path = self.arm(name) / 'seconds.json'
+        """Wall clock of a run's processes so far."""
+        path = self.run(name) / 'seconds.json'
         return read_json(path)['seconds'] if path.exists() else 0.0
 
     def add_seconds(self, name: str, seconds: float) -> None:
         """Of one process."""
         record = dict(seconds=self.seconds(name) + seconds)
-        write(self.arm(name) / 'seconds.json', json.dumps(record))
+        write(self.run(name) / 'seconds.json', json.dumps(record))
 
 
 def write_numbers(work_dir: Path, numbers: Mapping[str, Any]) -> None:
-    """By which an arm is finished; with them the machine this runs on."""
+    """By which a run is finished; with them the machine this runs on."""
     write(work_dir / 'machine.json', json.dumps(_this_machine(), indent=1))
     write(work_dir / 'numbers.json', json.dumps(numbers, indent=1))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 

@@ -1,227 +1,262 @@
-"""What is measured on the trained model of an arm."""
+"""What is measured on a trained arm, by name: the columns and the axes of the experiments.
 
-import copy
-import math
-import statistics
-import time
-from collections.abc import Iterator
-from pathlib import Path
+A measure is read only where a table or a picture asks for it. One of rounds or layers is a list;
+those that a training in rounds and one without have in common are lists of the first alone.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from ..analysis.logs import box_map, read_runs
-from ..commands.model_files import load_model
-from ..engine.onnx_file import one_thread_session
-from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
-from ..functional.activations import ActivationStatistics, activation_statistics
-from ..functional.statistics import share_above
-from ..pruning import trace_channel_graph
-from ..pruning.census import LayerChannels, map_channels, observe_channels, take_census
-from ..pruning.cost import count_positions, model_cost
-from ..pruning.criteria import collapsed_channels, keep_mask_of
-from ..pruning.graph import ChannelGraph
-from ..pruning.prune import prune_channels
+from ..functional.statistics import filter_l1_norms, share_above
+from ..functional.training_flops import training_flops_left
+from ..models.trained_parts import TrainedParts
+from ..pruning.census import LayerChannels, take_census
+from ..pruning.measures import ChannelCounts, Limits, count_channels
+from ..pruning.sparsity import scale_layers
+from .trained import GAMMA, TrainedArm, convolution_weights
+
+_LIMITS = Limits(gamma=GAMMA, eps=1e-12)  # Mehta et al. section 2.1
+_SMALL = (0.01, 0.05, 0.1)  # Frankle et al. section 5
 
 
-def final_checkpoint(work_dir: Path, config: Config) -> Path:
-    """Of a training by epochs that has ended."""
-    return work_dir / f'epoch_{config.train_cfg.max_epochs}.pth'
-
-
-def classes_of(config: Config) -> int:
-    """Of a classifier or a detector with one stage."""
-    model = config.model
-    return (model.head if 'head' in model else model.bbox_head).num_classes
-
-
-class TrainedArm:
-    """A work folder whose training has ended.
+@dataclass(frozen=True)
+class Measure:
+    """A number, or several, of a trained arm.
 
     Attributes:
-        config: of the arm.
-        classes: how many there are.
-        model: in eval mode, with the weights and, if it was pruned, the structure of the end.
+        label: of its axis, with the unit; ``{}`` in it is the key of one of several.
+        read: numbers, None, and lists and mappings of them by strings.
+        share: in [0, 1], drawn in percent.
     """
 
-    def __init__(self, work_dir: Path):
-        self.config = Config.fromfile(str(work_dir / 'config.py'))
-        self.classes = classes_of(self.config)
-        self._work_dir = work_dir
-        self._checkpoint = str(final_checkpoint(work_dir, self.config))
-        loaded = load_model(self.config, self._checkpoint)
-        self._plan = loaded.plan
-        self.model = loaded.model.to('cuda' if torch.cuda.is_available() else 'cpu')
-        self._test = self._loader('val')  # reads the pictures once
+    label: str
+    read: Callable[[TrainedArm], Any]
+    share: bool = False
 
-    @torch.no_grad()
-    def top1(self) -> float:
-        """Accuracy on the test images, in %."""
-        hits = [
-            int(sample.pred_label == sample.gt_label)
-            for batch in self._test
-            for sample in self.model.val_step(batch)
-        ]
-        return 100 * sum(hits) / len(hits)
 
-    def box_map(self) -> float:
-        """COCO mAP of the last validation, in [0, 1]; 0 where nothing was detected."""
-        (records,) = read_runs([self._work_dir]).values()
-        return box_map(records)
+def read_measures(arm: TrainedArm, names: list[str]) -> dict[str, Any]:
+    """By their names."""
+    return {name: MEASURES[name].read(arm) for name in names}
 
-    def left(self) -> dict[str, float]:
-        """What pruning has left of the dense net: ``macs`` and ``params``, as shares."""
-        positions = count_positions(self.model, next(self._images(self._test))[:1], forward_tensors)
-        now = model_cost(self.model, positions)
-        dense = model_cost(self.model, positions, self._plan.shapes)
-        return dict(macs=now.macs / dense.macs, params=now.params / dense.params)
 
-    def onnx_time_left(self, rounds: int = 21) -> float:
-        """Time of the pruned net in ONNX Runtime over that of the dense one, on one image and one
-        thread: median over rounds in which both run in turn."""
-        image = next(self._images(self._test))[:1]
-        dense = MODELS.build(model_cfg_of(self.config)).to(image.device)
-        sessions = [one_thread_session(net.eval(), image) for net in (dense, self.model)]
-        feed, ratios = dict(inputs=image.cpu().numpy()), []
-        for _ in range(rounds):
-            seconds = []
-            for session in sessions:
-                start = time.perf_counter()
-                session.run(None, feed)
-                seconds.append(time.perf_counter() - start)
-            ratios.append(seconds[1] / seconds[0])
-        return statistics.median(ratios)
+def label_of(field: str) -> tuple[str, float]:
+    """What the axis of a number says, and what it is drawn multiplied by."""
+    name, key = re.fullmatch(r'(\w+)(?:\[(.+)\])?', field).groups()
+    measure = MEASURES[name]
+    return measure.label.format(key), 100 if measure.share else 1
 
-    def census(self) -> dict[str, LayerChannels]:
-        """The channels of all norm layers, with their activations over the training images, not
-        augmented."""
-        graph, image = self._trace()
-        channel_map = map_channels(self.model, graph, image, forward_tensors)
-        images = self._images(self._loader('train'))
-        observed = observe_channels(self.model, channel_map, images, forward_tensors)
-        return take_census(self.model, channel_map, observed)
 
-    @torch.no_grad()
-    def relus_off(self) -> float:
-        """The share of ReLUs, by channel, that are 0 on more than 99 % of the pixels of the test
-        images (Frankle et al. section 5). Each call of a shared module is a ReLU of its own."""
-        calls: list[ActivationStatistics] = []  # of one batch, in their order
-        seen: list[ActivationStatistics] = []
-        handles = [
-            module.register_forward_hook(
-                lambda module, args, output: calls.append(
-                    activation_statistics(output, channel_dim=1)
-                )
-            )
-            for module in self.model.modules()
-            if isinstance(module, nn.ReLU)
-        ]
-        for images in self._images(self._test):
-            calls.clear()
-            forward_tensors(self.model, images)
-            seen = [a.merged(b) for a, b in zip(seen, calls)] if seen else calls.copy()
-        for handle in handles:
-            handle.remove()
-        return share_above(torch.cat([s.zero_share() for s in seen]), threshold=0.99)
+def _by_round(key: str) -> Callable[[TrainedArm], list]:
+    return lambda arm: [row.get(key) for row in arm.rounds]
 
-    def remove_collapsed(self, threshold: float) -> float:
-        """Remove every filter of a convolution with |gamma| < ``threshold``, beta and all, but
-        for the last one of a layer.
 
-        Returns:
-            The share of the weights of convolutions that went.
-        """
-        before = self._convolution_weights()
-        graph, image = self._trace()
-        keep_masks = {
-            name: keep_mask_of(
-                group,
-                torch.zeros(group.channels),
-                collapsed_channels(self.model, group, threshold=threshold),
-                min_channels=1,
-                round_to=1,
-            )
-            for name, group in graph.groups.items()
-            if isinstance(self.model.get_submodule(group.writers[0].layer), nn.Conv2d)
-        }
-        prune_channels(
-            self.model,
-            graph.groups,
-            keep_masks,
-            batch=image,
-            forward_fn=forward_tensors,
-            tolerance=math.inf,  # what this changes is what is to be measured
-        )
-        return 1 - self._convolution_weights() / before
+def _top1(arm: TrainedArm) -> list[float] | float:
+    return [row['metrics']['accuracy/top1'] for row in arm.rounds] or arm.top1
 
-    def removed(self) -> dict[str, float]:
-        """What pruning during training has removed, as shares of the dense net: ``weights`` of
-        all layers with MACs, ``channels`` of convolutions but those in shortcuts,
-        ``macs``."""
-        positions = count_positions(self.model, next(self._images(self._test))[:1], forward_tensors)
-        left = model_cost(self.model, positions)
-        dense = model_cost(self.model, positions, self._plan.shapes)
-        channels = [
-            (len(layer.weight), self._plan.shapes.get(f'{name}.weight', layer.weight.shape)[0])
-            for name, layer in self.model.named_modules()
-            if isinstance(layer, nn.Conv2d) and 'downsample' not in name
-        ]
-        channels_left, dense_channels = map(sum, zip(*channels))
-        return dict(
-            weights=1 - sum(left.weights_of.values()) / sum(dense.weights_of.values()),
-            channels=1 - channels_left / dense_channels,
-            macs=1 - left.macs / dense.macs,
-        )
 
-    def speedup(self, rounds: int = 21) -> float:
-        """How many times as fast as the dense net the net of the end trains: median over rounds
-        of the seconds of one training step of each, measured side by side: processor time, which
-        other jobs hardly change, or wall clock on a GPU and with several threads. The arm's own
-        weights stay as they are."""
-        batch = next(iter(self._loader('train')))
-        dense = MODELS.build(model_cfg_of(self.config)).to(next(self.model.parameters()).device)
-        nets = dense, copy.deepcopy(self.model)
-        wrappers = [build_optim_wrapper(net.train(), self.config.optim_wrapper) for net in nets]
-        wall = torch.cuda.is_available() or torch.get_num_threads() > 1  # or threads add up
-        clock = time.perf_counter if wall else time.process_time
-        ratios = []
-        for _ in range(rounds):
-            before, now = (step_seconds(*of, clock) for of in zip(nets, [batch] * 2, wrappers))
-            ratios.append(before / now)
-        return statistics.median(ratios)
+def _map(arm: TrainedArm) -> list[float] | float:
+    return [row['metrics'].get('coco/bbox_mAP', 0.0) for row in arm.rounds] or arm.box_map()
 
-    def train_seconds(self) -> float:
-        """Wall clock of all iterations, prune events included; not that of validation, of
-        checkpoints and of what an interruption lost."""
-        return float(self._history('time').data[0].sum())
 
-    def train_loss(self) -> float:
-        """Mean of the last epoch."""
-        return float(self._history('loss').mean(len(self._loader('train'))))
+def _dead_share(arm: TrainedArm) -> list[float | None]:
+    return [None if r.get('dead') is None else r['dead'] / r['prunable'] for r in arm.rounds]
 
-    def _history(self, scalar: str) -> HistoryBuffer:
-        """Of all iterations."""
-        hub = CheckpointLoader.load_checkpoint(self._checkpoint)['message_hub']
-        return hub['log_scalars'][f'train/{scalar}']
 
-    def _convolution_weights(self) -> int:
-        layers = (m for m in self.model.modules() if isinstance(m, nn.Conv2d))
-        return sum(layer.weight.numel() for layer in layers)
+def _backbone(arm: TrainedArm) -> dict[str, LayerChannels]:
+    return {n: layer for n, layer in arm.census.items() if n.startswith('backbone.')}
 
-    def _trace(self) -> tuple[ChannelGraph, Tensor]:
-        """The channel graph, and the image it was traced on."""
-        image = next(self._images(self._test))[:1]
-        return trace_channel_graph(self.model, image, forward_tensors), image
 
-    def _images(self, loader: DataLoader) -> Iterator[Tensor]:
-        for batch in loader:
-            yield example_inputs(self.model, batch, len(batch['inputs']))
+def _filters(arm: TrainedArm, measure: str) -> ChannelCounts:
+    return count_channels(_backbone(arm), measure, _LIMITS)
 
-    def _loader(self, split: str) -> DataLoader:
-        return Runner.build_dataloader(self.config[f'{split}_dataloader'], seed=0)
+
+def _small_gammas(arm: TrainedArm) -> Mapping[str, float]:
+    census = take_census(arm.model)
+    limits = {str(at): Limits(gamma=at, eps=0.0) for at in _SMALL}
+    return {at: count_channels(census, 'collapsed', of).share for at, of in limits.items()}
+
+
+def _change_clamped(arm: TrainedArm) -> Mapping[str, float]:
+    return {str(at): arm.accuracy(clamped=at) - arm.top1 for at in _SMALL}
+
+
+def _share(mask: Tensor) -> float:
+    return float(mask.double().mean())
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    """From the smallest to the largest in steps of 5 %."""
+    return torch.quantile(values.double(), torch.linspace(0, 1, 21, dtype=torch.double)).tolist()
+
+
+def _l1_norms(arm: TrainedArm) -> Tensor:
+    """Of the filters of all convolutions, over the largest of their layer."""
+    layers = [m.weight for m in arm.model.modules() if isinstance(m, nn.Conv2d)]
+    norms = [filter_l1_norms(weight, channel_dim=0).cpu() for weight in layers]
+    return torch.cat([of / of.max() for of in norms])
+
+
+def _gammas(arm: TrainedArm) -> Tensor:
+    return torch.cat([of.gamma for of in take_census(arm.model).values()])
+
+
+def _betas(arm: TrainedArm) -> Tensor:
+    return torch.cat([of.bias for of in take_census(arm.model).values()])
+
+
+def _mean_universality(layer: LayerChannels) -> float | None:
+    """Over the channels that are ever active: one that is not has learned no feature, and its 0
+    would be taken for a selective one. None where there is no such channel."""
+    active = layer.activations.peak > 0
+    low, high = layer.activations.universality()
+    return float((low + high)[active].nanmean() / 2) if active.any() else None
+
+
+def _trained_parameters(arm: TrainedArm) -> int:
+    parameters = dict(arm.model.named_parameters())
+    count = sum(parameter.numel() for parameter in parameters.values())
+    for hook in arm.config.custom_hooks:
+        if hook['type'] == 'FreezeHook':
+            of = {key: hook.get(key) for key in ('train', 'freeze', 'per_channel')}
+            for name, mask in TrainedParts(**of).frozen(arm.model, 0).items():
+                count -= parameters[name].numel() - (0 if mask is None else int(mask.sum()))
+    return count
+
+
+def _path(parameter: str) -> Callable[[TrainedArm], list[Mapping[str, float]]]:
+    """Of the last norm layer but one of the backbone: in a ResNet of inner channels, in BasicNet
+    C6, as in the figures."""
+
+    def read(arm: TrainedArm) -> list[Mapping[str, float]]:
+        layer = [name for name in scale_layers(arm.model) if name.startswith('backbone.')][-2]
+        values = (state[f'{layer}.{parameter}'] for state in arm.by_epoch())
+        # a key of digits alone would be an index in a cell
+        return [{f'p{at}': of.quantile(at / 100).item() for at in (5, 50, 95)} for of in values]
+
+    return read
+
+
+def _logged(arm: TrainedArm, name: str) -> list[float]:
+    """Of each iteration, by the hook that prunes; empty in a dense training."""
+    for hook in ('demp', 'sparse'):
+        if values := arm.scalars(f'{hook}/{name}'):
+            return values
+    return []
+
+
+def _training_flops(arm: TrainedArm) -> float:
+    macs_left = _logged(arm, 'macs_left')
+    if not macs_left:
+        return 1.0
+    dense_gradients = [bool(of) for of in _logged(arm, 'dense_gradients')] or None
+    first = macs_left[0] if _is_small_at_first(arm) else 1.0
+    return training_flops_left(macs_left, dense_gradients, first=first)
+
+
+def _is_small_at_first(arm: TrainedArm) -> bool:
+    """Whether what is logged after the first iteration is what it trained: masks change at the
+    second one or later, channels before the first where a budget says so."""
+    return any(
+        hook['type'] == 'SparseWeightsHook' or (hook.get('budget') or {}).get('timing') == 'start'
+        for hook in arm.config.custom_hooks
+    )
+
+
+def _weight_sparsity(arm: TrainedArm) -> float:
+    masked = arm.scalars('sparse/weights_left')
+    return 1 - (masked[-1] if masked else arm.left['weights'])
+
+
+def _flops_left(arm: TrainedArm) -> list[float]:
+    return [(1 - row['flops_sparsity']) * arm.left['macs'] for row in arm.rounds]
+
+
+MEASURES = {
+    'top1': Measure('top-1 accuracy, %', _top1),
+    'error': Measure('test error, %', lambda arm: 100 - arm.top1),
+    'loss': Measure('training loss', lambda arm: _by_round('loss')(arm) or arm.train_loss()),
+    'ensemble': Measure('top-1 of the ensemble, %', TrainedArm.ensemble),
+    # of RoundsHook; channels are of norm layers, prunable ones inner channels
+    'flops_sparsity': Measure('FLOPs sparsity, %', _by_round('flops_sparsity'), share=True),
+    'collapsed': Measure('collapsed filters', _by_round('collapsed')),
+    'channels': Measure('filters', _by_round('channels')),
+    'dead': Measure('dead channels', _by_round('dead')),
+    'flops_left': Measure('FLOPs left, %', _flops_left, share=True),
+    'prunable': Measure('channels', _by_round('prunable')),
+    'dead_share': Measure('dead channels, %', _dead_share, share=True),
+    # of the filters of convolutions, over the training images
+    'small_share': Measure(
+        'filters with |gamma| < 1e-3, %', lambda arm: _filters(arm, 'collapsed').share, share=True
+    ),
+    'inactive_share': Measure(
+        'inactive filters, %', lambda arm: _filters(arm, 'dead').share, share=True
+    ),
+    'small_by_layer': Measure(
+        'filters removed, %',
+        lambda arm: [k / size for k, size in _filters(arm, 'collapsed').by_layer.values()],
+        share=True,
+    ),
+    'weights_removed': Measure(
+        'weights of the collapsed filters, %',
+        lambda arm: 1 - convolution_weights(arm.without_collapsed) / convolution_weights(arm.model),
+        share=True,
+    ),
+    'error_after': Measure(
+        'test error without the collapsed filters, %',
+        lambda arm: 100 - arm.accuracy(arm.without_collapsed),
+    ),
+    'trained_parameters': Measure('trained parameters', _trained_parameters),
+    # percentiles over the channels of a layer, by epoch
+    'gamma_path': Measure('gamma, {}', _path('weight')),
+    'beta_path': Measure('beta, {}', _path('bias')),
+    # of all norm layers, by threshold; and in points, where the small ones are 0
+    'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
+    'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),
+    'relus_off': Measure(
+        'ReLUs off, %', lambda arm: share_above(torch.cat(arm.relus), threshold=0.99), share=True
+    ),
+    'zeros_by_layer': Measure(
+        'mean Pr[a = 0], %', lambda arm: [float(of.mean()) for of in arm.relus], share=True
+    ),
+    # distributions, signed
+    'zero_quantiles': Measure('Pr[a = 0] of a ReLU', lambda arm: _quantiles(torch.cat(arm.relus))),
+    'gamma_quantiles': Measure('gamma', lambda arm: _quantiles(_gammas(arm))),
+    'beta_quantiles': Measure('beta', lambda arm: _quantiles(_betas(arm))),
+    'negative_gammas': Measure(
+        'gamma < 0, % of channels',
+        lambda arm: float((_gammas(arm) < 0).double().mean()),
+        share=True,
+    ),
+    'l1_quantiles': Measure(
+        'L1 norm of a filter, of the largest of its layer', lambda arm: _quantiles(_l1_norms(arm))
+    ),
+    'l1_small': Measure(
+        'filters with an L1 norm below 1 % of the largest of their layer, %',
+        lambda arm: _share(_l1_norms(arm) < 0.01),
+        share=True,
+    ),
+    # Mehta et al. section 3, over the training images
+    'universality_by_layer': Measure(
+        'mean universality of active channels',
+        lambda arm: [_mean_universality(of) for of in _backbone(arm).values()],
+    ),
+    # of what pruning in training has left or removed
+    'left': Measure('{} left, %', lambda arm: arm.left, share=True),
+    'removed': Measure(
+        '{} removed, %', lambda arm: {k: 1 - left for k, left in arm.left.items()}, share=True
+    ),
+    'weight_sparsity': Measure('weight sparsity, %', _weight_sparsity, share=True),
+    'training_flops': Measure('training FLOPs, of dense', _training_flops),
+    'inference_flops': Measure(
+        'inference FLOPs, of dense', lambda arm: (_logged(arm, 'macs_left') or [1.0])[-1]
+    ),
+    'speedup': Measure('last step, times faster than dense', TrainedArm.speedup),
+    'onnx': Measure('time left in ONNX Runtime, %', TrainedArm.onnx_time_left, share=True),
+    'train_seconds': Measure('training, s', TrainedArm.train_seconds),
+    'map': Measure('COCO mAP', _map),
+}

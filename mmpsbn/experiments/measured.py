@@ -1,26 +1,87 @@
-"""The numbers of trained arms, and the quantities that are drawn and judged."""
+"""The numbers of trained arms, over their seeds, and how they are written.
 
-from collections.abc import Callable, Mapping
+A cell is written as for ``str.format``: ``{top1:.1f}`` is a number by the name of its measure,
+``{removed[macs]:.1p}`` one of several, ``p`` a share in percent, and a mapping all of its numbers.
+"""
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from string import Formatter
 from typing import Any
 
 
-class Measured(SimpleNamespace):
-    """What was read of an arm, each number an attribute; of a list, one a round, the last.
+@dataclass(frozen=True)
+class Spread:
+    """One number of an arm, with each of its seeds."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values) if len(self.values) > 1 else self.values[0]
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the sample; 0 of one seed, of which nothing is known."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def __format__(self, spec: str) -> str:
+        """The mean, and of several seeds ± the standard deviation; a count that is the same with
+        all of them is written as it is."""
+        if len(self.values) == 1 or (not spec and len(set(self.values)) == 1):
+            return _number(self.values[0], spec)
+        spec = spec or '.1f'
+        return f'{_number(self.mean, spec)} ± {_number(self.std, spec.lstrip("+"))}'
+
+
+def _number(value: float, spec: str) -> str:
+    return format(100 * value, f'{spec[:-1]}f') if spec.endswith('p') else format(value, spec)
+
+
+def over_seeds(numbers: Sequence[Any]) -> Any:
+    """What was read of an arm with each seed, each number a :class:`Spread`; None where one seed
+    has none, as its loss after it diverged."""
+    if any(of is None for of in numbers):
+        return None
+    if isinstance(numbers[0], Mapping):
+        return {key: over_seeds([of[key] for of in numbers]) for key in numbers[0]}
+    if isinstance(numbers[0], list):
+        return [over_seeds(values) for values in zip(*numbers, strict=True)]
+    return Spread(tuple(numbers))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of an arm.
 
     Attributes:
-        name: of the arm.
-        steps: the same after each round; where the lists are of layers, of each layer.
+        numbers: measure -> :class:`Spread`, mapping of such, or list by round or by layer.
+        start: the arm that it started from, if any.
     """
 
-    def __init__(self, name: str, numbers: Mapping[str, Any]):
-        lists = {key: value for key, value in numbers.items() if isinstance(value, list)}
-        self.steps = [
-            SimpleNamespace(**numbers | dict(zip(lists, values)))
-            for values in zip(*lists.values(), strict=True)
-        ]
-        super().__init__(name=name, **vars(self.steps[-1]) if self.steps else numbers)
+    numbers: Mapping[str, Any]
+    start: 'Measured | None' = None
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The numbers with only that round or layer of each list, None where it has none such; -1
+        is the last one."""
+        return {
+            name: next(iter(value[step:]), None) if isinstance(value, list) else value
+            for name, value in self.numbers.items()
+        }
+
+    def steps(self, cell: str) -> int:
+        """How many rounds or layers there are of what a cell asks for."""
+        return max(
+            (len(self.numbers[n]) for n in fields_of(cell) if isinstance(self.numbers[n], list)),
+            default=0,
+        )
+
+    def drawn(self, field: str, step: int = -1) -> Spread | None:
+        """A number by its place, as in a cell."""
+        return _CELL.get_field(field, (), self.at(step))[0]
 
 
 Numbers = Mapping[str, Measured]  # by the name of the arm
@@ -35,51 +96,23 @@ def grid(numbers: Numbers) -> dict[str, dict[str, Measured]]:
     return rows
 
 
-def over_seeds(numbers: Numbers) -> dict[str, SimpleNamespace]:
-    """Arms named ``'..., seed K'`` as one of the name before that: of each number the mean, and
-    as ``<number>_spread`` half of the distance between the largest and the smallest, None where
-    there is one seed."""
-    groups: dict[str, list[Measured]] = {}
-    for name, arm in numbers.items():
-        groups.setdefault(name.partition(', seed ')[0], []).append(arm)
-    joined = {}
-    for name, arms in groups.items():
-        joined[name] = of_all = SimpleNamespace(**vars(arms[0]))
-        for key in vars(arms[0]):
-            values = [getattr(arm, key) for arm in arms]
-            if not all(isinstance(value, (int, float)) for value in values):
-                continue
-            several = len(arms) > 1
-            setattr(of_all, key, sum(values) / len(values) if several else values[0])
-            spread = (max(values) - min(values)) / 2 if several else None
-            setattr(of_all, f'{key}_spread', spread)
-    return joined
+class _Cell(Formatter):
+    def format_field(self, value: Any, spec: str) -> str:
+        if value is None:
+            return ''
+        if isinstance(value, Mapping):
+            return ', '.join(self.format_field(item, spec) for item in value.values())
+        return format(value, spec)
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """A number of an arm that is drawn and judged.
+_CELL = _Cell()
 
-    Attributes:
-        label: of its axis, with the unit.
-        of: an arm, or one of its steps -> the number; None where there is none.
-        spec: its format in words: ``'.1%'`` a share, which is drawn in percent, ``'.1f %'`` a
-            number and its unit.
-        margin: what one run cannot tell apart.
-    """
 
-    label: str
-    of: Callable[[SimpleNamespace], float | None]
-    spec: str
-    margin: float = 0
+def write_cell(cell: str, numbers: Mapping[str, Any]) -> str:
+    """Empty in place of None."""
+    return _CELL.vformat(cell, (), numbers)
 
-    def words(self, value: float) -> str:
-        """A value in words."""
-        number, space, unit = self.spec.partition(' ')
-        return f'{value:{number}}{space}{unit}'
 
-    def drawn(self, arm: SimpleNamespace) -> float | None:
-        """The number as a picture has it."""
-        value = self.of(arm)
-        is_share = self.spec.partition(' ')[0].endswith('%')
-        return 100 * value if is_share and value is not None else value
+def fields_of(cell: str) -> list[str]:
+    """The measures that a cell asks for."""
+    return [re.match(r'\w+', name).group() for _, name, _, _ in Formatter().parse(cell) if name]

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .measured import Numbers, Quantity, grid, over_seeds
+from .measure import label_of
+from .measured import Measured, Numbers, Spread, grid
 
 _COLOURS = ('#b2182b', '#d9730d', '#2166ac', '#2c8c5a', '#7b3294', '#8a8a8a')
 _STYLES = ('-', '--', ':')
 
-Lines = Mapping[str, Sequence[tuple[float, float]]]  # label -> points (x, y)
+Points = Sequence[tuple[float | Spread | None, Spread | None]]
 
 
 @dataclass(frozen=True)
@@ -19,80 +21,88 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        x, y: what the axes say.
-        lines: numbers by arm -> label -> points (x, y).
+        x: what the axis says.
+        y: place of the number that is drawn, as in a cell without braces.
+        lines: numbers by arm -> label -> points; those with None are left out.
         x_scale: ``'linear'``, ``'log'``, without points at 0, or ``'count'``, whole numbers.
+        x_field: place of the number on the x axis, if it is one.
     """
 
     x: str
     y: str
-    lines: Callable[[Numbers], Lines]
+    lines: Callable[[Numbers], Mapping[str, Points]]
     x_scale: str = 'linear'
+    x_field: str | None = None
+
+    @property
+    def fields(self) -> list[str]:
+        return [name for name in (self.x_field, self.y) if name]
 
 
-def over_steps(x: str, y: Quantity) -> Panel:
+def over_steps(x: str, y: str) -> Panel:
     """A line an arm, over the number of the round or layer from 1."""
 
-    def lines(numbers: Numbers) -> Lines:
-        return {
-            name: [
-                (at, y.drawn(step))
-                for at, step in enumerate(arm.steps, 1)
-                if y.of(step) is not None
-            ]
-            for name, arm in numbers.items()
-        }
+    def points(arm: Measured) -> Points:
+        return [(at + 1, arm.drawn(y, at)) for at in range(arm.steps(f'{{{y}}}'))]
 
-    return Panel(x, y.label, lines, 'count')
+    return Panel(x, y, lambda numbers: {n: points(arm) for n, arm in numbers.items()}, 'count')
 
 
-def over_columns(x: str, y: Quantity) -> Panel:
+def over_stages(y: str) -> Panel:
+    """A line for each arm that starts from another, from that one's number to its own."""
+
+    def lines(numbers: Numbers) -> dict[str, Points]:
+        arms = {name: arm for name, arm in numbers.items() if arm.start}
+        return {n: [(1, arm.start.drawn(y)), (2, arm.drawn(y))] for n, arm in arms.items()}
+
+    return Panel('stage: pretrained, finetuned', y, lines, 'count')
+
+
+def over_columns(x: str, y: str) -> Panel:
     """A line a row of :func:`.measured.grid`, over the numbers that name its columns."""
 
-    def lines(numbers: Numbers) -> Lines:
+    def lines(numbers: Numbers) -> dict[str, Points]:
         return {
-            row: sorted((float(column), y.drawn(arm)) for column, arm in arms.items())
+            row: [(float(at), arms[at].drawn(y)) for at in sorted(arms, key=float)]
             for row, arms in grid(numbers).items()
         }
 
-    return Panel(x, y.label, lines, 'log')
+    return Panel(x, y, lines, 'log')
 
 
-def against(x: Quantity, y: Quantity) -> Panel:
-    """A line a row of :func:`.measured.grid`, through its arms in their order, of which those of
-    several seeds are one."""
+def against(x: str, y: str) -> Panel:
+    """A line a row of :func:`.measured.grid`, through its arms in their order, and in the rounds
+    of each where these are measured."""
 
-    def lines(numbers: Numbers) -> Lines:
-        return {
-            row: [(x.drawn(arm), y.drawn(arm)) for arm in arms.values()]
-            for row, arms in grid(over_seeds(numbers)).items()
-        }
+    def points(arm: Measured) -> Points:
+        steps = range(arm.steps(f'{{{x}}}{{{y}}}')) or [-1]
+        return [(arm.drawn(x, at), arm.drawn(y, at)) for at in steps]
 
-    return Panel(x.label, y.label, lines)
+    def lines(numbers: Numbers) -> dict[str, Points]:
+        rows = grid(numbers).items()
+        return {row: [p for arm in arms.values() for p in points(arm)] for row, arms in rows}
+
+    return Panel(label_of(x)[0], y, lines, x_field=x)
 
 
 def draw(panels: Sequence[Panel], numbers: Numbers) -> Figure:
-    """One legend for all: a label has the same colour in each panel."""
+    """One legend for all: a label has the same colour in each panel. Of several seeds the means,
+    in a band of a standard deviation to both sides."""
     drawn = [panel.lines(numbers) for panel in panels]
     labels = list(dict.fromkeys(label for lines in drawn for label in lines))
     figure = Figure(figsize=(4.5 * len(panels), 3.6), dpi=120, layout='constrained')
     for axes, panel, lines in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, drawn):
         for label, points in lines.items():
             number = labels.index(label)
-            axes.plot(
-                *zip(*((x, y) for x, y in points if x or panel.x_scale != 'log')),
-                color=_COLOURS[number % len(_COLOURS)],
-                linestyle=_STYLES[number // len(_COLOURS) % len(_STYLES)],
-                marker='o',
-                markersize=4,
-                label=label,
-            )
+            colour = _COLOURS[number % len(_COLOURS)]
+            style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+            _draw_line(axes, panel, points, color=colour, linestyle=style, label=label)
         axes.set_xlabel(panel.x)
-        axes.set_ylabel(panel.y)
+        axes.set_ylabel(label_of(panel.y)[0])
         if panel.x_scale == 'log':
             axes.set_xscale('log')
-            values = sorted({x for points in lines.values() for x, _ in points if x})
-            axes.set_xticks(values, [f'{x:g}' for x in values])
+            ticks = sorted({x for line in axes.lines for x in line.get_xdata()})
+            axes.set_xticks(ticks, [f'{x:g}' for x in ticks])
             axes.minorticks_off()
         elif panel.x_scale == 'count':
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -100,3 +110,17 @@ def draw(panels: Sequence[Panel], numbers: Numbers) -> Figure:
         axes.grid(axis='y', alpha=0.3)
         axes.legend(frameon=False, fontsize='small')
     return figure
+
+
+def _draw_line(axes: Axes, panel: Panel, points: Points, **look: str) -> None:
+    x_factor = label_of(panel.x_field)[1] if panel.x_field else 1
+    y_factor = label_of(panel.y)[1]
+    log = panel.x_scale == 'log'
+    known = [(x, y) for x, y in points if None not in (x, y) and (x or not log)]
+    xs = [x_factor * (x.mean if isinstance(x, Spread) else x) for x, _ in known]
+    means = [y_factor * y.mean for _, y in known]
+    axes.plot(xs, means, marker='o', markersize=4, **look)
+    if any(len(y.values) > 1 for _, y in known):
+        stds = [y_factor * y.std for _, y in known]
+        low, high = zip(*((mean - std, mean + std) for mean, std in zip(means, stds)))
+        axes.fill_between(xs, low, high, color=look['color'], alpha=0.2, linewidth=0)

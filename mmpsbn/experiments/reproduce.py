@@ -1,31 +1,30 @@
 """From the name of an experiment to its table, picture and numbers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
 
 from .experiment import Arm, Experiment
-from .folder import ExperimentFolder, read_json, write
-from .measure import final_checkpoint
-from .measured import Measured
+from .folder import ExperimentFolder, write
+from .measured import Measured, over_seeds
 from .pictures import draw
 from .tables import markdown
-from .training import train_arms
-from .verdicts import sentence
+from .trained import final_checkpoint
+from .training import train_runs
 
 
 def reproduce(
+    name: str,
     experiment: Experiment,
     *,
     scale: str,
     out: str,
     data: str | None,
-    seed: int,
+    seeds: Sequence[int],
     jobs: int,
     configs: Path,
     say: Callable[[str], None],
@@ -33,12 +32,13 @@ def reproduce(
     """Train what is not trained yet, then write ``table.md``, ``plot.png`` and ``results.json``.
 
     Args:
+        name: of the experiment.
         scale: ``'smoke'``, ``'small'`` or ``'paper'``.
         out: folder, see :class:`.folder.ExperimentFolder`.
         data: folder of the data; None for the default of the scale.
-        seed: of all arms.
+        seeds: of each arm; the table has their mean and standard deviation.
         configs: the folder of configs.
-        jobs, say: see :func:`.training.train_arms`.
+        jobs, say: see :func:`.training.train_runs`.
 
     Returns:
         What ``results.json`` holds.
@@ -46,35 +46,59 @@ def reproduce(
     Raises:
         ValueError: ``out`` was begun with other settings.
         FileNotFoundError: no data.
-        RuntimeError: an arm failed, or another process works in ``out``.
+        RuntimeError: a run failed, or another process works in ``out``.
     """
     folder = ExperimentFolder(out)
-    arms = experiment.arms[scale]
+    arms = {arm.name: arm for arm in experiment.arms[scale]}
     settings = experiment.data.settings(scale, data, default_folder=folder.path / 'data')
-    built: dict[str, Config] = {}
-    for arm in arms:
-        built[arm.name] = config = config_of(arm, configs, seed)
+    plain = {arm.name: config_of(arm, configs) for arm in arms.values()}
+    for config in plain.values():
         experiment.data.write(config, settings)
-        if arm.pretrained:
-            checkpoint = final_checkpoint(folder.arm(arm.pretrained), built[arm.pretrained])
-            if arm.whole:
-                config.load_from = str(checkpoint)
-            else:
-                config.model.backbone.init_cfg = dict(
-                    type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
-                )
-    what = dict(experiment=experiment.name, scale=scale, seed=seed)
+    runs = {arm.run(seed): (arm, seed) for seed in seeds for arm in arms.values()}
+    starts = {
+        run: arms[arm.pretrained].run(seed) if arm.pretrained else None
+        for run, (arm, seed) in runs.items()
+    }
+    built = _with_seeds(runs, starts, plain, folder)
+    what = dict(experiment=name, scale=scale, measures=experiment.measures)
+    same = what | dict(
+        arms={arm: config.to_dict() for arm, config in plain.items()},
+        starts={arm.name: arm.pretrained for arm in arms.values()},
+    )
     with folder.locked():
-        folder.claim(what, built)
-        train_arms(folder, arms, read=experiment.read, jobs=jobs, say=say)
-        return _write_results(experiment, folder, what, list(built))
+        folder.claim(same, built)
+        train_runs(folder, starts, measures=experiment.measures, jobs=jobs, say=say)
+        return _write_results(experiment, folder, what, list(arms.values()), seeds)
 
 
-def config_of(arm: Arm, configs: Path, seed: int) -> Config:
-    """The config of an arm, but for the data."""
+def _with_seeds(
+    runs: Mapping[str, tuple[Arm, int]],
+    starts: Mapping[str, str | None],
+    plain: Mapping[str, Config],
+    folder: ExperimentFolder,
+) -> dict[str, Config]:
+    """The config of each run: its arm's, the seed, and the checkpoint that it starts from."""
+    built: dict[str, Config] = {}
+    for run, (arm, seed) in runs.items():
+        built[run] = config = deepcopy(plain[arm.name])
+        config.randomness = dict(seed=0 if arm.once else seed)
+        start = starts[run]
+        if start is None:
+            continue
+        checkpoint = str(final_checkpoint(folder.run(start), built[start]))
+        if arm.whole:
+            config.load_from = checkpoint
+        else:
+            config.model.backbone.init_cfg = dict(
+                type='Pretrained', checkpoint=checkpoint, prefix='backbone.'
+            )
+    return built
+
+
+def config_of(arm: Arm, configs: Path) -> Config:
+    """The config of an arm, but for the data, the seed and what it starts from."""
     config = deepcopy(_read(str(configs / arm.config)))
-    changes = dict(arm.options, randomness=dict(seed=seed + arm.seed))
-    config.merge_from_dict(deepcopy(changes))  # it takes _delete_ out of what it is given
+    config.merge_from_dict(deepcopy(dict(arm.options)))  # it takes _delete_ out of what it is given
     return config
 
 
@@ -84,23 +108,35 @@ def _read(path: str) -> Config:
 
 
 def _write_results(
-    experiment: Experiment, folder: ExperimentFolder, what: dict, names: list[str]
+    experiment: Experiment,
+    folder: ExperimentFolder,
+    what: dict,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
 ) -> dict:
-    read = {name: read_json(folder.arm(name) / 'numbers.json') for name in names}
-    numbers = {name: Measured(name, values) for name, values in read.items()}
-    verdicts = experiment.claims(numbers)
-    results = dict(
-        what,
+    runs = {arm.name: list(dict.fromkeys(map(arm.run, seeds))) for arm in arms}
+    read = {name: [folder.numbers(run) for run in own] for name, own in runs.items()}
+    names = [run for own in runs.values() for run in own]
+    results = what | dict(
+        seeds=list(seeds),
         shows=experiment.shows,
         claim=experiment.claim,
-        verdict=[dict(clause=clause, **asdict(of)) for clause, of in verdicts.items()],
-        machines={name: read_json(folder.arm(name) / 'machine.json') for name in names},
+        machines={name: folder.machine(name) for name in names},
         seconds={name: round(folder.seconds(name), 1) for name in names},
-        arms=read,
+        arms={name: dict(zip(runs[name], numbers)) for name, numbers in read.items()},
     )
-    table = markdown(*experiment.table.lines(numbers))
-    findings = '\n'.join(f'- {sentence(clause, of)}' for clause, of in verdicts.items())
-    write(folder.path / 'table.md', f'{table}\n\n{findings}\n')
+    measured: dict[str, Measured] = {}
+    for arm in arms:
+        measured[arm.name] = Measured(over_seeds(read[arm.name]), measured.get(arm.pretrained))
+    table = markdown(*experiment.table.lines(measured))
+    write(folder.path / 'table.md', f'{table}\n\n{_about_seeds(seeds)}\n')
     write(folder.path / 'results.json', json.dumps(results, indent=1) + '\n')
-    draw(experiment.panels, numbers).savefig(folder.path / 'plot.png')
+    draw(experiment.panels, measured).savefig(folder.path / 'plot.png')
     return results
+
+
+def _about_seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f'Seed {seeds[0]}, n = 1.'
+    words = ', '.join(map(str, seeds))
+    return f'Mean ± standard deviation of the sample, n = {len(seeds)} (seeds {words}).'

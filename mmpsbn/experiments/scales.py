@@ -2,21 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from mmengine.config import Config
 from PIL import Image
 
 from ..datasets import write_digits_dataset
 from ..datasets.digits import load_split_digits
 from ..datasets.in_memory import InMemoryImages
+from ..engine.files import AtomicLocalBackend
 
 SCALES = ('smoke', 'small', 'paper')
-_DEFAULT_DATA = dict(small='data/cifar10_jpeg', paper='data/cifar10')
 SMALL_IMAGES = 10_000  # for training, a fifth
-_SMOKE_IMAGES = dict(train=320, val=160)
+_SMOKE_IMAGES = {10: dict(train=320, val=160), 100: dict(train=300, val=100)}  # by classes
 _SMOKE_BOXES = 100
 
 
@@ -34,34 +37,38 @@ class Data:
     write: Callable[[Config, dict[str, Any]], None]
 
 
-def data_settings(scale: str, root: str | None, *, default_folder: Path) -> dict[str, Any]:
+def data_settings(
+    scale: str, root: str | None, *, default_folder: Path, classes: int = 10
+) -> dict[str, Any]:
     """The data of a scale, as settings of ``InMemoryImages``; those of ``train`` apart.
 
-    ``smoke``: scanned digits as 32x32 pictures, made in ``default_folder`` or ``root``;
-    ``small``: 10,000 training images, equally many of each class, and all test images of the
-    JPEG CIFAR-10 in class folders; ``paper``: CIFAR-10 as mmpretrain downloads it, or all of it in
-    class folders, where ``root`` has them.
+    ``smoke``: scanned digits as 32x32 pictures, for 100 classes two side by side, made in
+    ``default_folder`` or ``root``; ``small``: 10,000 training images, equally many of each class,
+    and all test images of CIFAR-10 or CIFAR-100 as JPEG in class folders; ``paper``: the same as
+    mmpretrain downloads it, or all of it in class folders, where ``root`` has them.
 
     Raises:
         FileNotFoundError: ``small`` without its folder.
     """
-    folder = Path(root or _DEFAULT_DATA.get(scale, default_folder)).resolve()
+    name = f'cifar{classes}'
+    default = dict(small=f'data/{name}_jpeg', paper=f'data/{name}').get(scale, default_folder)
+    folder = Path(root or default).resolve()
     if scale == 'paper' and (folder / 'train').is_dir():
         return dict(source='folder', data_root=str(folder), train={})
     if scale == 'paper':
         # which downloads it, if need be: here once, before several arms do
-        InMemoryImages(str(folder), source='CIFAR10')
-        return dict(source='CIFAR10', data_root=str(folder), train={})
+        InMemoryImages(str(folder), source=name.upper())
+        return dict(source=name.upper(), data_root=str(folder), train={})
     if scale == 'small':
         if not (folder / 'train').is_dir():
             raise FileNotFoundError(
-                f'{folder} has no folder train: --scale small reads CIFAR-10 as picture files, '
-                '<data>/{train,test}/<class>/*.jpg; say where they are with --data'
+                f'{folder} has no folder train: --scale small reads CIFAR-{classes} as picture '
+                'files, <data>/{train,test}/<class>/*.jpg; say where they are with --data'
             )
         train = dict(num_samples=SMALL_IMAGES)
         return dict(source='folder', data_root=str(folder), train=train)
-    _write_digit_folders(folder)
-    return dict(source='folder', data_root=str(folder), train={})
+    _write_digit_folders(folder / f'digits{classes}', classes)
+    return dict(source='folder', data_root=str(folder / f'digits{classes}'), train={})
 
 
 def set_data(config: Config, settings: dict[str, Any]) -> None:
@@ -99,7 +106,8 @@ def _write_boxes(config: Config, settings: dict[str, Any]) -> None:
         evaluator.ann_file = now + evaluator.ann_file.removeprefix(before)
 
 
-PICTURES = Data(data_settings, set_data)  # of CIFAR, with a class each
+PICTURES = Data(data_settings, set_data)  # of CIFAR-10, with a class each
+PICTURES_100 = Data(partial(data_settings, classes=100), set_data)
 BOXES = Data(_boxes, _write_boxes)
 
 
@@ -115,15 +123,32 @@ def length(epochs: int, *, batch_size: int, bfloat16: bool = False) -> dict[str,
     return options | ({'optim_wrapper.type': 'BFloat16OptimWrapper'} if bfloat16 else {})
 
 
-def _write_digit_folders(root: Path) -> None:
-    """scikit-learn's scanned digits, 8x8, as grey 32x32 pictures in folders by class: 320 for
-    training, 160 to test. What is there is left."""
-    for split, folder in dict(train='train', val='test').items():
-        digits, labels = load_split_digits(split)
-        count = _SMOKE_IMAGES[split]
-        for row in list(digits)[:: len(digits) // count][:count]:
-            path = root / folder / str(labels[row]) / f'{row}.png'
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                pixels = np.repeat(np.round(255 * digits[row])[..., None], 3, axis=2)
-                Image.fromarray(pixels.astype(np.uint8)).resize((32, 32)).save(path)
+# each epoch's weights stay, for measures of the way that a parameter takes
+KEEP_ALL = {'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, max_keep_ckpts=-1)}
+
+
+def _write_digit_folders(root: Path, classes: int) -> None:
+    """scikit-learn's scanned digits, 8x8, as grey 32x32 pictures in folders by class, equally many
+    of each; of 100 classes with the tens beside the units. What is there is left; no picture is
+    there in part, and of several processes one writes at a time."""
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / '.lock'):
+        for split, folder in dict(train='train', val='test').items():
+            digits, labels = load_split_digits(split)
+            rows = [[row for row in digits if labels[row] == digit] for digit in range(10)]
+            for label in range(classes):
+                for number in range(_SMOKE_IMAGES[classes][split] // classes):
+                    path = root / folder / f'{label:02}' / f'{number}.png'
+                    if not path.exists():
+                        width = len(str(classes)) - 1
+                        parts = [rows[int(digit)][number] for digit in str(label).zfill(width)]
+                        grey = np.concatenate([digits[row] for row in parts], axis=1)
+                        AtomicLocalBackend().put(_png(grey), str(path))
+
+
+def _png(grey: np.ndarray) -> bytes:
+    """A 32x32 picture file of shades in [0, 1], shape (height, width)."""
+    pixels = np.repeat(np.round(255 * grey)[..., None], 3, axis=2).astype(np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).resize((32, 32)).save(file, format='PNG')
+    return file.getvalue()

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import torch
 
 from ..analysis.logs import progress
 from ..commands import launch
-from .experiment import Arm
 from .folder import ExperimentFolder, write_numbers
+from .measure import read_measures
+from .trained import TrainedArm
 
 _REPORT_SECONDS = 60.0
 # Threads of OpenMP spin at the end of each operation until all have come. Where other processes
@@ -28,26 +29,27 @@ def default_jobs() -> int:
     return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
-def train_arms(
+def train_runs(
     folder: ExperimentFolder,
-    arms: Sequence[Arm],
+    runs: Mapping[str, str | None],
     *,
-    read: Callable[[Path], dict],
+    measures: list[str],
     jobs: int,
     say: Callable[[str], None],
 ) -> None:
-    """Train and read those arms that are not finished, each in a process of its own.
+    """Train and read those runs that are not finished, each in a process of its own.
 
-    An arm goes on from its newest checkpoint. When one fails the others are trained to their
+    A run goes on from its newest checkpoint. When one fails the others are trained to their
     end, but for those that start from it.
 
     Args:
-        read: see :class:`.experiment.Experiment`.
+        runs: name -> the one of which it starts from the net, if any.
+        measures: what is read of each, see :data:`.measure.MEASURES`.
         jobs: at a time, each with its share of the cores.
         say: is given lines about the progress.
 
     Raises:
-        RuntimeError: arms failed; names them and their logs.
+        RuntimeError: runs failed; names them and their logs.
         KeyboardInterrupt: passed on when all processes have ended.
     """
     # processes start from one that has imported what a training needs, and done nothing else
@@ -56,10 +58,10 @@ def train_arms(
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([__name__, 'torchvision', 'matplotlib.pyplot'])
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    waiting = [arm for arm in arms if not folder.finished(arm.name)]
-    for arm in arms:
-        if arm not in waiting:
-            say(f'{arm.name}: is trained')
+    waiting = [name for name in runs if not folder.finished(name)]
+    for name in runs:
+        if name not in waiting:
+            say(f'{name}: is trained')
     running: dict[str, tuple[BaseProcess, float]] = {}
     failed: list[str] = []
 
@@ -76,14 +78,15 @@ def train_arms(
     last_report = time.monotonic()
     try:
         while True:
-            ready = [a for a in waiting if not a.pretrained or folder.finished(a.pretrained)]
-            for arm in ready[: jobs - len(running)]:
-                waiting.remove(arm)
-                work_dir = folder.arm(arm.name)
-                say(f'{arm.name}: training in {work_dir}')
-                process = context.Process(target=_train_and_read, args=(work_dir, read, threads))
+            ready = [n for n in waiting if not runs[n] or folder.finished(runs[n])]
+            for name in ready[: jobs - len(running)]:
+                waiting.remove(name)
+                work_dir = folder.run(name)
+                say(f'{name}: training in {work_dir}')
+                arguments = work_dir, measures, threads
+                process = context.Process(target=_train_and_read, args=arguments)
                 process.start()
-                running[arm.name] = process, time.monotonic()
+                running[name] = process, time.monotonic()
             if not running:
                 break
             multiprocessing.connection.wait([p.sentinel for p, _ in running.values()], timeout=5)
@@ -92,19 +95,19 @@ def train_arms(
             if time.monotonic() - last_report > _REPORT_SECONDS:
                 last_report = time.monotonic()
                 for name in running:
-                    say(f'{name}: {progress(folder.arm(name))}')
+                    say(f'{name}: {progress(folder.run(name))}')
     finally:  # an interruption, or nothing is left
         for process, _ in running.values():
             process.terminate()
         for name in list(running):
             end(name)
     if failed:
-        logs = ', '.join(f'{name} ({folder.arm(name) / "train.log"})' for name in failed)
+        logs = ', '.join(f'{name} ({folder.run(name) / "train.log"})' for name in failed)
         raise RuntimeError(f'training failed, see the end of the log: {logs}')
 
 
-def _train_and_read(work_dir: Path, read: Callable[[Path], dict], threads: int) -> None:
-    """The life of an arm's process."""
+def _train_and_read(work_dir: Path, measures: list[str], threads: int) -> None:
+    """The life of a run's process."""
     os.setsid()  # a Ctrl-C is passed on by the parent, once
     log = os.open(work_dir / 'train.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
@@ -119,10 +122,10 @@ def _train_and_read(work_dir: Path, read: Callable[[Path], dict], threads: int) 
     launch.ensure_pruned_checkpoint_hook(cfg)
     launch.exit_cleanly_on_sigterm()
     launch.build_runner(cfg).train()
-    write_numbers(work_dir, read(work_dir))
+    write_numbers(work_dir, read_measures(TrainedArm(work_dir), measures))
 
 
 def _end_with_parent() -> None:
-    """Or a parent that was killed and is started again would train the arm twice."""
+    """Or a parent that was killed and is started again would train the same twice."""
     multiprocessing.parent_process().join()
     os._exit(1)

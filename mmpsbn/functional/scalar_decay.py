@@ -2,7 +2,7 @@
 
 A dead channel has no loss gradient, so its gamma follows the decay and nothing else. L2
 puts lambda * w into the gradient, where an adaptive optimizer divides it by its own size;
-decoupled decay (WD) multiplies w by 1 - eta * lambda whatever the optimizer.
+decoupled decay (WD, section 2.1) multiplies w by 1 - lambda whatever the optimizer and its rate.
 """
 
 import inspect
@@ -114,6 +114,7 @@ def decay_curve(
     *,
     start: float,
     lrs: Iterable[float],
+    initial_lr: float,
     weight_decay: float,
     decoupled: bool,
     settings: Mapping,
@@ -124,20 +125,23 @@ def decay_curve(
     The recursion of the optimizer from a fresh state, in double precision.
 
     Args:
-        rule: one of :data:`RULES`; AMSGrad is Adam with ``amsgrad``, AdamW is Adam with
-            ``decoupled``.
+        rule: one of :data:`RULES`; AMSGrad is Adam with ``amsgrad``.
         start: w_0.
         lrs: learning rate of each step, >= 0.
+        initial_lr: lr_0 > 0, the learning rate before any schedule. A warmup begins below it.
         weight_decay: lambda >= 0.
-        decoupled: w *= 1 - lr * lambda before the step (AdamW; scaled with the schedule),
-            instead of lambda * w in the gradient.
+        decoupled: w *= 1 - lambda * lr / lr_0 before the step instead of lambda * w in the
+            gradient, as :func:`.decoupled_decay.decoupled` does. AdamW's own lambda is this
+            one / lr_0.
         settings: the rule's own under their torch names, e.g. a param group of the
             optimizer; what the rule does not know is passed over.
         gradients: of the loss, one per step; None for a dead channel, whose gradient is 0.
 
     Raises:
-        ValueError: an unknown rule, or one of its settings missing.
+        ValueError: an unknown rule, one of its settings missing, or lr_0 <= 0.
     """
+    if not initial_lr > 0:
+        raise ValueError(f'initial_lr must be > 0, got {initial_lr!r}')
     if rule not in RULES:
         raise ValueError(f'rule must be one of {sorted(RULES)}, got {rule!r}')
     names = list(inspect.signature(RULES[rule]).parameters)
@@ -145,18 +149,15 @@ def decay_curve(
     if missing:
         raise ValueError(f'{rule} needs the settings {names}, missing are {missing}')
     direction = RULES[rule](**{name: settings[name] for name in names})
-    in_gradient = 0.0 if decoupled else weight_decay
-    decay = weight_decay if decoupled else 0.0
-    weight, curve = start, [start]
-    if gradients is None and decoupled:  # no gradient of any kind: no step but the decay
-        for lr in lrs:
-            weight *= 1 - lr * decay
-            curve.append(weight)
-        return curve
     lrs = list(lrs)
-    for lr, grad in zip(lrs, [0.0] * len(lrs) if gradients is None else gradients):
-        grad += in_gradient * weight
-        weight *= 1 - lr * decay
-        weight -= lr * direction(grad)
+    weight, curve = start, [start]
+    grads = [0.0] * len(lrs) if gradients is None else gradients
+    for lr, grad in zip(lrs, grads):
+        if decoupled:
+            weight *= 1 - weight_decay * lr / initial_lr
+        else:
+            grad += weight_decay * weight
+        if gradients is not None or not decoupled:  # else no gradient of any kind, and no step
+            weight -= lr * direction(grad)
         curve.append(weight)
     return curve

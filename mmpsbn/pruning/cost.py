@@ -146,11 +146,16 @@ def measure_latency(
         return median_seconds(forward, repeats=repeats)
 
 
-def median_seconds(run: Callable[[], object], *, repeats: int = 10) -> float:
-    """Of ``repeats`` runs after two that warm up."""
+def median_seconds(
+    run: Callable[[], object],
+    *,
+    repeats: int = 10,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Of ``repeats`` runs after two that warm up; ``clock`` gives seconds."""
     seconds = []
     for _ in range(repeats + 2):
-        start = time.perf_counter()
+        start = clock()
         run()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return statistics.median(seconds[2:])

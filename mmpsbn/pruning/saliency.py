@@ -1,27 +1,23 @@
-"""What the loss loses without a channel, read off the gradients that training has anyway."""
+"""What the loss loses without a channel."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ..layers import alpha_of
-from ..upstream import NormBase
-from .forward import is_conv_or_linear
+from .gates import Gates
 from .graph import ChannelGroup
 
-_NORMS = (NormBase, nn.GroupNorm, nn.LayerNorm)
+GATE_SCORES = ('snap', 'cropit')
 
 
 class GateSaliency:
-    """s = sum over steps of (dL/dm)^2, m = 1 being a gate on all of a channel.
+    """s = sum over steps of (dL/dm)^2, m = 1 being a gate on all of a channel (:class:`Gates`).
 
-    With a gate on the output of a layer, dL/dm = sum(w . dL/dw) + b . dL/db over the parameters
-    that make that output: of a norm layer gamma . dL/dgamma + b . dL/db, of a convolution without
-    one its filter's. A channel that several layers write, or that goes through a depthwise
-    convolution, has its gates in all of them, which are added before the square: then s is the
-    empirical Fisher information of removing it (Group Fisher Pruning, Liu et al., ICML 2021,
-    eq. 4 to 8), of batches instead of samples. There is no other pass than training's own.
+    s is the empirical Fisher information of removing the channel (Group Fisher Pruning, Liu et
+    al., ICML 2021, eq. 4 to 8), of batches instead of samples. There is no other pass than
+    training's own: with a gate on the output of a layer dL/dm = sum(w . dL/dw) + b . dL/db over the
+    parameters that make that output.
 
     Gradients count as they are when they are added: at an optimizer's step they are accumulated,
     averaged over ranks, unscaled, and clipped, so that a step that was clipped counts for less.
@@ -29,13 +25,7 @@ class GateSaliency:
     Attributes:
         seen: steps, with those that were not added.
         steps: that were added, as a tensor, for to read it would wait for the GPU.
-        unknown: groups of which nothing can be known: a gate of theirs is frozen, or a layer that
-            normalises them has no scale.
-
-    Args:
-        groups: of the model's graph.
-        norm_of: of the model's graph. The filters of a normalised layer have no gate of their own,
-            since their scale has no effect.
+        unknown: see :class:`Gates`.
     """
 
     def __init__(
@@ -44,54 +34,23 @@ class GateSaliency:
         groups: Mapping[str, ChannelGroup],
         norm_of: Mapping[str, tuple[str, ...]],
     ):
-        self._channels = {name: group.channels for name, group in groups.items()}
-        # What is summed: a parameter along all dimensions but one. Once each, though a layer that
-        # is called several times has several members.
-        self._summed: dict[tuple[nn.Parameter, int], int] = {}  # -> where it begins among all
-        self.unknown: set[str] = set()
-        source, target = [], []
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        length = start = 0
-        for name, group in groups.items():
-            through = {member.layer for member in group.channelwise}
-            gates = len(source)
-            for member in (*group.writers, *group.channelwise):
-                norms = norm_of.get(member.layer, ())
-                if norms and through.issuperset(norms) or not _scales(model, member.layer):
-                    continue
-                for tensor, dim in member.slices:
-                    parameter = parameters.get(f'{member.layer}.{tensor}'.lstrip('.'))
-                    if parameter is None:  # a buffer
-                        continue
-                    if not parameter.requires_grad:
-                        self.unknown.add(name)
-                    if (parameter, dim) not in self._summed:
-                        self._summed[parameter, dim] = length
-                        length += parameter.shape[dim]
-                    begin = self._summed[parameter, dim]
-                    source += [begin + index for index in member.index]
-                    target += [start + channel for channel in member.channel]
-            if len(source) == gates:
-                self.unknown.add(name)
-            start += group.channels
-        some = next(iter(parameters.values()))
-        device = some.device
-        self._source = torch.tensor(source, dtype=torch.int64, device=device)
-        self._target = torch.tensor(target, dtype=torch.int64, device=device)
-        self._sum = torch.zeros(
-            start, device=device, dtype=torch.promote_types(some.dtype, torch.float32)
-        )
+        self._gates = Gates(model, groups, norm_of)
+        self._sum = self._gates.zeros()
         self.seen = 0
-        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.steps = torch.zeros((), dtype=torch.int64, device=self._sum.device)
+
+    @property
+    def unknown(self) -> set[str]:
+        return self._gates.unknown
 
     def state(self) -> dict:
         """Plain types."""
-        sums = {name: part.tolist() for name, part in self._by_group().items()}
+        sums = {name: part.tolist() for name, part in self._gates.by_group(self._sum).items()}
         return dict(sums=sums, steps=int(self.steps), seen=self.seen)
 
     def restore(self, state: Mapping) -> None:
         """Go on from what :meth:`state` gave, perhaps of more groups."""
-        for name, part in self._by_group().items():
+        for name, part in self._gates.by_group(self._sum).items():
             part.copy_(torch.tensor(state['sums'][name], dtype=part.dtype))
         self.steps.fill_(state['steps'])
         self.seen = state['seen']
@@ -103,44 +62,49 @@ class GateSaliency:
         Args:
             shifted: those of an optimizer whose step has begun, in which a psBN bias holds beta.
         """
-        sums = []
-        for parameter, dim in self._summed:
-            if parameter.grad is None:
-                sums.append(parameter.new_zeros(parameter.shape[dim]))
-                continue
-            value = parameter
-            if parameter in shifted:  # it is b - alpha there (layers/optimizer_view.py)
-                value = parameter + (alpha_of(parameter) or 0)
-            product = value * parameter.grad
-            others = [d for d in range(product.dim()) if d != dim]
-            sums.append(product.sum(others) if others else product)
-        gates = torch.zeros_like(self._sum)
-        if sums:
-            found = torch.cat(sums).to(gates.dtype)
-            gates.index_add_(0, self._target, found[self._source])
+        gates = self._gates.derivatives(lambda parameter: parameter.grad, shifted)
         finite = gates.isfinite().all()
         self._sum += gates.square().where(finite, 0)
         self.steps += finite
         self.seen += 1
 
     def scores(self) -> dict[str, Tensor]:
-        """By group, shape (channels,), float64, on the CPU, higher = kept; infinity for a group of
-        which nothing is known: one that is ``unknown``, or in a branch that no sample reached."""
-        scores = {
-            name: part.to('cpu', torch.float64, copy=True)
-            for name, part in self._by_group().items()
-        }
-        for name, score in scores.items():
-            if name in self.unknown or not score.any():
-                score.fill_(torch.inf)
-        return scores
-
-    def _by_group(self) -> dict[str, Tensor]:
-        """Views of the sums."""
-        return dict(zip(self._channels, self._sum.split(list(self._channels.values()))))
+        """See :meth:`Gates.scores`."""
+        return self._gates.scores(self._sum)
 
 
-def _scales(model: nn.Module, layer: str) -> bool:
-    """Whether all parameters of a layer scale its output: not so in a PReLU."""
-    module = model.get_submodule(layer)
-    return is_conv_or_linear(module) or isinstance(module, _NORMS)
+def gate_scores(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    norm_of: Mapping[str, tuple[str, ...]],
+    losses: Iterable[Tensor],
+    *,
+    score: str,
+    join: Callable[[Tensor], Tensor],
+) -> tuple[dict[str, Tensor], int]:
+    """|sum over batches of s|, of channels, to be compared over the whole model.
+
+    ``'snap'``: s = dL/dm (SNAP, Verdenius et al., 2006.00896, whose division by the sum over all
+    channels changes no order). ``'cropit'``: s = H g of the gates (CroPit-S and EarlyCroP-S,
+    Rachwan et al., 2206.10451, as DemP's authors compute it: SimonDufLab/Maxwell_demon,
+    ``early_crop_score`` in source/utils/scores.py; m being 1, m . H g is H g).
+
+    Args:
+        groups, norm_of: see :class:`Gates`.
+        losses: one at a time, each a scalar with its graph.
+        join: the sums over the ranks.
+
+    Returns:
+        See :meth:`Gates.scores`; and how many batches, of all ranks, count for nothing, since s is
+        NaN or infinite for one of their channels.
+    """
+    gates = Gates(model, groups, norm_of)
+    of_batch = {'snap': gates.slope, 'cropit': gates.flow}[score]
+    total = gates.zeros()
+    left_out = torch.zeros((), dtype=torch.int64, device=total.device)
+    for loss in losses:
+        found = of_batch(loss)
+        finite = found.isfinite().all()
+        total += found.where(finite, 0)
+        left_out += ~finite
+    return gates.scores(join(total).abs()), int(join(left_out))

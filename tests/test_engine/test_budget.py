@@ -1,5 +1,6 @@
 """A budget by itself: what a clock says, and what it may choose."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -36,8 +37,7 @@ def test_a_latency_is_met_through_the_line_of_latency_over_macs(monkeypatch):
     for share in (0.25, 0.5, 0.75, 1.0):  # each cut comes nearer
         graph = trace_channel_graph(at.model, at.inputs, at.forward)
         scores = {n: torch.rand(g.channels).double() for n, g in graph.groups.items()}
-        target = at.budget.planned(share)
-        masks, _ = at.budget.nearest(at.model, graph.groups, scores, target)
+        masks = at.budget.choose(at.model, graph.groups, scores, share)
         apply_plan(at.model, plan_from_keep_masks(at.model, graph.groups, masks))
         at.budget.count(at.model)
     assert at.budget.met and abs(at.budget.left / at.budget.target - 1) <= 0.02
@@ -70,10 +70,9 @@ def test_the_fastest_multiple_is_that_of_the_clock(monkeypatch, step, chosen):
     graph = trace_channel_graph(model, inputs, lambda m, b: m(b))
     positions = count_positions(model, inputs, lambda m, b: m(b))
     monkeypatch.setattr(budget, 'milliseconds', in_blocks)
-    for free_widths, multiples in ((False, (1,)), (True, chosen)):
-        found = Budget(BudgetSettings(latency=0.5), PruneSettings(), free_widths=free_widths)
-        found.start(model, graph.groups, positions, inputs, '')
-        assert found.round_to in multiples
+    found = Budget(BudgetSettings(latency=0.5), PruneSettings(), free_widths=True)
+    found.start(model, graph.groups, positions, inputs, '')
+    assert found.state()['multiples'][0] in chosen
 
 
 def test_a_line_through_two_models_that_hardly_differ_in_time_leads_not_to_nothing(monkeypatch):
@@ -88,16 +87,67 @@ def test_a_line_through_two_models_that_hardly_differ_in_time_leads_not_to_nothi
     at = by_itself(monkeypatch, clock, latency=0.5)
     groups = trace_channel_graph(at.model, at.inputs, at.forward).groups
     scores = {name: torch.rand(group.channels).double() for name, group in groups.items()}
-    masks, _ = at.budget.nearest(at.model, groups, scores, at.budget.planned(0.2))
+    masks = at.budget.choose(at.model, groups, scores, 0.2)
     apply_plan(at.model, plan_from_keep_masks(at.model, groups, masks))
     at.budget.count(at.model)
     assert at.budget.planned(1.0) > 0.2 * dense[0]
 
 
-@pytest.mark.parametrize('free_widths, multiple', [(True, 8), (False, 1)])
-def test_a_resumed_budget_keeps_the_multiple_that_the_clock_chose(free_widths, multiple):
+@pytest.mark.parametrize('free_widths, multiples', [(True, (4, 2, 1)), (False, (1,))])
+def test_a_resumed_budget_keeps_the_multiple_that_the_clock_chose(free_widths, multiples):
     settings = BudgetSettings(latency=0.5)
-    began = Budget(settings, PruneSettings(round_to=8), free_widths=True)
     goes_on = Budget(settings, PruneSettings(), free_widths=free_widths)
-    goes_on.restore(began.state())
-    assert goes_on.round_to == multiple
+    goes_on.restore(dict(dense={}, now={}, narrowest={}, multiples=(4, 2, 1)))
+    assert goes_on.state()['multiples'] == multiples
+
+
+def widths_after_cuts(count, *, width, inner, free_widths=True, **prune):
+    """Of what the ToyNet's groups are left after each of so many even cuts to half of the MACs."""
+    torch.manual_seed(0)
+    model, inputs = ToyNet(width=width, inner=inner), torch.randn(1, 3, 8, 8)
+
+    def forward(m, b):
+        return m(b)
+
+    positions = count_positions(model, inputs, forward)
+    found = Budget(BudgetSettings(flops=0.5), PruneSettings(**prune), free_widths=free_widths)
+    groups = trace_channel_graph(model, inputs, forward).groups
+    found.start(model, groups, positions, inputs, '')
+    scores = {n: torch.linspace(1, 2, g.channels).double() for n, g in groups.items()}
+    steps = []
+    for k in range(1, count + 1):
+        groups = trace_channel_graph(model, inputs, forward).groups
+        masks = found.choose(model, groups, scores, k / count)
+        apply_plan(model, plan_from_keep_masks(model, groups, masks))
+        found.count(model)
+        planned = 1 - 0.5 * k / count
+        assert abs(found.left / planned - 1) <= 0.025  # what one channel is
+        scores = {n: s[masks[n]] if n in masks else s for n, s in scores.items()}
+        steps.append([len(score) for score in scores.values()])
+    return steps
+
+
+@pytest.mark.parametrize(
+    'toy, multiple',
+    [
+        (dict(width=88, inner=136), 8),
+        (dict(width=40, inner=72, free_widths=False), 1),
+        (dict(width=64, inner=96, free_widths=False, round_to=16), 16),
+        (dict(width=24, inner=36), 2),
+    ],
+    ids=['by default', 'as asked for', 'coarser', 'where a model is narrow'],
+)
+def test_widths_are_multiples_after_the_last_cut_and_any_before(toy, multiple):
+    *before, last = widths_after_cuts(5, **toy)
+    assert all(width % multiple == 0 for width in last)
+    assert any(width % (2 * multiple) for width in last)
+    if multiple > 2:
+        assert all(any(width % multiple for width in widths) for widths in before)
+    for wider, narrower in pairwise([*before, last]):
+        assert all(a >= b for a, b in zip(wider, narrower))
+
+
+def test_small_cuts_take_from_all_layers_alike():
+    """With multiples of 16 too, of which a layer has four to six."""
+    first, *_ = widths_after_cuts(10, width=64, inner=96, free_widths=False, round_to=16)
+    assert max(width / before for width, before in zip(first, (64, 96, 96, 96))) < 1

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from toy import ToyNet, kill_channels
 from mmpsbn.engine.demp import budget, latency
 from mmpsbn.engine.demp.loss_watch import LossWatch
 from mmpsbn.engine.runner_parts import bare_model
+from mmpsbn.pruning.cost import median_seconds
 from mmpsbn.pruning.saliency import GateSaliency
 
 BFLOAT16 = dict(type='BFloat16OptimWrapper')
@@ -432,6 +434,12 @@ def test_what_a_budget_makes_meaningless_is_refused_by_name(tmp_path, settings, 
 def test_a_latency_is_that_of_the_clock_and_the_size_that_all_counts_are_for(tmp_path, monkeypatch):
     clocks = []
 
+    def of_the_thread(run, *, clock):
+        assert clock is time.thread_time  # which other processes hardly change
+        return median_seconds(run, clock=clock)
+
+    monkeypatch.setattr(latency, 'median_seconds', of_the_thread)
+
     def measured(model, image, device):
         clocks.append((tuple(image.shape), device))
         return latency.milliseconds(model, image, device)
@@ -441,7 +449,6 @@ def test_a_latency_is_that_of_the_clock_and_the_size_that_all_counts_are_for(tmp
     runner, messages = run(tmp_path, iters=60, hook=hook)
     pruner = pruner_of(runner)
     assert set(clocks) == {((1, 3, 8, 8), 'onnxruntime')}
-    assert pruner.budget.round_to in (1, 4, 8, 16)
-    assert all(width % pruner.budget.round_to == 0 for width in inner_widths(runner.model))
+    assert any(f'widths in {pruner.budget.widths}' in m for m in messages)
     assert len([m for m in messages if 'of the latency_ms left' in m]) >= 2
     assert 0.05 < pruner.progress.left['macs'] < 1

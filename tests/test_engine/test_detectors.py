@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
+from mmpretrain.structures import DataSample
 from runs import EMA, average_of, demp, messages_of, slow
 from toy import kill_channels
 
@@ -146,23 +147,28 @@ def picture():
 
 def train_detector(tmp_path, text, hooks, iters=3, **optim_wrapper):
     """The runner and what it has said."""
+    model = model_of(tmp_path, text)
+    return train_model(tmp_path, model, 'mmdet', picture, hooks, iters, optim_wrapper or slow())
+
+
+def train_model(tmp_path, model, scope, sample, hooks, iters, optim_wrapper):
     torch.manual_seed(0)
     runner = Runner(
-        model_of(tmp_path, text),
+        model,
         str(tmp_path),
-        default_scope='mmdet',
+        default_scope=scope,
         log_level='WARNING',
         experiment_name=tmp_path.name,
         custom_hooks=hooks,
         default_hooks=dict(checkpoint=None),
         train_dataloader=dict(
             batch_size=2,
-            dataset=[picture() for _ in range(2)],
+            dataset=[sample() for _ in range(2)],
             collate_fn=dict(type='pseudo_collate'),
             sampler=dict(type='InfiniteSampler', shuffle=False),
         ),
         train_cfg=dict(by_epoch=False, max_iters=iters),
-        optim_wrapper=optim_wrapper or slow(),
+        optim_wrapper=optim_wrapper,
     )
     messages = messages_of(runner)
     runner.train()
@@ -204,11 +210,37 @@ def test_one_line_halves_a_detector(tmp_path, text, least_groups):
     hooks = [dict(type='DemPHook', budget=dict(flops=0.5)), dict(EMA)]
     wrapper = dict(optimizer=dict(type='AdamW', lr=1e-4), clip_grad=dict(max_norm=10))
     runner, messages = train_detector(tmp_path, text, hooks, iters=52, **wrapper)
+    cut = layers_cut_to_half(runner, messages)
+    assert len(cut) >= least_groups
+    assert {name.partition('.')[0] for name in cut} >= {'backbone', 'neck'}
+
+
+def layers_cut_to_half(runner, messages):
     assert any('is met' in m for m in messages)
     events = [m for m in messages if m.startswith('prune event')]
     assert len(events) == 2
     pruner = next(h.pruner for h in runner.hooks if hasattr(h, 'pruner'))
     assert abs(pruner.progress.left['macs'] / 0.5 - 1) <= 0.02
-    cut = {line.partition(':')[0].strip() for e in events for line in e.split('\n')[1:]}
-    assert len(cut) >= least_groups
-    assert {name.partition('.')[0] for name in cut} >= {'backbone', 'neck'}
+    return {line.partition(':')[0].strip() for e in events for line in e.split('\n')[1:]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('norm', ['BN', 'psBN'])
+def test_one_line_halves_a_classifier(tmp_path, norm):
+    """ResNet-20 for CIFAR, of mmpretrain."""
+
+    def labelled():
+        sample = DataSample().set_gt_label(torch.randint(10, ()))
+        return dict(
+            inputs=torch.randint(0, 255, (3, 32, 32), dtype=torch.uint8), data_samples=sample
+        )
+
+    model = Config.fromfile('configs/cifar/resnet20_bn_cifar10_in_memory.py').model
+    model.backbone.norm_cfg.type = norm
+    optimizer = dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)
+    hooks = [dict(type='DemPHook', budget=dict(flops=0.5))]
+    trained = train_model(
+        tmp_path, model, 'mmpretrain', labelled, hooks, 52, dict(optimizer=optimizer)
+    )
+    # the first layers of nine blocks: the shortcuts, padded with zeros, keep the stages whole
+    assert len(layers_cut_to_half(*trained)) == 9

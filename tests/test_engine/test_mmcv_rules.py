@@ -1,5 +1,8 @@
 """Deformable convolutions and RoI pooling, which mmcv computes out of the tracer's sight."""
 
+import sys
+
+import mmcv
 import pytest
 import torch
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign
@@ -7,6 +10,7 @@ from torch import nn
 from toy import kill_channels
 
 import mmpsbn  # noqa: F401  registers the rules
+from mmpsbn.engine.mmcv_rules import register_mmcv_rules
 from mmpsbn.pruning import prune_dead_channels
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.forward import call_with
@@ -66,3 +70,10 @@ def test_dead_channels_around_deformable_convolutions_go_without_a_change(groups
     macs = model_cost(model, count_positions(model, batch, call_with)).macs_of
     assert macs['first'] == 2 * 64 * 9 * 6 * 9 // groups_left
     assert macs['second'] == 2 * 16 * 5 * 9 * 9
+
+
+def test_an_mmcv_without_its_operations_is_passed_over(monkeypatch):
+    monkeypatch.delattr(mmcv, 'ops')
+    monkeypatch.delitem(sys.modules, 'mmcv.ops')
+    monkeypatch.setattr(mmcv, '__path__', [])
+    register_mmcv_rules()

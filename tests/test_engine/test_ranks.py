@@ -172,12 +172,24 @@ def budget_over_other_sizes(folder):
     )
 
 
+def snap_at_the_start(folder):
+    hook = dict(type='DemPHook', budget=dict(flops=0.5, score='snap', timing='start'))
+    runner, _ = train(folder, [hook], epochs=1, **ON_RANKS)
+    pruner = pruner_of(runner)
+    return (
+        pruner.structure.plan.to_dict(),
+        pruner.budget.met,
+        dict(bare_model(runner).named_parameters()),
+    )
+
+
 SCENARIOS = (
     alive_on_one_rank,
     alive_on_one_rank_before_a_checkpoint,
     branches_by_rank,
     batches_that_shrink_on_one_rank,
     budget_over_other_sizes,
+    snap_at_the_start,
 )
 
 
@@ -218,4 +230,10 @@ def test_ranks_with_images_of_other_sizes_choose_the_same_channels(two_ranks):
     (plan, left, weights), theirs = two_ranks[budget_over_other_sizes]
     assert abs(left / 0.7 - 1) <= 0.02
     assert theirs[:2] == (plan, left)
+    assert_same(theirs[2], weights)
+
+
+def test_ranks_join_what_their_pictures_say_of_the_gates(two_ranks):
+    (plan, met, weights), theirs = two_ranks[snap_at_the_start]
+    assert met and theirs[:2] == (plan, True)
     assert_same(theirs[2], weights)

@@ -14,9 +14,9 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def pair(tmp_path_factory, digits):
-    """The folder of ``trained.PAIR``, run once."""
+    """The folder of ``trained.PAIR``, run once with two seeds."""
     from trained import PAIR, run
 
     folder = tmp_path_factory.mktemp('pair') / 'out'
-    run(PAIR, folder, data=digits, jobs=1)
+    run('pair', PAIR, folder, data=digits, seeds=(0, 1), jobs=1)
     return folder

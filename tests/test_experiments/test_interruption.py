@@ -40,21 +40,21 @@ def stop_in(arm, stop_signal, out, data):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env=os.environ | dict(PYTHONPATH=os.pathsep.join([str(HERE), *sys.path])),
     )
-    waiting = out / 'arms' / arm / 'waiting'
+    waiting = out / 'arms' / f'{arm}_seed_0' / 'waiting'
     wait_for(lambda: waiting.exists() or process.poll() is not None)
     with pytest.raises(RuntimeError, match=f'another process works in {out}; wait until it ends'):
-        run(WAITING, out, data=data, jobs=1)
+        run('waiting', WAITING, out, data=data, jobs=1)
     process.send_signal(stop_signal)
     error = process.communicate(timeout=300)[1]
     pid = int(waiting.read_text())
     # what kills the tool outright leaves its arms a moment to notice
     wait_for(lambda: not is_alive(pid))
-    (out / 'arms' / arm / 'go').touch()
+    (out / 'arms' / f'{arm}_seed_0' / 'go').touch()
     return process.returncode, error
 
 
 def rounds(out, arm):
-    return json.loads((out / 'arms' / arm / 'rounds.json').read_text())
+    return json.loads((out / 'arms' / f'{arm}_seed_0' / 'rounds.json').read_text())
 
 
 def test_an_interrupted_experiment_goes_on(tmp_path, digits):
@@ -62,21 +62,22 @@ def test_an_interrupted_experiment_goes_on(tmp_path, digits):
     for arm, stop_signal in (('A', signal.SIGTERM), ('B', signal.SIGINT), ('C', signal.SIGKILL)):
         code, error = stop_in(arm, stop_signal, tmp_path, digits)
         assert [row['round'] for row in rounds(tmp_path, arm)] == [1]
-        assert not (tmp_path / 'arms' / arm / 'numbers.json').exists()
+        assert not (tmp_path / 'arms' / f'{arm}_seed_0' / 'numbers.json').exists()
         if stop_signal == signal.SIGKILL:
             assert code == -signal.SIGKILL
         else:
             assert code == 1 and error.strip().splitlines()[-1] == goes_on
-            assert (tmp_path / 'arms' / arm / 'seconds.json').exists()
-    finished = {arm: (tmp_path / f'arms/{arm}/numbers.json').stat().st_mtime_ns for arm in 'AB'}
-    (tmp_path / 'arms/D/go').touch()
-    results, lines = run(WAITING, tmp_path, data=digits, jobs=1)
-    assert lines[:2] == ['A: is trained', 'B: is trained']
-    assert {line.split(':')[0] for line in lines[2:]} == {'C', 'D'}
+            assert (tmp_path / 'arms' / f'{arm}_seed_0' / 'seconds.json').exists()
+    numbers = {arm: tmp_path / f'arms/{arm}_seed_0/numbers.json' for arm in 'AB'}
+    finished = {arm: path.stat().st_mtime_ns for arm, path in numbers.items()}
+    (tmp_path / 'arms/D_seed_0/go').touch()
+    results, lines = run('waiting', WAITING, tmp_path, data=digits, jobs=1)
+    assert lines[:2] == ['A, seed 0: is trained', 'B, seed 0: is trained']
+    assert {line.split(',')[0] for line in lines[2:]} == {'C', 'D'}
     for arm, written in finished.items():
-        assert (tmp_path / f'arms/{arm}/numbers.json').stat().st_mtime_ns == written
+        assert numbers[arm].stat().st_mtime_ns == written
     for arm in 'ABCD':
         assert [row['round'] for row in rounds(tmp_path, arm)] == [1, 2]
         # the arms are alike, and D was not interrupted
-        assert results['arms'][arm] == results['arms']['D']
-    assert 'resumed' in (tmp_path / 'arms/C/train.log').read_text()
+        assert [*results['arms'][arm].values()] == [*results['arms']['D'].values()]
+    assert 'resumed' in (tmp_path / 'arms/C_seed_0/train.log').read_text()

@@ -12,15 +12,16 @@ CONFIG = 'cifar/resnet20_bn_cifar10_in_memory.py'
 TINY = EXPERIMENTS['psbn-lr'].arms['smoke'][0].options
 
 
-def run(experiment, out, *, data=None, scale='smoke', seed=0, jobs=2, lines=None):
+def run(name, experiment, out, *, data=None, scale='smoke', seeds=(0,), jobs=2, lines=None):
     """``results.json`` and the lines that were said, which are added to ``lines``."""
     lines = [] if lines is None else lines
     results = reproduce(
+        name,
         experiment,
         scale=scale,
         out=str(out),
         data=None if data is None else str(data),
-        seed=seed,
+        seeds=seeds,
         jobs=jobs,
         configs=ROOT / 'configs',
         say=lines.append,
@@ -28,13 +29,12 @@ def run(experiment, out, *, data=None, scale='smoke', seed=0, jobs=2, lines=None
     return results, lines
 
 
-def with_arms(*arms, claims=lambda numbers: {}, **changes):
-    """psbn-rounds with other arms, whose table knows no names of arms."""
-    experiment = EXPERIMENTS['psbn-rounds']
-    return replace(experiment, arms=dict(smoke=arms), claims=claims, **changes)
+def with_arms(*arms):
+    """psbn-rounds with other arms."""
+    return replace(EXPERIMENTS['psbn-rounds'], arms=dict(smoke=arms))
 
 
-# of one short training each, the second from the first
+# of one short training each, the second from the first, which all seeds share
 PAIR = with_arms(
-    Arm('first, 1', CONFIG, TINY), Arm('second', CONFIG, TINY, pretrained='first, 1'), name='pair'
+    Arm('first, 1', CONFIG, TINY, once=True), Arm('second', CONFIG, TINY, pretrained='first, 1')
 )

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from mmpsbn.analysis import theory_cases
+from mmpsbn.functional.decoupled_decay import DecoupledAdadelta, DecoupledSGD
 from mmpsbn.functional.scalar_decay import RULES, decay_curve
 
 STEPS = 400
@@ -16,6 +18,8 @@ OPTIMIZERS = {  # the learning rates of Mehta's figure 4, and what else an optim
     'Adam': (torch.optim.Adam, dict(lr=1e-3, betas=(0.9, 0.99))),
     'AMSGrad': (torch.optim.Adam, dict(lr=1e-3, amsgrad=True)),
     'AdamW': (torch.optim.AdamW, dict(lr=1e-3)),
+    'DecoupledSGD': (DecoupledSGD, dict(lr=0.1, momentum=0.9)),
+    'DecoupledAdadelta': (DecoupledAdadelta, dict(lr=1.0)),
     'Adagrad': (torch.optim.Adagrad, dict(lr=1e-2)),
     'Adagrad decay': (
         torch.optim.Adagrad,
@@ -54,11 +58,13 @@ def test_each_rule_is_torch_optim(name, weight_decay, live):
         optimizer, weight, cosine(settings['lr']), gradients if live else [0.0] * STEPS
     )
     curve = decay_curve(
-        'Adam' if name == 'AdamW' else build.__name__,
+        'Adam' if name == 'AdamW' else build.__name__.removeprefix('Decoupled'),
         start=0.3,
         lrs=cosine(settings['lr']),
-        weight_decay=weight_decay,
-        decoupled=name == 'AdamW',
+        initial_lr=settings['lr'],
+        # torch's AdamW multiplies with the rate itself
+        weight_decay=weight_decay * (settings['lr'] if name == 'AdamW' else 1),
+        decoupled='W' in name or 'Decoupled' in name,
         settings=optimizer.param_groups[0],
         gradients=gradients if live else None,
     )
@@ -66,28 +72,60 @@ def test_each_rule_is_torch_optim(name, weight_decay, live):
 
 
 def test_every_rule_is_compared_with_torch():
-    assert {build.__name__ for build, _ in OPTIMIZERS.values()} == {*RULES, 'AdamW'}
+    names = {build.__name__.removeprefix('Decoupled') for build, _ in OPTIMIZERS.values()}
+    assert names == {*RULES, 'AdamW'}
 
 
 @pytest.mark.parametrize('name', ['SGD momentum', 'RMSprop', 'Adam', 'Adadelta'])
 def test_decoupled_decay_is_a_product_whatever_the_optimizer(name):
     build, settings = OPTIMIZERS[name]
     group = build([torch.nn.Parameter(torch.ones(1))], **settings).param_groups[0]
-    arguments = dict(start=2.0, lrs=[0.5, 0.1], weight_decay=0.1, decoupled=True)
+    arguments = dict(start=2.0, lrs=[0.5, 0.1], initial_lr=0.5, weight_decay=0.1, decoupled=True)
     for gradients in (None, [0.0, 0.0]):
         curve = decay_curve(name.split()[0], settings=group, gradients=gradients, **arguments)
-        assert curve == pytest.approx([2.0, 2.0 * 0.95, 2.0 * 0.95 * 0.99], rel=1e-15)
+        # 1 - lambda at the first rate, a fifth of it at a fifth of the rate
+        assert curve == pytest.approx([2.0, 2.0 * 0.9, 2.0 * 0.9 * 0.98], rel=1e-15)
+
+
+@pytest.mark.parametrize('first', [0.0, 1e-4])
+def test_a_warmup_decays_less_than_what_follows_as_in_the_optimizer(first):
+    weight = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+    optimizer = DecoupledSGD([weight], lr=0.1, weight_decay=1e-3)
+    optimizer.param_groups[0]['initial_lr'] = 0.1
+    lrs = [first, 0.05, 0.1]
+    curve = decay_curve(
+        'SGD',
+        start=1.0,
+        lrs=lrs,
+        initial_lr=0.1,
+        weight_decay=1e-3,
+        decoupled=True,
+        settings=optimizer.param_groups[0],
+        gradients=None,
+    )
+    assert curve == pytest.approx(torch_curve(optimizer, weight, lrs, [0.0] * 3), rel=1e-12)
+    assert curve[-1] == pytest.approx((1 - first * 1e-2) * (1 - 5e-4) * (1 - 1e-3), rel=1e-12)
+
+
+@pytest.mark.parametrize('name', theory_cases.OPTIMIZERS)
+def test_decoupled_decay_is_the_papers_with_every_optimizer(name):
+    """(1 - 1e-4)^10,000 = 0.368 at any learning rate (section 2.1)."""
+    curve = theory_cases.predicted_decay(
+        name, weight_decay=1e-4, decoupled=True, num_steps=10_000, gradients=None
+    )
+    assert curve[-1] == pytest.approx(math.exp(-1), rel=1e-4)
 
 
 def test_first_steps_by_hand():
     # Adam's first step is lr whatever the gradient; here 1e-3 of it is lost to eps = 1e-8
     adam = dict(betas=(0.9, 0.999), eps=1e-8, amsgrad=False)
-    arguments = dict(start=0.1, lrs=[1e-3], weight_decay=1e-4, decoupled=False, gradients=None)
+    common = dict(decoupled=False, gradients=None)
+    arguments = dict(start=0.1, lrs=[1e-3], initial_lr=1e-3, weight_decay=1e-4, **common)
     curve = decay_curve('Adam', settings=adam, **arguments)
     assert curve[1] == pytest.approx(0.1 - 1e-3 / 1.001, rel=1e-12)
     # SGD: 1 - 0.1 * 0.5 = 0.95, then momentum 0.9: w2 = 1.85 w1 - 0.9 w0
     sgd = dict(momentum=0.9, dampening=0.0, nesterov=False)
-    arguments = dict(start=1.0, lrs=[0.1, 0.1], weight_decay=0.5, decoupled=False, gradients=None)
+    arguments = dict(start=1.0, lrs=[0.1, 0.1], initial_lr=0.1, weight_decay=0.5, **common)
     curve = decay_curve('SGD', settings=sgd, **arguments)
     assert curve == pytest.approx([1.0, 0.95, 1.85 * 0.95 - 0.9])
 
@@ -119,6 +157,7 @@ def test_the_closed_form_of_sgd_is_the_recursion(momentum, decay):
         'SGD',
         start=0.3,
         lrs=[0.1] * 300,
+        initial_lr=0.1,
         weight_decay=decay,
         decoupled=False,
         settings=settings,
@@ -137,6 +176,9 @@ def test_the_exponential_is_the_limit_of_small_steps():
 
 def test_what_is_no_rule_is_named():
     arguments = dict(start=1.0, lrs=[0.1], weight_decay=0.1, decoupled=False, gradients=None)
+    with pytest.raises(ValueError, match='initial_lr must be > 0, got 0.0'):
+        decay_curve('SGD', settings={}, initial_lr=0.0, **arguments)
+    arguments['initial_lr'] = 0.1
     with pytest.raises(ValueError, match="rule must be one of .*'Adam'.*, got 'Lion'"):
         decay_curve('Lion', settings={}, **arguments)
     with pytest.raises(ValueError, match=r"SGD needs .* missing are \['dampening', 'nesterov'\]"):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmpsbn.pruning import apply_plan
-from mmpsbn.pruning.cost import count_positions, measure_latency, model_cost
+from mmpsbn.pruning.cost import count_positions, measure_latency, median_seconds, model_cost
 from mmpsbn.pruning.forward import call_with
 
 
@@ -160,3 +160,10 @@ def test_a_model_is_measured_where_it_lives_not_on_a_copy(device):
 
     assert measure_latency(model, torch.randn(1, 3), forward_fn, device=device, repeats=1) > 0
     assert all(one is model for one in called)
+
+
+def test_the_median_is_of_the_runs_after_two_that_warm_up():
+    seconds = iter([0, 50, 100, 190, 200, 203, 210, 211, 220, 222])
+    runs = []
+    median = median_seconds(lambda: runs.append(1), repeats=3, clock=lambda: next(seconds))
+    assert median == 2 and len(runs) == 5

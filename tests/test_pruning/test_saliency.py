@@ -1,18 +1,23 @@
 """Gates on channels, against gates that are there: hooks that multiply by m."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from nets import NETS, build, loss_of, trace
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.checkpoint import checkpoint
 
 from mmpsbn.layers import alpha_of
 from mmpsbn.pruning.forward import is_conv_or_linear
-from mmpsbn.pruning.saliency import GateSaliency
+from mmpsbn.pruning.saliency import GateSaliency, gate_scores
 
 
-def squares_with_gates(model, graph, batch):
-    """(dL/dm)^2 of a gate behind each norm layer and each layer that no norm follows."""
+@contextmanager
+def with_gates(model, graph):
+    """A gate behind each norm layer and each layer that no norm follows, by group."""
     gates, handles = {}, []
     for name, group in graph.groups.items():
         gate = torch.ones(group.channels, dtype=torch.float64, requires_grad=True)
@@ -35,10 +40,36 @@ def squares_with_gates(model, graph, batch):
                 return output * factor.view(-1) if last else output * factor.view(-1, 1, 1)
 
             handles.append(layer.register_forward_hook(multiply))
-    loss_of(model(batch)).backward()
+    yield gates
     for handle in handles:
         handle.remove()
+
+
+def squares_with_gates(model, graph, batch):
+    """(dL/dm)^2."""
+    with with_gates(model, graph) as gates:
+        loss_of(model(batch)).backward()
     return {name: gate.grad.square() for name, gate in gates.items()}
+
+
+def snap_with_gates(model, graph, batch):
+    """dL/dm."""
+    with with_gates(model, graph) as gates:
+        slopes = torch.autograd.grad(loss_of(model(batch)), list(gates.values()))
+    return dict(zip(gates, slopes))
+
+
+def cropit_with_gates(model, graph, batch):
+    """H g, row by row of the Hessian of all gates."""
+    with with_gates(model, graph) as gates:
+        slopes = torch.autograd.grad(loss_of(model(batch)), list(gates.values()), create_graph=True)
+    g = torch.cat(slopes)
+    rows = []
+    for entry in g:
+        row = torch.autograd.grad(entry, list(gates.values()), retain_graph=True)
+        rows.append(torch.cat(row))
+    product = torch.stack(rows) @ g.detach()
+    return dict(zip(gates, product.split([len(gate) for gate in gates.values()])))
 
 
 @pytest.mark.parametrize('name', NETS)
@@ -58,6 +89,114 @@ def test_two_steps_sum_the_squares_of_the_gates_gradients(name):
     for group in graph.groups:
         torch.testing.assert_close(scores[group], expected[group], rtol=1e-9, atol=1e-9)
         assert scores[group].sum() > 0
+
+
+@pytest.mark.parametrize('name', ['chain', 'residual', 'psbn_chain'])
+@pytest.mark.parametrize(
+    'score, reference', [('snap', snap_with_gates), ('cropit', cropit_with_gates)]
+)
+def test_scores_of_gates_sum_over_batches_before_the_absolute_value(name, score, reference):
+    model, batch = build(name)
+    graph = trace(model, batch)
+    model.train()
+    expected, losses = {}, []
+    for k in (1, -2):
+        found = reference(model, graph, k * batch)
+        expected = {n: s + expected.get(n, 0) for n, s in found.items()}
+        losses.append(loss_of(model(k * batch)))
+    scores, left_out = gate_scores(
+        model, graph.groups, graph.norm_of, losses, score=score, join=lambda x: 2 * x
+    )
+    assert left_out == 0
+    assert scores.keys() == graph.groups.keys()
+    for group, of_group in scores.items():
+        assert of_group.std() > 0
+        torch.testing.assert_close(of_group, 2 * expected[group].abs(), rtol=1e-8, atol=1e-10)
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize('score', ['snap', 'cropit'])
+@pytest.mark.parametrize('bad', [torch.nan, torch.inf])
+def test_batches_with_losses_that_are_no_numbers_are_counted_and_left_out(score, bad):
+    model, batch = build('chain')
+    graph = trace(model, batch)
+
+    def scores_of(*factors):
+        losses = [factor * loss_of(model(batch)) for factor in factors]
+        return gate_scores(
+            model, graph.groups, graph.norm_of, losses, score=score, join=lambda x: 2 * x
+        )
+
+    good, found = scores_of(1, 0.5), scores_of(1, bad, 0.5)
+    assert (good[1], found[1]) == (0, 2)  # of two ranks
+    for name, values in good[0].items():
+        assert values.isfinite().all() and torch.equal(found[0][name], values)
+
+
+def test_gradients_that_are_there_stay():
+    model, batch = build('chain')
+    graph = trace(model, batch)
+    loss_of(model(batch)).backward()
+    before = [(p.grad, p.grad.clone()) for p in model.parameters()]
+    losses = [loss_of(model(2 * batch))]
+    gate_scores(model, graph.groups, graph.norm_of, losses, score='snap', join=lambda x: x)
+    for parameter, (gradient, values) in zip(model.parameters(), before):
+        assert parameter.grad is gradient and torch.equal(gradient, values)
+
+
+@pytest.mark.parametrize('gated', ['all', 'those in the checkpoint'])
+def test_reentrant_checkpoints_change_no_score_and_are_refused_where_they_would(gated):
+    """The checkpoint is all but the first layer, which has a gate of its own or none."""
+    model, batch = build('chain')
+    graph = trace(model, batch)
+    first, *others = graph.groups
+    groups = graph.groups if gated == 'all' else {name: graph.groups[name] for name in others}
+
+    def scores_of(outputs, score):
+        return gate_scores(
+            model, groups, graph.norm_of, [loss_of(outputs)], score=score, join=lambda x: x
+        )[0]
+
+    def in_checkpoint():
+        first, *rest = model.features
+        rest = nn.Sequential(*rest, nn.Flatten(), model.classifier)
+        return checkpoint(rest, first(batch), use_reentrant=True)
+
+    plain = scores_of(model(batch), 'snap')
+    for name, values in scores_of(in_checkpoint(), 'snap').items():
+        assert values.isfinite().all() and values.any()
+        torch.testing.assert_close(values, plain[name], rtol=1e-12, atol=0)
+    with pytest.raises(RuntimeError, match='heckpoint'):
+        scores_of(in_checkpoint(), 'cropit')
+
+
+class Once(torch.autograd.Function):
+    """x^2, without a second derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+def test_an_operation_without_a_second_derivative_is_refused():
+    model, batch = build('chain')
+    graph = trace(model, batch)
+
+    def scores_of(score):
+        loss = loss_of(model.classifier(Once.apply(model.features(batch)).flatten(1)))
+        return gate_scores(
+            model, graph.groups, graph.norm_of, [loss], score=score, join=lambda x: x
+        )
+
+    assert all(values.isfinite().all() for values in scores_of('snap')[0].values())
+    with pytest.raises(RuntimeError, match='differentiate twice'):
+        scores_of('cropit')
 
 
 def test_within_a_step_a_psbn_bias_counts_as_what_the_layer_adds():

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,9 +56,9 @@ def run(gpu_check, checks, tmp_path, monkeypatch):
 
 @pytest.fixture
 def setup(checks, tmp_path):
-    return checks.Setup(
-        device='cpu', quick=True, seed=0, folder=tmp_path, data=None, deadline=time.monotonic() + 99
-    )
+    end = time.monotonic() + 99
+    how = dict(device='cpu', quick=True, seed=0, folder=tmp_path, data=None, deadline=end)
+    return checks.Setup(**how)
 
 
 def test_each_check_is_reported_and_a_failure_is_no_end(run, checks):
@@ -120,6 +121,96 @@ def test_a_run_that_is_cut_off_leaves_what_it_has_done(run, checks):
     assert 'all is well' in page and 'The run has not ended' in page
 
 
+def test_a_later_run_adds_to_the_page(run, checks):
+    def found(text):
+        def check(setup):
+            """..."""
+            if text is None:
+                raise checks.Skip('no time')
+            return checks.Found(text, ['how much'], [[checks.Found('of any type')]])
+
+        return check
+
+    def named(**texts):
+        return [setattr(f := found(t), '__name__', name) or f for name, t in texts.items()]
+
+    run(*named(first='old', second='old', third='old'))
+    record, page, _ = run(*named(second='new', third=None))
+    texts = {o['name']: o['found']['text'] for o in record['parts']['part']}
+    assert texts == dict(first='old', second='new', third='old')
+    assert record['summary']['passed'] == 3 and page.count("| Found(text='of any type'") == 3
+
+
+def test_a_page_of_other_settings_is_not_overwritten(gpu_check, checks, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, 'PARTS', dict(part=checks.Part()))
+    command = f'--out {tmp_path} --device cpu --minutes 1'.split()
+    gpu_check.main(command)
+    before = (tmp_path / 'gpu_check.json').read_text()
+    with pytest.raises(SystemExit, match='the page of a run with another quick, seed: name'):
+        gpu_check.main([*command, '--quick', '--seed', '1'])
+    assert (tmp_path / 'gpu_check.json').read_text() == before
+
+
+def test_a_check_that_there_is_not_is_refused(gpu_check, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        gpu_check.main(f'--out {tmp_path} --device cpu --checks resnet81 budget'.split())
+    assert "--checks: ['resnet81'] are none of ['psbn layers'" in capsys.readouterr().err
+
+
+def test_what_a_check_sets_for_the_process_is_undone(run, checks, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
+
+    def deterministic(setup):
+        """..."""
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.use_deterministic_algorithms(True)
+        return checks.Found('all is well')
+
+    run(deterministic)
+    assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize('kind', ['quick', 'whole'])
+def test_all_checks_fit_into_the_time(gpu_check, kind):
+    needed = [getattr(c, kind) or 0 for part in gpu_check.PARTS.values() for c in part]
+    assert sum(needed) <= 60 * gpu_check.MINUTES[kind]
+
+
+def test_only_a_whole_cifar10_is_trained_on(gpu_check, setup, checks, tmp_path):
+    papers = importlib.import_module('gpu.papers')
+    on_gpu = replace(setup, device='cuda', data=str(tmp_path))
+    with pytest.raises(checks.Skip, match='nothing is fetched'):
+        papers.psbn_rounds(on_gpu)
+    pickles = tmp_path / 'cifar-10-batches-py'
+    pickles.mkdir()
+    for name in ['test_batch', 'batches.meta', *(f'data_batch_{i}' for i in range(1, 6))]:
+        assert not papers._has_cifar10(tmp_path)
+        (pickles / name).touch()
+    assert papers._has_cifar10(tmp_path)
+
+
+def test_what_the_detector_needs(gpu_check, checks, monkeypatch):
+    packages = importlib.import_module('gpu.packages')
+    monkeypatch.setattr(packages, 'mmcv_operations', lambda: 'cpu')
+    packages.needs_detector('cuda', 'cpu')
+    with pytest.raises(checks.Skip, match="needs mmcv's operations for cuda: for cpu here"):
+        packages.needs_detector('cuda')
+    monkeypatch.setattr(packages, 'find_spec', lambda name: None)
+    with pytest.raises(checks.Skip, match='MMDetection is not installed'):
+        packages.needs_detector('cpu')
+    with pytest.raises(checks.Skip, match='scikit-learn is not installed'):
+        packages.needs_digits()
+
+
+def test_a_format_that_is_lost_is_found(gpu_check):
+    correct = importlib.import_module('gpu.correct')
+    net = torch.nn.Conv2d(3, 4, 3)
+    with pytest.raises(AssertionError, match='weight.* are not in channels_last any more'):
+        correct._require_form(net)
+    correct._require_form(net.to(memory_format=torch.channels_last))
+
+
 def test_a_device_that_is_wrong_is_found(gpu_check, setup):
     correct = importlib.import_module('gpu.correct')
     build, hooks = correct._resnet18(setup), [correct.demp()]
@@ -149,12 +240,34 @@ def test_without_a_gpu_it_says_so(gpu_check, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_correct_part_passes_on_the_cpu(gpu_check, tmp_path):
-    gpu_check.main(f'--out {tmp_path} --device cpu --quick --minutes 20 --parts correct'.split())
+    names = [check.name for check in gpu_check.PARTS['correct']]
+    in_one_process = [name for name in names if name not in ('export', 'two processes')]
+    options = f'--out {tmp_path} --device cpu --quick --minutes 20 --parts correct --checks'
+    gpu_check.main([*options.split(), *in_one_process])
     record = json.loads((tmp_path / 'gpu_check.json').read_text())
     verdicts = {o['name']: o['verdict'] for o in record['parts']['correct']}
     skipped = {name for name, verdict in verdicts.items() if verdict == 'skipped'}
     assert skipped == {'grad scaler', 'compiled', 'cuda graphs'}
     assert set(verdicts.values()) == {'passed', 'skipped'}
+
+
+@pytest.mark.slow
+def test_the_fast_part_on_the_cpu(gpu_check, tmp_path):
+    gpu_check.main(f'--out {tmp_path} --device cpu --quick --minutes 20 --parts fast'.split())
+    record = json.loads((tmp_path / 'gpu_check.json').read_text())
+    rows = {o['name']: len(o['found']['rows']) for o in record['parts']['fast']}
+    assert rows['psbn beside batchnorm'] == 2 * 2 and rows['pruned resnet18'] == 2 * 2
+    passed = {o['name'] for o in record['parts']['fast'] if o['verdict'] == 'passed'}
+    assert passed == {'psbn beside batchnorm', 'pruned resnet18', 'pictures in memory'}
+
+
+@pytest.mark.slow
+def test_the_papers_part_is_stopped_by_the_time(gpu_check, setup):
+    papers = importlib.import_module('gpu.papers')
+    setup = replace(setup, quick=False, deadline=time.monotonic() + papers._RESERVE + 12)
+    found = papers.psbn_rounds(setup)
+    assert found.text == 'scale smoke: stopped by the time; the next run goes on'
+    assert (setup.folder / 'psbn-rounds.log').exists() and setup.left > 0
 
 
 @pytest.mark.slow
@@ -173,4 +286,4 @@ def test_without_mmcvs_operations_the_detector_is_left_out(tmp_path):
     found = {o['name']: o for o in record['parts']['correct']}
     assert found['autocast']['verdict'] == 'passed'
     assert found['retinanet']['verdict'] == 'skipped'
-    assert 'without its operations' in found['retinanet']['found']['text']
+    assert "needs mmcv's operations" in found['retinanet']['found']['text']

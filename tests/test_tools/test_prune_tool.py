@@ -13,6 +13,7 @@ from mmpsbn.commands.model_files import save_weights
 from mmpsbn.commands.recalibration import recalibrate_batch_norms
 
 DEAD = ('backbone.layer2.0.bn1', [1, 5, 6])
+OPTIONS = ('train_dataloader.batch_size=2', 'model.bbox_head.loss_cls.gamma=1.5')
 L1 = ('--criterion', 'l1', '--target-flops', '0.6', '--round-to', '8')
 
 
@@ -45,7 +46,8 @@ def planted(small, folder):
 @pytest.fixture(scope='module')
 def dead(small, folder, planted):
     """``planted_dead.pth`` and what was printed."""
-    said = prune(small, planted, folder, '--criterion', 'dead', '--num-samples', '6')
+    options = ('--criterion', 'dead', '--num-samples', '6', '--cfg-options', *OPTIONS)
+    said = prune(small, planted, folder, *options)
     return folder / 'planted_dead.pth', said
 
 
@@ -78,9 +80,12 @@ def test_dead_channels_go_and_the_function_stays(small, planted, dead):
 def test_what_to_run_next_can_be_pasted_whatever_the_folders_are_called(small, folder, dead):
     config, checkpoint = str(small / 'small.py'), str(dead[0])
     assert next_commands(dead[1]) == [
-        ['test', config, checkpoint],
-        ['train', config, '--load-from', checkpoint],
-        ['export', config, checkpoint, '--out', str(folder)],
+        [*words, '--cfg-options', *OPTIONS]
+        for words in (
+            ['test', config, checkpoint],
+            ['train', config, '--load-from', checkpoint],
+            ['export', config, checkpoint, '--out', str(folder)],
+        )
     ]
 
 

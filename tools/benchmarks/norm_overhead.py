@@ -9,10 +9,8 @@ BatchNorm2d: how far its ratio is from 1 is what this machine cannot resolve. Ta
 import functools
 import statistics
 
-import mmdet
 import timing
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
@@ -64,6 +62,9 @@ def measure_layer(bench, device, shape, mode, *, dtype=torch.float32, memory_for
 
 def measure_step(bench, device, depth):
     """Seconds of an SGD step of RetinaNet by norm and round."""
+    import mmdet  # here: a layer is measured without it
+    from mmdet.registry import MODELS
+
     init_default_scope('mmdet')
     path = f'{mmdet.__path__[0]}/.mim/configs/_base_/models/retinanet_r50_fpn.py'
     steps = {}

@@ -20,7 +20,6 @@ from pathlib import Path
 import timing
 import torch
 import torchvision
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
@@ -53,6 +52,8 @@ def vgg16_cifar():
 
 
 def retinanet_r50():
+    from mmdet.registry import MODELS  # here: the others do without it
+
     init_default_scope('mmdet')
     config = Config.fromfile(CONFIGS / 'retinanet/retinanet_r50_bn_demp.py').model
     config.backbone.init_cfg = None  # no download

@@ -1,6 +1,7 @@
 """What a check is, and how many of them are made in the time there is."""
 
 import gc
+import os
 import signal
 import time
 import traceback
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Skip(Exception):
@@ -113,14 +116,14 @@ def perform(check: Check, setup: Setup) -> Outcome:
         found = Found(f'it needs about {needed:g} s, and {max(setup.left, 0):.0f} s are left')
     else:
         try:
-            with _time_limit(setup.left):
+            with _settings_kept(), _time_limit(setup.left):
                 verdict, found = 'passed', check.run(setup)
         except Skip as why:
             verdict, found = 'skipped', Found(str(why))
         except Exception as error:  # the page says it, and the next one is made
             verdict, found = 'failed', Found(f'{type(error).__name__}: {error}')
             trace = traceback.format_exc()
-        _clean_up()
+        _free_memory()
     seconds = time.monotonic() - start
     return Outcome(check.name, check.shows, verdict, found, seconds, trace)
 
@@ -139,12 +142,28 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _clean_up() -> None:
-    """What a check has set for the process, and its memory."""
-    torch.use_deterministic_algorithms(False)
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """MMEngine makes a process deterministic, and never undoes it."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+        torch.use_deterministic_algorithms(False)
+
+
+def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """For a process of Python that is to import this clone's mmpsbn."""
+    paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
+    return dict(os.environ, PYTHONPATH=os.pathsep.join(paths)) | changes
 
 
 def require(fact: bool, otherwise: str) -> None:

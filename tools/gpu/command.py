@@ -1,7 +1,8 @@
 """Is everything right on this machine's GPU, and how fast is it?
 
 Writes gpu_check.md and gpu_check.json into a folder, anew after each check. What does not fit into
-the time any more is skipped, and says so. Nothing is fetched.
+the time any more is skipped, and says so. A later run in the same folder adds to its page. Nothing
+is fetched.
 """
 
 import argparse
@@ -35,12 +36,20 @@ def parse_args(argv):
         help='for all of it; default: {whole:g}, {quick:g} with --quick'.format(**MINUTES),
     )
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
-    parser.add_argument('--checks', nargs='+', metavar='NAME', help='of the parts; default: all')
+    parser.add_argument(
+        '--checks',
+        nargs='+',
+        metavar='NAME',
+        help="of the parts, as in 'two processes'; default: all",
+    )
     parser.add_argument('--data', help='folder of CIFAR-10, for the papers; default: without')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args(argv)
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('there is no GPU here; --device cpu tries the script itself')
+    known = [check.name for part in args.parts for check in PARTS[part]]
+    if unknown := set(args.checks or ()) - set(known):
+        parser.error(f'--checks: {sorted(unknown)} are none of {known}')
     return args
 
 
@@ -58,13 +67,18 @@ def main(argv=None):
     warnings.simplefilter('ignore')
     MMLogger.get_instance('mmengine').setLevel('ERROR')
     settings = dict(device=args.device, quick=args.quick, minutes=minutes, seed=args.seed)
-    page = Page(setup.folder, machine() | settings)
+    try:
+        page = Page(setup.folder, machine() | settings)
+    except ValueError as other_page:
+        raise SystemExit(f'gpu_check.py: error: --out: {other_page}') from None
+    failed = False
     for part in args.parts:
         for check in PARTS[part]:
             if args.checks is None or check.name in args.checks:
                 page.add(part, outcome := perform(check, setup))
+                failed |= outcome.verdict == 'failed'
                 print(f'{part}, {check.name}: {outcome.verdict}, {outcome.found.text}', flush=True)
     page.write(ended=True)
     print(f'{page.summary}; {setup.folder / "gpu_check.md"}')
-    if page.summary['failed']:
+    if failed:
         raise SystemExit(1)

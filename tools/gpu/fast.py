@@ -4,16 +4,15 @@ import tempfile
 import time
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 
 import timing
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from .checks import Found, Part, Setup, Skip, require
-from .page import mmcv_operations
+from .checks import ROOT, Found, Part, Setup, Skip, require
+from .packages import needs_detector, needs_digits
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = ROOT / 'configs'
 FAST = Part()
 _RATIO = 'median over the rounds [quartiles]'
 
@@ -24,14 +23,13 @@ def _bench(setup: Setup, rounds: int) -> timing.Bench:
     return timing.Bench(rounds, seconds, setup.seed, partial(timing.wall_clock, setup.on_gpu))
 
 
-def _needs_detector(setup: Setup) -> None:
+def _needs_detector(setup: Setup, *operations: str) -> None:
     if not setup.on_gpu:
         raise Skip('minutes on a CPU, whose times tools/benchmarks/hook_overhead.py measures')
-    if mmcv_operations() == 'nothing':
-        raise Skip('mmcv was built without its operations, and mmdet imports them')
+    needs_detector(*operations)
 
 
-@FAST.check(quick=20, whole=40)
+@FAST.check(quick=15, whole=25)
 def psbn_beside_batchnorm(setup: Setup) -> Found:
     """Forward and backward of one layer at the sizes of RetinaNet-R50 on two images of 800x1333,
     milliseconds and the ratio to BatchNorm2d. TF32 is for convolutions and matrix products: a norm
@@ -56,10 +54,10 @@ def psbn_beside_batchnorm(setup: Setup) -> Found:
     return Found(f'{len(rows)} rows; {_RATIO}', [*head, *ratios], rows)
 
 
-@FAST.check(quick=40, whole=60)
+@FAST.check(quick=20, whole=30)
 def hooks_in_a_step(setup: Setup) -> Found:
     """The share of a training step that each hook takes, of a small RetinaNet."""
-    _needs_detector(setup)
+    _needs_detector(setup, 'cuda')  # for its focal loss
     from hook_overhead import HEAD, hook_rows, measure_hooks
 
     config = str(CONFIGS / 'bccd/retinanet_r18_bn_bccd.py')
@@ -69,10 +67,10 @@ def hooks_in_a_step(setup: Setup) -> Found:
     return Found(f'a plain iteration takes {1e3 * iteration:.1f} ms', HEAD, rows)
 
 
-@FAST.check(quick=20, whole=30)
+@FAST.check(quick=10, whole=15)
 def prune_event(setup: Setup) -> Found:
     """Seconds of the first prune event of RetinaNet-R50."""
-    _needs_detector(setup)
+    _needs_detector(setup, 'cuda')
     from hook_overhead import measure_event
 
     config = str(CONFIGS / 'retinanet/retinanet_r50_bn_demp.py')
@@ -95,35 +93,36 @@ def _pruned(setup: Setup, name: str, **changes) -> Found:
     return Found(f'{len(rows)} rows, channels_last; {_RATIO}', HEAD[:-1], [r[:-1] for r in rows])
 
 
-@FAST.check(quick=20, whole=30)
+@FAST.check(quick=10, whole=15)
 def pruned_resnet18(setup: Setup) -> Found:
     """Dense against pruned: ResNet-18 on 32x32, training step and inference."""
     return _pruned(setup, 'resnet18')
 
 
-@FAST.check(quick=None, whole=30)
+@FAST.check(quick=None, whole=15)
 def pruned_vgg16(setup: Setup) -> Found:
     """Dense against pruned: VGG-16 on 32x32."""
     return _pruned(setup, 'vgg16')
 
 
-@FAST.check(quick=None, whole=40)
+@FAST.check(quick=None, whole=20)
 def pruned_resnet50(setup: Setup) -> Found:
     """Dense against pruned: ResNet-50 on 224x224."""
     return _pruned(setup, 'resnet50', batch=64, tiny=64)
 
 
-@FAST.check(quick=None, whole=60)
+@FAST.check(quick=None, whole=25)
 def pruned_retinanet(setup: Setup) -> Found:
     """Dense against pruned: RetinaNet-R50, two images of 1088x1088, as many pixels as
     800x1333 and a tenth more."""
-    _needs_detector(setup)
+    _needs_detector(setup, 'cuda', 'cpu')
     return _pruned(setup, 'retinanet', side=1088, tiny=64)
 
 
-@FAST.check(quick=10, whole=15)
+@FAST.check(quick=5, whole=10)
 def pictures_in_memory(setup: Setup) -> Found:
     """Images a second out of the in-memory data set, cropped, flipped and normalised."""
+    needs_digits()
     from mmengine.registry import init_default_scope
 
     from mmpsbn.datasets import BatchCropFlip, InMemoryImages, whole_batch_collate

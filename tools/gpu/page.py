@@ -5,8 +5,7 @@ import json
 import os
 import platform
 from collections import Counter
-from dataclasses import asdict
-from importlib import metadata
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import timing
@@ -15,24 +14,10 @@ import torch
 from mmpsbn.engine.files import AtomicLocalBackend
 from mmpsbn.experiments.tables import markdown
 
-from .checks import Outcome
+from .checks import Found, Outcome
+from .packages import mmcv_operations, versions
 
-_PACKAGES = dict(
-    mmengine=('onedl-mmengine', 'mmengine'),
-    mmcv=('onedl-mmcv', 'mmcv', 'mmcv-lite'),
-    mmdet=('onedl-mmdetection', 'mmdet'),
-    mmpretrain=('onedl-mmpretrain', 'mmpretrain'),
-    mmpsbn=('mmpsbn',),
-)
-
-
-def mmcv_operations() -> str:
-    """For what mmcv's operations are compiled: 'cuda', 'cpu' or 'nothing'."""
-    try:
-        from mmcv.ops import get_compiling_cuda_version
-    except ModuleNotFoundError:
-        return 'nothing'
-    return 'cpu' if get_compiling_cuda_version() == 'not available' else 'cuda'
+_JSON = 'gpu_check.json'
 
 
 def machine() -> dict:
@@ -46,47 +31,64 @@ def machine() -> dict:
         cuda=torch.version.cuda,
         cudnn=torch.backends.cudnn.version(),
     )
-    known |= {name: _version(*names) for name, names in _PACKAGES.items()}
-    return known | dict(mmcv_operations=mmcv_operations())
-
-
-def _version(*distributions: str) -> str:
-    for name in distributions:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return 'not installed'
+    return known | versions() | dict(mmcv_operations=mmcv_operations())
 
 
 class Page:
-    """``gpu_check.md`` and ``gpu_check.json`` in a folder.
+    """``gpu_check.md`` and ``gpu_check.json`` in a folder, with what an earlier run left there.
 
     Args:
         about: machine, versions, seed and settings of the run.
+
+    Attributes:
+        outcomes: by part and name.
+
+    Raises:
+        ValueError: the folder has the page of another machine, or of other settings.
     """
 
     def __init__(self, folder: Path, about: dict):
         self._folder = folder
         self._about = about
-        self.outcomes: dict[str, list[Outcome]] = {}  # by part
+        self.outcomes: dict[str, dict[str, Outcome]] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / _JSON).exists():
+            self._read(json.loads((folder / _JSON).read_text()))
         self.write(ended=False)
 
+    def _read(self, record: dict) -> None:
+        other = [key for key, value in self._about.items() if record.get(key) != value]
+        if other := [key for key in other if key != 'minutes']:
+            raise ValueError(
+                f'{self._folder} has the page of a run with another {", ".join(other)}: name '
+                'another folder'
+            )
+        for part, found in record['parts'].items():
+            outcomes = [Outcome(**o | dict(found=Found(**o['found']))) for o in found]
+            self.outcomes[part] = {o.name: o for o in outcomes}
+
     def add(self, part: str, outcome: Outcome) -> None:
-        self.outcomes.setdefault(part, []).append(outcome)
+        """Takes the place of what the check found before; where it is skipped that stays."""
+        found = self.outcomes.setdefault(part, {})
+        rows = [[_plain(cell) for cell in row] for row in outcome.found.rows]
+        outcome = replace(outcome, found=replace(outcome.found, rows=rows))
+        if outcome.verdict != 'skipped' or outcome.name not in found:
+            found[outcome.name] = outcome
         self.write(ended=False)
 
     def write(self, *, ended: bool) -> None:
-        parts = {part: [asdict(o) for o in found] for part, found in self.outcomes.items()}
+        parts = {part: [asdict(o) for o in found] for part, found in self._found()}
         record = dict(self._about, ended=ended, summary=self.summary, parts=parts)
-        self._put('gpu_check.json', json.dumps(record, indent=1, default=str) + '\n')
+        self._put(_JSON, json.dumps(record, indent=1, default=str) + '\n')
         self._put('gpu_check.md', self._markdown(ended))
+
+    def _found(self) -> list[tuple[str, list[Outcome]]]:
+        return [(part, list(found.values())) for part, found in self.outcomes.items()]
 
     @property
     def summary(self) -> dict[str, int]:
         """How many checks passed, failed and were skipped."""
-        counts = Counter(o.verdict for found in self.outcomes.values() for o in found)
+        counts = Counter(o.verdict for _, found in self._found() for o in found)
         return {verdict: counts[verdict] for verdict in ('passed', 'failed', 'skipped')}
 
     def _markdown(self, ended: bool) -> str:
@@ -94,7 +96,7 @@ class Page:
         if not ended:
             lines += ['', 'The run has not ended: what follows is what it has done.']
         lines += ['', ', '.join(f'{count} {verdict}' for verdict, count in self.summary.items())]
-        for part, found in self.outcomes.items():
+        for part, found in self._found():
             rows = [[o.name, o.verdict, f'{o.seconds:.1f}', _cell(o.found.text)] for o in found]
             lines += ['', f'## {part}', '', markdown(['check', 'outcome', 's', 'found'], *rows)]
             for o in found:
@@ -106,6 +108,11 @@ class Page:
 
     def _put(self, name: str, text: str) -> None:
         AtomicLocalBackend().put(text.encode(), str(self._folder / name))
+
+
+def _plain(value: object) -> object:
+    """As it comes back out of JSON."""
+    return value if isinstance(value, (int, float, str)) else str(value)
 
 
 def _cell(text: str) -> str:

@@ -1,17 +1,18 @@
 """The papers' experiments at their batch and width, as far as the time goes; the next run in the
 same folder goes on from the checkpoints."""
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from .checks import Found, Part, Setup, Skip, require
+from .checks import Found, Part, Setup, Skip, child_environment, require
+from .packages import needs_digits
 
 PAPERS = Part()
 _RESERVE = 15.0  # seconds, for the checkpoints of what is stopped, and the page
-_LEAST = 30.0
+_LEAST = 15.0
+_PICKLES = [*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch', 'batches.meta']
 
 
 @PAPERS.check(quick=None, whole=_LEAST + _RESERVE)
@@ -28,7 +29,9 @@ def demp_tradeoff(setup: Setup) -> Found:
 
 def _go_on(setup: Setup, name: str, *, share: float) -> Found:
     """Train for a share of the time that is left."""
-    if setup.on_gpu and setup.data is None:
+    if not setup.on_gpu:
+        needs_digits()
+    elif setup.data is None or not _has_cifar10(Path(setup.data)):
         raise Skip('--data names no folder of CIFAR-10, and nothing is fetched')
     out = setup.folder / 'papers' / name
     scale = 'paper' if setup.on_gpu else 'smoke'
@@ -42,18 +45,21 @@ def _go_on(setup: Setup, name: str, *, share: float) -> Found:
         '3' if setup.on_gpu else '1',
     ]
     command += ['--data', setup.data] if setup.data else []
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get('PYTHONPATH')])]
     log = setup.folder / f'{name}.log'
     with log.open('w') as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, env=dict(os.environ, PYTHONPATH=':'.join(paths))
-        )
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=child_environment())
         code = _wait(process, share * (setup.left - _RESERVE))
     require(code in (0, None), f'it ended with {code}; the end of {log}: {_last_line(log)}')
     rows = [[arm.name, *_progress(arm)] for arm in sorted(out.glob('arms/*'))]
     said = 'done' if code == 0 else 'stopped by the time; the next run goes on'
     return Found(f'scale {scale}: {said}', ['arm', 'epochs', 'minutes in all'], rows)
+
+
+def _has_cifar10(folder: Path) -> bool:
+    """Whether all of it is there, so that mmpretrain has nothing to download."""
+    pickles = folder / 'cifar-10-batches-py'
+    in_folders = all((folder / split).is_dir() for split in ('train', 'test'))
+    return in_folders or all((pickles / name).is_file() for name in _PICKLES)
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> int | None:

@@ -2,6 +2,8 @@
 # Sourced by setup_env.sh: its parts, as functions that know nothing of the order they are called in.
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=cuda.sh
+source "$(dirname "${BASH_SOURCE[0]}")/cuda.sh"
 
 say() { printf '%s\n' "$*"; }
 
@@ -71,7 +73,7 @@ no_network() {
 
 # step WHAT HOW_LONG COMMAND...: announce, run with output to $LOG, say how long it took; on failure one sentence that says why
 step() {
-    local what=$1 how_long=$2 start=$SECONDS ticks=0
+    local what=$1 how_long=$2 start=$SECONDS minutes=0
     shift 2
     say "* $what ($how_long)"
     : >"$LOG" || die "cannot write $LOG; free some space in its folder, or name another with TMPDIR"
@@ -81,7 +83,10 @@ step() {
     set +m
     while kill -0 "$JOB" 2>/dev/null; do
         sleep 0.1
-        ((++ticks % 600)) || say "  ... still at it after $((ticks / 600)) min"
+        if [[ $(((SECONDS - start) / 60)) -gt $minutes ]]; then
+            minutes=$(((SECONDS - start) / 60))
+            say "  ... still at it after $minutes min"
+        fi
     done
     if wait "$JOB"; then
         JOB=
@@ -162,16 +167,6 @@ need_compiler() {
         "(Debian and Ubuntu: apt install python3-dev)"
 }
 
-need_nvcc() {  # need_nvcc CUDA_VERSION_OF_TORCH
-    local nvcc found
-    nvcc=${CUDA_HOME:+$CUDA_HOME/bin/nvcc}
-    [[ -n $nvcc ]] || nvcc=$(command -v nvcc || printf /usr/local/cuda/bin/nvcc)
-    local way_out="install the CUDA $1 toolkit, name a folder that holds a wheel of $MMCV_PIN for it with MMPSBN_WHEELHOUSE, or go without the GPU with MMPSBN_MMCV_OPS=cpu"
-    [[ -x $nvcc ]] || die "this machine has a GPU but no nvcc, which building mmcv's GPU operations needs; $way_out"
-    found=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
-    [[ $found == "${1%%.*}" ]] || die "$nvcc is of CUDA $found, but torch was built with CUDA $1; $way_out"
-}
-
 mmcv_wheels() {  # mmcv_wheels CP_TAG CACHE_DIR: wheels of MMCV_PIN that may fit, best first
     local name=${MMCV_PIN%%==*} version=${MMCV_PIN##*==} dir
     for dir in ${MMPSBN_WHEELHOUSE:+"$MMPSBN_WHEELHOUSE"} "$2"; do
@@ -184,34 +179,43 @@ build_mmcv() {  # build_mmcv OPS CACHE_DIR: into the cache, in one move
     memory_jobs=$(awk '/MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo 2>/dev/null || true)
     jobs=$(num_cpus)
     [[ -z $memory_jobs || $memory_jobs -ge $jobs ]] || jobs=$((memory_jobs > 0 ? memory_jobs : 1))
-    if [[ $1 == cuda ]]; then export FORCE_CUDA=1; else export FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=; fi
+    if [[ $1 == cuda ]]; then
+        unset CUDA_VISIBLE_DEVICES  # as cuda_targets looked
+        export FORCE_CUDA=1 CUDA_HOME
+    else
+        export FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=
+    fi
     # pip's own cache does not know which torch a wheel was built for, so it is left out both ways
     MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$jobs} CFLAGS="${CFLAGS:-} -g0 -O2" "$ENV_PYTHON" -m pip wheel --disable-pip-version-check \
         --no-cache-dir --no-build-isolation --no-deps --no-binary "${MMCV_PIN%%==*}" --wheel-dir "$BUILD_DIR" "$MMCV_PIN" &&
         mkdir -p "$2" && mv -f "$BUILD_DIR"/*.whl "$2/"
 }
 
-install_wheel() {  # install_wheel WHEEL OPS
-    pip_install --no-cache-dir --no-index --no-deps --force-reinstall "$1" && "$ENV_PYTHON" "$TOOLS/setup/check_env.py" mmcv "$2"
+install_wheel() {  # install_wheel WHEEL OPS TARGETS...
+    pip_install --no-cache-dir --no-index --no-deps --force-reinstall "$1" && "$ENV_PYTHON" "$TOOLS/setup/check_env.py" mmcv "${@:2}"
 }
 
-install_mmcv() {  # reuse the first wheel that loads with this torch, else build one
-    local ops=$1 torch cuda tag cache_dir wheel build='5 to 10 minutes on 2 cores'
+install_mmcv() {  # reuse the first wheel that loads with this torch and serves the GPUs, else build one
+    local ops=$1 torch cuda tag found targets=() cache_dir wheel build='5 to 10 minutes on 2 cores'
     read -r torch cuda tag < <("$ENV_PYTHON" "$TOOLS/setup/check_env.py" torch) || die "torch was installed but does not import in $ENV_DIR; remove that folder and run this again"
-    cache_dir=$CACHE/wheels/$tag-torch$torch-cuda$cuda-$ops-$(uname -m)-$MMCV_PIN
+    if [[ $ops == cuda ]]; then
+        found=$(cuda_targets "$torch")
+        read -ra targets <<<"$found"
+    fi
+    cache_dir=$CACHE/wheels/$tag-torch$torch-cuda$cuda-$ops$(printf '%s' "${targets[@]/#/-}")-$(uname -m)-$MMCV_PIN
     while read -r wheel; do
         say "* installing mmcv from $wheel (a few seconds)"
-        if install_wheel "$wheel" "$ops" >"$LOG" 2>&1 </dev/null; then return; fi
-        say "  it does not fit this torch or lacks $ops operations, so it is passed over"
+        if install_wheel "$wheel" "$ops" "${targets[@]}" >"$LOG" 2>&1 </dev/null; then return; fi
+        say "  it does not fit this torch or lacks $ops operations${targets[*]:+ for ${targets[*]}}, so it is passed over"
     done < <(mmcv_wheels "$tag" "$cache_dir")
     need_compiler
-    if [[ $ops == cuda ]]; then
-        need_nvcc "$cuda"
-        build='15 minutes to an hour with its GPU operations'
-    fi
     if ! mkdir -p "$CACHE/wheels" || ! BUILD_DIR=$(mktemp -d "$CACHE/wheels/.build.XXXXXX"); then
         die "cannot write to $CACHE; free some space there, or name another folder with XDG_CACHE_HOME"
     fi
-    step "building $MMCV_PIN for torch $torch, once for all clones" "$build" build_mmcv "$ops" "$cache_dir"
-    step "installing it" "a few seconds" install_wheel "$cache_dir"/*.whl "$ops"
+    if [[ $ops == cuda ]]; then
+        choose_toolkit "$cuda" "$BUILD_DIR/cuda"
+        build='15 minutes to an hour with its GPU operations'
+    fi
+    step "building $MMCV_PIN for torch $torch${targets[*]:+ and ${targets[*]}}, once for all clones" "$build" build_mmcv "$ops" "$cache_dir"
+    step "installing it" "a few seconds" install_wheel "$cache_dir"/*.whl "$ops" "${targets[@]}"
 }

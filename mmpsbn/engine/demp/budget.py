@@ -18,8 +18,10 @@ from .settings import BudgetSettings, PruneSettings
 
 # A budget is met within this fraction of its target; a clock is less exact than a count.
 _TOLERANCE, _LATENCY_TOLERANCE = 0.02, 0.05
-# Multiples of which widths may be, where the clock is to choose one.
-_MULTIPLES = (1, 4, 8, 16)
+# Multiples of which widths may be, from coarse to fine. CPUs like 8 (docs/results.md); where the
+# budget is a time, the clock says.
+_MULTIPLES = (16, 8, 4, 2, 1)
+_LIKED = 8
 # What a larger multiple must gain, for it leaves less choice.
 _LEAST_GAIN = 0.05
 
@@ -31,7 +33,9 @@ class Budget:
     the present one says how many to aim for.
 
     Args:
-        free_widths: of a latency, ``round_to`` is the multiple that the clock likes.
+        free_widths: in the end widths are multiples of 8, or of a time of what the clock likes; of
+            4, 2 or 1 where so narrow a model cannot meet the budget otherwise. If not,
+            ``prune.round_to`` says.
 
     Attributes:
         left: the fraction of the cost at the start that is left.
@@ -39,8 +43,9 @@ class Budget:
 
     def __init__(self, settings: BudgetSettings, prune: PruneSettings, *, free_widths: bool):
         self._settings = settings
-        self._free_widths = free_widths and settings.is_latency
-        self._rounding = dict(min_channels=prune.min_channels, round_to=prune.round_to)
+        self._free_widths = free_widths
+        self._min_channels = prune.min_channels
+        self._multiples = _down_from(_LIKED) if free_widths else (prune.round_to,)
         self._dense: dict[str, float] = {}
         self._now: dict[str, float] = {}
         self._narrowest: dict[str, float] = {}
@@ -52,7 +57,7 @@ class Budget:
             dense=self._dense,
             now=self._now,
             narrowest=self._narrowest,
-            round_to=self.round_to,
+            multiples=self._multiples,
         )
 
     def restore(self, state: Mapping) -> None:
@@ -60,14 +65,17 @@ class Budget:
         self._dense, self._now = state['dense'], state['now']
         self._narrowest = state['narrowest']
         if self._free_widths:
-            self._rounding['round_to'] = state['round_to']
+            self._multiples = state['multiples']
 
     def __str__(self) -> str:
         return str(self._settings)
 
     @property
-    def round_to(self) -> int:
-        return self._rounding['round_to']
+    def widths(self) -> str:
+        """Which there may be, in words."""
+        first, *finer = self._multiples
+        more = f', or {", ".join(map(str, finer))} where that is too coarse' if finer else ''
+        return f'multiples of {first}{more}'
 
     @property
     def lever(self) -> str:
@@ -120,10 +128,10 @@ class Budget:
             self._dense = dict(self._now)
             if self.target >= 1:
                 raise ValueError(f'{self} is met by the model as it is: {self._dense}')
-            if self._free_widths:
-                self._rounding['round_to'] = self._fastest_multiple(model, groups)
+            if self._free_widths and self._settings.is_latency:
+                self._multiples = _down_from(self._fastest_multiple(model, groups))
             if self._settings.is_latency:
-                narrow = self._pruned(model, groups, _nothing(groups), 0.0)
+                narrow = self._pruned(model, groups, _nothing(groups), 0.0, self._multiples[-1])
                 macs = model_cost(narrow, self._positions).macs
                 self._narrowest = dict(macs=macs, latency_ms=self._milliseconds(narrow))
         self.check_reach(model, groups, whole)
@@ -141,12 +149,14 @@ class Budget:
         if self._settings.is_latency:
             least = self._narrowest['latency_ms'] / self._dense['latency_ms']
         else:
-            least = self.nearest(model, groups, _nothing(groups), 0.0)[1] / self._dense[self.lever]
+            finest = self._multiples[-1]
+            _, least = self.nearest(model, groups, _nothing(groups), 0.0, round_to=finest)
+            least /= self._dense[self.lever]
         if least > self.target * (1 + self._tolerance):
             raise ValueError(
                 f'{self} cannot be met: with every channel gone that can go, {least:.1%} of the '
-                f'{self.measure} are left (widths in multiples of {self.round_to}, at least '
-                f'{self._rounding["min_channels"]}); ask for more than that, or make more layers '
+                f'{self.measure} are left (widths in multiples of {self._multiples[-1]}, at least '
+                f'{self._min_channels}); ask for more than that, or make more layers '
                 f'prunable; left whole: {whole or "none"}'
             )
 
@@ -166,20 +176,20 @@ class Budget:
     def _fastest_multiple(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> int:
         """The multiple of which widths are that takes least time for as many MACs."""
         best, shortest = 1, math.inf
-        for multiple in _MULTIPLES:
-            self._rounding['round_to'] = multiple
-            narrow = self._pruned(model, groups, uniform_scores(model, groups), self._aim())
-            if abs(model_cost(narrow, self._positions).macs / self._aim() - 1) > self._tolerance:
+        aim, scores = self._aim(), uniform_scores(model, groups)
+        for multiple in reversed(_MULTIPLES):
+            narrow = self._pruned(model, groups, scores, aim, multiple)
+            if abs(model_cost(narrow, self._positions).macs / aim - 1) > self._tolerance:
                 continue  # so narrow a model that this multiple is too coarse
             time = self._milliseconds(narrow)
             if time < shortest * (1 - _LEAST_GAIN):
                 best, shortest = multiple, time
         return best
 
-    def _pruned(self, model: nn.Module, groups, scores, target: float) -> nn.Module:
+    def _pruned(self, model: nn.Module, groups, scores, target: float, multiple: int) -> nn.Module:
         """A copy with as near as possible to ``target`` MACs or parameters."""
         narrow = copy.deepcopy(model)
-        keep_masks, _ = self.nearest(model, groups, scores, target)
+        keep_masks, _ = self.nearest(model, groups, scores, target, round_to=multiple)
         apply_plan(narrow, plan_from_keep_masks(narrow, groups, keep_masks))
         return narrow
 
@@ -188,12 +198,48 @@ class Budget:
         dense = self._dense[self.lever]
         return dense - share * (dense - self._aim())
 
+    def choose(
+        self,
+        model: nn.Module,
+        groups: Mapping[str, ChannelGroup],
+        scores: Mapping[str, Tensor],
+        share: float,
+    ) -> dict[str, Tensor]:
+        """What stays when a share of what must go has gone: until the last cut nothing that is to
+        stay after it.
+
+        Only after the last cut do widths have to be multiples. Were they always, a small step would
+        take a whole block from one layer and nothing from the others (docs/results.md).
+
+        Args:
+            scores: group name -> shape (channels,), higher = kept.
+
+        Returns:
+            Keep masks by group.
+        """
+        in_the_end = self._in_the_end(model, groups, scores)
+        if share == 1:
+            return in_the_end
+        may_go = {name: scores[name].where(~keep, math.inf) for name, keep in in_the_end.items()}
+        return self.nearest(model, groups, may_go, self.planned(share), round_to=1)[0]
+
+    def _in_the_end(self, model: nn.Module, groups, scores) -> dict[str, Tensor]:
+        """In the coarsest multiple that comes near enough."""
+        aim = self._aim()
+        for multiple in self._multiples:
+            masks, left = self.nearest(model, groups, scores, aim, round_to=multiple)
+            if abs(left / aim - 1) <= self._tolerance:
+                break
+        return masks
+
     def nearest(
         self,
         model: nn.Module,
         groups: Mapping[str, ChannelGroup],
         scores: Mapping[str, Tensor],
         target: float,
+        *,
+        round_to: int,
     ) -> tuple[dict[str, Tensor], float]:
         """:func:`keep_masks_for_budget`, with a target in MACs or parameters."""
         return keep_masks_for_budget(
@@ -203,7 +249,8 @@ class Budget:
             self._positions,
             measure=self.lever,
             target=target,
-            **self._rounding,
+            min_channels=self._min_channels,
+            round_to=round_to,
         )
 
     def _aim(self) -> float:
@@ -225,6 +272,10 @@ class Budget:
             dense['latency_ms'] - least['latency_ms']
         )
         return (least['macs'] + max(share, 0.0) * (dense['macs'] - least['macs'])) / 2
+
+
+def _down_from(multiple: int) -> tuple[int, ...]:
+    return tuple(finer for finer in _MULTIPLES if finer <= multiple)
 
 
 def _nothing(groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:

@@ -11,12 +11,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ...functional.schedules import steps_of
-from ...layers import calls_step_hooks
 from ...pruning import VerificationError
 from ...pruning.graph import ChannelGroup
 from ...pruning.prune import Removal, Subject, prune_channels
 from ...pruning.ranking import fisher_scores, rank_channels
-from ...pruning.saliency import GateSaliency
+from ...pruning.saliency import GATE_SCORES, GateSaliency
 from ...upstream import accumulative_counts, load_from, resumes
 from ..openmmlab import forward_tensors
 from ..ranks import over_ranks
@@ -24,7 +23,6 @@ from ..runner_parts import (
     averaged_models_of,
     bare_model,
     groups_by_parameter,
-    optimizers_of,
     unwrapped_model,
     wrappers_of,
 )
@@ -32,8 +30,19 @@ from .budget import Budget
 from .loss_watch import LossWatch
 from .online_pruner import OnlinePruner
 from .pace import LEAST_STEPS, Pace
+from .progress import what_the_loss_misses
 from .prune_event import look_at
 from .settings import LAST_END, BudgetSettings, PruneSettings
+from .single_shot import (
+    FirstLazyEpoch,
+    check_data,
+    pace_of,
+    scores_of_passes,
+    shares_of_rounds,
+    train_nothing,
+    try_score,
+)
+from .wrapper import only_optimizer
 
 _MOST_TRIES = 3
 
@@ -52,7 +61,8 @@ class BudgetPruner(OnlinePruner):
         self.settings = settings
         self.budget = Budget(budget, settings, free_widths=free_widths)
         self._budget_settings = budget
-        self._pace: Pace | None = None
+        self._pace: Pace | FirstLazyEpoch | None = None
+        self._saved_pace: Mapping = {}  # of a resumed run, until there is a pace
         self._optimizer: Optimizer | None = None
         self._owned: Container[nn.Parameter] = ()  # by the optimizer
         self._iters_per_step = 1
@@ -79,6 +89,7 @@ class BudgetPruner(OnlinePruner):
             refused=sorted(self._refused),
             another_try=self._another_try,
             finetunes=self._finetunes,
+            pace=self._saved_pace if self._pace is None else self._pace.state(),
         )
 
     def restore(self, state: dict) -> None:
@@ -86,6 +97,7 @@ class BudgetPruner(OnlinePruner):
         self.budget.restore(state['budget'])
         self._saved, self._refused = state['saliency'], set(state['refused'])
         self._another_try, self._finetunes = state['another_try'], state['finetunes']
+        self._saved_pace = state['pace']
 
     def end(self, runner) -> None:
         if self.graph is not None and not self.budget.met:
@@ -103,52 +115,44 @@ class BudgetPruner(OnlinePruner):
 
         Raises:
             ValueError: besides, the budget cannot be met, or the run is too short.
-            TypeError: the run has several optimizers.
+            TypeError: the run has several optimizers, or data without a length where one is needed.
+            RuntimeError: besides, the score cannot be computed.
         """
-        optimizers = optimizers_of(runner)
-        if len(optimizers) != 1:
-            raise TypeError(
-                f'a budget chooses channels at the steps of one optimizer, and this run has '
-                f'{len(optimizers)}; train with one, or use mmpsbn prune and finetune'
-            )
-        (self._optimizer,) = optimizers
-        self._owned = groups_by_parameter(optimizers)
-        if not calls_step_hooks(self._optimizer):
-            raise RuntimeError(
-                'the optimizer calls no step hooks, in which the channels are watched: torch 2.1 '
-                'switches them off for the process once torch.compile was used in it; train in a '
-                'process without it'
-            )
+        self._optimizer = only_optimizer(runner, hook='DemPHook')
+        self._owned = groups_by_parameter([self._optimizer])
         self._iters_per_step = accumulative_counts(wrappers_of(runner)[0])
         if self._finetunes is None:
             self._finetunes = load_from(runner) is not None and not resumes(runner)
-        self._pace = Pace.of_run(
-            self._budget_settings,
-            finetunes=self._finetunes,
-            iters=runner.max_iters,
-            iters_per_step=self._iters_per_step,
-        )
+        check_data(runner.train_dataloader, self._budget_settings)
         example = super().start(runner, data_batch)
         model = bare_model(runner)
         image = example.new_zeros(1, example.shape[1], *self.progress.counted_size)
         groups = self._groups_with_gates(model)
         whole = self._whole(groups)
         self.budget.start(model, groups, self.progress.positions, image, whole)
+        self._pace = pace_of(
+            runner,
+            self._budget_settings,
+            left=self.budget.target,
+            finetunes=self._finetunes,
+            iters_per_step=self._iters_per_step,
+        )
+        if self._saved_pace:
+            self._pace.restore(self._saved_pace)
         if len(groups) < len(self.prunable):
             runner.logger.warning(f'of some channels no gradient tells: left whole: {whole}')
-        runner.logger.info(
-            f'{self.budget}: cuts after {", ".join(map(str, self._pace.events))} iterations, '
-            f'widths in multiples of {self.budget.round_to}'
-        )
+        runner.logger.info(f'{self.budget}: {self._pace}, widths in {self.budget.widths}')
         if self.next_event(runner) is None and not self.budget.met:
             self._log_budget(runner, share=1.0)
+        elif self._takes_passes and groups:
+            try_score(runner, model, self.graph, groups, self._budget_settings.score)
         hidden = torch.compiler.disable if runner.cfg.get('compile') else lambda hook: hook
         self._step_hook = self._optimizer.register_step_pre_hook(hidden(self._before_step))
         return example
 
     def _groups_with_gates(self, model: nn.Module) -> dict[str, ChannelGroup]:
-        groups = {n: g for n, g in self.prunable.items() if n not in self._refused}
-        if not self._chooses_by_gradients or not groups:
+        groups = self.prunable
+        if not (self._chooses_by_gradients or self._takes_passes) or not groups:
             return groups
         unknown = GateSaliency(model, groups, self.graph.norm_of).unknown
         return {name: group for name, group in groups.items() if name not in unknown}
@@ -168,6 +172,10 @@ class BudgetPruner(OnlinePruner):
     @property
     def _chooses_by_gradients(self) -> bool:
         return self._budget_settings.score == 'fisher'
+
+    @property
+    def _takes_passes(self) -> bool:
+        return self._budget_settings.score in GATE_SCORES
 
     def next_event(self, runner) -> int | None:
         event = self._pace.next_event(runner.iter)
@@ -192,6 +200,10 @@ class BudgetPruner(OnlinePruner):
         # a layer that begins to run late is one that runs in the last steps before a cut
         if self._is_near(runner, event) and not self._coverage.watching:
             self._coverage.open(model)
+        if self._budget_settings.timing == 'start' and not runner.iter:
+            train_nothing(model, data_batch)
+            super().after_iteration(runner, data_batch, None)
+            self.prune(runner, data_batch)
 
     def _is_near(self, runner, event: int) -> bool:
         return runner.iter >= event - LEAST_STEPS * self._iters_per_step
@@ -218,10 +230,17 @@ class BudgetPruner(OnlinePruner):
 
     def prune(self, runner, data_batch: dict) -> None:
         """Cut down to what is planned."""
+        event = runner.iter + 1
+        if not self._pace.has_come(bare_model(runner), event):
+            return
         start = time.perf_counter()
         saliency, self._saliency = self._saliency, None
         self._coverage.close()
-        share = 1.0 if runner.iter + 1 == self._another_try else self._pace.share(runner.iter + 1)
+        share = 1.0 if event == self._another_try else self._pace.share(event)
+        # more than once in the end alone, where a clock was not met by what the counts promised
+        shares = [share] * _MOST_TRIES
+        if self._takes_passes and self._budget_settings.timing != 'gradual':
+            shares = shares_of_rounds(1 - self.budget.target) + shares[1:]
         self._another_try = None
         went = False
         with unwrapped_model(runner) as model:
@@ -231,11 +250,12 @@ class BudgetPruner(OnlinePruner):
             why = self._obstacle(scores, [model, *averages], probe)
             if why:
                 self._skip(runner, why)
-            # more than once in the end alone, where a clock was not met by what the counts promised
-            for _ in range(0 if why else _MOST_TRIES):
-                removal = self._cut(runner, model, averages, scores, share, probe)
-                if not removal.plan:
+            for draw, aim in enumerate(() if why else shares, 1):
+                removal = self._cut(runner, model, averages, scores, aim, probe)
+                if not removal.plan and aim == share:
                     break
+                if not removal.plan:
+                    continue
                 went = True
                 self._follow(model, removal.plan, probe)
                 self.budget.count(model)
@@ -243,18 +263,24 @@ class BudgetPruner(OnlinePruner):
                     runner,
                     model,
                     removal,
-                    removed_as=self._what_went(removal, scores),
+                    removed_as=what_the_loss_misses(removal, scores)
+                    if self._chooses_by_gradients
+                    else f'chosen by {self._budget_settings.score}',
                     compared='as with these channels masked to 0, ',
                     seconds=time.perf_counter() - start,
                 )
-                if share < 1 or self.budget.met:
+                if share < 1 or (aim == 1 and self.budget.met):
                     break
-                scores = self._of_those_left(scores, removal)
+                scores = (
+                    self._scores(None, model, runner, draw)
+                    if self._takes_passes
+                    else self._of_those_left(scores, removal)
+                )
         if went:
-            self._losses.cut(runner.iter + 1)
+            self._losses.cut(event)
         self._log_budget(runner, share)
         if share == 1 and not self.budget.met and (why or went):
-            another = runner.iter + 1 + LEAST_STEPS * self._iters_per_step
+            another = event + LEAST_STEPS * self._iters_per_step
             if another <= steps_of(LAST_END, runner.max_iters):
                 self._another_try = another
                 runner.logger.info(f'another try comes at iteration {another}')
@@ -290,16 +316,22 @@ class BudgetPruner(OnlinePruner):
             return str(error)
         return None
 
-    def _scores(self, saliency: GateSaliency, model: nn.Module, runner) -> dict[str, Tensor]:
+    def _scores(
+        self, saliency: GateSaliency | None, model, runner, draw: int = 0
+    ) -> dict[str, Tensor]:
         """Of the groups of which something is known, the same on all ranks."""
-        if self._chooses_by_gradients:
+        score = self._budget_settings.score
+        if self._takes_passes:
+            scores = scores_of_passes(runner, model, self.graph, self.prunable, score, draw)
+            found = [(0, scores)]
+        elif self._chooses_by_gradients:
             found = [(int(saliency.steps), saliency.scores())]
         else:
-            score, seed = self._budget_settings.score, runner.seed + runner.iter
+            seed = runner.seed + runner.iter
             found = [(0, rank_channels(model, self.prunable, criterion=score, seed=seed))]
         broadcast_object_list(found)
         steps, scores = found[0]
-        if steps < saliency.seen:
+        if self._chooses_by_gradients and steps < saliency.seen:
             runner.logger.warning(
                 f'{saliency.seen - steps} of {saliency.seen} optimizer steps had gradients that '
                 'are NaN or infinite, and count for nothing in the choice of channels'
@@ -326,8 +358,7 @@ class BudgetPruner(OnlinePruner):
             groups = {name: self.graph.groups[name] for name in chosen}
             if self._chooses_by_gradients:
                 chosen = fisher_scores(chosen)
-            planned = self.budget.planned(share)
-            keep_masks, _ = self.budget.nearest(model, groups, chosen, planned)
+            keep_masks = self.budget.choose(model, groups, chosen, share)
             try:
                 return prune_channels(model, groups, keep_masks, **how)
             except VerificationError as error:
@@ -352,20 +383,3 @@ class BudgetPruner(OnlinePruner):
             runner.logger.info(f'{budget} is met: {text}; no more channels go')
         else:
             runner.logger.warning(f'{budget} is missed: {text}')
-
-    def _what_went(self, removal: Removal, scores: Mapping[str, Tensor]) -> str:
-        """By gradients: how many the loss misses nothing of, and how much it is to miss of the
-        others."""
-        if not self._chooses_by_gradients:
-            return f'chosen by {self._budget_settings.score}'
-        dead = alive = 0
-        gone, total = 0.0, sum(float(score.sum()) for score in scores.values())
-        for name, keep_mask in removal.keep_masks.items():
-            score = scores[name][~keep_mask]
-            dead += int((score == 0).sum())
-            alive += int((score > 0).sum())
-            gone += float(score.sum())
-        share = gone / total if total else 0.0
-        return (
-            f'{dead or "none"} dead and {alive or "none"} alive, with {share:.1%} of the saliency'
-        )

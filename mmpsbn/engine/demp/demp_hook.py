@@ -13,7 +13,7 @@ from ..arguments import build, names_its_arguments
 from ..checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from ..checkpoints.pruned_structure import saved_by
 from ..norms.beta_decay import check_beta_decay
-from ..runner_parts import bare_model, groups_by_parameter, optimizers_of
+from ..runner_parts import bare_model, optimizers_of
 from .budget_pruner import BudgetPruner
 from .dead_channel_pruner import DeadChannelPruner
 from .online_pruner import OnlinePruner
@@ -26,7 +26,7 @@ from .settings import (
     ScheduleSettings,
 )
 from .step_perturbation import StepPerturbation
-from .wrapper import check_wrapper, use_compiled_step
+from .wrapper import check_held, check_wrapper, use_compiled_step
 
 
 @HOOKS.register_module()
@@ -63,10 +63,11 @@ class DemPHook(Hook):
             ``on_failure``, ``round_to``, ``allow_live``, ``min_channels``; of these
             ``round_to``, ``min_channels``, ``tolerance`` and ``on_failure`` go with a budget.
         budget: ``flops``, ``params`` or ``latency`` (fractions to be left) or ``latency_ms``;
-            ``device``, ``begin``, ``end``, ``cuts``, ``score``. Not beside ``penalty``,
+            ``device``, ``begin``, ``end``, ``cuts``, ``score``, ``timing``. Not beside ``penalty``,
             ``noise`` or ``schedule``.
 
-        What is left out keeps its default (settings.py; DemP's own settings).
+        What is left out keeps its default (settings.py): DemP's, but for the
+        peak and the warmup, which its text does not give.
 
     Raises:
         ValueError: an unknown key, a value out of range or a setting that a budget makes
@@ -117,7 +118,7 @@ class DemPHook(Hook):
             )
 
     def before_train(self, runner) -> None:
-        check_wrapper(runner)
+        check_wrapper(runner, hook='DemPHook')
         check_beta_decay(runner)
         if self._kills:
             self._penalised(runner)
@@ -222,14 +223,7 @@ class DemPHook(Hook):
             trainable = {n: trainable[n] for n in scales if n in trainable}
         else:
             trainable = {n: p for n, p in trainable.items() if not n.endswith('bias')}
-        held = groups_by_parameter(optimizers_of(runner))
-        for name, parameter in trainable.items():
-            if parameter not in held:
-                raise TypeError(
-                    f'{name} is trainable but not in the optimizer: DemPHook needs an '
-                    'optimizer on the parameters themselves, without Apex master '
-                    'weights or other copies'
-                )
+        check_held(runner, trainable, hook='DemPHook')
         return list(trainable.values())
 
 

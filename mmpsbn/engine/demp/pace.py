@@ -1,7 +1,10 @@
 """When a budget's cuts happen, and how much is to be left after each."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import nn
 
 from ...functional.schedules import steps_of
 from .settings import BudgetSettings
@@ -52,6 +55,20 @@ class Pace:
                 + (', or ask for fewer cuts' if settings.cuts else '')
             )
         return cls(tuple(round(begin + (end - begin) * k / cuts) for k in range(1, cuts + 1)))
+
+    def __str__(self) -> str:
+        return f'cuts after {", ".join(map(str, self.events))} iterations'
+
+    def state(self) -> dict:
+        """Nothing: it follows from the settings."""
+        return {}
+
+    def restore(self, state: Mapping) -> None:
+        """Nothing."""
+
+    def has_come(self, model: nn.Module, event: int) -> bool:
+        """Whether it is time at a planned event: always."""
+        return True
 
     def next_event(self, step: int) -> int | None:
         """Iterations done at the first cut after ``step`` of them."""

@@ -9,8 +9,10 @@ from ...functional.penalties import PENALTY_KINDS
 from ...functional.schedules import Schedule, steps_of
 from ...pruning.criteria import CRITERIA
 from ...pruning.ranking import RANKING_CRITERIA
+from ...pruning.saliency import GATE_SCORES
 from ..arguments import require
 
+TIMINGS = ('gradual', 'start', 'early')
 SCOPES = ('gamma', 'all')
 # Of training, until when live channels may go: what was cut must be trained on.
 LAST_END = 0.9
@@ -172,8 +174,12 @@ class BudgetSettings:
         begin, end: fractions of training between which channels go, end at most 0.9; by default
             those of ``window``.
         cuts: in how many steps they go; None is as many as the run has room for.
-        score: 'fisher' (what the loss misses, :func:`.fisher_scores`) or one of
-            RANKING_CRITERIA, to compare with.
+        score: 'fisher' (what the loss misses, :func:`.fisher_scores`), or to compare with one of
+            RANKING_CRITERIA, or of GATE_SCORES (:func:`.gate_scores`), which take passes of their
+            own.
+        timing: 'gradual' (``cuts`` between ``begin`` and ``end``), 'start' (all at once before the
+            first step, by one of GATE_SCORES) or 'early' (all at once at
+            :class:`.FirstLazyEpoch`).
     """
 
     flops: float | None = None
@@ -185,6 +191,7 @@ class BudgetSettings:
     end: float | None = None
     cuts: int | None = None
     score: str = 'fisher'
+    timing: str = 'gradual'
 
     def __post_init__(self):
         given = [name for name in self._kinds() if getattr(self, name) is not None]
@@ -212,8 +219,22 @@ class BudgetSettings:
             self.cuts is None or is_count(self.cuts),
             f'budget cuts must be an int >= 1 or None, got {self.cuts!r}',
         )
-        scores = ('fisher', *RANKING_CRITERIA)
+        scores = ('fisher', *RANKING_CRITERIA, *GATE_SCORES)
         require(self.score in scores, f'budget score must be one of {scores}, got {self.score!r}')
+        require(
+            self.timing in TIMINGS, f'budget timing must be one of {TIMINGS}, got {self.timing!r}'
+        )
+        paced = [name for name in ('begin', 'end', 'cuts') if getattr(self, name) is not None]
+        require(
+            self.timing == 'gradual' or not paced,
+            f'budget timing {self.timing!r} has one cut, and {paced} would do nothing: leave them '
+            'out',
+        )
+        require(
+            self.timing != 'start' or self.score in GATE_SCORES,
+            f"budget timing 'start' needs a score of {GATE_SCORES}, got {self.score!r}: before the "
+            'first step there is nothing else to choose by',
+        )
 
     def window(self, *, finetunes: bool) -> tuple[float, float]:
         """``begin`` and ``end``, or what was best in docs/results.md: a trained detector has time

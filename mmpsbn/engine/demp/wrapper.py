@@ -1,30 +1,67 @@
-"""In which wrappers of model and optimizer DemPHook works."""
+"""In which wrappers of model and optimizer the hooks work that act at optimizer steps."""
+
+from collections.abc import Mapping
 
 import torch
 from mmengine.optim import AmpOptimWrapper
 from mmengine.utils import digit_version
 from mmengine.utils.dl_utils import TORCH_VERSION
+from torch import nn
+from torch.optim import Optimizer
 
+from ...layers import calls_step_hooks
 from ...upstream import compile_method, is_compiled
-from ..runner_parts import check_replaceable, wrappers_of
+from ..runner_parts import check_replaceable, groups_by_parameter, optimizers_of, wrappers_of
 
 
-def check_wrapper(runner) -> None:
-    """Raises TypeError where parameters, steps or calls are not what the hooks see."""
+def check_wrapper(runner, *, hook: str) -> None:
+    """Raises TypeError where parameters, steps or calls are not what ``hook`` sees."""
     check_replaceable(runner.model)
     if is_compiled(runner):
-        raise TypeError("DemPHook does not know FlexibleRunner's compiled steps; use Runner")
+        raise TypeError(f"{hook} does not know FlexibleRunner's compiled steps; use Runner")
     if runner.cfg.get('compile') and digit_version(TORCH_VERSION) < digit_version('2.2'):
         raise TypeError(
             f'torch {TORCH_VERSION} switches the hooks of optimizers off where torch.compile is '
-            'used, and DemPHook acts in them; train without compile'
+            f'used, and {hook} acts in them; train without compile'
         )
     for wrapper in wrappers_of(runner):
         fused = any(group.get('fused') for group in wrapper.optimizer.param_groups)
         if fused and isinstance(wrapper, AmpOptimWrapper):
             raise TypeError(
-                'DemPHook acts on unscaled gradients, and under AMP a fused optimizer '
+                f'{hook} acts on unscaled gradients, and under AMP a fused optimizer '
                 'unscales within its step; use fused=False'
+            )
+
+
+def only_optimizer(runner, *, hook: str) -> Optimizer:
+    """The one at whose steps ``hook`` acts.
+
+    Raises:
+        TypeError: the run has several.
+        RuntimeError: it calls no step hooks.
+    """
+    optimizers = optimizers_of(runner)
+    if len(optimizers) != 1:
+        raise TypeError(
+            f'{hook} acts at the steps of one optimizer, and this run has {len(optimizers)}; '
+            'train with one'
+        )
+    if not calls_step_hooks(optimizers[0]):
+        raise RuntimeError(
+            f'the optimizer calls no step hooks, in which {hook} acts: torch 2.1 switches them '
+            'off for the process once torch.compile was used in it; train in a process without it'
+        )
+    return optimizers[0]
+
+
+def check_held(runner, parameters: Mapping[str, nn.Parameter], *, hook: str) -> None:
+    """Raises TypeError where an optimizer does not hold one of the parameters itself."""
+    held = groups_by_parameter(optimizers_of(runner))
+    for name, parameter in parameters.items():
+        if parameter not in held:
+            raise TypeError(
+                f'{name} is trainable but not in the optimizer: {hook} needs an optimizer on the '
+                'parameters themselves, without Apex master weights or other copies'
             )
 
 

@@ -1,29 +1,17 @@
 """Pruning while finetuning, beside the simplest things that a user would do instead."""
 
-from pathlib import Path
-from typing import Any
-
-from .experiment import Arm, Experiment, Options
-from .measure import TrainedArm
-from .measured import Quantity
-from .pictures import against
-from .scales import BOXES, length
-from .tables import SeedTable
+from ..experiment import Arm, Experiment, Options
+from ..pictures import against
+from ..scales import BOXES, length
+from ..tables import ArmTable
+from ._detector import NARROW
 
 _CONFIGS = dict(
     smoke='quickstart/retinanet_r18_psbn_digits.py',
     small='bccd/retinanet_r18_bn_bccd.py',
     paper='retinanet/retinanet_r50_bn_800px.py',
 )
-_NARROW = {
-    'model.backbone.base_channels': 8,
-    'model.neck.in_channels': [16, 32],
-    'model.neck.out_channels': 16,
-    'model.bbox_head.in_channels': 16,
-    'model.bbox_head.feat_channels': 16,
-}
 _SHARES = dict(smoke=(50,), small=(50, 25, 12), paper=(50, 25, 12))  # of the MACs, in percent
-_SEEDS = dict(smoke=(0,), small=(0, 1, 2), paper=(0, 1, 2))
 _ITERATIONS = dict(smoke=200, small=390, paper=87_960)
 _FIRST_STEPS = 11  # one cut takes place after these, since a budget looks at ten steps before it
 _BEFORE = 'before finetuning, 100'
@@ -43,19 +31,19 @@ def _cosine(iterations: int) -> Options:
 
 # The dense net, and what goes on from it for a third to all of its training at half of its rate.
 _DENSE = dict(
-    smoke=_NARROW | length(1, batch_size=1),
+    smoke=NARROW | length(1, batch_size=1),
     small=length(30, batch_size=8),
     paper=length(12, batch_size=2),
 )
 _FINETUNED = dict(
-    smoke=_NARROW | length(2, batch_size=1) | _cosine(200),
+    smoke=NARROW | length(2, batch_size=1) | _cosine(200),
     small=length(15, batch_size=8) | _cosine(390) | {'optim_wrapper.optimizer.lr': 0.01},
     paper=length(12, batch_size=2) | {'optim_wrapper.optimizer.lr': 0.005},
 )
 
 
 def _budgets(scale: str) -> dict[str, Options | None]:
-    """By the name of an arm, but for its seed."""
+    """By the name of an arm."""
     early = dict(cuts=1, begin=0.0, end=round(_FIRST_STEPS / _ITERATIONS[scale] + 5e-5, 4))
     budgets: dict[str, Options | None] = {'dense, 100': None}
     budgets |= {f'the one line, {share}': dict(flops=share / 100) for share in _SHARES[scale]}
@@ -67,56 +55,30 @@ def _budgets(scale: str) -> dict[str, Options | None]:
 
 
 def _arms(scale: str) -> list[Arm]:
-    arms = [Arm(_BEFORE, _CONFIGS[scale], dict(_DENSE[scale], custom_hooks=[]))]
+    dense = dict(_DENSE[scale], custom_hooks=[])
+    arms = [Arm(_BEFORE, _CONFIGS[scale], dense, once=True)]
     for name, budget in _budgets(scale).items():
         hooks = [] if budget is None else [dict(type='DemPHook', budget=budget)]
         options = dict(_FINETUNED[scale], custom_hooks=hooks)
-        arms += [
-            Arm(f'{name}, seed {k}', _CONFIGS[scale], options, _BEFORE, whole=True, seed=k)
-            for k in _SEEDS[scale]
-        ]
+        arms.append(Arm(name, _CONFIGS[scale], options, _BEFORE, whole=True))
     return arms
 
 
-def _read(work_dir: Path) -> dict[str, Any]:
-    """mAP, shares of MACs and parameters left, seconds and loss of training, and the time that is
-    left in ONNX Runtime."""
-    arm = TrainedArm(work_dir)
-    left = arm.left()
-    return dict(
-        map=arm.box_map(),
-        macs=left['macs'],
-        params=left['params'],
-        onnx=arm.onnx_time_left(),
-        train_seconds=arm.train_seconds(),
-        loss=arm.train_loss(),
-        classes=arm.classes,
-    )
-
-
-_MACS = Quantity('MACs left, %', lambda arm: arm.macs, '.0%')
-_MAP = Quantity('COCO mAP', lambda arm: arm.map, '.3f')
-_ONNX = Quantity('time left in ONNX Runtime, %', lambda arm: arm.onnx, '.0%')
-
-FINETUNE_TRADEOFF = Experiment(
-    name='finetune-tradeoff',
+EXPERIMENT = Experiment(
     shows='what pruning while finetuning costs a detector, beside cutting once and finetuning',
     claim='None: the table says what `DemPHook(budget=dict(flops=...))` keeps of the mAP of the '
     'dense detector that is trained as long, and what simpler choices keep.',
     arms={scale: _arms(scale) for scale in _CONFIGS},
-    read=_read,
-    table=SeedTable(
+    table=ArmTable(
         'method, MACs asked for in %',
         {
             'mAP': '{map:.3f}',
-            '+-': '{map_spread:.3f}',
-            'MACs left, %': '{macs:.1p}',
-            'parameters, %': '{params:.1p}',
+            'MACs left, %': '{left[macs]:.1p}',
+            'parameters, %': '{left[params]:.1p}',
             'ONNX Runtime time, %': '{onnx:.0p}',
             'training, s': '{train_seconds:.0f}',
         },
     ),
-    panels=[against(_MACS, _MAP), against(_MACS, _ONNX)],
-    claims=lambda numbers: {},
+    panels=[against('left[macs]', 'map'), against('left[macs]', 'onnx')],
     data=BOXES,
 )

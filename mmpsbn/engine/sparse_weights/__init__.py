@@ -1,0 +1,1 @@
+"""Masks on single weights, held while a model trains."""
