@@ -10,7 +10,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 from runs import EMA, demp, killing, pruner_of, resume_from, scalars, state_of, train
 from snapshots import assert_same
-from torch import nn
+from test_training_only import AuxNet
 from torch.nn import functional as F
 from toy import ToyNet
 
@@ -39,19 +39,8 @@ class PlacedNet(ToyNet):
         self.data_preprocessor = BaseDataPreprocessor()
 
 
-class AuxiliaryNet(PlacedNet):
+class AuxiliaryNet(PlacedNet, AuxNet):
     """Has a head that runs in training only, on channels of the first block."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.aux = nn.Linear(8, 4)
-
-    def forward(self, inputs, labels=None, mode='tensor'):
-        if mode == 'loss':
-            x = F.relu(self.norm(self.stem(inputs)))
-            aux = F.cross_entropy(self.aux(self.blocks[0](x).mean((2, 3))), labels)
-            return dict(super().forward(inputs, labels, mode), aux_loss=aux)
-        return super().forward(inputs, labels, mode)
 
 
 class DropoutNet(PlacedNet):

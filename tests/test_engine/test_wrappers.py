@@ -16,7 +16,6 @@ from runs import EMA, demp, inner_widths, scalars
 from torch import nn
 from toy import ToyData, ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine.demp.wrapper import check_wrapper
 from mmpsbn.engine.runner_parts import (
     averaged_models_of,
     bare_model,
@@ -25,6 +24,7 @@ from mmpsbn.engine.runner_parts import (
     whole_weights,
 )
 from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES
+from mmpsbn.engine.wrapper import check_wrapper
 
 DEMP = demp(interval=4, num_samples=8)
 LOADS = dict(type='PrunedCheckpointHook')
@@ -99,11 +99,13 @@ def test_compiled_steps_of_a_flexible_runner_are_refused(tmp_path, monkeypatch):
 
 def test_wrappers_within_the_model_are_refused():
     model = ToyNet()
-    check_replaceable(model)
+    check_replaceable(model, hook='DemPHook')
     model.stem = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
     torch.nn.Module.__init__(model.stem)
-    with pytest.raises(TypeError, match='needs a plain or DDP model, got ToyNet, which wraps stem'):
-        check_replaceable(model)
+    for hook in ('DemPHook', 'SparseWeightsHook'):
+        said = f'{hook} needs a plain or DDP model, got ToyNet, which wraps stem'
+        with pytest.raises(TypeError, match=said):
+            check_replaceable(model, hook=hook)
     runner = SimpleNamespace(model=model, hooks=[])
     with pytest.raises(TypeError, match='needs a plain or DDP model'), unwrapped_model(runner):
         pass
@@ -119,9 +121,9 @@ def test_a_fused_optimizer_under_amp_and_an_old_compiler_are_refused(monkeypatch
         check_wrapper(runner, hook='DemPHook')
     wrapper.optimizer.param_groups[0]['fused'] = False
     runner.cfg['compile'] = True
-    monkeypatch.setattr('mmpsbn.engine.demp.wrapper.TORCH_VERSION', '2.2.0')
+    monkeypatch.setattr('mmpsbn.engine.wrapper.TORCH_VERSION', '2.2.0')
     check_wrapper(runner, hook='DemPHook')
-    monkeypatch.setattr('mmpsbn.engine.demp.wrapper.TORCH_VERSION', '2.1.2+cu121')
+    monkeypatch.setattr('mmpsbn.engine.wrapper.TORCH_VERSION', '2.1.2+cu121')
     with pytest.raises(TypeError, match='train without compile'):
         check_wrapper(runner, hook='DemPHook')
 

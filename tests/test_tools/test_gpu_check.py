@@ -219,7 +219,7 @@ def test_a_device_that_is_wrong_is_found(gpu_check, setup):
         def prepare(model):
             with torch.no_grad():
                 model.net.conv1.weight[0, 0, 0, 0] += by
-                model.net.blocks[0].bn1.weight[1] += by
+                model.net.layer1[0].bn1.weight[1] += by
             return model
 
         return prepare

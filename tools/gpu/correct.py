@@ -158,7 +158,7 @@ def grad_scaler(setup: Setup) -> Found:
 @CORRECT.check(quick=10, whole=15)
 def resnet18(setup: Setup) -> Found:
     """ResNet-18 under DemPHook: the same events and weights as on the CPU in float64."""
-    return Found(_as_on_the_cpu(setup, _resnet18(setup, norm=psBN2d), [demp()]))
+    return Found(_as_on_the_cpu(setup, _resnet18(setup, norm='psBN'), [demp()]))
 
 
 @CORRECT.check(quick=10, whole=15)
@@ -222,7 +222,7 @@ def resume(setup: Setup) -> Found:
     steps = _steps(setup)
     noisy = demp(noise=dict(peak_std=1e-3))
     how = dict(device=setup.device, seed=setup.seed, steps=steps, deterministic=True)
-    build = partial(_resnet18(setup), dtype=torch.float32, norm=psBN2d)
+    build = partial(_resnet18(setup), dtype=torch.float32, norm='psBN')
     data = Pictures(setup.seed, torch.float32)
     hooks = [noisy, EMA, dict(type='SparsityHook', interval=5)]
     whole = train(setup.folder / 'whole', build(), hooks, data=data, **how)

@@ -9,9 +9,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import nn
-
-from mmpsbn.layers import psBN2d, psSyncBN
 
 from .checks import Setup, require
 from .runs import Pictures, classifier, demp, furthest, plan_of, tensors_of, train
@@ -21,7 +18,7 @@ _STEPS, _BATCH, _WIDTH = 12, 8, 8
 _DDP = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 
 
-def _trained(folder: Path, device: str, seed: int, norm: type[nn.Module], ranks: int):
+def _trained(folder: Path, device: str, seed: int, norm: str, ranks: int):
     how = dict(device=device, seed=seed, steps=_STEPS, batch_size=_BATCH // ranks, shuffle=False)
     if ranks > 1:
         how |= dict(launcher='pytorch', cfg=dict(model_wrapper_cfg=_DDP))
@@ -36,7 +33,7 @@ def _rank(rank: int, port: int, folder: str, device: str, seed: int) -> None:
     os.environ.update({name: str(value) for name, value in place.items()})
     limit = datetime.timedelta(seconds=60)
     dist.init_process_group('gloo', rank=rank, world_size=2, timeout=limit)
-    runner = _trained(Path(folder) / f'rank{rank}', device, seed, psSyncBN, 2)
+    runner = _trained(Path(folder) / f'rank{rank}', device, seed, 'psSyncBN', 2)
     torch.save((plan_of(runner).to_dict(), tensors_of(runner)), f'{folder}/rank{rank}.pth')
     dist.barrier()
     dist.destroy_process_group()
@@ -54,7 +51,7 @@ def compare_ranks(setup: Setup) -> str:
     multiprocessing.get_context('forkserver').set_forkserver_preload([__name__])
     mp.start_processes(_rank, arguments, nprocs=2, start_method='forkserver')
     first, second = (torch.load(folder / f'rank{rank}.pth') for rank in range(2))
-    alone = _trained(folder / 'alone', setup.device, setup.seed, psBN2d, 1)
+    alone = _trained(folder / 'alone', setup.device, setup.seed, 'psBN', 1)
     require(first[0] == second[0] == plan_of(alone).to_dict(), 'other channels went on a rank')
     require(bool(plan_of(alone)), 'no channel went')
     apart, name = furthest(first[1], second[1])

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -10,10 +10,11 @@ from unittest import mock
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmpretrain.models import ResNet_CIFAR
+from mmpretrain.models.backbones.resnet import BasicBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from torchvision.models.resnet import BasicBlock
 
 from mmpsbn.engine import DemPHook
 from mmpsbn.engine.runner_parts import averaged_models_of, bare_model
@@ -25,43 +26,23 @@ _RUNS = itertools.count()  # MMEngine wants each runner of a process under its o
 SGD = dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4)
 
 
-class ResNet18(nn.Module):
-    """For pictures of 32x32: a 3x3 stem without pooling, four stages of two blocks.
+class Classifier(BaseModel):
+    """ResNet-18 for pictures of 32x32, without mmpretrain's preprocessor, which makes them float32.
 
     Args:
         width: channels of the first stage, 64 as published.
     """
 
-    def __init__(self, width: int, norm: Callable[[int], nn.Module], classes: int = 10):
+    def __init__(self, width: int, norm: str):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, width, 3, padding=1, bias=False), norm(width)
-        blocks, inputs = [], width
-        for stage in range(4):
-            outputs = width * 2**stage
-            for stride in (1 if stage == 0 else 2, 1):
-                shortcut = None
-                if stride > 1:
-                    conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-                    shortcut = nn.Sequential(conv, norm(outputs))
-                blocks.append(BasicBlock(inputs, outputs, stride, shortcut, norm_layer=norm))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(inputs, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        return self.fc(self.blocks(x).mean((2, 3)))
-
-
-class Classifier(BaseModel):
-    """A net in the form that MMEngine trains."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
+        widths = dict(stem_channels=width, base_channels=width)
+        # the runner initialises nothing anew, or no channel would be dead any more
+        how = dict(norm_cfg=dict(type=norm), zero_init_residual=False, init_cfg=[])
+        self.net = ResNet_CIFAR(depth=18, **widths, **how)
+        self.fc = nn.Linear(8 * width, 10)
 
     def forward(self, inputs, labels=None, mode='tensor'):
-        logits = self.net(inputs)
+        logits = self.fc(self.net(inputs)[-1].mean((2, 3)))
         return dict(loss=F.cross_entropy(logits, labels)) if mode == 'loss' else logits
 
 
@@ -84,13 +65,14 @@ def classifier(
     seed: int,
     *,
     width: int,
-    norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    norm: str = 'BN',
     dtype: torch.dtype = torch.float64,
 ) -> Classifier:
     """A ResNet-18 from a seed, of which two channels in each block are dead."""
     torch.manual_seed(seed)
-    model = Classifier(ResNet18(width, norm)).to(dtype)
-    kill_channels([block.bn1 for block in model.net.blocks], [1, 3])
+    model = Classifier(width, norm).to(dtype)
+    blocks = (m for m in model.modules() if isinstance(m, BasicBlock))
+    kill_channels([block.norm1 for block in blocks], [1, 3])
     return model
 
 

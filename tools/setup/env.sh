@@ -214,7 +214,7 @@ install_mmcv() {  # reuse the first wheel that loads with this torch and serves 
     fi
     if [[ $ops == cuda ]]; then
         choose_toolkit "$cuda" "$BUILD_DIR/cuda"
-        build='15 minutes to an hour with its GPU operations'
+        build='much longer with its GPU operations'
     fi
     step "building $MMCV_PIN for torch $torch${targets[*]:+ and ${targets[*]}}, once for all clones" "$build" build_mmcv "$ops" "$cache_dir"
     step "installing it" "a few seconds" install_wheel "$cache_dir"/*.whl "$ops" "${targets[@]}"

@@ -26,6 +26,7 @@ from ..runner_parts import (
     unwrapped_model,
     wrappers_of,
 )
+from ..wrapper import only_optimizer
 from .budget import Budget
 from .loss_watch import LossWatch
 from .online_pruner import OnlinePruner
@@ -42,7 +43,6 @@ from .single_shot import (
     train_nothing,
     try_score,
 )
-from .wrapper import only_optimizer
 
 _MOST_TRIES = 3
 
@@ -252,9 +252,9 @@ class BudgetPruner(OnlinePruner):
                 self._skip(runner, why)
             for draw, aim in enumerate(() if why else shares, 1):
                 removal = self._cut(runner, model, averages, scores, aim, probe)
-                if not removal.plan and aim == share:
-                    break
                 if not removal.plan:
+                    if aim == share:
+                        break
                     continue
                 went = True
                 self._follow(model, removal.plan, probe)

@@ -14,6 +14,7 @@ from ..checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from ..checkpoints.pruned_structure import saved_by
 from ..norms.beta_decay import check_beta_decay
 from ..runner_parts import bare_model, optimizers_of
+from ..wrapper import check_held, check_wrapper, use_compiled_step
 from .budget_pruner import BudgetPruner
 from .dead_channel_pruner import DeadChannelPruner
 from .online_pruner import OnlinePruner
@@ -26,7 +27,6 @@ from .settings import (
     ScheduleSettings,
 )
 from .step_perturbation import StepPerturbation
-from .wrapper import check_held, check_wrapper, use_compiled_step
 
 
 @HOOKS.register_module()

@@ -13,10 +13,10 @@ from ...functional.schedules import steps_of
 from ...functional.sparse_weights import DISTRIBUTIONS, DYNAMIC_METHODS, GRADUAL_METHODS
 from ...upstream import resumes
 from ..arguments import build, names_its_arguments, require
-from ..demp.wrapper import check_held, check_wrapper, only_optimizer
 from ..input_size import count_at_one_size
 from ..openmmlab import crop, example_inputs
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, pruning_hook
+from ..wrapper import check_held, check_wrapper, only_optimizer
 from .masks import WeightMasks, layer_weights, maskable_weights
 
 METHODS = GRADUAL_METHODS + DYNAMIC_METHODS
@@ -166,7 +166,7 @@ class SparseWeightsHook(Hook):
         seed = seed[0] if self._saved is None else self._saved['seed']
         self.masks = WeightMasks(weights, seed=seed, **self._settings)
         if self._saved is not None:
-            self._check_began_alike(self._saved.get('run', {}))
+            self._check_began_alike(self._saved['run'])
             self.masks.restore(self._saved['masks'])
             self._updated = self._saved['updated']
         self._seed, self._saved, self._sizes = seed, None, {}

@@ -18,6 +18,15 @@ _OPTIMIZERS = {
     'Adamax': dict(type='Adamax', lr=2e-3, betas=(0.9, 0.99), eps=1e-8),
     'RMSprop': dict(type='RMSprop', lr=1e-3, eps=1e-8),
 }
+# decays of both halves
+TABLE_1 = {
+    'SGD L2': (2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 1e-5, 0),
+    'Adam L2': (1e-2, 2e-3, 1e-3, 1e-4, 1e-5, 1e-6, 0),
+    'Adadelta L2': (1e-2, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4),
+    'Adagrad L2': (2e-2, 1e-2, 5e-3, 1e-3, 1e-4),
+    'SGD WD': (1e-2, 1e-3, 5e-4, 2e-4, 1e-4),
+    'Adam WD': (1e-2, 1e-3, 5e-4, 2e-4, 1e-4),
+}
 XAVIER = dict(type='Xavier', layer='Conv2d', gain=2**0.5)
 _LAST = {'64-1x': 512, '64-0.5x': 256, '32-0.25x': 128}  # channels of the last convolution
 

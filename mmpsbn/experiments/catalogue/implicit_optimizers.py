@@ -1,5 +1,5 @@
 from ..experiment import Experiment
-from ._implicit import BY_DECAY, CONFIG, optimizers
+from ._implicit import BY_DECAY, CONFIG, TABLE_1, optimizers
 
 _DECAYS = dict(
     smoke={'SGD L2': (1e-3,), 'Adam L2': (1e-3, 0), 'Adam WD': (1e-3,)},
@@ -11,14 +11,7 @@ _DECAYS = dict(
         'SGD WD': (1e-3,),
         'Adam WD': (1e-3, 5e-4),
     },
-    paper={
-        'SGD L2': (2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 1e-5, 0),
-        'Adam L2': (1e-2, 2e-3, 1e-3, 1e-4, 1e-5, 1e-6, 0),
-        'Adadelta L2': (1e-2, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4),
-        'Adagrad L2': (2e-2, 1e-2, 5e-3, 1e-3, 1e-4),
-        'SGD WD': (1e-2, 1e-3, 5e-4, 2e-4, 1e-4),
-        'Adam WD': (1e-2, 1e-3, 5e-4, 2e-4, 1e-4),
-    },
+    paper=TABLE_1,
 )
 
 EXPERIMENT = Experiment(

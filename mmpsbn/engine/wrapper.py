@@ -9,14 +9,14 @@ from mmengine.utils.dl_utils import TORCH_VERSION
 from torch import nn
 from torch.optim import Optimizer
 
-from ...layers import calls_step_hooks
-from ...upstream import compile_method, is_compiled
-from ..runner_parts import check_replaceable, groups_by_parameter, optimizers_of, wrappers_of
+from ..layers import calls_step_hooks
+from ..upstream import compile_method, is_compiled
+from .runner_parts import check_replaceable, groups_by_parameter, optimizers_of, wrappers_of
 
 
 def check_wrapper(runner, *, hook: str) -> None:
     """Raises TypeError where parameters, steps or calls are not what ``hook`` sees."""
-    check_replaceable(runner.model)
+    check_replaceable(runner.model, hook=hook)
     if is_compiled(runner):
         raise TypeError(f"{hook} does not know FlexibleRunner's compiled steps; use Runner")
     if runner.cfg.get('compile') and digit_version(TORCH_VERSION) < digit_version('2.2'):
