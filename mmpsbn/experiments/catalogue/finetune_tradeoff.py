@@ -1,5 +1,7 @@
 """Pruning while finetuning, beside the simplest things that a user would do instead."""
 
+from typing import Any
+
 from ..experiment import Arm, Experiment, Options
 from ..pictures import against
 from ..scales import BOXES, length
@@ -18,7 +20,7 @@ _BEFORE = 'before finetuning, 100'
 # What chooses in the arms that are cut once. At 50 % of the MACs BCCD cannot tell choices apart.
 _CHOICES = dict(
     smoke=('random',),
-    small=('l1', 'uniform', 'random'),
+    small=('uniform', 'l1', 'random'),
     paper=('fisher', 'l1', 'bn_scale', 'uniform', 'random'),
 )
 _CUT_ONCE = dict(smoke=(50,), small=(25, 12), paper=(50, 25, 12))
@@ -41,26 +43,41 @@ _FINETUNED = dict(
     paper=length(12, batch_size=2) | {'optim_wrapper.optimizer.lr': 0.005},
 )
 
+# A net that is narrow from the first iterations on, trained as long as the others in all.
+_NARROW_ITERATIONS = dict(smoke=200, small=1170, paper=175_920)
+_NARROW = dict(
+    smoke=NARROW | length(2, batch_size=1) | _cosine(200),
+    small=length(45, batch_size=8) | {'param_scheduler.1.end': 1170},
+    paper=length(24, batch_size=2)
+    | {'param_scheduler.1.end': 24, 'param_scheduler.1.milestones': [16, 22]},
+)
 
-def _budgets(scale: str) -> dict[str, Options | None]:
-    """By the name of an arm."""
-    early = dict(cuts=1, begin=0.0, end=round(_FIRST_STEPS / _ITERATIONS[scale] + 5e-5, 4))
-    budgets: dict[str, Options | None] = {'dense, 100': None}
-    budgets |= {f'the one line, {share}': dict(flops=share / 100) for share in _SHARES[scale]}
-    for score in _CHOICES[scale]:
-        for share in _CUT_ONCE[scale]:
-            name = f'cut once by {score}, {share}'
-            budgets[name] = dict(early, flops=share / 100, score=score)
-    return budgets
+
+def _once(scale: str, score: str, share: int, iterations: int) -> Options:
+    """The budget of a single cut, as early as there is one."""
+    end = round(_FIRST_STEPS / iterations + 5e-5, 4)
+    return dict(flops=share / 100, score=score, cuts=1, begin=0.0, end=end)
 
 
 def _arms(scale: str) -> list[Arm]:
-    dense = dict(_DENSE[scale], custom_hooks=[])
-    arms = [Arm(_BEFORE, _CONFIGS[scale], dense, once=True)]
-    for name, budget in _budgets(scale).items():
+    def arm(name: str, options: Options, budget: Options | None, **start: Any) -> Arm:
         hooks = [] if budget is None else [dict(type='DemPHook', budget=budget)]
-        options = dict(_FINETUNED[scale], custom_hooks=hooks)
-        arms.append(Arm(name, _CONFIGS[scale], options, _BEFORE, whole=True))
+        return Arm(name, _CONFIGS[scale], dict(options, custom_hooks=hooks), **start)
+
+    finetuned, start = _FINETUNED[scale], dict(pretrained=_BEFORE, whole=True)
+    arms = [
+        arm(_BEFORE, _DENSE[scale], None, once=True),
+        arm('dense, 100', finetuned, None, **start),
+    ]
+    for share in _SHARES[scale]:
+        arms.append(arm(f'the one line, {share}', finetuned, dict(flops=share / 100), **start))
+    for score in _CHOICES[scale]:
+        for share in _CUT_ONCE[scale]:
+            budget = _once(scale, score, share, _ITERATIONS[scale])
+            arms.append(arm(f'cut once by {score}, {share}', finetuned, budget, **start))
+    for share in _CUT_ONCE[scale]:
+        budget = _once(scale, 'uniform', share, _NARROW_ITERATIONS[scale])
+        arms.append(arm(f'narrow from random weights, {share}', _NARROW[scale], budget))
     return arms
 
 
