@@ -47,6 +47,11 @@ def check_before_loading(model: nn.Module, hook: Callable) -> None:
     model._register_load_state_dict_pre_hook(hook, with_module=True)
 
 
+def forward_pre_hooks(module: nn.Module) -> list[Callable]:
+    """What is called before each forward pass of the module."""
+    return list(module._forward_pre_hooks.values())
+
+
 def is_initialising(module: nn.Module) -> bool:
     """Whether the outermost ``init_weights`` of MMEngine's BaseModule is at work on the module."""
     return hasattr(module, '_params_init_info')

@@ -62,6 +62,7 @@ NAMES = {
     'Tensor': ('_base',),
     'Module': (
         '_register_load_state_dict_pre_hook',
+        '_forward_pre_hooks',
         # layers/psbn.py overrides these
         '_apply',
         '_load_from_state_dict',

@@ -1,10 +1,12 @@
 """Widths that the modules around layers repeat in attributes of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import nn
 
+from ..upstream import forward_pre_hooks
 from .forward import is_conv_or_linear, output_dim
 from .plan import PrunePlan
 
@@ -48,6 +50,27 @@ class RepeatedSize:
         """The one width after; None where there are several, or the name is not known."""
         widths = set(self.after.values())
         return widths.pop() if self.known and len(widths) == 1 else None
+
+
+def follow_roi_inputs(model: nn.Module) -> Callable[[], None]:
+    """Let RoI extractors make room for as many channels as they are given, from now on.
+
+    ``SingleRoIExtractor`` of mmdet repeats the width of what it pools in ``out_channels``, and no
+    layer within tells it; so each forward pass does. (``GenericRoIExtractor`` adds or joins
+    levels: the tracer leaves what it pools whole.) Returns the way back.
+    """
+    with ExitStack() as undo:
+        for module in model.modules():
+            pools_one_level = hasattr(module, 'roi_layers') and not hasattr(module, 'aggregation')
+            if pools_one_level and _take_input_width not in forward_pre_hooks(module):
+                undo.callback(setattr, module, 'out_channels', module.out_channels)
+                undo.callback(module.register_forward_pre_hook(_take_input_width).remove)
+        return undo.pop_all().close
+
+
+def _take_input_width(module: nn.Module, args: tuple) -> None:
+    feats = args[0]  # a level each
+    module.out_channels = feats[0].size(1)
 
 
 def repeated_sizes(model: nn.Module, plan: PrunePlan) -> list[RepeatedSize]:

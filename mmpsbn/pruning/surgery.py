@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..upstream import NormBase
 from .forward import output_dim
 from .plan import PrunePlan, named_tensors
-from .repeated_sizes import repeated_sizes
+from .repeated_sizes import follow_roi_inputs, repeated_sizes
 
 
 def is_applied(model: nn.Module, plan: PrunePlan) -> bool:
@@ -159,6 +159,7 @@ def apply_plan(
         for name, dims in plan.kept.items():
             _cut(tensors[name], dims, optimizers, undo)
         sync_sizes()
+        undo.callback(follow_roi_inputs(model))
         for size in repeated:
             if size.follows is not None:
                 module = model.get_submodule(size.module)

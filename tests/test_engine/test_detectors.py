@@ -1,5 +1,7 @@
 """DemPHook on detectors: two stages, queries, layers that run in training only."""
 
+import copy
+
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -13,6 +15,8 @@ from runs import EMA, average_of, demp, messages_of, slow
 from toy import kill_channels
 
 from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
+from mmpsbn.pruning import apply_plan, trace_channel_graph
+from mmpsbn.pruning.plan import plan_from_keep_masks
 
 BACKBONE = """
 backbone = dict(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
@@ -116,6 +120,31 @@ def test_both_stages_of_a_two_stage_detector_are_in_the_graph(tmp_path):
     assert readers == {'rpn_head.rpn_conv', 'roi_head.bbox_head.shared_fcs.0'}
 
 
+def test_what_both_stages_of_a_detector_read_is_cut_and_put_back(tmp_path):
+    """mmdet's RoI extractor makes memory for the width that the config says."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(model_of(tmp_path, FASTER_RCNN)).eval()
+    batch = dict(inputs=[picture()['inputs']], data_samples=[picture()['data_samples']])
+    graph = trace_channel_graph(model, torch.randn(1, 3, 128, 128), forward_tensors)
+    plans = [
+        plan_from_keep_masks(
+            model, graph.groups, {'neck.fpn_convs.0.conv': torch.arange(16) < kept}
+        )
+        for kept in (9, 6)
+    ]
+    extractor = model.roi_head.bbox_roi_extractor
+    for plan, width in zip(plans, (9, 6)):
+        restore = apply_plan(model, plan)
+        copied = copy.deepcopy(model)
+        copied.test_step(batch)
+        assert copied.roi_head.bbox_roi_extractor.out_channels == width
+        model.test_step(batch)
+        restore()
+        assert extractor.out_channels == 16
+        model.test_step(batch)
+
+
 def test_the_backbone_of_a_detr_is_in_the_graph(tmp_path):
     graph = traced(tmp_path, DETR, 64)
     assert {'backbone.layer1.0.conv1', 'backbone.layer4.0.conv2'} <= graph.groups.keys()
@@ -213,6 +242,7 @@ def test_one_line_halves_a_detector(tmp_path, text, least_groups):
     cut = layers_cut_to_half(runner, messages)
     assert len(cut) >= least_groups
     assert {name.partition('.')[0] for name in cut} >= {'backbone', 'neck'}
+    assert not any('stay whole' in m for m in messages)
 
 
 def layers_cut_to_half(runner, messages):
