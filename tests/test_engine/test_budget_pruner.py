@@ -400,7 +400,7 @@ def test_a_budget_that_takes_channels_without_gradients_is_refused_by_name(tmp_p
     model = dict(WIDE, norm_cfg=norm)
     with pytest.raises(
         ValueError,
-        match='cannot be met: .* left whole: .*blocks.0.conv1 .its scale is frozen, or it is norm',
+        match='cannot be met: .* left whole: .*blocks.0.conv1 .its norm layer has requires_grad=F',
     ):
         prepare = freeze_first_block if norm.get('affine', True) else lambda runner: None
         train(tmp_path, [choosing(flops=target)], prepare, iters=50, model=model)

@@ -166,7 +166,7 @@ class BudgetPruner(OnlinePruner):
             elif name in self._refused:
                 reasons.append(f'{name} (its removal was undone)')
             elif name not in groups:
-                reasons.append(f'{name} (its scale is frozen, or it is normalised without one)')
+                reasons.append(f'{name} (its norm layer has requires_grad=False, or no scale)')
         return '; '.join(reasons)
 
     @property
