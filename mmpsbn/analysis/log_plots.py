@@ -126,7 +126,7 @@ def build_log_figure(runs: _Runs) -> Figure:
     below = grid[-1, 0]
     below.set_subplotspec(below.get_gridspec()[-1, :])
     below.axis('off')
-    cells = [[plain(cell) for cell in row.cells] for row in table.rows]
+    cells = [list(map(plain, row)) for row in table.rows]
     heads = [plain(column.label) for column in table.columns]
     drawn = below.table(cells, colLabels=heads, loc='center', cellLoc='left', colLoc='left')
     for cell in drawn.get_celld().values():
@@ -225,7 +225,7 @@ def _last(records: Sequence[dict], key: str) -> str:
 
 def _page(runs: _Runs) -> str:
     keys = quantities(runs)
-    charts = tuple(Chart(key, _TITLES.get(key, key), key, runs) for key in keys)
+    charts = tuple(Chart(key, _TITLES.get(key, key), key, _chart(key, runs)) for key in keys)
     view = View(
         title='Training log' if len(runs) == 1 else 'Training logs',
         subtitle=', '.join(runs),
@@ -234,12 +234,12 @@ def _page(runs: _Runs) -> str:
             Section('Pictures', charts=charts),
         ),
     )
-    return render_page(view, _draw_chart)
+    return render_page(view)
 
 
-def _draw_chart(chart: Chart) -> Figure:
+def _chart(key: str, runs: _Runs) -> Figure:
     figure, ((axes,),) = new_figure(height=2.7)
-    draw_quantity(axes, chart.name, chart.data)
+    draw_quantity(axes, key, runs)
     axes.set_xlabel('iteration')
     legend(axes)
     return figure

@@ -14,7 +14,7 @@ from ...pruning import trace_channel_graph
 from ...pruning.forward import call_with, observing
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import layers_at_zero
-from .subject import Loaded, noise_of
+from .subject import Loaded, Subject, noise_of
 
 
 def load_callable(reference: str, option: str) -> Callable:
@@ -49,7 +49,7 @@ def load_callable(reference: str, option: str) -> Callable:
     return found
 
 
-class ArchSubject:
+class ArchSubject(Subject):
     """A model out of ``FILE:CALLABLE``, and optionally data out of another.
 
     Args:
@@ -126,15 +126,6 @@ class ArchSubject:
         if not total:
             raise ValueError('the data set is empty: nothing to score; leave out --data')
         return {'accuracy/top1': 100 * right / total}
-
-    def gradient_noise(self, loaded: Loaded) -> None:
-        """Unknown: nothing says by which loss it was trained."""
-
-    def course(self, loaded: Loaded, *, threshold: float) -> None:
-        """Unknown: nothing says how it was trained."""
-
-    def log_looks_at(self) -> None:
-        """Unknown: there is no log."""
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         loader = self._loader()

@@ -30,7 +30,7 @@ from ...engine.sparsity.sparsity_hook import DEFAULT_MEASURES
 from ...pruning.forward import observing
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import layers_at_zero, scale_layers
-from .subject import Course, Loaded, noise_of, progress
+from .subject import Course, Loaded, Subject, noise_of, progress
 from .theorem import gradient_noise
 
 # Batches that the variance of a gradient is estimated from: its relative error is that of a
@@ -38,7 +38,7 @@ from .theorem import gradient_noise
 _NOISE_BATCHES = 16
 
 
-class ConfigSubject:
+class ConfigSubject(Subject):
     """A config and its test data.
 
     Args:

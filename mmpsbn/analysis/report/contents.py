@@ -1,43 +1,43 @@
-"""Everything that a report says, before anything is written or drawn."""
+"""Everything that a report says, before anything is written."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import PurePath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from ...version import __version__
 from ..view import Chart, Section, View
-from .channels import channels_of, paths_of
 from .look import Look
-from .numbers import layer_rows, totals
+from .numbers import channel_table, layer_rows, totals
+from .pictures import (
+    draw_depth,
+    draw_drops,
+    draw_l1_norms,
+    draw_paths,
+    draw_plane,
+    draw_rounds,
+    draw_scales,
+    draw_universality,
+    draw_zero_shares,
+    paths_of,
+)
 from .tables import checkpoint_table, drop_table, glossary_of, layer_tables, tiles_of
 from .words import findings_of
 
 _SAID = ('name', 'step', 'samples', 'untraced', 'input_shape')  # of a snapshot, as it is
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a report says.
-
-    Attributes:
-        view: in words, tables and charts, of the last checkpoint and of what changed.
-        data: all numbers of all checkpoints, in plain types.
-    """
-
-    view: View
-    data: dict[str, Any]
-
-
-def report_of(look: Look, checkpoints: Sequence[str], prune_command: str | None) -> Report:
-    """Arguments as those of :func:`.write_report`."""
-    rows = [layer_rows(snapshot) for snapshot in look.snapshots]
-    found = [totals(*pair) for pair in zip(look.snapshots, rows)]
+def report_of(
+    look: Look, labels: Sequence[str], prune_command: str | None
+) -> tuple[View, dict[str, Any]]:
+    """What a report says: in words, tables and charts, of the last checkpoint and of what changed;
+    and all numbers of all checkpoints, in plain types. ``labels`` are those of the checkpoints."""
+    tables = [channel_table(snapshot) for snapshot in look.snapshots]
+    rows = [layer_rows(*pair) for pair in zip(look.snapshots, tables)]
+    found = [totals(*parts) for parts in zip(look.snapshots, tables, rows)]
     last = look.snapshots[-1]
     looked = f'{last.samples:,} samples' if last.samples else 'its weights alone'
-    labels = file_labels(checkpoints) or [last.name]
     view = View(
         title=f'{look.title}: {labels[-1]}',
         subtitle=f'Sparsity report of {looked}, by mmpsbn {__version__}',
@@ -46,9 +46,9 @@ def report_of(look: Look, checkpoints: Sequence[str], prune_command: str | None)
         ),
         tiles=tuple(tiles_of(last, found[-1])),
         sections=(
-            Section('Pictures', charts=_charts(look) if last.layers else ()),
+            Section('Pictures', charts=_charts(tables[-1], last.threshold)),
             Section('Layers', tables=layer_tables(rows[-1], last.settings)),
-            *_sections(look, labels, found),
+            *_sections(look, labels, tables, found),
         ),
         glossary=glossary_of(last),
     )
@@ -73,66 +73,61 @@ def report_of(look: Look, checkpoints: Sequence[str], prune_command: str | None)
         ],
         forecast=None if look.course is None else dict(sentence=look.course.sentence),
     )
-    return Report(view, data)
+    return view, data
 
 
-def file_labels(paths: Sequence[str]) -> list[str]:
-    """File names, with as many folders before each as it takes to tell them apart."""
-    parts = [PurePath(path).parts for path in paths]
-    for count in range(1, max(map(len, parts), default=0) + 1):
-        labels = [str(PurePath(*part[-count:])) for part in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return list(paths)
-
-
-def _charts(look: Look) -> tuple[Chart, ...]:
+def _charts(channels: np.recarray, threshold: float) -> tuple[Chart, ...]:
     """Of the last checkpoint."""
-    channels = channels_of(look.snapshots[-1])
-    return tuple(
-        Chart(name, title, caption, channels)
-        for name, title, caption in (
-            (
-                'depth',
-                'Sparsity by depth',
-                'Share of the channels of each layer; the numbers are those of the table.',
-            ),
-            (
-                'plane',
-                'Scale and bias of every channel',
-                'Shaded: where a ReLU right behind passes less than 1 % of a normally distributed '
-                'input, so that hardly any gradient comes back and weight decay alone moves the '
-                'channel, straight to the origin. (psBN paper, figure 1b)',
-            ),
-            (
-                'scales',
-                'Scales and biases by layer',
-                'One dot a channel, side by side within a layer; |γ| below 1e-6 is drawn there.',
-            ),
-            (
-                'l1',
-                'L1 norms of the filters',
-                'A separate peak at 0 is the mark of collapse. (psBN paper, figure 1a; here of all '
-                'layers, each over its own median)',
-            ),
-            (
-                'zero_share',
-                'How often a channel is 0',
-                'Share of positions and samples at which the activation is exactly 0. (Frankle et '
-                'al., section 5)',
-            ),
-            (
-                'universality',
-                'Universality',
-                'Left: channels that few samples excite. Right: channels that all do. (Mehta et '
-                'al., section 3)',
-            ),
-        )
+    return (
+        Chart(
+            'depth',
+            'Sparsity by depth',
+            'Share of the channels of each layer; the numbers are those of the table.',
+            draw_depth(channels),
+        ),
+        Chart(
+            'plane',
+            'Scale and bias of every channel',
+            'Shaded: where a ReLU right behind passes less than 1 % of a normally distributed '
+            'input, so that hardly any gradient comes back and weight decay alone moves the '
+            'channel, straight to the origin. (psBN paper, figure 1b)',
+            draw_plane(channels),
+        ),
+        Chart(
+            'scales',
+            'Scales and biases by layer',
+            'One dot a channel, side by side within a layer; |γ| below 1e-6 is drawn there.',
+            draw_scales(channels, threshold),
+        ),
+        Chart(
+            'l1',
+            'L1 norms of the filters',
+            'A separate peak at 0 is the mark of collapse. (psBN paper, figure 1a; here of all '
+            'layers, each over its own median)',
+            draw_l1_norms(channels),
+        ),
+        Chart(
+            'zero_share',
+            'How often a channel is 0',
+            'Share of positions and samples at which the activation is exactly 0. (Frankle et '
+            'al., section 5)',
+            draw_zero_shares(channels),
+        ),
+        Chart(
+            'universality',
+            'Universality',
+            'Left: channels that few samples excite. Right: channels that all do. (Mehta et '
+            'al., section 3)',
+            draw_universality(channels),
+        ),
     )
 
 
 def _sections(
-    look: Look, labels: Sequence[str], found: Sequence[dict[str, Any]]
+    look: Look,
+    labels: Sequence[str],
+    tables: Sequence[np.recarray],
+    found: Sequence[Mapping[str, Any]],
 ) -> Iterator[Section]:
     """What comes from several checkpoints and from the config."""
     if len(look.snapshots) > 1:
@@ -146,14 +141,14 @@ def _sections(
                     'Sparsity by checkpoint',
                     'Share of channels, and of the multiply-accumulates that idle ones take, at '
                     'each checkpoint; below, the score. (psBN paper, figure 3)',
-                    (found, scores, metric),
+                    draw_rounds(found, scores, metric),
                 ),
                 Chart(
                     'paths',
                     'Ways through the (γ, b) plane',
                     'Each line is a channel. Collapsing filters run to the origin, out of which no '
                     'gradient leads. (psBN paper, figure 1b)',
-                    paths_of(look.snapshots),
+                    draw_paths(*paths_of(look.snapshots, tables)),
                 ),
             ),
             tables=(checkpoint_table(look.snapshots, labels, found, metric),),
@@ -190,7 +185,7 @@ def _theory(look: Look, labels: Sequence[str]) -> Section:
                 'drops',
                 'Predicted and observed',
                 'One dot a layer; on the dashed line noise alone explains the change.',
-                drops,
+                draw_drops(drops),
             ),
         ),
         (drop_table([(labels[k], labels[k + 1], layers) for k, layers in look.drops.items()]),),

@@ -46,7 +46,7 @@ class Settings:
             raise ValueError(f'--num-samples must be an int >= 1, got {self.num_samples}')
 
 
-@dataclass(frozen=True)
+@dataclass
 class Snapshot:
     """One checkpoint.
 
@@ -71,7 +71,7 @@ class Snapshot:
 
     name: str
     settings: Settings
-    layers: dict[str, LayerChannels]
+    layers: dict[str, LayerChannels] = field(default_factory=dict)
     kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
     graph: ChannelGraph | None = None
     cost: Cost | None = None
@@ -91,50 +91,44 @@ class Snapshot:
         return self.settings.thresholds[0]
 
 
-def take_snapshot(subject: Subject, loaded: Loaded, *, name: str, settings: Settings) -> Snapshot:
-    """Look at a loaded model. It is not changed. Nothing is known of its growth.
+def take_snapshot(
+    subject: Subject, loaded: Loaded, *, name: str, settings: Settings, **growth
+) -> Snapshot:
+    """Look at a loaded model. It is not changed. ``growth`` is what is known of it.
 
     Raises:
         ValueError: the data set is empty.
     """
     model, example = loaded.model, subject.example(loaded.model)
-    graph = cost = channel_map = observed = untraced = None
+    found = Snapshot(name, settings, kept=loaded.kept, step=loaded.step, **growth)
+    found.has_psbn = any(isinstance(module, PostShift) for module in model.modules())
+    channel_map = observed = None
     sizes: list[int] = []
     if example is None and subject.has_data:
         raise ValueError(_EMPTY)
     if example is None:
-        untraced = 'no input size is known: give --input-size'
+        found.untraced = 'no input size is known: give --input-size'
     else:
         try:
-            graph, example = subject.trace(model, example)
+            found.graph, example = subject.trace(model, example)
         except RuntimeError as error:
-            untraced = str(error).splitlines()[0]
-    if graph is not None:
-        cost = model_cost(model, count_positions(model, example, subject.forward_fn))
-        channel_map = map_channels(model, graph, example, subject.forward_fn)
+            found.untraced = str(error).splitlines()[0]
+    if found.graph is not None:
+        found.input_shape = tuple(example.shape)
+        found.cost = model_cost(model, count_positions(model, example, subject.forward_fn))
+        channel_map = map_channels(model, found.graph, example, subject.forward_fn)
     if subject.has_data and channel_map is not None and channel_map.readers:
         batches = _first(subject.batches(model), settings.num_samples, sizes)
         batches = progress(batches, f'{name}: activations')
         observed = observe_channels(model, channel_map, batches, subject.forward_fn)
-    scores, clamped = {}, {}
+        found.samples = sum(sizes)
+    found.layers = take_census(model, channel_map, observed)
     if subject.has_data and settings.score:
-        scores = dict(subject.score(model))
-        clamped = _clamped_scores(model, subject.score, scores, settings.thresholds)
-    return Snapshot(
-        name=name,
-        settings=settings,
-        layers=take_census(model, channel_map, observed),
-        kept=dict(loaded.kept),
-        graph=graph,
-        cost=cost,
-        input_shape=tuple(example.shape) if graph is not None else None,
-        untraced=untraced,
-        samples=sum(sizes),
-        scores=scores,
-        clamped_scores=clamped,
-        step=loaded.step,
-        has_psbn=any(isinstance(module, PostShift) for module in model.modules()),
-    )
+        found.scores = dict(subject.score(model))
+        found.clamped_scores = _clamped_scores(
+            model, subject.score, found.scores, settings.thresholds
+        )
+    return found
 
 
 def _clamped_scores(

@@ -46,7 +46,7 @@ class Course:
 
 
 class Subject(Protocol):
-    """A model, its checkpoints and, optionally, data.
+    """A model, its checkpoints and, optionally, data. The last three are None where nothing tells.
 
     Attributes:
         title: what the page is called.
@@ -72,12 +72,14 @@ class Subject(Protocol):
 
     def score(self, model: nn.Module) -> Mapping[str, float]: ...
 
-    def gradient_noise(self, loaded: Loaded) -> Mapping[str, float] | None: ...
+    def gradient_noise(self, loaded: Loaded) -> Mapping[str, float] | None:
+        """See :func:`.theorem.gradient_noise`; of what one optimizer step sees."""
 
-    def course(self, loaded: Loaded, *, threshold: float) -> Course | None: ...
+    def course(self, loaded: Loaded, *, threshold: float) -> Course | None:
+        """Of a run that begins with these weights."""
 
     def log_looks_at(self) -> tuple[str, float] | None:
-        """The data and the eps by which the training log counts dead channels, where it does."""
+        """The data and the eps by which the training log counts dead channels."""
 
 
 def noise_of(size: Sequence[int], device: str) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ...commands.model_files import refuse_to_overwrite
@@ -15,7 +15,6 @@ from ..page import render_page
 from ..view import View
 from .contents import report_of
 from .look import look_at
-from .pictures import draw
 from .snapshot import Settings
 from .subject import Subject
 
@@ -53,11 +52,27 @@ def write_report(
         raise PermissionError(f'{str(above)!r} cannot be written to; give another --out')
     if not force:
         refuse_to_overwrite(*(str(out / name) for name in FILES))
-    report = report_of(look_at(subject, checkpoints, settings), checkpoints, prune_command)
-    texts = render_page(report.view, draw), as_json(report.data), as_csv(report.data)
-    paths = _put(out, dict(zip(FILES, texts)))
-    print(as_text(report.view))
-    return paths
+    labels = file_labels(checkpoints) or ['as built']
+    view, data = report_of(look_at(subject, checkpoints, settings), labels, prune_command)
+    texts = dict(zip(FILES, (render_page(view), as_json(data), as_csv(data))))
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        for name, text in texts.items():
+            Path(folder, name).write_text(text, encoding='utf-8')
+        for name in texts:
+            os.replace(Path(folder, name), out / name)
+    print(as_text(view))
+    return [out / name for name in FILES]
+
+
+def file_labels(paths: Sequence[str]) -> list[str]:
+    """File names, with as many folders before each as it takes to tell them apart."""
+    parts = [PurePath(path).parts for path in paths]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        labels = [str(PurePath(*part[-count:])) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return list(paths)
 
 
 def as_text(view: View) -> str:
@@ -98,13 +113,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _put(out: Path, texts: Mapping[str, str]) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        for name, text in texts.items():
-            Path(folder, name).write_text(text, encoding='utf-8')
-        for name in texts:
-            os.replace(Path(folder, name), out / name)
-    return [out / name for name in texts]
