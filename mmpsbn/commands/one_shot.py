@@ -14,7 +14,7 @@ from ..engine.checkpoints.pruned_structure import META_KEY
 from ..engine.demp.settings import PruneSettings
 from ..engine.input_size import count_at_one_size
 from ..engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
-from ..pruning import PruneResult, prune_dead_channels
+from ..pruning import prune_dead_channels
 from ..pruning.cost import model_cost
 from ..pruning.criteria import CRITERIA
 from ..pruning.graph import ChannelGraph
@@ -34,27 +34,8 @@ _BUDGET_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class OneShotSettings:
-    """What to remove.
-
-    ``'dead'`` and ``'collapsed'`` remove what does nothing and keep the function; the
-    others remove the lowest-ranked live channels too, down to a budget.
-
-    The names are those of the options of ``mmpsbn prune``.
-
-    Attributes:
-        criterion: one of CRITERIA and BUDGET_CRITERIA.
-        target_flops: MACs to be left as a fraction of the config's dense model, in (0, 1),
-            for BUDGET_CRITERIA; None for the others.
-        num_samples: training images on which a dead channel must be silent, or from whose losses
-            ``'fisher'`` chooses.
-        round_to: widths are kept at multiples of this.
-        tolerance: largest change of the outputs, relative to their maximum, that passes.
-        fold_padding: let ``'collapsed'`` fold constants into layers that pad with zeros,
-            where it is exact only away from the border.
-        recalibrate: batches of training data on which the BatchNorm statistics are
-            estimated anew after pruning; 0 leaves them.
-        seed: of the data's order and augmentation and of criterion ``'random'``.
-    """
+    """What to remove: the options of ``mmpsbn prune``, under their names, which the command's help
+    explains. Raises ValueError for one out of range."""
 
     criterion: str
     target_flops: float | None = None
@@ -165,7 +146,15 @@ def prune_checkpoint(
     dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
     if settings.criterion in CRITERIA:
-        removal = _remove_silent(model, probe, loader, settings)
+        removal = prune_dead_channels(
+            model,
+            itertools.chain([probe], _images(model, loader, settings.num_samples)),
+            criterion=settings.criterion,
+            forward_fn=forward_tensors,
+            tolerance=settings.tolerance,
+            fold_padding=settings.fold_padding,
+            round_to=settings.round_to,
+        )
         skipped = removal.skipped
     else:
         skipped = graph.skipped
@@ -186,8 +175,11 @@ def prune_checkpoint(
             f'{settings.round_to}); nothing was written{"".join(refused)}'
         )
     if settings.recalibrate:
-        batches = itertools.islice(_batches(model, loader), settings.recalibrate)
-        recalibrate_batch_norms(model, batches)
+        epochs = itertools.chain.from_iterable(itertools.repeat(loader))
+        batches = itertools.islice(epochs, settings.recalibrate)
+        recalibrate_batch_norms(
+            model, (example_inputs(model, batch, len(batch['inputs'])) for batch in batches)
+        )
     after = model_cost(model, positions)
     save_weights(
         model,
@@ -208,20 +200,6 @@ def prune_checkpoint(
         },
         skipped=skipped,
         relative_error=removal.relative_error,
-    )
-
-
-def _remove_silent(
-    model: nn.Module, probe: Tensor, loader, settings: OneShotSettings
-) -> PruneResult:
-    return prune_dead_channels(
-        model,
-        itertools.chain([probe], _images(model, loader, settings.num_samples)),
-        criterion=settings.criterion,
-        forward_fn=forward_tensors,
-        tolerance=settings.tolerance,
-        fold_padding=settings.fold_padding,
-        round_to=settings.round_to,
     )
 
 
@@ -265,13 +243,6 @@ def _masks_for_budget(
             'at least one channel a layer); ask for that, or for a smaller --round-to'
         )
     return keep_masks
-
-
-def _batches(model: nn.Module, loader) -> Iterator[Tensor]:
-    """Batches of training images as the model sees them, epoch after epoch."""
-    while True:
-        for data_batch in loader:
-            yield example_inputs(model, data_batch, len(data_batch['inputs']))
 
 
 def _images(model: nn.Module, loader, num_samples: int) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...commands.model_files import UNREADABLE, unreadable
+from ...commands.model_files import read_plain, state_dict_in
 from ...pruning import trace_channel_graph
 from ...pruning.forward import call_with, observing
 from ...pruning.graph import ChannelGraph
@@ -82,7 +82,13 @@ class ArchSubject(Subject):
         if not isinstance(model, nn.Module):
             raise ValueError(f'--arch must return an nn.Module, got {type(model).__name__}')
         if checkpoint is not None:
-            _load_strictly(model, checkpoint)
+            state = state_dict_in(read_plain(checkpoint), checkpoint)
+            try:  # what older checkpoints lack, num_batches_tracked, torch adds by itself
+                model.load_state_dict(state)
+            except RuntimeError as error:
+                what = textwrap.shorten(str(error).splitlines()[1], 200, placeholder=' ...')
+                fault = f'{checkpoint} does not fit the --arch model: {what}'
+                raise ValueError(fault) from error
         return Loaded(model.eval().to(self._device), kept={}, step=None, epoch_length=None)
 
     def begins_at_zero(self) -> dict[str, int]:
@@ -143,20 +149,3 @@ class ArchSubject(Subject):
                     f'--data must yield inputs as one tensor, got {type(batch[0]).__name__}'
                 )
             yield batch
-
-
-def _load_strictly(model: nn.Module, path: str) -> None:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'checkpoint {path!r} does not exist')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
-    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict):
-        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a state dict')
-    try:  # what older checkpoints lack, num_batches_tracked, torch adds by itself
-        model.load_state_dict({str(k).removeprefix('module.'): x for k, x in state.items()})
-    except RuntimeError as error:
-        what = textwrap.shorten(str(error).splitlines()[1], 200, placeholder=' ...')
-        raise ValueError(f'{path} does not fit the --arch model: {what}') from error
