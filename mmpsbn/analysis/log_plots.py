@@ -25,7 +25,7 @@ from .style import (
     plain,
     save_png,
 )
-from .view import Chart, Column, Section, Table, View, number_text, percent, table_of
+from .view import Column, Table, number_text, percent, table_of
 
 _COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, '#2aa5b0', '#b0587a', GREY)
 _COLUMNS = 2
@@ -225,16 +225,14 @@ def _last(records: Sequence[dict], key: str) -> str:
 
 def _page(runs: _Runs) -> str:
     keys = quantities(runs)
-    charts = tuple(Chart(key, _TITLES.get(key, key), key, _chart(key, runs)) for key in keys)
-    view = View(
+    return render_page(
+        'logs.html',
         title='Training log' if len(runs) == 1 else 'Training logs',
         subtitle=', '.join(runs),
-        sections=(
-            Section('At the end', tables=(last_values(runs),)),
-            Section('Pictures', charts=charts),
-        ),
+        last_values=last_values(runs),
+        charts=[(key, _TITLES.get(key, key), key) for key in keys],
+        figures={key: _chart(key, runs) for key in keys},
     )
-    return render_page(view)
 
 
 def _chart(key: str, runs: _Runs) -> Figure:

@@ -1,11 +1,9 @@
-"""What a report or a log says; the page and the terminal show it."""
+"""Numbers, tables and findings as pages show them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from matplotlib.figure import Figure
 
 
 def number_text(value: Any) -> str:
@@ -54,25 +52,6 @@ def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], label
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A picture, and what it shows; one without a figure is left out. The same numbers under the
-    same name give the same SVG."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure | None
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    charts: tuple[Chart, ...] = ()
-    tables: tuple[Table, ...] = ()
-
-
-@dataclass(frozen=True)
 class Finding:
     """What was found of a matter, in sentences in which code stands between backticks; below it,
     a command that does what they advise."""
@@ -80,16 +59,3 @@ class Finding:
     matter: str
     words: str
     command: str | None = None
-
-
-@dataclass(frozen=True)
-class View:
-    """Everything that is said: ``findings`` is the summary, ``tiles`` are (number, what it is), and
-    ``glossary`` is of (word, meaning)."""
-
-    title: str
-    subtitle: str
-    sections: tuple[Section, ...]
-    findings: tuple[Finding, ...] = ()
-    tiles: tuple[tuple[str, str], ...] = ()
-    glossary: tuple[tuple[str, str], ...] = ()

@@ -13,21 +13,13 @@ from .theorem import Drop, drops_between
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen.
+    """What was seen."""
 
-    Attributes:
-        title: of the subject.
-        snapshots: of the checkpoints, in the order of training; one or more.
-        drops: number of a checkpoint -> Theorem 1 against what happened until the next one.
-        course: how the subject trains; None where nothing tells.
-        log_looks_at: see :meth:`.Subject.log_looks_at`.
-    """
-
-    title: str
-    snapshots: tuple[Snapshot, ...]
-    drops: Mapping[int, list[Drop]]
-    course: Course | None
-    log_looks_at: tuple[str, float] | None
+    title: str  # of the subject
+    snapshots: tuple[Snapshot, ...]  # of the checkpoints, in the order of training; one or more
+    drops: Mapping[int, list[Drop]]  # checkpoint -> Theorem 1 against what happened until the next
+    course: Course | None  # how the subject trains; None where nothing tells
+    log_looks_at: tuple[str, float] | None  # see :meth:`.Subject.log_looks_at`
 
 
 def look_at(subject: Subject, checkpoints: Sequence[str], settings: Settings) -> Look:

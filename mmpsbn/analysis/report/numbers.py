@@ -40,47 +40,41 @@ def channel_table(snapshot: Snapshot) -> np.recarray:
     for depth, (name, channels) in enumerate([('', nobody), *snapshot.layers.items()], start=-1):
         nothing = torch.full_like(channels.bias, torch.nan)
         row = dict(depth=torch.full_like(channels.bias, depth, dtype=torch.int64))
-        row |= _weights(channels) | _activations(channels) | _masks(snapshot, name, channels)
-        for key, column in row.items():
+        for key, column in (row | _columns(snapshot, name, channels)).items():
             columns.setdefault(key, []).append(nothing if column is None else column)
     joined = [torch.cat(parts).numpy() for parts in columns.values()]
     return np.rec.fromarrays(joined, names=list(columns))
 
 
-def _weights(channels: LayerChannels) -> dict[str, Tensor | None]:
-    gamma, l1 = channels.gamma, channels.l1_norms
-    # a layer whose median filter is 0 has no scale to compare with
-    relative = l1 / l1.median() if l1 is not None and l1.median() > 0 else None
-    gamma = None if gamma is None else gamma.abs()
-    return dict(gamma=gamma, bias=channels.bias, l1=l1, relative_l1=relative)
+def _columns(snapshot: Snapshot, name: str, channels: LayerChannels) -> dict[str, Tensor | None]:
+    """Of a layer; None where it cannot tell."""
 
-
-def _activations(channels: LayerChannels) -> dict[str, Tensor | None]:
-    seen = channels.activations
-    if seen is None:
-        return dict.fromkeys(('zero_share', 'universality', 'peak'))
-    middle = torch.stack(seen.universality()).mean(0)
-    return dict(zero_share=seen.zero_share(), universality=middle, peak=seen.peak)
-
-
-def _masks(snapshot: Snapshot, name: str, channels: LayerChannels) -> dict[str, Tensor | None]:
     def mask(measure: str, threshold: float = snapshot.threshold) -> Tensor | None:
         limits = Limits(gamma=threshold, eps=snapshot.settings.eps)
         has = MEASURES[measure].mask(channels, limits)
         return None if has is None else has.float()
 
+    seen, gamma, l1 = channels.activations, channels.gamma, channels.l1_norms
+    found = dict(
+        gamma=None if gamma is None else gamma.abs(),
+        bias=channels.bias,
+        l1=l1,
+        # a layer whose median filter is 0 has no scale to compare with
+        relative_l1=l1 / l1.median() if l1 is not None and l1.median() > 0 else None,
+        zero_share=None if seen is None else seen.zero_share(),
+        universality=None if seen is None else torch.stack(seen.universality()).mean(0),
+        peak=None if seen is None else seen.peak,
+        hardly_active=mask('hardly_active'),
+        dead=None if unreached(channels) else mask('dead'),
+        mostly_zero=None if unreached(channels) else mask('mostly_zero'),
+    )
     known = bool(snapshot.growth_from)
-    found = {}
     for threshold in snapshot.settings.thresholds:
-        small = mask('collapsed', threshold)
-        young = snapshot.not_grown.get(threshold, {}).get(name)
+        small, young = mask('collapsed', threshold), snapshot.not_grown.get(threshold, {}).get(name)
         found[collapsed_column(threshold)] = small if young is None or not known else small * ~young
     young = snapshot.not_grown.get(snapshot.threshold, {}).get(name)
     young = None if young is None else young.float()
     found |= dict(not_grown=young if known else None, perhaps_not_grown=None if known else young)
-    found['hardly_active'] = mask('hardly_active')
-    for measure in ('dead', 'mostly_zero'):
-        found[measure] = None if unreached(channels) else mask(measure)
     return found | dict(collapsed=found[collapsed_column(snapshot.threshold)])
 
 

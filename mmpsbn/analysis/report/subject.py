@@ -14,20 +14,13 @@ from ...pruning.graph import ChannelGraph
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with the weights of a checkpoint, in eval mode.
+    """A model with the weights of a checkpoint; None of what the checkpoint does not say."""
 
-    Attributes:
-        kept: layer -> the channels of the unpruned model that are left, where some are gone.
-        step: optimizer steps it was trained for; None if the checkpoint does not say.
-        epoch_length: iterations in an epoch of its training; None if it does not say.
-        growth: what SparsityHook wrote down of layers whose gamma began at 0; None without it.
-    """
-
-    model: nn.Module
-    kept: dict[str, tuple[int, ...]]
-    step: int | None
-    epoch_length: int | None
-    growth: Mapping[str, list[float]] | None = None
+    model: nn.Module  # in eval mode
+    kept: dict[str, tuple[int, ...]]  # layer -> its channels that are left, where some are gone
+    step: int | None  # optimizer steps it was trained for
+    epoch_length: int | None  # iterations in an epoch of its training
+    growth: Mapping[str, list[float]] | None = None  # SparsityHook's, of what began at gamma = 0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...commands.model_files import refuse_to_overwrite
 from ..page import render_page
-from ..view import View
+from ..view import Finding
 from .contents import report_of
 from .look import look_at
 from .snapshot import Settings
@@ -53,15 +53,17 @@ def write_report(
     if not force:
         refuse_to_overwrite(*(str(out / name) for name in FILES))
     labels = file_labels(checkpoints) or ['as built']
-    view, data = report_of(look_at(subject, checkpoints, settings), labels, prune_command)
-    texts = dict(zip(FILES, (render_page(view), as_json(data), as_csv(data))))
+    look = look_at(subject, checkpoints, settings)
+    content, data = report_of(look, labels, prune_command)
+    page = render_page('report.html', **content)
+    texts = dict(zip(FILES, (page, as_json(data), as_csv(data))))
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         for name, text in texts.items():
             Path(folder, name).write_text(text, encoding='utf-8')
         for name in texts:
             os.replace(Path(folder, name), out / name)
-    print(as_text(view))
+    print(as_text(content['title'], content['findings']))
     return [out / name for name in FILES]
 
 
@@ -75,10 +77,10 @@ def file_labels(paths: Sequence[str]) -> list[str]:
     return list(paths)
 
 
-def as_text(view: View) -> str:
+def as_text(title: str, findings: Sequence[Finding]) -> str:
     """The summary, for a terminal; a command stands on a line of its own."""
-    lines, matter = [view.title], None
-    for finding in view.findings:
+    lines, matter = [title], None
+    for finding in findings:
         if finding.matter != matter:
             matter = finding.matter
             lines.append(f'{matter}:')
