@@ -30,25 +30,15 @@ _UNREADABLE = (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeEr
 
 @dataclass
 class LoadedModel:
-    """A model with the weights of a checkpoint.
+    """A model with the weights of a checkpoint; None of what the checkpoint does not say."""
 
-    Attributes:
-        model: in eval mode, on the CPU.
-        plan: what the checkpoint had pruned; the model has that structure.
-        dataset_meta: class names and the like, as the checkpoint has them; may be None.
-        iterations: that the model was trained for; None if the checkpoint does not say.
-        epoch_length: iterations in an epoch of its training; None if the checkpoint does not say.
-        growth: what SparsityHook wrote down of layers whose gamma began at 0; None without it.
-        unused: tensors of the checkpoint that the model has no place for.
-    """
-
-    model: nn.Module
-    plan: PrunePlan
-    dataset_meta: dict | None
-    iterations: int | None = None
-    epoch_length: int | None = None
-    growth: dict | None = None
-    unused: tuple[str, ...] = ()
+    model: nn.Module  # in eval mode, on the CPU
+    plan: PrunePlan  # what the checkpoint had pruned; the model has that structure
+    dataset_meta: dict | None  # class names and the like
+    iterations: int | None = None  # that the model was trained for
+    epoch_length: int | None = None  # iterations in an epoch of its training
+    growth: dict | None = None  # what SparsityHook wrote down of layers whose gamma began at 0
+    unused: tuple[str, ...] = ()  # tensors of the checkpoint that the model has no place for
 
 
 def draw_untrained(cfg: Config) -> nn.Module:
