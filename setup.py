@@ -88,7 +88,7 @@ setup(
     python_requires='>=3.10',
     entry_points=dict(console_scripts=['mmpsbn = mmpsbn.cli:main']),
     packages=find_packages(include=['mmpsbn', 'mmpsbn.*']),
-    package_data={'mmpsbn.analysis': ['page.html']},
+    package_data={'mmpsbn.analysis': ['*.html']},
     # Not here: mmdet, mmcv, mmengine, mmpretrain. Two families of distributions provide them under
     # the same import names (requirements/default.txt and requirements/openmmlab.txt); to require
     # one would break environments with the other.

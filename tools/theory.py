@@ -3,8 +3,13 @@
 import argparse
 from pathlib import Path
 
-from mmpsbn.analysis.theory_cases import compare_theory, comparison_table
-from mmpsbn.analysis.theory_plots import plot_scalar_decay, plot_theorem_one, plot_walks
+from mmpsbn.analysis.theory import (
+    compare_theory,
+    comparison_table,
+    plot_scalar_decay,
+    plot_theorem_one,
+    plot_walks,
+)
 
 
 def parse_args():

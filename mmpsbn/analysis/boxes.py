@@ -1,7 +1,7 @@
 """Boxes on images."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from mmcv import imread
+from mmdet.structures import DetDataSample
 
 from .style import PNG_DPI, save_png
 
 # Ten hues that stay apart on photographs and carry black text; classes beyond ten repeat them.
-_CLASS_COLOURS = '#ff5d5d #3fa7ff #45d16b #ffb02e #c77dff #2ee6e6 #ff7ac6 #c3e83a #ff8a4c #9fb0ff'
-_CLASS_COLOURS = _CLASS_COLOURS.split()
+_CLASS_COLOURS = (
+    '#ff5d5d #3fa7ff #45d16b #ffb02e #c77dff #2ee6e6 #ff7ac6 #c3e83a #ff8a4c #9fb0ff'
+).split()
 _OUTLINE = [patheffects.withStroke(linewidth=2.2, foreground='black', alpha=0.75)]
 _DASHED = (0, (3, 2))
 _LEGEND_PX = 46
 
 
 def draw_boxes(
-    images: Sequence[np.ndarray],
-    predictions: Sequence[Mapping[str, np.ndarray]],
-    ground_truths: Sequence[Mapping[str, np.ndarray]],
+    samples: Sequence[DetDataSample],
     class_names: Sequence[str],
     out_path: str | Path,
     *,
@@ -37,14 +38,12 @@ def draw_boxes(
     Predictions come in their class's colour with name and score, true boxes thin, dashed and white.
 
     Args:
-        images: RGB, uint8, each of shape (H, W, 3); one or more.
-        predictions: one per image: ``bboxes`` (N, 4) as x1, y1, x2, y2 in pixels, ``scores`` (N,)
-            in 0..1, ``labels`` (N,).
-        ground_truths: one per image: ``bboxes`` (M, 4) as above.
+        samples: with ``img_path``, ``pred_instances`` and ``gt_instances``; one or more.
         score_threshold: boxes scored below it are left out.
         num_columns: images in a row, >= 1.
         width_px: width of the picture in pixels; the height follows from the images.
     """
+    images = [imread(sample.img_path, channel_order='rgb') for sample in samples]
     num_columns = min(num_columns, len(images))
     num_rows = math.ceil(len(images) / num_columns)
     cell_px = width_px / num_columns
@@ -57,49 +56,38 @@ def draw_boxes(
     grid = figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=edges | gaps)
     for axes in grid.flat:
         axes.axis('off')
-    samples = zip(images, predictions, ground_truths, strict=True)
-    for axes, (image, found, truth) in zip(grid.flat, samples):
-        _draw_image(axes, image)
-        for box in np.reshape(truth['bboxes'], (-1, 4)):
+    for axes, image, sample in zip(grid.flat, images, samples):
+        height, width = image.shape[:2]
+        axes.imshow(image, interpolation='bilinear', aspect='equal')
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        for box in sample.gt_instances.bboxes.tolist():
             _draw_box(axes, box, edgecolor='white', linewidth=0.9, linestyle=_DASHED, gid='truth')
-        order = np.argsort(found['scores'], kind='stable')  # the best last, so on top
-        for k in order[found['scores'][order] >= score_threshold]:
-            label = int(found['labels'][k])
+        found = sample.pred_instances
+        found = found[found.scores >= score_threshold]
+        found = found[found.scores.argsort(stable=True)]  # the best last, so on top
+        for box, score, label in zip(*(found[k].tolist() for k in ('bboxes', 'scores', 'labels'))):
             colour = _CLASS_COLOURS[label % len(_CLASS_COLOURS)]
-            box = found['bboxes'][k]
             _draw_box(axes, box, edgecolor=colour, linewidth=1.7, gid='prediction')
-            _tag(axes, box, f'{class_names[label]}  {found["scores"][k]:.2f}', colour, image)
+            _tag(axes, box, f'{class_names[label]}  {score:.2f}', colour, image)
     predicted = f'predicted: class and score (>= {score_threshold:g})'
-    figure.legend(
-        handles=[
-            Line2D([], [], color=_CLASS_COLOURS[1], linewidth=2.4, label=predicted),
-            Line2D([], [], color='#555555', linewidth=1.2, linestyle=_DASHED, label='ground truth'),
-        ],
-        loc='lower center',
-        ncols=2,
-        frameon=False,
-        fontsize=10,
-        handlelength=2.6,
-        columnspacing=3,
-    )
+    handles = [
+        Line2D([], [], color=_CLASS_COLOURS[1], linewidth=2.4, label=predicted),
+        Line2D([], [], color='#555555', linewidth=1.2, linestyle=_DASHED, label='ground truth'),
+    ]
+    style = dict(frameon=False, fontsize=10, handlelength=2.6, columnspacing=3)
+    figure.legend(handles=handles, loc='lower center', ncols=2, **style)
     save_png(figure, out_path)
     return figure
 
 
-def _draw_image(axes: Axes, image: np.ndarray) -> None:
-    height, width = image.shape[:2]
-    axes.imshow(image, interpolation='bilinear', aspect='equal')
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-
-
-def _draw_box(axes: Axes, box: np.ndarray, **style) -> None:
+def _draw_box(axes: Axes, box: Sequence[float], **style) -> None:
     x1, y1, x2, y2 = box
     # a pixel's centre is at its whole coordinates, its left edge half a pixel before
     corner = x1 - 0.5, y1 - 0.5
     axes.add_patch(Rectangle(corner, x2 - x1, y2 - y1, fill=False, path_effects=_OUTLINE, **style))
 
 
-def _tag(axes: Axes, box: np.ndarray, text: str, colour: str, image: np.ndarray) -> None:
+def _tag(axes: Axes, box: Sequence[float], text: str, colour: str, image: np.ndarray) -> None:
     """On top of the box; at the image's top it goes below the upper edge, at its right side it
     grows to the left."""
     x1, y1, x2, _ = box

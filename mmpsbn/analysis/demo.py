@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from mmcv import imread
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -54,7 +53,8 @@ def run_quickstart(
     runs = read_runs(list(folders.values()))
     write_log_picture(runs, Path(work_dir) / 'training.png')
     cfg = Config.fromfile(dense)
-    _set_data(cfg, data_root)
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.data_root = f'{data_root}/'
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     models = {}
     for name, folder in folders.items():
@@ -134,11 +134,6 @@ def _train_side_by_side(
     return minutes
 
 
-def _set_data(cfg: Config, data_root: str) -> None:
-    for split in ('train', 'val'):
-        cfg[f'{split}_dataloader'].dataset.data_root = f'{data_root}/'
-
-
 def _macs(model: nn.Module) -> int:
     """Multiply-accumulates of one 160x128 image."""
     image = torch.zeros(1, 3, 128, 160, device=next(model.parameters()).device)
@@ -164,18 +159,4 @@ def _step_seconds(
 def _draw_predictions(model: nn.Module, cfg: Config, path: Path, num_images: int = 12) -> None:
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     samples = model.eval().test_step(pseudo_collate([dataset[i] for i in range(num_images)]))
-    draw_boxes(
-        [imread(sample.img_path, channel_order='rgb') for sample in samples],
-        [
-            dict(
-                bboxes=sample.pred_instances.bboxes.cpu().numpy(),
-                scores=sample.pred_instances.scores.cpu().numpy(),
-                labels=sample.pred_instances.labels.cpu().numpy(),
-            )
-            for sample in samples
-        ],
-        [dict(bboxes=sample.gt_instances.bboxes.cpu().numpy()) for sample in samples],
-        dataset.metainfo['classes'],
-        path,
-        score_threshold=0.3,
-    )
+    draw_boxes(samples, dataset.metainfo['classes'], path, score_threshold=0.3)

@@ -25,7 +25,7 @@ from .style import (
     plain,
     save_png,
 )
-from .view import Chart, Column, Section, Table, View, number_text, percent, table_of
+from .view import Column, Table, number_text, percent, table_of
 
 _COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, '#2aa5b0', '#b0587a', GREY)
 _COLUMNS = 2
@@ -126,7 +126,7 @@ def build_log_figure(runs: _Runs) -> Figure:
     below = grid[-1, 0]
     below.set_subplotspec(below.get_gridspec()[-1, :])
     below.axis('off')
-    cells = [[plain(cell) for cell in row.cells] for row in table.rows]
+    cells = [list(map(plain, row)) for row in table.rows]
     heads = [plain(column.label) for column in table.columns]
     drawn = below.table(cells, colLabels=heads, loc='center', cellLoc='left', colLoc='left')
     for cell in drawn.get_celld().values():
@@ -225,21 +225,19 @@ def _last(records: Sequence[dict], key: str) -> str:
 
 def _page(runs: _Runs) -> str:
     keys = quantities(runs)
-    charts = tuple(Chart(key, _TITLES.get(key, key), key, runs) for key in keys)
-    view = View(
+    return render_page(
+        'logs.html',
         title='Training log' if len(runs) == 1 else 'Training logs',
         subtitle=', '.join(runs),
-        sections=(
-            Section('At the end', tables=(last_values(runs),)),
-            Section('Pictures', charts=charts),
-        ),
+        last_values=last_values(runs),
+        charts=[(key, _TITLES.get(key, key), key) for key in keys],
+        figures={key: _chart(key, runs) for key in keys},
     )
-    return render_page(view, _draw_chart)
 
 
-def _draw_chart(chart: Chart) -> Figure:
+def _chart(key: str, runs: _Runs) -> Figure:
     figure, ((axes,),) = new_figure(height=2.7)
-    draw_quantity(axes, chart.name, chart.data)
+    draw_quantity(axes, key, runs)
     axes.set_xlabel('iteration')
     legend(axes)
     return figure

@@ -43,8 +43,7 @@ def _log_in(path: Path) -> Path:
 def box_map(records: Sequence[dict]) -> float:
     """COCO mAP of the last validation; 0 where nothing was detected, of which CocoMetric reports
     nothing."""
-    found = (r['coco/bbox_mAP'] for r in reversed(records) if 'coco/bbox_mAP' in r)
-    return next(found, 0.0)
+    return next((r['coco/bbox_mAP'] for r in reversed(records) if 'coco/bbox_mAP' in r), 0.0)
 
 
 def progress(work_dir: Path) -> str:
@@ -85,9 +84,8 @@ def read_scalars(path: str | Path) -> list[dict]:
         except ValueError:
             if number == len(lines):
                 break
-            raise ValueError(
-                f'{path}, record {number} is not a JSON object: {line[:60]!r}'
-            ) from None
+            fault = f'{path}, record {number} is not a JSON object: {line[:60]!r}'
+            raise ValueError(fault) from None
         if 'iter' not in record:
             record['iter'] = max(record.get('step', 0), last_iter)
         last_iter = max(last_iter, record['iter'])
@@ -106,12 +104,9 @@ def series(records: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving average over about a fifteenth of the record, of the same length.
-
-    At the ends it is over what is there.
-    """
+    """Centred moving average over about a fifteenth of the record, of the same length; at the ends
+    over what is there."""
     reach = max(1, len(values) // 30)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    first, last = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
-    return (sums[last] - sums[first]) / (last - first)
+    window = np.ones(2 * reach + 1)
+    sums, counts = (np.convolve(x, window)[reach:-reach] for x in (values, np.ones_like(values)))
+    return sums / counts

@@ -1,7 +1,6 @@
-"""A view as one self-contained HTML page."""
+"""Self-contained HTML pages out of the templates beside this file."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -9,34 +8,27 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from .style import svg_of
-from .view import Chart, View
 
-_TEMPLATE = Path(__file__).with_name('page.html')
 _WORD_JOINER, _NO_BREAK = '\u2060', '\u00a0'
 
 
-def render_page(view: View, draw: Callable[[Chart], Figure | None]) -> str:
-    """The HTML; every string in it is escaped.
-
-    Args:
-        draw: a chart's figure, None where there is nothing to draw. A section without anything
-            to show is left out.
-    """
-
-    def picture(chart: Chart) -> tuple[Chart, Markup] | None:
-        figure = draw(chart)
-        # drawn by us, with what came from outside escaped by matplotlib
-        return figure and (chart, Markup(svg_of(figure, chart.name)))
-
+def render_page(template: str, **content) -> str:
+    """The HTML of a template; every string in the content is escaped. ``figures`` are the pictures
+    by name, None where there is none; the same picture of the same name is the same text."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= dict(prose=_prose, head=_head, breakable=_breakable)
-    sections = [(s, [p for p in map(picture, s.charts) if p]) for s in view.sections]
-    return environment.from_string(_TEMPLATE.read_text(encoding='utf-8')).render(
-        view=view,
-        sections=[(s, shown) for s, shown in sections if s.paragraphs or s.tables or shown],
-    )
+    environment.filters |= dict(prose=_prose, head=_head, breakable=_breakable, svg=_svg)
+    return environment.get_template(template).render(content)
+
+
+def _svg(figure: Figure, name: str) -> Markup:
+    # drawn by us, with what came from outside escaped by matplotlib
+    return Markup(svg_of(figure, name))
 
 
 def _head(label: str) -> str:

@@ -1,4 +1,4 @@
-"""What a report or a log says, as plain data. The page, the terminal and the pictures show it."""
+"""Numbers, tables and findings as pages show them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +25,8 @@ def millions(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
-
-    Attributes:
-        key: of the value in a row.
-        label: what stands above the column.
-        is_text: whether it holds words, which stand at the left and may be broken.
-        show: value -> what is shown of it.
-    """
+    """A column of a table: the key of its value in a row, what stands above it, whether it holds
+    words (which stand at the left and may be broken), and what is shown of a value."""
 
     key: str
     label: str
@@ -41,54 +35,20 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Cells as they are shown; ``bad`` rows are in red."""
-
-    cells: tuple[str, ...]
-    bad: bool = False
-
-
-@dataclass(frozen=True)
 class Table:
+    """Cells as they are shown, by row; ``bad`` rows are in red."""
+
     label: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[tuple[str, ...], ...]
+    bad: tuple[bool, ...]
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], label: str) -> Table:
     """The columns in which some row holds anything. A row with a ``note`` is bad."""
     held = tuple(c for c in columns if any(row.get(c.key) not in (None, '') for row in rows))
-    return Table(
-        label,
-        held,
-        tuple(
-            Row(tuple(c.show(row.get(c.key)) for c in held), bool(row.get('note'))) for row in rows
-        ),
-    )
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A picture before it is drawn.
-
-    Attributes:
-        name: which picture it is; who draws knows it.
-        caption: what it shows.
-        data: what is drawn.
-    """
-
-    name: str
-    title: str
-    caption: str
-    data: Any
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    charts: tuple[Chart, ...] = ()
-    tables: tuple[Table, ...] = ()
+    cells = (tuple(column.show(row.get(column.key)) for column in held) for row in rows)
+    return Table(label, held, tuple(cells), tuple(bool(row.get('note')) for row in rows))
 
 
 @dataclass(frozen=True)
@@ -99,21 +59,3 @@ class Finding:
     matter: str
     words: str
     command: str | None = None
-
-
-@dataclass(frozen=True)
-class View:
-    """Everything that is said.
-
-    Attributes:
-        findings: the summary.
-        tiles: (number, what it is), at a glance.
-        glossary: (word, meaning).
-    """
-
-    title: str
-    subtitle: str
-    sections: tuple[Section, ...]
-    findings: tuple[Finding, ...] = ()
-    tiles: tuple[tuple[str, str], ...] = ()
-    glossary: tuple[tuple[str, str], ...] = ()

@@ -102,16 +102,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     try:
         settings = Settings(tuple(args.thresholds), args.eps, args.num_samples, args.score)
         command = None
+        config, *checkpoints = args.paths if args.arch is None else (None, *args.paths)
         if args.arch is not None:
-            checkpoints = args.paths
             subject = ArchSubject(
                 args.arch, data=args.data, input_size=args.input_size, device=args.device
             )
         else:
-            config, *checkpoints = args.paths
             cfg = launch.load_config(config, cfg_options=args.cfg_options)
-            for checkpoint in checkpoints:
-                launch.existing(checkpoint)
             subject = ConfigSubject(
                 cfg,
                 use_data=args.data is not None,
@@ -120,6 +117,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
             )
             words = ('prune', config, checkpoints[-1], '--criterion', 'dead', '--out', 'pruned')
             command = command_line(*words, *args.cfg_words)
+        for checkpoint in checkpoints:
+            launch.existing(checkpoint)
         files = write_report(
             subject,
             checkpoints,

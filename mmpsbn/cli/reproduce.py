@@ -40,12 +40,10 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument(
         '--jobs',
         type=int,
+        default=default_jobs(),
         help='trainings at a time; default: one a core, 1 on a GPU',
     )
-    args = parser.parse_args(argv)
-    if args.jobs is None:
-        args.jobs = default_jobs()
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:

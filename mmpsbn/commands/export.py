@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import nn
 
 from ..engine.input_size import pipeline_size
 from ..engine.onnx_file import check_one_stage, check_onnx_installed, write_onnx
@@ -27,22 +27,9 @@ from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite
 _TOLERANCE = 1e-4
 # What a config needs for inference and for mmpsbn test.
 _KEPT_KEYS = (
-    'default_scope',
-    'model',
-    'data_preprocessor',
-    'test_dataloader',
-    'test_evaluator',
-    'test_cfg',
-    'test_pipeline',
-    'tta_model',
-    'tta_pipeline',
-    'default_hooks',
-    'env_cfg',
-    'vis_backends',
-    'visualizer',
-    'log_processor',
-    'log_level',
-)
+    'default_scope model data_preprocessor test_dataloader test_evaluator test_cfg test_pipeline '
+    'tta_model tta_pipeline default_hooks env_cfg vis_backends visualizer log_processor log_level'
+).split()
 _PLAIN_NORMS = dict(
     psBN='BN', psBN1d='BN1d', psBN2d='BN2d', psBN3d='BN3d', psSyncBN='SyncBN', psIN='IN', psGN='GN'
 )
@@ -51,27 +38,17 @@ _PSBN_ARGUMENTS = ('alpha',)
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The files written, and how far their outputs are from the original model's.
-
-    Attributes:
-        onnx: None if it was not asked for.
-        needs_mmpsbn: whether the config imports mmpsbn to build the model.
-        fused: number of BatchNorms folded into convolutions.
-        params: number of parameters.
-        error: of the rebuilt model's outputs, relative to their maximum.
-        onnx_error: of onnxruntime's against PyTorch's, relative to their maximum.
-        input_size: height and width of the images compared, and of ONNX's.
-    """
+    """The files written, and how far their outputs are from the original model's."""
 
     config: str
     checkpoint: str
-    onnx: str | None
-    needs_mmpsbn: bool
-    fused: int
-    params: int
-    error: float
-    onnx_error: float | None
-    input_size: tuple[int, int]
+    onnx: str | None  # None if it was not asked for
+    needs_mmpsbn: bool  # whether the config imports mmpsbn to build the model
+    fused: int  # number of BatchNorms folded into convolutions
+    params: int  # number of parameters
+    error: float  # of the rebuilt model's outputs, relative to their maximum
+    onnx_error: float | None  # of onnxruntime's against PyTorch's, relative to their maximum
+    input_size: tuple[int, int]  # height and width of the images compared, and of ONNX's
 
 
 def export_model(
@@ -108,7 +85,9 @@ def export_model(
     suffixes = ('.py', '.pth', '.onnx') if onnx else ('.py', '.pth')
     if not force:
         refuse_to_overwrite(*(osp.join(out_dir, name + suffix) for suffix in suffixes))
-    inputs = _random_images(input_size or pipeline_size(cfg))
+    # two images, normalised as a data_preprocessor does
+    size = input_size or pipeline_size(cfg)
+    inputs = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     loaded = load_model(cfg, checkpoint_path)
     model = loaded.model
     if onnx:
@@ -145,8 +124,7 @@ def export_model(
         config=places[0],
         checkpoint=places[1],
         onnx=places[2] if onnx else None,
-        needs_mmpsbn='custom_imports' in exported
-        and 'mmpsbn' in exported['custom_imports']['imports'],
+        needs_mmpsbn='mmpsbn' in exported.get('custom_imports', {}).get('imports', ()),
         fused=len(pairs),
         params=sum(p.numel() for p in rebuilt.parameters()),
         error=error,
@@ -169,11 +147,6 @@ def _check(who: str, error: float, way_out: str) -> None:
             f'the outputs of {who} differ from the original by {error:.1e} relative to their '
             f'maximum (tolerance {_TOLERANCE:.0e}); {way_out}'
         )
-
-
-def _random_images(size: tuple[int, int]) -> Tensor:
-    """Two images, normalised as a data_preprocessor does."""
-    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 def fusible_pairs(model: nn.Module, graph: ChannelGraph) -> dict[str, str]:

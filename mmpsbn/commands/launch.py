@@ -20,22 +20,13 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+_RANK_NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
 PRUNED_CHECKPOINT_HOOKS = ('DemPHook', 'PrunedCheckpointHook')
 DETECTION_TTA_MODEL = dict(
     type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 )
-DETECTION_TTA_PACK = dict(
-    type='PackDetInputs',
-    meta_keys=(
-        'img_id',
-        'img_path',
-        'ori_shape',
-        'img_shape',
-        'scale_factor',
-        'flip',
-        'flip_direction',
-    ),
-)
+_TTA_META = 'img_id img_path ori_shape img_shape scale_factor flip flip_direction'
+DETECTION_TTA_PACK = dict(type='PackDetInputs', meta_keys=tuple(_TTA_META.split()))
 
 
 def load_config(path, *, cfg_options=None, work_dir=None, launcher='none'):
@@ -136,22 +127,17 @@ def show_predictions(cfg, *, show, show_dir, wait_time):
             '--show and --show-dir need a visualization hook in default_hooks, '
             "for example visualization=dict(type='DetVisualizationHook')"
         )
-    if cfg.get('default_scope') == 'mmpretrain':
-        switch, out_dir = 'enable', 'out_dir'
-    else:
-        switch, out_dir = 'draw', 'test_out_dir'
-    hook[switch] = True
+    classify = cfg.get('default_scope') == 'mmpretrain'
+    hook['enable' if classify else 'draw'] = True
     if show:
         hook.update(show=True, wait_time=wait_time)
     if show_dir is not None:
-        hook[out_dir] = show_dir
+        hook['out_dir' if classify else 'test_out_dir'] = show_dir
 
 
 def use_tta(cfg):
-    """Test-time augmentation.
-
-    By the config's `tta_model` and `tta_pipeline`, else with the image and its mirror image.
-    """
+    """Test-time augmentation by the config's `tta_model` and `tta_pipeline`, else with the image
+    and its mirror image."""
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -174,10 +160,8 @@ def ensure_pruned_checkpoint_hook(cfg):
     Without it the checkpoint would be copied into the dense model for the shapes that fit.
     """
     hooks = list(cfg.get('custom_hooks') or [])
-    names = [
-        type_name(hook.get('type') if isinstance(hook, dict) else type(hook)) for hook in hooks
-    ]
-    if not set(names) & set(PRUNED_CHECKPOINT_HOOKS):
+    types = (hook.get('type') if isinstance(hook, dict) else type(hook) for hook in hooks)
+    if not any(type_name(kind) in PRUNED_CHECKPOINT_HOOKS for kind in types):
         cfg.custom_hooks = [*hooks, dict(type='PrunedCheckpointHook')]
 
 
@@ -211,10 +195,8 @@ def prepare_cpu_ranks(cfg, launcher):
 
 
 def exit_cleanly_on_sigterm():
-    """Turn SIGTERM (a scheduler's way to stop a job) into SystemExit.
-
-    So files are closed and loggers flushed.
-    """
+    """Turn SIGTERM (a scheduler's way to stop a job) into SystemExit, so that files are closed and
+    loggers flushed."""
     main_process = os.getpid()
 
     def stop(signum, frame):
@@ -281,25 +263,19 @@ def type_name(type_or_name):
 def _export_ranks(launcher):
     """Name the ranks as torch.distributed's env:// reads them, from what Slurm and Open MPI set."""
     if launcher == 'slurm':
-        source = dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID')
+        names = ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID')
         if 'MASTER_ADDR' not in os.environ and 'SLURM_NODELIST' in os.environ:
-            hosts = subprocess.check_output(
-                ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], text=True
-            )
-            os.environ['MASTER_ADDR'] = hosts.split()[0]
+            words = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
+            os.environ['MASTER_ADDR'] = subprocess.check_output(words, text=True).split()[0]
     elif launcher == 'mpi':
-        source = dict(
-            RANK='OMPI_COMM_WORLD_RANK',
-            WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
-            LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK',
-        )
+        names = [f'OMPI_COMM_WORLD_{name}' for name in ('RANK', 'SIZE', 'LOCAL_RANK')]
     else:
-        source = dict(RANK='RANK', WORLD_SIZE='WORLD_SIZE', LOCAL_RANK='LOCAL_RANK')
-    missing = [name for name in source.values() if name not in os.environ]
+        names = _RANK_NAMES
+    missing = [name for name in names if name not in os.environ]
     if missing:
         raise ValueError(
             f'--launcher {launcher} needs {", ".join(missing)} in the environment; '
             'start through torchrun --nproc-per-node N -m mmpsbn, srun or mpirun'
         )
-    os.environ.update({name: os.environ[origin] for name, origin in source.items()})
+    os.environ.update(zip(_RANK_NAMES, [os.environ[name] for name in names]))
     os.environ.setdefault('MASTER_PORT', '29500')

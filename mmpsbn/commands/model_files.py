@@ -3,7 +3,10 @@
 import io
 import os.path as osp
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -22,30 +25,20 @@ from ..pruning import PrunePlan, apply_plan
 from ..pruning.surgery import is_applied
 
 # What torch raises for a text, an empty or half a file.
-UNREADABLE = (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError)
+_UNREADABLE = (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError)
 
 
 @dataclass
 class LoadedModel:
-    """A model with the weights of a checkpoint.
+    """A model with the weights of a checkpoint; None of what the checkpoint does not say."""
 
-    Attributes:
-        model: in eval mode, on the CPU.
-        plan: what the checkpoint had pruned; the model has that structure.
-        dataset_meta: class names and the like, as the checkpoint has them; may be None.
-        iterations: that the model was trained for; None if the checkpoint does not say.
-        epoch_length: iterations in an epoch of its training; None if the checkpoint does not say.
-        growth: what SparsityHook wrote down of layers whose gamma began at 0; None without it.
-        unused: tensors of the checkpoint that the model has no place for.
-    """
-
-    model: nn.Module
-    plan: PrunePlan
-    dataset_meta: dict | None
-    iterations: int | None = None
-    epoch_length: int | None = None
-    growth: dict | None = None
-    unused: tuple[str, ...] = ()
+    model: nn.Module  # in eval mode, on the CPU
+    plan: PrunePlan  # what the checkpoint had pruned; the model has that structure
+    dataset_meta: dict | None  # class names and the like
+    iterations: int | None = None  # that the model was trained for
+    epoch_length: int | None = None  # iterations in an epoch of its training
+    growth: dict | None = None  # what SparsityHook wrote down of layers whose gamma began at 0
+    unused: tuple[str, ...] = ()  # tensors of the checkpoint that the model has no place for
 
 
 def draw_untrained(cfg: Config) -> nn.Module:
@@ -73,14 +66,14 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
         ValueError: plan, weights and model do not fit; names the first tensor.
     """
     model = revert_sync_batchnorm(_build(cfg))
-    checkpoint = _read_checkpoint(checkpoint_path)
-    state_dict = checkpoint.get('state_dict', checkpoint)
+    with _readable(checkpoint_path):
+        checkpoint = CheckpointLoader.load_checkpoint(checkpoint_path, map_location='cpu')
+    state_dict = state_dict_in(checkpoint, checkpoint_path)
     meta = checkpoint.get('meta', {})
     saved = saved_by(checkpoint)
     plan = PrunePlan({}, {}) if saved is None else PrunePlan.from_dict(saved.get('plan'))
     if not is_applied(model, plan):
         apply_plan(model, plan)
-    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
     check_state_dict(model, state_dict)
     load_state_dict(model, state_dict)
     return LoadedModel(
@@ -94,17 +87,31 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     )
 
 
-def _read_checkpoint(path: str) -> dict:
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """What torch says of a file that is no checkpoint, in one sentence."""
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        yield
     except FileNotFoundError:
         raise
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
+    except _UNREADABLE as error:
+        what = next(iter(str(error).splitlines()), 'it is empty or cut off')
+        raise ValueError(f'{path!r} is not a checkpoint that can be read: {what}') from error
+
+
+def read_plain(path: str) -> Any:
+    """What a file holds that is of tensors and plain types; a ValueError says what is wrong."""
+    with _readable(path):
+        return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def state_dict_in(checkpoint: Any, path: str) -> dict:
+    """A checkpoint's weights by name, without the prefix of a DDP wrapper."""
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f'{path!r} holds a {type(checkpoint).__name__}, not a state dict')
-    return checkpoint
+    consume_prefix_in_state_dict_if_present(state, 'module.')
+    return state
 
 
 def _epoch_length(checkpoint: dict) -> int | None:
@@ -132,19 +139,7 @@ def load_seed_checkpoint(cfg: Config, checkpoint_path: str) -> nn.Module:
             draws other weights from its seed.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    try:
-        checkpoint = torch.load(checkpoint_path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise
-    except UNREADABLE as error:
-        raise unreadable(checkpoint_path, error) from error
-    return unpack_seed_checkpoint(checkpoint, model_cfg_of(cfg)).eval()
-
-
-def unreadable(path: str, error: Exception) -> ValueError:
-    """What torch says of a file that is no checkpoint, in one sentence."""
-    what = next(iter(str(error).splitlines()), 'it is empty or cut off')
-    return ValueError(f'{path!r} is not a checkpoint that can be read: {what}')
+    return unpack_seed_checkpoint(read_plain(checkpoint_path), model_cfg_of(cfg)).eval()
 
 
 def file_name(path: str) -> str:

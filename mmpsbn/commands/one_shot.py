@@ -1,11 +1,14 @@
 """Prune a trained checkpoint once, and write it as a checkpoint again."""
 
 import itertools
+import logging
 import os.path as osp
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -13,16 +16,18 @@ from torch.utils.data import DataLoader
 from ..engine.checkpoints.pruned_structure import META_KEY
 from ..engine.demp.settings import PruneSettings
 from ..engine.input_size import count_at_one_size
-from ..engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
-from ..pruning import PruneResult, prune_dead_channels
+from ..engine.openmmlab import batch_loss, example_inputs, forward_tensors, trace_at_any_size
+from ..engine.random_numbers import frozen_random_numbers
+from ..pruning import prune_dead_channels
 from ..pruning.cost import model_cost
 from ..pruning.criteria import CRITERIA
 from ..pruning.graph import ChannelGraph
 from ..pruning.plan import compose_plans
 from ..pruning.prune import prune_channels
 from ..pruning.ranking import RANKING_CRITERIA, fisher_scores, keep_masks_for_budget, rank_channels
+from ..pruning.saliency import GateSaliency
 from ..pruning.sparsity import scale_layers
-from .loss_saliency import loss_saliency
+from ..upstream import DropoutBase, NormBase
 from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
 from .recalibration import recalibrate_batch_norms
 
@@ -34,27 +39,8 @@ _BUDGET_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class OneShotSettings:
-    """What to remove.
-
-    ``'dead'`` and ``'collapsed'`` remove what does nothing and keep the function; the
-    others remove the lowest-ranked live channels too, down to a budget.
-
-    The names are those of the options of ``mmpsbn prune``.
-
-    Attributes:
-        criterion: one of CRITERIA and BUDGET_CRITERIA.
-        target_flops: MACs to be left as a fraction of the config's dense model, in (0, 1),
-            for BUDGET_CRITERIA; None for the others.
-        num_samples: training images on which a dead channel must be silent, or from whose losses
-            ``'fisher'`` chooses.
-        round_to: widths are kept at multiples of this.
-        tolerance: largest change of the outputs, relative to their maximum, that passes.
-        fold_padding: let ``'collapsed'`` fold constants into layers that pad with zeros,
-            where it is exact only away from the border.
-        recalibrate: batches of training data on which the BatchNorm statistics are
-            estimated anew after pruning; 0 leaves them.
-        seed: of the data's order and augmentation and of criterion ``'random'``.
-    """
+    """What to remove: the options of ``mmpsbn prune``, under their names, which the command's help
+    explains. Raises ValueError for one out of range."""
 
     criterion: str
     target_flops: float | None = None
@@ -84,26 +70,20 @@ class OneShotSettings:
 
 @dataclass(frozen=True)
 class OneShotResult:
-    """What was pruned, and where the checkpoint is.
+    """What was pruned. Pairs are before and after.
 
-    Attributes:
-        checkpoint: path of the file written.
-        params, macs: before and after; MACs of one image of ``input_size``.
-        dense_macs: of the config's model, on the same image.
-        channels: group -> before and after.
-        skipped: layer -> why its channels were left whole.
-        relative_error: of the outputs on one image, relative to their maximum: against
-            those before for ``'dead'`` and ``'collapsed'``, else against those of a model in
-            which no reader sees the channels that went.
+    ``relative_error`` is that of the outputs on one image, relative to their maximum: against those
+    before for ``'dead'`` and ``'collapsed'``, else against those of a model in which no reader sees
+    the channels that went.
     """
 
-    checkpoint: str
-    input_size: tuple[int, ...]
+    checkpoint: str  # path of the file written
+    input_size: tuple[int, ...]  # of the image that MACs are of
     params: tuple[int, int]
     macs: tuple[int, int]
-    dense_macs: int
-    channels: dict[str, tuple[int, int]]
-    skipped: dict[str, str]
+    dense_macs: int  # of the config's model
+    channels: dict[str, tuple[int, int]]  # by group
+    skipped: dict[str, str]  # layer -> why its channels were left whole
     relative_error: float
 
     def table(self) -> str:
@@ -165,7 +145,15 @@ def prune_checkpoint(
     dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
     if settings.criterion in CRITERIA:
-        removal = _remove_silent(model, probe, loader, settings)
+        removal = prune_dead_channels(
+            model,
+            itertools.chain([probe], _images(model, loader, settings.num_samples)),
+            criterion=settings.criterion,
+            forward_fn=forward_tensors,
+            tolerance=settings.tolerance,
+            fold_padding=settings.fold_padding,
+            round_to=settings.round_to,
+        )
         skipped = removal.skipped
     else:
         skipped = graph.skipped
@@ -186,8 +174,11 @@ def prune_checkpoint(
             f'{settings.round_to}); nothing was written{"".join(refused)}'
         )
     if settings.recalibrate:
-        batches = itertools.islice(_batches(model, loader), settings.recalibrate)
-        recalibrate_batch_norms(model, batches)
+        epochs = itertools.chain.from_iterable(itertools.repeat(loader))
+        batches = itertools.islice(epochs, settings.recalibrate)
+        recalibrate_batch_norms(
+            model, (example_inputs(model, batch, len(batch['inputs'])) for batch in batches)
+        )
     after = model_cost(model, positions)
     save_weights(
         model,
@@ -211,20 +202,6 @@ def prune_checkpoint(
     )
 
 
-def _remove_silent(
-    model: nn.Module, probe: Tensor, loader, settings: OneShotSettings
-) -> PruneResult:
-    return prune_dead_channels(
-        model,
-        itertools.chain([probe], _images(model, loader, settings.num_samples)),
-        criterion=settings.criterion,
-        forward_fn=forward_tensors,
-        tolerance=settings.tolerance,
-        fold_padding=settings.fold_padding,
-        round_to=settings.round_to,
-    )
-
-
 def _masks_for_budget(
     model: nn.Module,
     graph: ChannelGraph,
@@ -240,7 +217,7 @@ def _masks_for_budget(
         )
     if settings.criterion == 'fisher':
         scores = fisher_scores(
-            loss_saliency(model, graph, loader, num_samples=settings.num_samples)
+            _loss_saliency(model, graph, loader, num_samples=settings.num_samples)
         )
     else:
         scores = rank_channels(
@@ -267,11 +244,43 @@ def _masks_for_budget(
     return keep_masks
 
 
-def _batches(model: nn.Module, loader) -> Iterator[Tensor]:
-    """Batches of training images as the model sees them, epoch after epoch."""
-    while True:
+def _loss_saliency(
+    model: nn.Module, graph: ChannelGraph, loader: DataLoader, *, num_samples: int
+) -> dict[str, Tensor]:
+    """The scores of :class:`.GateSaliency` over training pictures with their labels, at most an
+    epoch of them: what the loss misses without each channel.
+
+    Normalisation is that of the statistics that the model has, which stay as they are; dropout and
+    stochastic depth are off. Raises ValueError where no batch gives finite gradients.
+    """
+    saliency = GateSaliency(model, graph.groups, graph.norm_of)
+    with frozen_random_numbers(model):
+        model.train()
+        for module in model.modules():
+            if isinstance(module, (NormBase, DropoutBase, DropPath)):
+                module.eval()
         for data_batch in loader:
-            yield example_inputs(model, data_batch, len(data_batch['inputs']))
+            num_samples -= len(data_batch['inputs'])
+            model.zero_grad(set_to_none=True)
+            batch_loss(model, data_batch).backward()
+            saliency.add()
+            if num_samples <= 0:
+                break
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    if not saliency.steps:
+        raise ValueError(
+            f'fisher chooses by gradients, and none of {saliency.seen} batches of '
+            f'{type(model).__name__} has finite ones; rank by l1'
+        )
+    if saliency.steps < saliency.seen:
+        print_log(
+            f'{saliency.seen - int(saliency.steps)} of {saliency.seen} batches had gradients that '
+            'are NaN or infinite, and count for nothing',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return saliency.scores()
 
 
 def _images(model: nn.Module, loader, num_samples: int) -> Iterator[Tensor]:

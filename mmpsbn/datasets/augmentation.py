@@ -7,17 +7,9 @@ from mmpretrain.registry import MODELS
 
 
 def draw_crops_and_flips(num_images, *, padding, flip_prob, generator):
-    """Random crops and horizontal flips for a batch, drawn on the CPU.
-
-    Args:
-        num_images (int): B.
-        padding (int): pixels added on each side.
-        flip_prob (float): in 0..1.
-        generator (torch.Generator, optional): None for torch's own.
-
-    Returns:
-        tuple: the upper and the left edge of each crop in the padded image, int64 (B,), uniform on
-        0..2 * padding; which images are flipped, bool (B,).
+    """The upper and the left edge of a random crop of each of B padded images, int64 (B,), uniform
+    on 0..2 * padding, and which images are flipped, bool (B,), with probability ``flip_prob``.
+    Drawn on the CPU, by torch's own generator where it is None.
     """
     top, left = torch.randint(0, 2 * padding + 1, (2, num_images), generator=generator)
     return top, left, torch.rand(num_images, generator=generator) < flip_prob
@@ -30,13 +22,9 @@ def crop_and_flip(images, top, left, flipped, *, padding):
     else j.
 
     Args:
-        images (Tensor): (B, C, H, W) of any type and device.
-        top, left (Tensor): int64 (B,) in 0..2 * padding.
-        flipped (Tensor): bool (B,).
+        images (Tensor): (B, C, H, W) of any type and device; a new one of that shape comes back.
+        top, left, flipped (Tensor): of :func:`draw_crops_and_flips`.
         padding (int): pixels of zeros added on each side.
-
-    Returns:
-        Tensor: (B, C, H, W), a new one.
     """
     height, width = images.shape[-2:]
     top, left, flipped = (draw.to(images.device) for draw in (top, left, flipped))
@@ -93,12 +81,9 @@ class BatchCropFlip(BaseDataPreprocessor):
             images = torch.stack(list(images))
         if training:
             seed = data.get('augment_seed')
-            draws = draw_crops_and_flips(
-                len(images),
-                padding=self.padding,
-                flip_prob=self.flip_prob,
-                generator=None if seed is None else torch.Generator().manual_seed(seed),
-            )
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            how = dict(padding=self.padding, flip_prob=self.flip_prob, generator=generator)
+            draws = draw_crops_and_flips(len(images), **how)
             images = crop_and_flip(images, *draws, padding=self.padding)
         data_samples = data.get('data_samples')
         if data_samples and 'gt_label' in data_samples[0]:

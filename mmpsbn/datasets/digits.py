@@ -105,11 +105,8 @@ def write_digits_dataset(out_dir, *, num_train, num_val, image_size, seed):
 
 
 def _check_settings(num_train, num_val, image_size, seed):
-    for name, value, least in (
-        ('num_train', num_train, 1),
-        ('num_val', num_val, 1),
-        ('seed', seed, 0),
-    ):
+    counts = dict(num_train=num_train, num_val=num_val)
+    for (name, value), least in zip((counts | dict(seed=seed)).items(), (1, 1, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f'{name} must be an integer >= {least}, got {value!r}')
     image_size = list(image_size)
@@ -120,13 +117,7 @@ def _check_settings(num_train, num_val, image_size, seed):
             'image_size must be (width, height) with integers from 48 to 299 px, '
             f'got {tuple(image_size)}'
         )
-    return dict(
-        format_version=FORMAT_VERSION,
-        num_train=num_train,
-        num_val=num_val,
-        image_size=image_size,
-        seed=seed,
-    )
+    return dict(format_version=FORMAT_VERSION, **counts, image_size=image_size, seed=seed)
 
 
 def _is_reusable(out_dir, settings):
@@ -191,28 +182,12 @@ def _write_split(root, split, num_images, image_size, seed):
         pixels, boxes, rows = _compose_image(rng, photographs[background], digits, image_size)
         file_name = f'{image_id:06d}.jpg'
         Image.fromarray(pixels).save(root / split / file_name, **_JPEG)
-        images.append(
-            dict(
-                id=image_id,
-                file_name=file_name,
-                width=image_size[0],
-                height=image_size[1],
-                license=1,
-                background=background,
-            )
-        )
-        for (x, y, width, height), row in zip(boxes, rows):
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=image_id,
-                    category_id=int(labels[row]) + 1,
-                    iscrowd=0,
-                    bbox=[x, y, width, height],
-                    area=width * height,
-                    digit_index=int(row),
-                )
-            )
+        image = dict(id=image_id, file_name=file_name, width=image_size[0], height=image_size[1])
+        images.append(dict(image, license=1, background=background))
+        for box, row in zip(boxes, rows):
+            held = dict(id=len(annotations) + 1, image_id=image_id, category_id=labels[row] + 1)
+            held |= dict(iscrowd=0, bbox=box, area=box[2] * box[3], digit_index=row)
+            annotations.append(held)
     content = dict(
         info=dict(
             description=f'Handwritten digits on photographs, {split} split',
@@ -230,10 +205,7 @@ def _write_split(root, split, num_images, image_size, seed):
                 url='',
             )
         ],
-        categories=[
-            dict(id=index + 1, name=name, supercategory='digit')
-            for index, name in enumerate(CLASSES)
-        ],
+        categories=[dict(id=k, name=c, supercategory='digit') for k, c in enumerate(CLASSES, 1)],
         images=images,
         annotations=annotations,
     )

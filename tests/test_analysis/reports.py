@@ -12,9 +12,9 @@ from torch.nn import functional as F
 pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
 
 from mmpsbn.analysis.report import Settings  # noqa: E402
-from mmpsbn.analysis.report.numbers import layer_rows, totals  # noqa: E402
+from mmpsbn.analysis.report.numbers import channel_table, layer_rows, totals  # noqa: E402
 from mmpsbn.analysis.report.snapshot import Snapshot, take_snapshot  # noqa: E402
-from mmpsbn.analysis.report.subject import Loaded  # noqa: E402
+from mmpsbn.analysis.report.subject import Loaded, Subject  # noqa: E402
 from mmpsbn.pruning import trace_channel_graph  # noqa: E402
 from mmpsbn.pruning.census import LayerChannels  # noqa: E402
 
@@ -38,7 +38,7 @@ class Chain(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-class Given:
+class Given(Subject):
     """A subject of models that exist, by checkpoint; what else there is can be given."""
 
     def __init__(self, models, *, batches=None, zero=None, growth=None, log=None, score=None):
@@ -67,12 +67,6 @@ class Given:
     def batches(self, model):
         return iter(self.data)
 
-    def gradient_noise(self, loaded):
-        return None
-
-    def course(self, loaded, *, threshold):
-        return None
-
     def log_looks_at(self):
         return self.log
 
@@ -84,8 +78,12 @@ def snapshot_of(model, *, settings=UNSCORED, **kwargs):
     return take_snapshot(subject, subject.load('x'), name='x', settings=settings)
 
 
+def rows_of(found):
+    return layer_rows(found, channel_table(found))
+
+
 def totals_of(found):
-    return totals(found, layer_rows(found))
+    return totals(found, channel_table(found), rows_of(found))
 
 
 def layer(gamma, bias, l1=None, activations=None):

@@ -5,13 +5,12 @@ import json
 
 import pytest
 import torch
-from reports import SETTINGS, UNSCORED, Chain, Given, snapshot_of, totals_of
+from reports import SETTINGS, UNSCORED, Chain, Given, rows_of, snapshot_of, totals_of
 from torch import nn
 from torch.nn import functional as F
 
 from mmpsbn.analysis.report import Settings, write_report
-from mmpsbn.analysis.report.contents import file_labels
-from mmpsbn.analysis.report.numbers import layer_rows
+from mmpsbn.analysis.report.write import file_labels
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def chain():
 def test_a_case_worked_by_hand(chain):
     batches = [torch.randn(7, 3, 6, 6), torch.randn(4, 3, 6, 6)]
     found = snapshot_of(chain, batches=batches, settings=SETTINGS)
-    first, second, last = layer_rows(found)
+    first, second, last = rows_of(found)
     assert [row['layer'] for row in (first, second, last)] == ['bn1', 'bn2', 'fc']
     expected = {
         'writer': ('conv1', 'conv2'),
@@ -95,7 +94,7 @@ def test_activations_against_all_of_them_kept():
     with torch.no_grad():
         stem = F.relu(model.norm(model.stem(x)))
         stream = F.relu(stem + model.bn(model.conv(stem))).mean((2, 3), keepdim=True)
-    for row, seen in zip(layer_rows(found), (stem, stream)):
+    for row, seen in zip(rows_of(found), (stem, stream)):
         peaks = seen.amax((2, 3))
         zero = (seen == 0).double().mean((0, 2, 3))
         above = (peaks > 1e-3 * peaks.amax(0)).double().mean(0)

@@ -14,8 +14,9 @@ from toy import toy_runner
 
 from mmpsbn.analysis.report import write_report
 from mmpsbn.analysis.report.arch import ArchSubject
-from mmpsbn.analysis.report.channels import channels_of, paths_of
 from mmpsbn.analysis.report.config import ConfigSubject
+from mmpsbn.analysis.report.numbers import channel_table
+from mmpsbn.analysis.report.pictures import paths_of
 
 YOUNG = 'more are below that in layers whose γ begins at 0: not grown yet, unless grown and fallen'
 
@@ -123,9 +124,10 @@ def test_pictures_call_collapsed_what_the_words_do():
         not_grown=young,
         growth_from='checkpoints',
     )
-    assert channels_of(known).collapsed.nonzero()[0].tolist() == [4 + 2]
-    assert paths_of([known]).lost.nonzero()[0].tolist() == [4 + 2]
-    assert channels_of(replace(known, growth_from=None)).collapsed.sum() == 2
+    table = channel_table(known)
+    assert table.collapsed.nonzero()[0].tolist() == [4 + 2]
+    assert paths_of([known], [table])[1].nonzero()[0].tolist() == [4 + 2]
+    assert channel_table(replace(known, growth_from=None)).collapsed.sum() == 2
 
 
 def test_a_trained_checkpoint_brings_its_course(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from reports import layer, snapshot
 
-from mmpsbn.analysis.report.channels import Channels, channels_of, paths_of
+from mmpsbn.analysis.report.numbers import channel_table
 from mmpsbn.analysis.report.pictures import (
     draw_depth,
     draw_l1_norms,
@@ -17,6 +17,7 @@ from mmpsbn.analysis.report.pictures import (
     draw_scales,
     draw_universality,
     draw_zero_shares,
+    paths_of,
 )
 from mmpsbn.functional.activations import activation_statistics
 
@@ -37,7 +38,7 @@ def channels():
     """Layer a: alive, collapsed and dead, dead with a scale; b: without a scale; c: not read."""
     seen = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [1e-6, 0.0, 0.0]])
     seen = activation_statistics(seen, channel_dim=1)
-    return channels_of(
+    return channel_table(
         snapshot(
             {
                 'a': layer([-0.5, 1e-4, 0.8], [0.1, -0.2, -3.0], [2.0, 0.0, 4.0], seen),
@@ -49,13 +50,15 @@ def channels():
 
 
 def test_the_table_of_channels(channels):
-    assert channels.layers == ['a', 'b', 'c'] and channels.depth.tolist() == [0, 0, 0, 1, 2, 2]
+    assert channels.depth.tolist() == [0, 0, 0, 1, 2, 2]
     np.testing.assert_allclose(channels.gamma, [0.5, 1e-4, 0.8, np.nan, 1, np.nan], rtol=1e-6)
-    np.testing.assert_allclose(channels.l1, [1, 0, 2, np.nan, 1, 3])  # torch's lower median
+    np.testing.assert_allclose(
+        channels.relative_l1, [1, 0, 2, np.nan, 1, 3]
+    )  # torch's lower median
     np.testing.assert_allclose(channels.zero_share, [0.25, 1, 1, *[np.nan] * 3])
     np.testing.assert_allclose(channels.universality, [0.5, 0, 0, *[np.nan] * 3])
-    assert channels.collapsed.tolist() == [False, True, False, False, False, False]
-    assert channels.dead.tolist() == [False, True, True, False, False, False]
+    np.testing.assert_array_equal(channels.collapsed, [0, 1, 0, np.nan, 0, 0])
+    np.testing.assert_array_equal(channels.dead, [0, 1, 1, *[np.nan] * 3])
 
 
 def test_the_plane_and_its_region(channels):
@@ -74,15 +77,15 @@ def test_the_plane_and_its_region(channels):
 
 
 def test_scales_stand_in_their_layer_above_the_floor(channels):
-    figure = draw_scales(channels)
+    figure = draw_scales(channels, 1e-3)
     ((x, y),) = points(figure, 'collapsed')
     assert x == 1 and y == 1e-4  # the middle one of three
     first, other_layer = points(figure, 'other')
     assert 0.6 < first[0] < 1 and first[1] == 0.5 and 2.6 < other_layer[0] < 3.4
     assert points(figure, 'other', axes=1)[0][1] == 0.1
     assert of(figure, 'threshold').get_ydata()[0] == 1e-3
-    zero = channels_of(snapshot({'a': layer([0.0], [0.0])}))
-    assert points(draw_scales(zero), 'collapsed') == [[1, 1e-6]]
+    zero = channel_table(snapshot({'a': layer([0.0], [0.0])}))
+    assert points(draw_scales(zero, 1e-3), 'collapsed') == [[1, 1e-6]]
 
 
 @pytest.mark.parametrize(
@@ -114,55 +117,57 @@ def test_depth(channels):
 
 def test_depth_of_many_layers():
     layers = {str(k): layer([1.0, 0.0] if k == 7 else [1.0, 1.0], [0.0, 0.0]) for k in range(121)}
-    figure = draw_depth(channels_of(snapshot(layers)))
+    figure = draw_depth(channel_table(snapshot(layers)))
     (stairs,) = (p for p in figure.axes[0].patches if p.get_gid() == 'collapsed')
     values, edges, _ = stairs.get_data()
     assert np.flatnonzero(values).tolist() == [7] and values[7] == 50
     assert edges[7:9].tolist() == [7.5, 8.5]  # the eighth layer
     layers['7'] = layers['8']
-    assert draw_depth(channels_of(snapshot(layers))) is None
+    assert draw_depth(channel_table(snapshot(layers))) is None
 
 
 def test_nothing_to_draw_is_no_picture():
-    bare = channels_of(snapshot({'b': layer(None, [0.5])}))
-    for draw in (draw_plane, draw_scales, draw_l1_norms, draw_zero_shares, draw_universality):
+    bare = channel_table(snapshot({'b': layer(None, [0.5])}))
+    for draw in (draw_plane, draw_l1_norms, draw_zero_shares, draw_universality, draw_depth):
         assert draw(bare) is None
-    assert draw_depth(bare) is None and draw_paths(None) is None
+    assert draw_scales(bare, 1e-3) is None
 
 
 def test_many_channels_are_pixels_and_few_are_shapes():
     for count, pixels in ((3000, False), (3001, True)):
-        numbers = np.ones((5, count))
-        many = Channels(
-            ['a'], np.zeros(count, int), *numbers, *np.zeros((2, count), bool), threshold=1e-3
-        )
+        many = channel_table(snapshot({'a': layer([1.0] * count, [1.0] * count)}))
         assert of(draw_plane(many), 'other').get_rasterized() is pixels
 
 
-def test_paths_follow_channels_of_the_unpruned_model():
+def paths_through(*snapshots):
+    return paths_of(snapshots, list(map(channel_table, snapshots)))
+
+
+def test_paths_follow_channel_table_the_unpruned_model():
     first = snapshot({'a': layer([0.5, -0.4, 0.3], [0.0, 0.1, 0.2]), 'b': layer(None, [0.0])})
     last = snapshot({'a': layer([1e-5, 0.2], [0.0, 0.3])}, kept={'a': (0, 2)})
-    paths = paths_of([first, last])
+    points, lost = paths_through(first, last)
     nan = math.nan
-    points = [[[0.5, 0], [1e-5, 0]], [[0.4, 0.1], [nan, nan]], [[0.3, 0.2], [0.2, 0.3]]]
-    np.testing.assert_allclose(paths.points, points, rtol=1e-6)
-    assert paths.lost.tolist() == [True, True, False]  # collapsed, pruned, alive
-    figure = draw_paths(paths)
+    expected = [[[0.5, 0], [1e-5, 0]], [[0.4, 0.1], [nan, nan]], [[0.3, 0.2], [0.2, 0.3]]]
+    np.testing.assert_allclose(points, expected, rtol=1e-6)
+    assert lost.tolist() == [True, True, False]  # collapsed, pruned, alive
+    figure = draw_paths(points, lost)
     gone = [line for line in figure.axes[0].lines if line.get_gid() == 'collapsed or pruned']
     assert len(gone) == 2
     np.testing.assert_allclose(gone[0].get_xdata(), [0.5, 1e-5], rtol=1e-6)
     np.testing.assert_allclose(of(figure, 'left alive').get_ydata(), [0.2, 0.3], rtol=1e-6)
-    assert paths_of([snapshot({'b': layer(None, [0.0])})] * 2) is None
+    bare = snapshot({'b': layer(None, [0.0])})
+    assert draw_paths(*paths_through(bare, bare)) is None
 
 
 def test_a_channel_that_is_not_finite_is_no_path():
     first = snapshot({'a': layer([0.5, 0.5, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0])})
     last = snapshot({'a': layer([np.inf, np.nan, 0.4, 0.9], [0.0, 0.0, np.inf, 0.1])})
-    paths = paths_of([first, last])
-    np.testing.assert_allclose(paths.points, [[[1, 0], [0.9, 0.1]]], rtol=1e-6)
-    assert paths.lost.tolist() == [False]
+    points, lost = paths_through(first, last)
+    np.testing.assert_allclose(points, [[[1, 0], [0.9, 0.1]]], rtol=1e-6)
+    assert lost.tolist() == [False]
     broken = snapshot({'a': layer([np.nan], [0.0])})
-    assert paths_of([broken, broken]) is None
+    assert draw_paths(*paths_through(broken, broken)) is None
 
 
 def test_rounds():
@@ -171,10 +176,10 @@ def test_rounds():
         dict(base, **{'collapsed_0.001': 1, 'dead': None, 'mostly_zero': None, 'macs_at_stake': 0}),
         dict(base, **{'collapsed_0.001': 4, 'dead': 5, 'mostly_zero': 6, 'macs_at_stake': 300}),
     ]
-    figure = draw_rounds((totals, [None, 91.0], 'top1'))
+    figure = draw_rounds(totals, [None, 91.0], 'top1')
     for key, values in {
         'collapsed_0.001': [10, 40], 'dead': [np.nan, 25], 'mostly_zero': [np.nan, 30],
         'macs_at_stake': [0, 30], 'score': [np.nan, 91],
     }.items():  # fmt: skip
         np.testing.assert_array_equal(of(figure, key).get_ydata(), values)
-    assert len(draw_rounds((totals, [None, None], None)).axes) == 1
+    assert len(draw_rounds(totals, [None, None], None).axes) == 1

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmpsbn.analysis import theory_cases
+from mmpsbn.analysis import theory
 from mmpsbn.functional.decoupled_decay import DecoupledAdadelta, DecoupledSGD
 from mmpsbn.functional.scalar_decay import RULES, decay_curve
 
@@ -107,10 +107,10 @@ def test_a_warmup_decays_less_than_what_follows_as_in_the_optimizer(first):
     assert curve[-1] == pytest.approx((1 - first * 1e-2) * (1 - 5e-4) * (1 - 1e-3), rel=1e-12)
 
 
-@pytest.mark.parametrize('name', theory_cases.OPTIMIZERS)
+@pytest.mark.parametrize('name', theory.OPTIMIZERS)
 def test_decoupled_decay_is_the_papers_with_every_optimizer(name):
     """(1 - 1e-4)^10,000 = 0.368 at any learning rate (section 2.1)."""
-    curve = theory_cases.predicted_decay(
+    curve = theory.predicted_decay(
         name, weight_decay=1e-4, decoupled=True, num_steps=10_000, gradients=None
     )
     assert curve[-1] == pytest.approx(math.exp(-1), rel=1e-4)

@@ -51,7 +51,8 @@ def test_wheel_carries_configs_tools_and_the_command(project, wheel):
         }
         assert files and {f'mmpsbn/.mim/{file}' for file in files} <= set(names)
     assert {'mmpsbn/configs/_base_/psbn.py', 'mmpsbn/.mim/model-index.yml'} <= set(names)
-    assert 'mmpsbn/analysis/page.html' in names
+    templates = ('page', 'parts', 'report', 'logs')
+    assert {f'mmpsbn/analysis/{name}.html' for name in templates} <= set(names)
     assert not any(name.startswith(('configs/', 'tools/', 'tests/')) for name in names)
     (scripts,) = (name for name in names if name.endswith('/entry_points.txt'))
     assert b'mmpsbn = mmpsbn.cli:main' in wheel.read(scripts)

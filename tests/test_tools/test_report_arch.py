@@ -187,7 +187,7 @@ def test_files_that_are_no_checkpoint_or_no_python(arch, tmp_path):
         path.write_bytes(content)
         said = refusal('--arch', nets, path, *out)
         assert f"'{path}' is not a checkpoint that can be read" in said
-    for state, message in (({0: torch.zeros(1)}, 'Missing key(s)'), ({}, '0.weight')):
+    for state, message in (({0: torch.zeros(1)}, 'not a state dict'), ({}, '0.weight')):
         torch.save(state, tmp_path / 'odd.pth')
         assert message in refusal('--arch', nets, tmp_path / 'odd.pth', *out)
     for source, message in (('def net(:', 'invalid syntax'), ('import no_such', 'no_such')):

@@ -30,19 +30,12 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Bench:
-    """How to measure.
+    """How to measure."""
 
-    Attributes:
-        rounds: in each of which every candidate is timed once.
-        min_seconds: for which a candidate is repeated within a round; at least once.
-        seed: of the order within a round, and of weights and data.
-        clock: seconds, of the wall (a GPU has finished then) or of the processor.
-    """
-
-    rounds: int
-    min_seconds: float
-    seed: int
-    clock: Callable[[], float]
+    rounds: int  # in each of which every candidate is timed once
+    min_seconds: float  # for which a candidate is repeated within a round; at least once
+    seed: int  # of the order within a round, and of weights and data
+    clock: Callable[[], float]  # seconds, of the wall (a GPU has finished then) or the processor
 
     def side_by_side(self, candidates: Mapping[str, Callable]) -> dict[str, list[float]]:
         """Median seconds of each candidate in each round.

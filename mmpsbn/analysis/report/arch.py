@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...commands.model_files import UNREADABLE, unreadable
+from ...commands.model_files import read_plain, state_dict_in
 from ...pruning import trace_channel_graph
 from ...pruning.forward import call_with, observing
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import layers_at_zero
-from .subject import Loaded, noise_of
+from .subject import Loaded, Subject, noise_of
 
 
 def load_callable(reference: str, option: str) -> Callable:
@@ -49,7 +49,7 @@ def load_callable(reference: str, option: str) -> Callable:
     return found
 
 
-class ArchSubject:
+class ArchSubject(Subject):
     """A model out of ``FILE:CALLABLE``, and optionally data out of another.
 
     Args:
@@ -82,7 +82,13 @@ class ArchSubject:
         if not isinstance(model, nn.Module):
             raise ValueError(f'--arch must return an nn.Module, got {type(model).__name__}')
         if checkpoint is not None:
-            _load_strictly(model, checkpoint)
+            state = state_dict_in(read_plain(checkpoint), checkpoint)
+            try:  # what older checkpoints lack, num_batches_tracked, torch adds by itself
+                model.load_state_dict(state)
+            except RuntimeError as error:
+                what = textwrap.shorten(str(error).splitlines()[1], 200, placeholder=' ...')
+                fault = f'{checkpoint} does not fit the --arch model: {what}'
+                raise ValueError(fault) from error
         return Loaded(model.eval().to(self._device), kept={}, step=None, epoch_length=None)
 
     def begins_at_zero(self) -> dict[str, int]:
@@ -127,15 +133,6 @@ class ArchSubject:
             raise ValueError('the data set is empty: nothing to score; leave out --data')
         return {'accuracy/top1': 100 * right / total}
 
-    def gradient_noise(self, loaded: Loaded) -> None:
-        """Unknown: nothing says by which loss it was trained."""
-
-    def course(self, loaded: Loaded, *, threshold: float) -> None:
-        """Unknown: nothing says how it was trained."""
-
-    def log_looks_at(self) -> None:
-        """Unknown: there is no log."""
-
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         loader = self._loader()
         if not isinstance(loader, Iterable):
@@ -152,20 +149,3 @@ class ArchSubject:
                     f'--data must yield inputs as one tensor, got {type(batch[0]).__name__}'
                 )
             yield batch
-
-
-def _load_strictly(model: nn.Module, path: str) -> None:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'checkpoint {path!r} does not exist')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
-    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict):
-        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a state dict')
-    try:  # what older checkpoints lack, num_batches_tracked, torch adds by itself
-        model.load_state_dict({str(k).removeprefix('module.'): x for k, x in state.items()})
-    except RuntimeError as error:
-        what = textwrap.shorten(str(error).splitlines()[1], 200, placeholder=' ...')
-        raise ValueError(f'{path} does not fit the --arch model: {what}') from error

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.registry import EVALUATOR
 from mmengine.runner import Runner, set_random_seed
@@ -22,7 +21,7 @@ from ...commands.launch import type_name
 from ...commands.model_files import draw_untrained, file_name, load_model
 from ...commands.planned_run import planned_runner
 from ...engine.input_size import pipeline_size
-from ...engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
+from ...engine.openmmlab import batch_loss, example_inputs, forward_tensors, trace_at_any_size
 from ...engine.runner_parts import epoch_length
 from ...engine.sparsity.forecast import collapse_forecast, gamma_lrs
 from ...engine.sparsity.settings import ActivationSettings
@@ -30,7 +29,7 @@ from ...engine.sparsity.sparsity_hook import DEFAULT_MEASURES
 from ...pruning.forward import observing
 from ...pruning.graph import ChannelGraph
 from ...pruning.sparsity import layers_at_zero, scale_layers
-from .subject import Course, Loaded, noise_of, progress
+from .subject import Course, Loaded, Subject, noise_of, progress
 from .theorem import gradient_noise
 
 # Batches that the variance of a gradient is estimated from: its relative error is that of a
@@ -38,7 +37,7 @@ from .theorem import gradient_noise
 _NOISE_BATCHES = 16
 
 
-class ConfigSubject:
+class ConfigSubject(Subject):
     """A config and its test data.
 
     Args:
@@ -117,13 +116,12 @@ class ConfigSubject:
         """The metrics of the config's test evaluator."""
         if self._cfg.get('test_evaluator') is None:
             raise ValueError(f'{self._cfg.filename} has no test_evaluator; give --no-score')
-        evaluator = copy.deepcopy(self._cfg.test_evaluator)
+        settings = copy.deepcopy(self._cfg.test_evaluator)
+        if not (isinstance(settings, dict) and 'metrics' in settings):
+            settings = dict(metrics=settings)
         loader = self._loader('test')
         with observing(model), _silent():
-            if isinstance(evaluator, dict) and 'metrics' in evaluator:
-                evaluator = EVALUATOR.build(dict(type='Evaluator') | evaluator)
-            else:
-                evaluator = Evaluator(evaluator)
+            evaluator = EVALUATOR.build(dict(type='Evaluator') | settings)
             evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
             for data_batch in progress(loader, 'score'):
                 samples = model.test_step(data_batch)
@@ -141,14 +139,9 @@ class ConfigSubject:
         if loader is None:
             return None
         model = copy.deepcopy(loaded.model).train()
-
-        def losses() -> Iterator[Tensor]:
-            for data_batch in itertools.islice(loader, _NOISE_BATCHES):
-                data = model.data_preprocessor(data_batch, True)
-                yield model.parse_losses(model(**data, mode='loss'))[0]
-
+        losses = (batch_loss(model, batch) for batch in itertools.islice(loader, _NOISE_BATCHES))
         total = min(_NOISE_BATCHES, epoch_length(loader) or _NOISE_BATCHES)
-        of_batch = gradient_noise(model, progress(losses(), 'gradient noise', total))
+        of_batch = gradient_noise(model, progress(losses, 'gradient noise', total))
         return {name: c / math.sqrt(self._accumulated()) for name, c in of_batch.items()}
 
     def course(self, loaded: Loaded, *, threshold: float) -> Course | None:

@@ -1,62 +1,94 @@
-"""Everything that a report says, before anything is written or drawn."""
+"""Everything that a report says, before anything is written."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import PurePath
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from ...version import __version__
-from ..view import Chart, Section, View
-from .channels import channels_of, paths_of
+from . import pictures
 from .look import Look
-from .numbers import layer_rows, totals
-from .tables import checkpoint_table, drop_table, glossary_of, layer_tables, tiles_of
+from .numbers import channel_table, layer_rows, totals
+from .tables import checkpoint_table, drop_table, layer_tables, tiles_of
 from .words import findings_of
 
 _SAID = ('name', 'step', 'samples', 'untraced', 'input_shape')  # of a snapshot, as it is
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a report says.
+def report_of(
+    look: Look, labels: Sequence[str], prune_command: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a report says: what the page is rendered from, of the last checkpoint and of what
+    changed; and all numbers of all checkpoints, in plain types.
 
-    Attributes:
-        view: in words, tables and charts, of the last checkpoint and of what changed.
-        data: all numbers of all checkpoints, in plain types.
+    Args:
+        labels: what the checkpoints are called.
+        prune_command: see :func:`.write_report`.
     """
-
-    view: View
-    data: dict[str, Any]
-
-
-def report_of(look: Look, checkpoints: Sequence[str], prune_command: str | None) -> Report:
-    """Arguments as those of :func:`.write_report`."""
-    rows = [layer_rows(snapshot) for snapshot in look.snapshots]
-    found = [totals(*pair) for pair in zip(look.snapshots, rows)]
+    tables = [channel_table(snapshot) for snapshot in look.snapshots]
+    rows = [layer_rows(*pair) for pair in zip(look.snapshots, tables)]
+    found = [totals(*parts) for parts in zip(look.snapshots, tables, rows)]
     last = look.snapshots[-1]
     looked = f'{last.samples:,} samples' if last.samples else 'its weights alone'
-    labels = file_labels(checkpoints) or [last.name]
-    view = View(
+    content = dict(
         title=f'{look.title}: {labels[-1]}',
         subtitle=f'Sparsity report of {looked}, by mmpsbn {__version__}',
         findings=findings_of(
             last, found[-1], prune_command=prune_command, log_looks_at=look.log_looks_at
         ),
-        tiles=tuple(tiles_of(last, found[-1])),
-        sections=(
-            Section('Pictures', charts=_charts(look) if last.layers else ()),
-            Section('Layers', tables=layer_tables(rows[-1], last.settings)),
-            *_sections(look, labels, found),
-        ),
-        glossary=glossary_of(last),
+        tiles=list(tiles_of(last, found[-1])),
+        last=last,
+        figures=_figures_of(tables[-1], last.threshold),
+        layer_tables=layer_tables(rows[-1], last.settings),
+        checkpoint_table=None,
+        drops=_drops(look, labels) if look.drops else None,
+        forecast=None,
     )
+    if len(look.snapshots) > 1:
+        metric = next((name for s in look.snapshots for name in s.scores), None)
+        scores = [s.scores.get(metric) for s in look.snapshots]
+        content['checkpoint_table'] = checkpoint_table(look.snapshots, labels, found, metric)
+        content['figures'] |= dict(
+            rounds=pictures.draw_rounds(found, scores, metric),
+            paths=pictures.draw_paths(*pictures.paths_of(look.snapshots, tables)),
+        )
+    if look.drops:
+        drops = [drop for layers in look.drops.values() for drop in layers]
+        content['figures']['drops'] = pictures.draw_drops(drops)
+    if look.course is not None and not look.course.sentence.startswith('forecast: none'):
+        content['forecast'] = look.course.sentence.removeprefix('forecast: ')
+    return content, _data(look, rows, found)
+
+
+def _figures_of(channels: np.recarray, threshold: float) -> dict[str, Any]:
+    return dict(
+        depth=pictures.draw_depth(channels),
+        plane=pictures.draw_plane(channels),
+        scales=pictures.draw_scales(channels, threshold),
+        l1=pictures.draw_l1_norms(channels),
+        zero_share=pictures.draw_zero_shares(channels),
+        universality=pictures.draw_universality(channels),
+    )
+
+
+def _drops(look: Look, labels: Sequence[str]) -> dict[str, Any]:
+    """Theorem 1 against what happened, on average over channels, and by layer."""
+    drops = [drop for layers in look.drops.values() for drop in layers]
+    weights = [drop.channels for drop in drops]
+    return dict(
+        predicted=np.average([drop.predicted for drop in drops], weights=weights),
+        observed=np.average([drop.observed for drop in drops], weights=weights),
+        table=drop_table([(labels[k], labels[k + 1], d) for k, d in look.drops.items()]),
+    )
+
+
+def _data(look: Look, rows: Sequence, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = [snapshot.name for snapshot in look.snapshots]
-    data = dict(
+    return dict(
         title=look.title,
         version=__version__,
-        settings=asdict(last.settings),
+        settings=asdict(look.snapshots[-1].settings),
         checkpoints=[
             {key: getattr(snapshot, key) for key in _SAID}
             | dict(
@@ -72,126 +104,4 @@ def report_of(look: Look, checkpoints: Sequence[str], prune_command: str | None)
             for k, layers in look.drops.items()
         ],
         forecast=None if look.course is None else dict(sentence=look.course.sentence),
-    )
-    return Report(view, data)
-
-
-def file_labels(paths: Sequence[str]) -> list[str]:
-    """File names, with as many folders before each as it takes to tell them apart."""
-    parts = [PurePath(path).parts for path in paths]
-    for count in range(1, max(map(len, parts), default=0) + 1):
-        labels = [str(PurePath(*part[-count:])) for part in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return list(paths)
-
-
-def _charts(look: Look) -> tuple[Chart, ...]:
-    """Of the last checkpoint."""
-    channels = channels_of(look.snapshots[-1])
-    return tuple(
-        Chart(name, title, caption, channels)
-        for name, title, caption in (
-            (
-                'depth',
-                'Sparsity by depth',
-                'Share of the channels of each layer; the numbers are those of the table.',
-            ),
-            (
-                'plane',
-                'Scale and bias of every channel',
-                'Shaded: where a ReLU right behind passes less than 1 % of a normally distributed '
-                'input, so that hardly any gradient comes back and weight decay alone moves the '
-                'channel, straight to the origin. (psBN paper, figure 1b)',
-            ),
-            (
-                'scales',
-                'Scales and biases by layer',
-                'One dot a channel, side by side within a layer; |γ| below 1e-6 is drawn there.',
-            ),
-            (
-                'l1',
-                'L1 norms of the filters',
-                'A separate peak at 0 is the mark of collapse. (psBN paper, figure 1a; here of all '
-                'layers, each over its own median)',
-            ),
-            (
-                'zero_share',
-                'How often a channel is 0',
-                'Share of positions and samples at which the activation is exactly 0. (Frankle et '
-                'al., section 5)',
-            ),
-            (
-                'universality',
-                'Universality',
-                'Left: channels that few samples excite. Right: channels that all do. (Mehta et '
-                'al., section 3)',
-            ),
-        )
-    )
-
-
-def _sections(
-    look: Look, labels: Sequence[str], found: Sequence[dict[str, Any]]
-) -> Iterator[Section]:
-    """What comes from several checkpoints and from the config."""
-    if len(look.snapshots) > 1:
-        metric = next((name for s in look.snapshots for name in s.scores), None)
-        scores = [s.scores.get(metric) for s in look.snapshots]
-        yield Section(
-            'From checkpoint to checkpoint',
-            charts=(
-                Chart(
-                    'rounds',
-                    'Sparsity by checkpoint',
-                    'Share of channels, and of the multiply-accumulates that idle ones take, at '
-                    'each checkpoint; below, the score. (psBN paper, figure 3)',
-                    (found, scores, metric),
-                ),
-                Chart(
-                    'paths',
-                    'Ways through the (γ, b) plane',
-                    'Each line is a channel. Collapsing filters run to the origin, out of which no '
-                    'gradient leads. (psBN paper, figure 1b)',
-                    paths_of(look.snapshots),
-                ),
-            ),
-            tables=(checkpoint_table(look.snapshots, labels, found, metric),),
-        )
-    if look.drops:
-        yield _theory(look, labels)
-    if look.course is not None and not look.course.sentence.startswith('forecast: none'):
-        words = look.course.sentence.removeprefix('forecast: ')
-        yield Section('Forecast', (f'Were such a run begun with these scales: {words}.',))
-
-
-def _theory(look: Look, labels: Sequence[str]) -> Section:
-    """Theorem 1 against what happened."""
-    drops = [drop for layers in look.drops.values() for drop in layers]
-    weights = [drop.channels for drop in drops]
-    predicted = np.average([drop.predicted for drop in drops], weights=weights)
-    observed = np.average([drop.observed for drop in drops], weights=weights)
-    return Section(
-        'Theory against this run',
-        (
-            'Theorem 1 of the psBN paper says how gradient noise alone moves the probability '
-            'Φ(b/|γ|) that a channel fires. On average over channels it predicts '
-            f'{predicted:+.2e} between two checkpoints, and {observed:+.2e} was observed.',
-            'Assumptions: the noise in dL/dy has mean 0, one standard deviation c in a layer, '
-            'and is independent of the activation, so c² = Σ Var[dL/dβ] / Σ Φ over the '
-            'channels, the variance taken over batches of the training data at the earlier '
-            'checkpoint; γ, b and c are held there for all steps between the two; with momentum m '
-            'a step counts as lr/(1 − m). Channels with |γ| of the size of a step are left out, as '
-            'the theorem fails there. What the loss itself wants of γ and b is not in the '
-            'prediction, but is in what was observed.',
-        ),
-        (
-            Chart(
-                'drops',
-                'Predicted and observed',
-                'One dot a layer; on the dashed line noise alone explains the change.',
-                drops,
-            ),
-        ),
-        (drop_table([(labels[k], labels[k + 1], layers) for k, layers in look.drops.items()]),),
     )

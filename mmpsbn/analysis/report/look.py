@@ -1,10 +1,11 @@
 """From a subject and its checkpoints to what there is to say of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...engine.sparsity.growth import Growth
+from ...pruning.sparsity import scale_layers
 from .snapshot import Settings, Snapshot, take_snapshot
 from .subject import Course, Subject
 from .theorem import Drop, drops_between
@@ -12,21 +13,13 @@ from .theorem import Drop, drops_between
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen.
+    """What was seen."""
 
-    Attributes:
-        title: of the subject.
-        snapshots: of the checkpoints, in the order of training; one or more.
-        drops: number of a checkpoint -> Theorem 1 against what happened until the next one.
-        course: how the subject trains; None where nothing tells.
-        log_looks_at: see :meth:`.Subject.log_looks_at`.
-    """
-
-    title: str
-    snapshots: tuple[Snapshot, ...]
-    drops: Mapping[int, list[Drop]]
-    course: Course | None
-    log_looks_at: tuple[str, float] | None
+    title: str  # of the subject
+    snapshots: tuple[Snapshot, ...]  # of the checkpoints, in the order of training; one or more
+    drops: Mapping[int, list[Drop]]  # checkpoint -> Theorem 1 against what happened until the next
+    course: Course | None  # how the subject trains; None where nothing tells
+    log_looks_at: tuple[str, float] | None  # see :meth:`.Subject.log_looks_at`
 
 
 def look_at(subject: Subject, checkpoints: Sequence[str], settings: Settings) -> Look:
@@ -35,54 +28,33 @@ def look_at(subject: Subject, checkpoints: Sequence[str], settings: Settings) ->
     Raises:
         ValueError: a checkpoint that does not fit, or an empty data set.
     """
-    snapshots, noises, record = [], [], None
+    snapshots, noises, readings, record = [], [], [], None
     at_zero = subject.begins_at_zero()
-    names = _names(checkpoints)
+    names = [Path(path).stem for path in checkpoints] or ['as built']
+    if len(set(names)) < len(names):
+        names = list(map(str, checkpoints))
     for name, path in zip(names, checkpoints or [None]):
         loaded = subject.load(path)
-        snapshots.append(take_snapshot(subject, loaded, name=name, settings=settings))
+        scales = scale_layers(loaded.model).items()
+        gammas = {name: layer.weight.detach().float().cpu() for name, layer in scales}
+        readings.append((gammas, loaded.kept))
         record = loaded.growth or record
-        growth = _growth(snapshots, at_zero, record)
-        snapshots[-1] = replace(
-            snapshots[-1],
-            not_grown={t: growth.not_grown(threshold=t) for t in settings.thresholds},
-            growth_from='record' if record else 'checkpoints' if len(names) > 1 else None,
-        )
+        growth = Growth()
+        if record:  # what the run itself has written down
+            growth.restore(record)
+        else:
+            growth.begin(at_zero)
+        for reading in readings:
+            growth.update(*reading)
+        not_grown = {t: growth.not_grown(threshold=t) for t in settings.thresholds}
+        source = 'record' if record else 'checkpoints' if len(names) > 1 else None
+        known = dict(not_grown=not_grown, growth_from=source)
+        snapshots.append(take_snapshot(subject, loaded, name=name, settings=settings, **known))
         if len(snapshots) < len(names):
             noises.append(subject.gradient_noise(loaded))
     course = subject.course(loaded, threshold=settings.thresholds[0])
-    return Look(
-        subject.title,
-        tuple(snapshots),
-        drops_of(snapshots, noises, course),
-        course,
-        subject.log_looks_at(),
-    )
-
-
-def _names(checkpoints: Sequence[str]) -> list[str]:
-    """File names, or where these are not all different whole paths."""
-    if not checkpoints:
-        return ['as built']
-    stems = [Path(path).stem for path in checkpoints]
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in checkpoints]
-
-
-def _growth(
-    snapshots: Sequence[Snapshot],
-    at_zero: Mapping[str, int],
-    record: Mapping[str, list[float]] | None,
-) -> Growth:
-    """The course up to the last of some snapshots, with what the run itself has written down."""
-    growth = Growth()
-    if record:
-        growth.restore(record)
-    else:
-        growth.begin(at_zero)
-    for snapshot in snapshots:
-        gammas = {n: c.gamma for n, c in snapshot.layers.items() if c.gamma is not None}
-        growth.update(gammas, snapshot.kept)
-    return growth
+    drops = drops_of(snapshots, noises, course)
+    return Look(subject.title, tuple(snapshots), drops, course, subject.log_looks_at())
 
 
 def drops_of(

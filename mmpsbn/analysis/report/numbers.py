@@ -1,9 +1,10 @@
-"""The numbers of a snapshot, as plain data: by layer and in all."""
+"""The numbers of a snapshot: by channel, by layer and in all."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,37 +14,10 @@ from ...pruning.sparsity import idle_shares, removable_channels
 from .snapshot import Snapshot
 
 NEVER_REACHED = 'never reached by the data'
-_BY_LAYER = ('hardly_active', 'dead', 'mostly_zero')  # measures that stand in a layer's row
 
 
-def masks_of(snapshot: Snapshot, measure: str, gamma: float | None = None) -> dict[str, Tensor]:
-    """Layer -> the channels that have a property of MEASURES, shape (C,), bool, where the layer
-    can tell. ``gamma`` is another threshold than the first."""
-    limits = Limits(gamma=gamma or snapshot.threshold, eps=snapshot.settings.eps)
-    found = {n: MEASURES[measure].mask(c, limits) for n, c in snapshot.layers.items()}
-    return {name: mask for name, mask in found.items() if mask is not None}
-
-
-def collapsed_masks(snapshot: Snapshot, threshold: float) -> dict[str, Tensor]:
-    """Layer with scales -> the channels that have collapsed. What is known not to have grown has
-    not; what perhaps never grew is in it."""
-    young = snapshot.not_grown.get(threshold, {}) if snapshot.growth_from else {}
-    small = masks_of(snapshot, 'collapsed', threshold)
-    return {n: mask & ~young[n] if n in young else mask for n, mask in small.items()}
-
-
-def small_count(snapshot: Snapshot, threshold: float) -> int:
-    """Filters with |gamma| below the threshold, collapsed or not."""
-    masks = masks_of(snapshot, 'collapsed', threshold).values()
-    return sum(int(mask.sum()) for mask in masks)
-
-
-def idle_masks(snapshot: Snapshot) -> dict[str, Tensor]:
-    """Layer -> the channels that do nothing: dead ones where activations were seen, else those
-    that have collapsed."""
-    if snapshot.samples:
-        return masks_of(snapshot, 'dead')
-    return collapsed_masks(snapshot, snapshot.threshold)
+def collapsed_column(threshold: float) -> str:
+    return f'collapsed_{threshold:g}'
 
 
 def unreached(channels: LayerChannels) -> bool:
@@ -51,83 +25,130 @@ def unreached(channels: LayerChannels) -> bool:
     return channels.activations is not None and not channels.activations.values.any()
 
 
-def collapsed_column(threshold: float) -> str:
-    return f'collapsed_{threshold:g}'
+def channel_table(snapshot: Snapshot) -> np.recarray:
+    """One row a channel, in the model's order; NaN where a number does not apply.
+
+    ``depth`` is the number of the layer, from 0; ``gamma`` is |gamma|, ``bias`` the effective bias
+    b, ``l1`` the L1 norm of the filter, ``relative_l1`` that over the median of the layer,
+    ``zero_share`` Pr[a = 0], ``universality`` the middle of its bounds, ``peak`` max |a|. 0 or 1
+    are ``collapsed`` (by the first threshold), ``collapsed_<threshold>``, ``not_grown``,
+    ``perhaps_not_grown``, ``hardly_active``, ``dead`` and ``mostly_zero``. What is known not to
+    have grown has not collapsed; what perhaps never grew has.
+    """
+    nobody = LayerChannels(None, torch.zeros(0))  # a model without layers has the columns, too
+    columns: dict[str, list[Tensor]] = {}
+    for depth, (name, channels) in enumerate([('', nobody), *snapshot.layers.items()], start=-1):
+        nothing = torch.full_like(channels.bias, torch.nan)
+        row = dict(depth=torch.full_like(channels.bias, depth, dtype=torch.int64))
+        for key, column in (row | _columns(snapshot, name, channels)).items():
+            columns.setdefault(key, []).append(nothing if column is None else column)
+    joined = [torch.cat(parts).numpy() for parts in columns.values()]
+    return np.rec.fromarrays(joined, names=list(columns))
 
 
-def layer_rows(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """One row a layer of the census, then one for each other layer with MACs; None where a
-    number does not apply. MACs are those of the convolution or linear layer that makes the
-    channels; where several norms follow one of them they stand with the first."""
-    at_stake = _at_stake(snapshot, idle_masks(snapshot))
-    macs = dict(snapshot.cost.macs_of) if snapshot.cost else {}
-    masks = _scale_masks(snapshot) | {m: masks_of(snapshot, m) for m in _BY_LAYER}
-    rows = []
-    for name, channels in snapshot.layers.items():
-        row = dict(layer=name, writer=channels.writer, channels=len(channels.bias))
-        for key, by_layer in masks.items():
-            row[key] = int(by_layer[name].sum()) if name in by_layer else None
-        if unreached(channels):
-            row |= dict(dead=None, mostly_zero=None)
-        row |= _averages(channels)
-        row['macs'] = macs.pop(channels.writer, None)
-        row['macs_at_stake'] = None if row['macs'] is None else at_stake[channels.writer]
-        rows.append(row)
-    empty = dict.fromkeys(['channels', *masks, *_averages(LayerChannels(None, torch.zeros(0)))])
-    for name, count in macs.items():
-        extra = dict(macs=count, macs_at_stake=at_stake[name])
-        rows.append(dict(layer=name, writer=name, **(empty | extra)))
-    return rows
+def _columns(snapshot: Snapshot, name: str, channels: LayerChannels) -> dict[str, Tensor | None]:
+    """Of a layer; None where it cannot tell."""
 
+    def mask(measure: str, threshold: float = snapshot.threshold) -> Tensor | None:
+        limits = Limits(gamma=threshold, eps=snapshot.settings.eps)
+        has = MEASURES[measure].mask(channels, limits)
+        return None if has is None else has.float()
 
-def _scale_masks(snapshot: Snapshot) -> dict[str, dict[str, Tensor]]:
-    """What small scales mean: column -> layer -> channels."""
-    thresholds = snapshot.settings.thresholds
-    young = snapshot.not_grown.get(snapshot.threshold, {})
-    return {collapsed_column(t): collapsed_masks(snapshot, t) for t in thresholds} | dict(
-        not_grown=young if snapshot.growth_from else {},
-        perhaps_not_grown={} if snapshot.growth_from else young,
+    seen, gamma, l1 = channels.activations, channels.gamma, channels.l1_norms
+    found = dict(
+        gamma=None if gamma is None else gamma.abs(),
+        bias=channels.bias,
+        l1=l1,
+        # a layer whose median filter is 0 has no scale to compare with
+        relative_l1=l1 / l1.median() if l1 is not None and l1.median() > 0 else None,
+        zero_share=None if seen is None else seen.zero_share(),
+        universality=None if seen is None else torch.stack(seen.universality()).mean(0),
+        peak=None if seen is None else seen.peak,
+        hardly_active=mask('hardly_active'),
+        dead=None if unreached(channels) else mask('dead'),
+        mostly_zero=None if unreached(channels) else mask('mostly_zero'),
     )
+    known = bool(snapshot.growth_from)
+    for threshold in snapshot.settings.thresholds:
+        small, young = mask('collapsed', threshold), snapshot.not_grown.get(threshold, {}).get(name)
+        found[collapsed_column(threshold)] = small if young is None or not known else small * ~young
+    young = snapshot.not_grown.get(snapshot.threshold, {}).get(name)
+    young = None if young is None else young.float()
+    found |= dict(not_grown=young if known else None, perhaps_not_grown=None if known else young)
+    return found | dict(collapsed=found[collapsed_column(snapshot.threshold)])
 
 
-def _averages(channels: LayerChannels) -> dict[str, Any]:
-    seen, gamma = channels.activations, channels.gamma
-    universality = None if seen is None else torch.stack(seen.universality()).mean(0)
+def _counts(snapshot: Snapshot, table: np.recarray) -> dict[str, int | None]:
+    """Channels by property; None where no layer can tell."""
+    thresholds = map(collapsed_column, snapshot.settings.thresholds)
+    keys = (*thresholds, 'not_grown', 'perhaps_not_grown', 'hardly_active', 'dead', 'mostly_zero')
+    return {k: None if np.isnan(table[k]).all() else int(np.nansum(table[k])) for k in keys}
+
+
+def _average(values: np.ndarray, average) -> float | None:
+    """Of the finite ones; None of none."""
+    values = torch.from_numpy(values[np.isfinite(values)])
+    return float(average(values.double())) if len(values) else None
+
+
+def _averages(table: np.recarray) -> dict[str, float | None]:
     return dict(
-        median_gamma=_average(None if gamma is None else gamma.abs(), torch.median),
-        median_bias=_average(channels.bias, torch.median),
-        median_l1=_average(channels.l1_norms, torch.median),
-        mean_zero_share=_average(None if seen is None else seen.zero_share(), torch.mean),
-        mean_universality=_average(universality, torch.mean),
-        note=_note(channels),
+        median_gamma=_average(table.gamma, torch.median),
+        median_bias=_average(table.bias, torch.median),
+        median_l1=_average(table.l1, torch.median),
+        mean_zero_share=_average(table.zero_share, torch.mean),
+        mean_universality=_average(table.universality, torch.mean),
     )
 
 
 def _note(channels: LayerChannels) -> str:
-    notes = []
-    if channels.gamma is not None and not channels.gamma.isfinite().all():
-        broken = int((~channels.gamma.isfinite()).sum())
-        notes.append(f'gamma is NaN or infinite in {broken} channels')
-    if unreached(channels):
-        notes.append(NEVER_REACHED)
-    return '; '.join(notes)
+    broken = 0 if channels.gamma is None else int((~channels.gamma.isfinite()).sum())
+    notes = [f'gamma is NaN or infinite in {broken} channels'] if broken else []
+    return '; '.join(notes + [NEVER_REACHED] * unreached(channels))
 
 
-def _average(values: Tensor | None, average) -> float | None:
-    """Of the finite ones; None of none."""
-    values = torch.zeros(0) if values is None else values[values.isfinite()]
-    return float(average(values.double())) if values.numel() else None
+def _idle(snapshot: Snapshot, table: np.recarray) -> dict[str, Tensor]:
+    """Layer -> the channels that do nothing: dead ones where activations were seen, else those
+    that have collapsed; without the layers that cannot tell."""
+    idle = torch.from_numpy(table.dead if snapshot.samples else table.collapsed)
+    sizes = [len(channels.bias) for channels in snapshot.layers.values()]
+    by_layer = zip(snapshot.layers, idle.split(sizes))
+    return {name: part == 1 for name, part in by_layer if not part.isnan().any()}
 
 
 def _at_stake(snapshot: Snapshot, idle: Mapping[str, Tensor]) -> dict[str, float]:
+    """Layer -> MACs in which its idle channels take part, as inputs and as outputs."""
     if snapshot.graph is None:
         return {}
     shares = idle_shares(idle, snapshot.graph, snapshot.cost)
     return {name: macs * shares[name] for name, macs in snapshot.cost.macs_of.items()}
 
 
-def totals(snapshot: Snapshot, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The model as a whole, of its :func:`layer_rows`; None where a number does not apply.
+def layer_rows(snapshot: Snapshot, table: np.recarray) -> list[dict[str, Any]]:
+    """One row a layer of the census, then one for each other layer with MACs; None where a
+    number does not apply. MACs are those of the convolution or linear layer that makes the
+    channels; where several norms follow one of them they stand with the first."""
+    at_stake = _at_stake(snapshot, _idle(snapshot, table))
+    macs = dict(snapshot.cost.macs_of) if snapshot.cost else {}
+    rows = []
+
+    def add(name: str, writer: str | None, part: np.recarray, note: str) -> None:
+        row = dict(layer=name, writer=writer, channels=len(part) or None)
+        row |= _counts(snapshot, part) | _averages(part) | dict(note=note)
+        count = macs.pop(writer, None)
+        rows.append(row | dict(macs=count, macs_at_stake=count and at_stake[writer]))
+
+    for depth, (name, channels) in enumerate(snapshot.layers.items()):
+        add(name, channels.writer, table[table.depth == depth], _note(channels))
+    for name in list(macs):
+        add(name, name, table[:0], '')
+    return rows
+
+
+def totals(
+    snapshot: Snapshot, table: np.recarray, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The model as a whole; None where a number does not apply.
 
     ``not_grown``: filters under the first threshold that are in layers whose gamma began at 0 and
     have not grown, so that they are not among the collapsed; ``perhaps_not_grown``: those among
@@ -137,27 +158,33 @@ def totals(snapshot: Snapshot, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
     above the first threshold.
     ``silent``: mostly zero and not dead. ``not_finite_activations``: channels that were NaN or
     infinite somewhere.
-    ``macs_at_stake``: MACs that idle channels cost (see :func:`idle_masks`), as inputs and as
-    outputs; ``removable``, ``macs_removable``: of those, the channels that surgery can remove
-    and what that saves.
+    ``macs_at_stake``: MACs that idle channels cost, as inputs and as outputs; ``removable``,
+    ``macs_removable``: of those, the channels that surgery can remove and what that saves.
     """
-    thresholds = [collapsed_column(t) for t in snapshot.settings.thresholds]
-    gammas = {n: c.gamma.abs() for n, c in snapshot.layers.items() if c.gamma is not None}
-    found: dict[str, Any] = dict(
+    collapsed, dead = table.collapsed == 1, table.dead == 1
+    scaled, observed = ~np.isnan(table.collapsed), ~np.isnan(table.dead)
+    found = _counts(snapshot, table) | dict(
         layers=len(snapshot.layers),
-        channels=sum(len(c.bias) for c in snapshot.layers.values()),
-        scaled_channels=sum(map(len, gammas.values())),
+        channels=len(table),
+        scaled_channels=int(scaled.sum()),
+        observed_channels=int(observed.sum()),
+        median_gamma=_average(table.gamma, torch.median),
+        not_finite=int((scaled & ~np.isfinite(table.gamma)).sum()),
     )
-    found |= {key: _sum(rows, key) or 0 for key in thresholds}
-    found |= {key: _sum(rows, key) for key in ('not_grown', 'perhaps_not_grown', *_BY_LAYER)}
-    if snapshot.samples:  # also where the data reached no layer
-        found |= {key: found[key] or 0 for key in ('dead', 'mostly_zero')}
-    found |= _of_activations(snapshot, gammas)
-    found['median_gamma'] = _average(torch.cat([*gammas.values(), torch.zeros(0)]), torch.median)
-    found['not_finite'] = sum(int((~g.isfinite()).sum()) for g in gammas.values())
+    found |= {key: found[key] or 0 for key in map(collapsed_column, snapshot.settings.thresholds)}
+    of_data = dict(
+        dead=dead,
+        mostly_zero=table.mostly_zero == 1,
+        observed_collapsed=collapsed & observed,
+        dead_of_collapsed=collapsed & dead,
+        dead_above=dead & (table.gamma >= np.float32(snapshot.threshold)),
+        silent=(table.mostly_zero == 1) & ~dead,
+        not_finite_activations=observed & ~np.isfinite(table.peak),
+    )
+    found |= {key: int(m.sum()) if snapshot.samples else None for key, m in of_data.items()}
     found |= dict.fromkeys(('macs', 'params', 'macs_at_stake', 'removable', 'macs_removable'))
     if snapshot.graph is not None:
-        removable = removable_channels(idle_masks(snapshot), snapshot.graph)
+        removable = removable_channels(_idle(snapshot, table), snapshot.graph)
         found |= dict(
             macs=snapshot.cost.macs,
             params=snapshot.cost.params,
@@ -168,32 +195,7 @@ def totals(snapshot: Snapshot, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
     return found
 
 
-def _sum(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
-    """Of a column; None where no layer can tell."""
-    values = [row[key] for row in rows if row[key] is not None]
-    return sum(values) if values else None
-
-
-def _of_activations(snapshot: Snapshot, gammas: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the layers that data reached say together."""
-    reached = {
-        name: len(c.bias)
-        for name, c in snapshot.layers.items()
-        if c.activations is not None and not unreached(c)
-    }
-    found = dict(observed_channels=sum(reached.values()), observed_collapsed=None)
-    found |= dict.fromkeys(('dead_of_collapsed', 'dead_above', 'silent', 'not_finite_activations'))
-    if not snapshot.samples:
-        return found
-    dead, mostly = masks_of(snapshot, 'dead'), masks_of(snapshot, 'mostly_zero')
-    small = collapsed_masks(snapshot, snapshot.threshold)
-    scaled = [name for name in reached if name in gammas]
-    large = {name: gammas[name] >= snapshot.threshold for name in scaled}
-    peaks = [snapshot.layers[name].activations.peak for name in reached]
-    return found | dict(
-        observed_collapsed=sum(int(small[name].sum()) for name in scaled),
-        dead_of_collapsed=sum(int((small[name] & dead[name]).sum()) for name in scaled),
-        dead_above=sum(int((large[name] & dead[name]).sum()) for name in scaled),
-        silent=sum(int((mostly[name] & ~dead[name]).sum()) for name in reached),
-        not_finite_activations=sum(int((~peak.isfinite()).sum()) for peak in peaks),
-    )
+def small_count(snapshot: Snapshot, threshold: float) -> int:
+    """Filters with |gamma| below the threshold, collapsed or not."""
+    gammas = [c.gamma for c in snapshot.layers.values() if c.gamma is not None]
+    return sum(int((gamma.abs() < threshold).sum()) for gamma in gammas)

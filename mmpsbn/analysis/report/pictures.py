@@ -1,6 +1,7 @@
-"""The pictures of a report: what a chart holds in, a matplotlib ``Figure`` out.
+"""The pictures of a report, each a matplotlib ``Figure``.
 
-Each ``draw_*`` returns None where there is nothing to draw: no scales, no writers, or no data.
+``channels`` is what :func:`.numbers.channel_table` gives. Each ``draw_*`` returns None where there
+is nothing to draw: no scales, no writers, or no data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend, new_figure, scatter
-from ..view import Chart
-from .channels import Channels, Paths
+from .snapshot import Snapshot
 from .theorem import Drop
 
 # The non-trainable region: a ReLU right behind passes less than this of a normal input.
@@ -25,16 +25,11 @@ _MOST_PATHS = 400  # more of them are a smear; those that collapse are drawn fir
 _STATES = dict(other=BLUE, dead=ORANGE, collapsed=RED)
 
 
-def draw(chart: Chart) -> Figure | None:
-    """By the name of the chart."""
-    return _DRAW[chart.name](chart.data)
-
-
-def draw_plane(channels: Channels) -> Figure | None:
+def draw_plane(channels: np.recarray) -> Figure | None:
     """The (|gamma|, b) plane with the non-trainable region Phi(b / |gamma|) < 1 % shaded
     (psBN paper figure 1b and equation 2)."""
-    channels = channels.where_finite('gamma', 'bias')
-    if channels is None:
+    channels = channels[np.isfinite(channels.gamma) & np.isfinite(channels.bias)]
+    if not len(channels):
         return None
     figure, ((axes,),) = new_figure()
     right = 1.06 * max(float(channels.gamma.max()), 1e-3)
@@ -57,79 +52,67 @@ def _shade_region(axes: Axes, right: float, bottom: float) -> None:
     axes.axhline(0, color=GREY, linewidth=0.8)
 
 
-def draw_scales(channels: Channels) -> Figure | None:
+def draw_scales(channels: np.recarray, threshold: float) -> Figure | None:
     """|gamma| and b of every channel by layer, the threshold as a line."""
-    scaled = channels.where_finite('gamma')
-    if scaled is None:
+    layers = _layers_of(channels)
+    channels = channels[np.isfinite(channels.gamma)]
+    if not len(channels):
         return None
     figure, ((top,), (bottom,)) = new_figure(2, 1, height=4.9, sharex=True)
     # side by side within the layer, in the order of the channels
-    first = np.searchsorted(scaled.depth, scaled.depth)
-    counts = np.bincount(scaled.depth, minlength=len(channels.layers))[scaled.depth]
-    x = scaled.depth + 1 + 0.7 * ((np.arange(len(first)) - first + 0.5) / counts - 0.5)
-    _scatter_states(top, scaled, x, np.maximum(scaled.gamma, _FLOOR))
-    top.axhline(channels.threshold, color=INK, linewidth=0.9, linestyle='--', gid='threshold')
+    first = np.searchsorted(channels.depth, channels.depth)
+    counts = np.bincount(channels.depth)[channels.depth]
+    x = channels.depth + 1 + 0.7 * ((np.arange(len(first)) - first + 0.5) / counts - 0.5)
+    _scatter_states(top, channels, x, np.maximum(channels.gamma, _FLOOR))
+    top.axhline(threshold, color=INK, linewidth=0.9, linestyle='--', gid='threshold')
     top.set_yscale('log')
-    top.set(ylabel=f'|γ| (dashed: {channels.threshold:g})')
+    top.set(ylabel=f'|γ| (dashed: {threshold:g})')
     bottom.axhline(0, color=GREY, linewidth=0.8)
-    _scatter_states(bottom, scaled, x, scaled.bias)
+    _scatter_states(bottom, channels, x, channels.bias)
     bottom.set(ylabel='effective bias b')
-    _number_layers(bottom, len(channels.layers))
+    _number_layers(bottom, layers)
     legend(top)
     return figure
 
 
-def draw_l1_norms(channels: Channels) -> Figure | None:
+def draw_l1_norms(channels: np.recarray) -> Figure | None:
     """Histogram of the filters' L1 norms over their layer's median, which puts layers of any
     size on one axis (psBN paper figure 1a, there of one layer)."""
-    channels = channels.where_finite('l1')
-    if channels is None:
-        return None
-    limit = float(np.quantile(channels.l1, 0.995)) * 1.05
-    figure, axes = _histogram(channels, np.minimum(channels.l1, limit), np.linspace(0, limit, 61))
-    axes.set(xlabel="‖w‖₁ of a filter / its layer's median", ylabel='filters')
-    return figure
+    label = "‖w‖₁ of a filter / its layer's median"
+    return _histogram(channels, 'relative_l1', label, bins=60, ylabel='filters')
 
 
-def draw_zero_shares(channels: Channels) -> Figure | None:
+def draw_zero_shares(channels: np.recarray) -> Figure | None:
     """Histogram of Pr[a = 0] by channel (Frankle et al. section 5)."""
-    channels = channels.where_finite('zero_share')
-    if channels is None:
-        return None
-    figure, axes = _histogram(channels, channels.zero_share, np.linspace(0, 1, 51))
-    axes.axvline(_MOSTLY, color=INK, linewidth=0.9, linestyle='--')
-    axes.set(xlabel='Pr[a = 0] (dashed: 99 %)')
+    figure = _histogram(channels, 'zero_share', 'Pr[a = 0] (dashed: 99 %)')
+    if figure is not None:
+        figure.axes[0].axvline(_MOSTLY, color=INK, linewidth=0.9, linestyle='--')
     return figure
 
 
-def draw_universality(channels: Channels) -> Figure | None:
+def draw_universality(channels: np.recarray) -> Figure | None:
     """Histogram of universality by channel (Mehta et al. section 3)."""
-    channels = channels.where_finite('universality')
-    if channels is None:
-        return None
-    figure, axes = _histogram(channels, channels.universality, np.linspace(0, 1, 51))
-    axes.set(xlabel='universality: share of samples that excite the channel')
-    return figure
+    label = 'universality: share of samples that excite the channel'
+    return _histogram(channels, 'universality', label)
 
 
-def draw_depth(channels: Channels) -> Figure | None:
+def draw_depth(channels: np.recarray) -> Figure | None:
     """Share of collapsed, dead and mostly silent channels by layer."""
-    layers = len(channels.layers)
-    scaled, seen = np.isfinite(channels.gamma), np.isfinite(channels.zero_share)
+    layers = _layers_of(channels)
     figure, ((axes,),) = new_figure()
-    bars = (  # from the widest to the one in front of it
-        ('mostly zero', GREY, channels.zero_share > _MOSTLY, seen, 0.9),
-        ('dead', ORANGE, channels.dead, seen, 0.6),
-        ('collapsed', RED, channels.collapsed, scaled, 0.3),
-    )
     highest = 0.0
-    for label, colour, has, known, width in bars:
-        total = np.bincount(channels.depth[known], minlength=layers)
-        count = np.bincount(channels.depth[known & has], minlength=layers)
-        if not total.any():
+    for key, known_by, colour, width in (  # from the widest to the one in front of it
+        ('mostly_zero', 'zero_share', GREY, 0.9),
+        ('dead', 'zero_share', ORANGE, 0.6),
+        ('collapsed', 'gamma', RED, 0.3),
+    ):
+        known = channels[np.isfinite(channels[known_by])]
+        if not len(known):
             continue
-        share = 100 * count / np.maximum(total, 1)
+        total = np.bincount(known.depth, minlength=layers)
+        share = 100 * np.bincount(known.depth, known[key], layers) / np.maximum(total, 1)
         highest = max(highest, share.max())
+        label = key.replace('_', ' ')
         style = dict(color=colour, label=label, gid=label)
         if layers <= _BARS:
             axes.bar(np.arange(1, layers + 1), share, width, **style)
@@ -143,50 +126,58 @@ def draw_depth(channels: Channels) -> Figure | None:
     return figure
 
 
+def _layers_of(channels: np.recarray) -> int:
+    return int(channels.depth.max(initial=-1)) + 1
+
+
 def _number_layers(axes: Axes, count: int) -> None:
     axes.set_xlabel('layer, as numbered in the table')
     axes.set_xlim(0.4, count + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _states(channels: Channels) -> dict[str, np.ndarray]:
+def _states(channels: np.recarray) -> dict[str, np.ndarray]:
     """Every channel in one of three states; those that there are."""
-    collapsed = channels.collapsed
-    dead = channels.dead & ~collapsed
+    collapsed = channels.collapsed == 1
+    dead = (channels.dead == 1) & ~collapsed
     states = dict(other=~(collapsed | dead), dead=dead, collapsed=collapsed)
     return {state: has for state, has in states.items() if has.any()}
 
 
-def _scatter_states(axes: Axes, channels: Channels, x: np.ndarray, y: np.ndarray) -> None:
+def _scatter_states(axes: Axes, channels: np.recarray, x: np.ndarray, y: np.ndarray) -> None:
     for state, has in _states(channels).items():
         size, label = 6 if state == 'other' else 14, f'{state} ({has.sum():,})'
         scatter(axes, x[has], y[has], colour=_STATES[state], label=label, gid=state, size=size)
 
 
-def _histogram(channels: Channels, values: np.ndarray, edges: np.ndarray) -> tuple[Figure, Axes]:
-    """Stacked by state."""
+def _histogram(
+    channels: np.recarray, key: str, xlabel: str, *, bins: int = 50, ylabel: str = 'channels'
+) -> Figure | None:
+    """Stacked by state; from 0 to 1, or of norms to where nearly all are, the others at the end."""
+    channels = channels[np.isfinite(channels[key])]
+    if not len(channels):
+        return None
+    values = channels[key]
+    limit = float(np.quantile(values, 0.995)) * 1.05 if key == 'relative_l1' else 1
     figure, ((axes,),) = new_figure()
     states = _states(channels)
     axes.hist(
-        [values[has] for has in states.values()],
-        bins=edges,
+        [np.minimum(values[has], limit) for has in states.values()],
+        bins=np.linspace(0, limit, bins + 1),
         stacked=True,
         color=[_STATES[name] for name in states],
         label=[f'{name} ({has.sum():,})' for name, has in states.items()],
     )
-    axes.set(ylabel='channels', xlim=(edges[0], edges[-1]))
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, limit))
     legend(axes)
-    return figure, axes
+    return figure
 
 
-def draw_rounds(rounds: tuple[Sequence[Mapping], Sequence[float | None], str | None]) -> Figure:
+def draw_rounds(
+    totals: Sequence[Mapping], scores: Sequence[float | None], metric: str | None
+) -> Figure:
     """Collapsed and dead channels, FLOPs at stake and the score by checkpoint (psBN paper
-    figure 3).
-
-    Args:
-        rounds: totals and score of each checkpoint, and what is scored.
-    """
-    totals, scores, metric = rounds
+    figure 3); ``metric`` is what is scored."""
     has_scores = any(score is not None for score in scores)
     figure, grid = new_figure(1 + has_scores, 1, height=5.0 if has_scores else 3.3, sharex=True)
     x = np.arange(1, len(totals) + 1)
@@ -213,13 +204,37 @@ def draw_rounds(rounds: tuple[Sequence[Mapping], Sequence[float | None], str | N
     return figure
 
 
-def draw_paths(paths: Paths | None) -> Figure | None:
-    """Trajectories in the (|gamma|, b) plane from checkpoint to checkpoint, of the channels that
-    are collapsed or pruned in the end and of some of the others (psBN paper figure 1b)."""
-    if paths is None:
+def paths_of(
+    snapshots: Sequence[Snapshot], tables: Sequence[np.recarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ways in the (|gamma|, b) plane of the K channels whose gamma and b were finite all the
+    time: |gamma| and b at each checkpoint, shape (K, checkpoints, 2), NaN where the channel has
+    been pruned; whether it has collapsed or been pruned in the end, shape (K,), bool."""
+    found: dict[tuple[str, int], np.ndarray] = {}  # layer, channel of the unpruned model
+    for step, (snapshot, table) in enumerate(zip(snapshots, tables)):
+        alive = set()  # at last of the last checkpoint
+        for depth, name in enumerate(snapshot.layers):
+            part = table[table.depth == depth]
+            kept = snapshot.kept.get(name, range(len(part)))
+            for channel, gamma, bias, small in zip(kept, part.gamma, part.bias, part.collapsed):
+                if np.isnan(small):  # it has no scale
+                    continue
+                path = found.setdefault((name, channel), np.full((len(snapshots), 2), np.nan))
+                path[step] = (gamma, bias) if np.isfinite(gamma + bias) else np.inf
+                if not small:
+                    alive.add((name, channel))
+    paths = {key: path for key, path in found.items() if not np.isinf(path).any()}
+    points = np.array([*paths.values()]).reshape(-1, len(snapshots), 2)
+    return points, np.array([key not in alive for key in paths], bool)
+
+
+def draw_paths(points: np.ndarray, lost: np.ndarray) -> Figure | None:
+    """The :func:`paths_of` the channels that are collapsed or pruned in the end and of some of
+    the others (psBN paper figure 1b)."""
+    if not len(points):
         return None
-    order = np.argsort(~paths.lost, kind='stable')[:_MOST_PATHS]
-    drawn, lost = paths.points[order], paths.lost[order]
+    order = np.argsort(~lost, kind='stable')[:_MOST_PATHS]
+    drawn, lost = points[order], lost[order]
     figure, ((axes,),) = new_figure(height=3.8)
     right, bottom = 1.06 * np.nanmax(drawn[..., 0]), np.nanmin(drawn[..., 1])
     _shade_region(axes, right, bottom)
@@ -249,16 +264,3 @@ def draw_drops(drops: Sequence[Drop]) -> Figure:
     axes.set(xlabel='change of Φ by Theorem 1', ylabel='observed change of Φ')
     legend(axes)
     return figure
-
-
-_DRAW = dict(
-    depth=draw_depth,
-    plane=draw_plane,
-    scales=draw_scales,
-    l1=draw_l1_norms,
-    zero_share=draw_zero_shares,
-    universality=draw_universality,
-    rounds=draw_rounds,
-    paths=draw_paths,
-    drops=draw_drops,
-)

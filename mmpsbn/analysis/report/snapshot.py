@@ -19,20 +19,12 @@ _EMPTY = 'the data set is empty: no sample to look at; leave out --data'
 
 @dataclass(frozen=True)
 class Settings:
-    """What counts as small, and how much is looked at.
+    """What counts as small, and how much is looked at."""
 
-    Attributes:
-        thresholds: on |gamma|, > 0; the first one is what "collapsed" means in the words.
-        eps: max |a| up to it is dead, >= 0.
-        num_samples: samples of the data that activations are taken of, >= 1.
-        score: whether the model is scored as it is and with the filters under each threshold
-            clamped, on the whole data set.
-    """
-
-    thresholds: tuple[float, ...]
-    eps: float
-    num_samples: int
-    score: bool
+    thresholds: tuple[float, ...]  # on |gamma|, > 0; the first is what "collapsed" means in words
+    eps: float  # max |a| up to it is dead, >= 0
+    num_samples: int  # samples of the data that activations are taken of, >= 1
+    score: bool  # on the whole data set, as it is and with the filters under each threshold clamped
 
     def __post_init__(self):
         if not self.thresholds or not all(is_number(t) and t > 0 for t in self.thresholds):
@@ -46,42 +38,29 @@ class Settings:
             raise ValueError(f'--num-samples must be an int >= 1, got {self.num_samples}')
 
 
-@dataclass(frozen=True)
+@dataclass
 class Snapshot:
     """One checkpoint.
 
-    Attributes:
-        name: of the checkpoint, as CSV and JSON call it.
-        settings: by which it was looked at.
-        layers: the census, by layer, in the model's order.
-        kept: layer -> the channels of the unpruned model that are left, where some are gone.
-        graph, cost: None where the model was not traced, and then ``untraced`` says why.
-        input_shape: of the batch of one sample that MACs are counted on; None untraced.
-        samples: how many samples activations were taken of; 0 without data.
-        scores: metric -> value of the model as it is; empty if it was not scored.
-        clamped_scores: threshold -> the same with the filters below it clamped.
-        step: optimizer steps it was trained for; None if it does not say.
-        has_psbn: whether the model has psBN layers, or others that are shifted.
-        not_grown: threshold -> layer whose gamma began at 0 -> which of its channels are below
-            the threshold and had not grown before, shape (C,), bool.
-        growth_from: what tells that they had not: 'record' (SparsityHook's, in the checkpoint),
-            'checkpoints' (several), or None: one checkpoint alone cannot tell them from those
-            that have collapsed.
+    ``not_grown`` is threshold -> layer whose gamma began at 0 -> which of its channels are below
+    the threshold and had not grown before, shape (C,), bool; ``growth_from`` is what tells that
+    they had not: 'record' (SparsityHook's, in the checkpoint), 'checkpoints' (several), or None:
+    one checkpoint alone cannot tell them from those that have collapsed.
     """
 
-    name: str
+    name: str  # as CSV and JSON call it
     settings: Settings
-    layers: dict[str, LayerChannels]
-    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    graph: ChannelGraph | None = None
+    layers: dict[str, LayerChannels] = field(default_factory=dict)  # the census
+    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)  # see :class:`.Loaded`
+    graph: ChannelGraph | None = None  # None where the model was not traced
     cost: Cost | None = None
-    input_shape: tuple[int, ...] | None = None
-    untraced: str | None = None
-    samples: int = 0
-    scores: dict[str, float] = field(default_factory=dict)
-    clamped_scores: dict[float, dict[str, float]] = field(default_factory=dict)
-    step: int | None = None
-    has_psbn: bool = False
+    input_shape: tuple[int, ...] | None = None  # of the sample that MACs are counted on
+    untraced: str | None = None  # why it was not traced
+    samples: int = 0  # that activations were taken of
+    scores: dict[str, float] = field(default_factory=dict)  # of the model as it is
+    clamped_scores: dict[float, dict[str, float]] = field(default_factory=dict)  # by threshold
+    step: int | None = None  # see :class:`.Loaded`
+    has_psbn: bool = False  # or other layers that are shifted
     not_grown: dict[float, dict[str, Tensor]] = field(default_factory=dict)
     growth_from: str | None = None
 
@@ -91,50 +70,44 @@ class Snapshot:
         return self.settings.thresholds[0]
 
 
-def take_snapshot(subject: Subject, loaded: Loaded, *, name: str, settings: Settings) -> Snapshot:
-    """Look at a loaded model. It is not changed. Nothing is known of its growth.
+def take_snapshot(
+    subject: Subject, loaded: Loaded, *, name: str, settings: Settings, **growth
+) -> Snapshot:
+    """Look at a loaded model. It is not changed. ``growth`` is what is known of it.
 
     Raises:
         ValueError: the data set is empty.
     """
     model, example = loaded.model, subject.example(loaded.model)
-    graph = cost = channel_map = observed = untraced = None
+    found = Snapshot(name, settings, kept=loaded.kept, step=loaded.step, **growth)
+    found.has_psbn = any(isinstance(module, PostShift) for module in model.modules())
+    channel_map = observed = None
     sizes: list[int] = []
     if example is None and subject.has_data:
         raise ValueError(_EMPTY)
     if example is None:
-        untraced = 'no input size is known: give --input-size'
+        found.untraced = 'no input size is known: give --input-size'
     else:
         try:
-            graph, example = subject.trace(model, example)
+            found.graph, example = subject.trace(model, example)
         except RuntimeError as error:
-            untraced = str(error).splitlines()[0]
-    if graph is not None:
-        cost = model_cost(model, count_positions(model, example, subject.forward_fn))
-        channel_map = map_channels(model, graph, example, subject.forward_fn)
+            found.untraced = str(error).splitlines()[0]
+    if found.graph is not None:
+        found.input_shape = tuple(example.shape)
+        found.cost = model_cost(model, count_positions(model, example, subject.forward_fn))
+        channel_map = map_channels(model, found.graph, example, subject.forward_fn)
     if subject.has_data and channel_map is not None and channel_map.readers:
         batches = _first(subject.batches(model), settings.num_samples, sizes)
         batches = progress(batches, f'{name}: activations')
         observed = observe_channels(model, channel_map, batches, subject.forward_fn)
-    scores, clamped = {}, {}
+        found.samples = sum(sizes)
+    found.layers = take_census(model, channel_map, observed)
     if subject.has_data and settings.score:
-        scores = dict(subject.score(model))
-        clamped = _clamped_scores(model, subject.score, scores, settings.thresholds)
-    return Snapshot(
-        name=name,
-        settings=settings,
-        layers=take_census(model, channel_map, observed),
-        kept=dict(loaded.kept),
-        graph=graph,
-        cost=cost,
-        input_shape=tuple(example.shape) if graph is not None else None,
-        untraced=untraced,
-        samples=sum(sizes),
-        scores=scores,
-        clamped_scores=clamped,
-        step=loaded.step,
-        has_psbn=any(isinstance(module, PostShift) for module in model.modules()),
-    )
+        found.scores = dict(subject.score(model))
+        found.clamped_scores = _clamped_scores(
+            model, subject.score, found.scores, settings.thresholds
+        )
+    return found
 
 
 def _clamped_scores(

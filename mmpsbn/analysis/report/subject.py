@@ -14,20 +14,13 @@ from ...pruning.graph import ChannelGraph
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with the weights of a checkpoint, in eval mode.
+    """A model with the weights of a checkpoint; None of what the checkpoint does not say."""
 
-    Attributes:
-        kept: layer -> the channels of the unpruned model that are left, where some are gone.
-        step: optimizer steps it was trained for; None if the checkpoint does not say.
-        epoch_length: iterations in an epoch of its training; None if it does not say.
-        growth: what SparsityHook wrote down of layers whose gamma began at 0; None without it.
-    """
-
-    model: nn.Module
-    kept: dict[str, tuple[int, ...]]
-    step: int | None
-    epoch_length: int | None
-    growth: Mapping[str, list[float]] | None = None
+    model: nn.Module  # in eval mode
+    kept: dict[str, tuple[int, ...]]  # layer -> its channels that are left, where some are gone
+    step: int | None  # optimizer steps it was trained for
+    epoch_length: int | None  # iterations in an epoch of its training
+    growth: Mapping[str, list[float]] | None = None  # SparsityHook's, of what began at gamma = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Course:
 
 
 class Subject(Protocol):
-    """A model, its checkpoints and, optionally, data.
+    """A model, its checkpoints and, optionally, data. The last three are None where nothing tells.
 
     Attributes:
         title: what the page is called.
@@ -72,12 +65,14 @@ class Subject(Protocol):
 
     def score(self, model: nn.Module) -> Mapping[str, float]: ...
 
-    def gradient_noise(self, loaded: Loaded) -> Mapping[str, float] | None: ...
+    def gradient_noise(self, loaded: Loaded) -> Mapping[str, float] | None:
+        """See :func:`.theorem.gradient_noise`; of what one optimizer step sees."""
 
-    def course(self, loaded: Loaded, *, threshold: float) -> Course | None: ...
+    def course(self, loaded: Loaded, *, threshold: float) -> Course | None:
+        """Of a run that begins with these weights."""
 
     def log_looks_at(self) -> tuple[str, float] | None:
-        """The data and the eps by which the training log counts dead channels, where it does."""
+        """The data and the eps by which the training log counts dead channels."""
 
 
 def noise_of(size: Sequence[int], device: str) -> Tensor:

@@ -18,24 +18,15 @@ _LARGEST_STEP = 0.3
 
 @dataclass(frozen=True)
 class Drop:
-    """Mean activation probability Phi(b / |gamma|) of a layer between two checkpoints.
-
-    Attributes:
-        layer: name.
-        channels: how many the mean is over; ``left_out`` had a gamma smaller than the steps.
-        grad_std: c, standard deviation of the noise in dL/dy.
-        before: mean Phi at the first checkpoint.
-        predicted: its change by noise alone, Theorem 1, summed over the steps.
-        observed: its change.
-    """
+    """Mean activation probability Phi(b / |gamma|) of a layer between two checkpoints."""
 
     layer: str
-    channels: int
-    left_out: int
-    grad_std: float
-    before: float
-    predicted: float
-    observed: float
+    channels: int  # that the mean is over
+    left_out: int  # these had a gamma smaller than the steps
+    grad_std: float  # c, standard deviation of the noise in dL/dy
+    before: float  # mean Phi at the first checkpoint
+    predicted: float  # its change by noise alone, Theorem 1, summed over the steps
+    observed: float  # its change
 
 
 def gradient_noise(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, float]:

@@ -7,15 +7,14 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ...commands.model_files import refuse_to_overwrite
 from ..page import render_page
-from ..view import View
+from ..view import Finding
 from .contents import report_of
 from .look import look_at
-from .pictures import draw
 from .snapshot import Settings
 from .subject import Subject
 
@@ -53,17 +52,35 @@ def write_report(
         raise PermissionError(f'{str(above)!r} cannot be written to; give another --out')
     if not force:
         refuse_to_overwrite(*(str(out / name) for name in FILES))
-    report = report_of(look_at(subject, checkpoints, settings), checkpoints, prune_command)
-    texts = render_page(report.view, draw), as_json(report.data), as_csv(report.data)
-    paths = _put(out, dict(zip(FILES, texts)))
-    print(as_text(report.view))
-    return paths
+    labels = file_labels(checkpoints) or ['as built']
+    look = look_at(subject, checkpoints, settings)
+    content, data = report_of(look, labels, prune_command)
+    page = render_page('report.html', **content)
+    texts = dict(zip(FILES, (page, as_json(data), as_csv(data))))
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        for name, text in texts.items():
+            Path(folder, name).write_text(text, encoding='utf-8')
+        for name in texts:
+            os.replace(Path(folder, name), out / name)
+    print(as_text(content['title'], content['findings']))
+    return [out / name for name in FILES]
 
 
-def as_text(view: View) -> str:
+def file_labels(paths: Sequence[str]) -> list[str]:
+    """File names, with as many folders before each as it takes to tell them apart."""
+    parts = [PurePath(path).parts for path in paths]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        labels = [str(PurePath(*part[-count:])) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return list(paths)
+
+
+def as_text(title: str, findings: Sequence[Finding]) -> str:
     """The summary, for a terminal; a command stands on a line of its own."""
-    lines, matter = [view.title], None
-    for finding in view.findings:
+    lines, matter = [title], None
+    for finding in findings:
         if finding.matter != matter:
             matter = finding.matter
             lines.append(f'{matter}:')
@@ -98,13 +115,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _put(out: Path, texts: Mapping[str, str]) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        for name, text in texts.items():
-            Path(folder, name).write_text(text, encoding='utf-8')
-        for name in texts:
-            os.replace(Path(folder, name), out / name)
-    return [out / name for name in texts]

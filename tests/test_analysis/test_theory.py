@@ -9,7 +9,7 @@ from PIL import Image
 
 pytest.importorskip('matplotlib', reason='plots need matplotlib')
 
-from mmpsbn.analysis.theory_cases import compare_theory, comparison_table  # noqa: E402
+from mmpsbn.analysis.theory import compare_theory, comparison_table  # noqa: E402
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'theory.py'
 
