@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional.statistics import filter_l1_norms, share_above
+from ..functional.statistics import collapsed_mask, filter_l1_norms, share_above
 from ..functional.training_flops import training_flops_left
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
-from ..pruning.measures import ChannelCounts, Limits, count_channels
-from ..pruning.sparsity import scale_layers
+from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
 from .trained import GAMMA, TrainedArm, convolution_weights
 
 _LIMITS = Limits(gamma=GAMMA, eps=1e-12)  # Mehta et al. section 2.1
@@ -75,6 +74,10 @@ def _filters(arm: TrainedArm, measure: str) -> ChannelCounts:
     return count_channels(_backbone(arm), measure, _LIMITS)
 
 
+def _by_layer(measure: str) -> Callable[[TrainedArm], list[float]]:
+    return lambda arm: [k / size for k, size in _filters(arm, measure).by_layer.values()]
+
+
 def _small_gammas(arm: TrainedArm) -> Mapping[str, float]:
     census = take_census(arm.model)
     limits = {str(at): Limits(gamma=at, eps=0.0) for at in _SMALL}
@@ -109,14 +112,6 @@ def _betas(arm: TrainedArm) -> Tensor:
     return torch.cat([of.bias for of in take_census(arm.model).values()])
 
 
-def _mean_universality(layer: LayerChannels) -> float | None:
-    """Over the channels that are ever active: one that is not has learned no feature, and its 0
-    would be taken for a selective one. None where there is no such channel."""
-    active = layer.activations.peak > 0
-    low, high = layer.activations.universality()
-    return float((low + high)[active].nanmean() / 2) if active.any() else None
-
-
 def _trained_parameters(arm: TrainedArm) -> int:
     parameters = dict(arm.model.named_parameters())
     count = sum(parameter.numel() for parameter in parameters.values())
@@ -128,17 +123,26 @@ def _trained_parameters(arm: TrainedArm) -> int:
     return count
 
 
-def _path(parameter: str) -> Callable[[TrainedArm], list[Mapping[str, float]]]:
-    """Of the last norm layer but one of the backbone: in a ResNet of inner channels, in BasicNet
-    C6, as in the figures."""
+def _path(parameter: str, layer: int = -2) -> Callable[[TrainedArm], list[Mapping[str, float]]]:
+    """Of a norm layer of the backbone: of the last but one, in a ResNet one of inner channels, in
+    BasicNet C6, as in the figures."""
+    return lambda arm: [_percentiles(of[parameter]) for of in arm.scales_by_epoch(layer)]
 
-    def read(arm: TrainedArm) -> list[Mapping[str, float]]:
-        layer = [name for name in scale_layers(arm.model) if name.startswith('backbone.')][-2]
-        values = (state[f'{layer}.{parameter}'] for state in arm.by_epoch())
-        # a key of digits alone would be an index in a cell
-        return [{f'p{at}': of.quantile(at / 100).item() for at in (5, 50, 95)} for of in values]
 
-    return read
+def _ratio_path(arm: TrainedArm) -> list[Mapping[str, float | None]]:
+    """beta / gamma, of the channels of that layer that have collapsed in the end."""
+    scales = list(arm.scales_by_epoch(-2))
+    end = scales[-1]['gamma']
+    gone = collapsed_mask(end, threshold=GAMMA) & (end != 0)
+    return [_percentiles(of['beta'][gone] / of['gamma'][gone]) for of in scales]
+
+
+def _percentiles(values: Tensor) -> Mapping[str, float | None]:
+    """None of no value."""
+    # a key of digits alone would be an index in a cell
+    return {
+        f'p{at}': values.quantile(at / 100).item() if len(values) else None for at in (5, 50, 95)
+    }
 
 
 def _logged(arm: TrainedArm, name: str) -> list[float]:
@@ -198,9 +202,10 @@ MEASURES = {
     ),
     'small_by_layer': Measure(
         'filters removed, %',
-        lambda arm: [k / size for k, size in _filters(arm, 'collapsed').by_layer.values()],
+        _by_layer('collapsed'),
         share=True,
     ),
+    'inactive_by_layer': Measure('inactive filters, %', _by_layer('dead'), share=True),
     'weights_removed': Measure(
         'weights of the collapsed filters, %',
         lambda arm: 1 - convolution_weights(arm.without_collapsed) / convolution_weights(arm.model),
@@ -212,8 +217,11 @@ MEASURES = {
     ),
     'trained_parameters': Measure('trained parameters', _trained_parameters),
     # percentiles over the channels of a layer, by epoch
-    'gamma_path': Measure('gamma, {}', _path('weight')),
-    'beta_path': Measure('beta, {}', _path('bias')),
+    'gamma_path': Measure('gamma, {}', _path('gamma')),
+    'beta_path': Measure('beta, {}', _path('beta')),
+    'gamma_path_c5': Measure('gamma of C5, {}', _path('gamma', -3)),
+    'beta_path_c5': Measure('beta of C5, {}', _path('beta', -3)),
+    'ratio_path': Measure('beta / gamma of the collapsed, {}', _ratio_path),
     # of all norm layers, by threshold; and in points, where the small ones are 0
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),
@@ -242,8 +250,8 @@ MEASURES = {
     ),
     # Mehta et al. section 3, over the training images
     'universality_by_layer': Measure(
-        'mean universality of active channels',
-        lambda arm: [_mean_universality(of) for of in _backbone(arm).values()],
+        'mean universality',
+        lambda arm: [mean_universality({name: of}) for name, of in _backbone(arm).items()],
     ),
     # of what pruning in training has left or removed
     'left': Measure('{} left, %', lambda arm: arm.left, share=True),

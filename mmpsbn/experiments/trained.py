@@ -23,12 +23,13 @@ from ..commands.model_files import load_model
 from ..engine.onnx_file import one_thread_session
 from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
 from ..functional.activations import ActivationStatistics, activation_statistics
+from ..layers import alpha_of
 from ..pruning import trace_channel_graph
 from ..pruning.census import LayerChannels, map_channels, observe_channels, take_census
 from ..pruning.cost import count_positions, model_cost
 from ..pruning.criteria import collapsed_channels, keep_mask_of
 from ..pruning.prune import prune_channels
-from ..pruning.sparsity import scales_clamped
+from ..pruning.sparsity import scale_layers, scales_clamped
 from .folder import read_json
 
 GAMMA = 1e-3  # |gamma| below it is collapsed, in all of the papers
@@ -63,11 +64,17 @@ class TrainedArm:
         path = self._work_dir / 'rounds.json'
         return read_json(path) if path.exists() else []
 
-    def by_epoch(self) -> Iterator[dict[str, Tensor]]:
-        """The weights after each epoch, of those that are kept."""
+    def scales_by_epoch(self, index: int) -> Iterator[dict[str, Tensor]]:
+        """``gamma`` and ``beta`` of a norm layer, as counted among those of the backbone, after
+        each epoch of those that are kept."""
+        layers = [name for name in scale_layers(self.model) if name.startswith('backbone.')]
+        name = layers[index]
+        alpha = alpha_of(self.model.get_submodule(name).bias) or 0.0
         files = self._work_dir.glob('epoch_*.pth')
         for path in sorted(files, key=lambda path: int(path.stem.removeprefix('epoch_'))):
-            yield CheckpointLoader.load_checkpoint(str(path), map_location='cpu')['state_dict']
+            loaded = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+            weights = loaded['state_dict']
+            yield dict(gamma=weights[f'{name}.weight'], beta=weights[f'{name}.bias'] - alpha)
 
     def ensemble(self) -> float | None:
         """Accuracy of the snapshots together, in %; None without any."""

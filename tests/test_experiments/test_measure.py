@@ -245,18 +245,36 @@ def test_the_path_of_a_layer_is_by_epoch_in_their_order(folder_of):
             {'p5': shift + 0.05, 'p50': shift + 0.5, 'p95': shift + 0.95}
         )
         assert numbers['beta_path'][at]['p5'] == pytest.approx(-shift - 0.95)
+    assert read(folder, 'ratio_path')['ratio_path'] == [dict(p5=None, p50=None, p95=None)] * 3
 
 
-def test_universality_is_by_layer_and_of_channels_that_are_ever_active(folder_of):
+def test_the_ratio_of_beta_and_gamma_is_of_what_has_collapsed_in_the_end(folder_of):
+    folder = folder_of('psbn-lr', 'psBN, 0.1')
+    last = torch.load(folder / 'epoch_1.pth', weights_only=False)
+    layer = 'backbone.layer3.0.bn1'
+    for epoch, shrunk in ((1, 1.0), (2, 1e-2), (3, 1e-4)):
+        gamma = torch.full((16,), shrunk)
+        gamma[5:] = 0.5  # these stay
+        gamma[4] *= 0  # of no ratio
+        ratio = torch.tensor([-1.0, -2.0, -3.0, -4.0, 9.0] + [7.0] * 11)
+        state = dict(last['state_dict'])
+        state[f'{layer}.weight'], state[f'{layer}.bias'] = gamma, gamma * ratio + 0.1  # alpha
+        torch.save(dict(last, state_dict=state), folder / f'epoch_{epoch}.pth')
+    for of in read(folder, 'ratio_path')['ratio_path']:
+        assert of == pytest.approx(dict(p5=-3.85, p50=-2.5, p95=-1.15), rel=1e-3)
+
+
+def test_universality_is_by_layer_and_what_is_never_active_has_none(folder_of):
     def silence(state, norms):
-        state[f'{norms[4]}.bias'][:60] = -50.0  # 0 for each image: no feature
+        state[f'{norms[4]}.bias'][:60] = -50.0  # 0 for each image
         state[f'{norms[5]}.weight'][:] = 1e-9
         state[f'{norms[5]}.bias'][:] = 1.0  # constant: each image reaches the peak
         state[f'{norms[6]}.bias'][:] = -50.0
 
     folder = folder_of('implicit-optimizers', 'Adam L2, 0', silence)
-    by_layer = read(folder, 'universality_by_layer')['universality_by_layer']
-    assert len(by_layer) == 7 and by_layer[5:] == [1, None]
+    numbers = read(folder, 'universality_by_layer', 'inactive_by_layer')
+    by_layer, inactive = numbers.values()
+    assert len(by_layer) == 7 and by_layer[5:] == [1, 0] and inactive[5:] == [0, 1]
     arm = TrainedArm(folder)
     peaks = []
     for module in arm.model.backbone.modules():
@@ -264,9 +282,9 @@ def test_universality_is_by_layer_and_of_channels_that_are_ever_active(folder_of
             module.register_forward_hook(lambda m, args, out: peaks.append(out.amax((2, 3))))
     with torch.no_grad():
         arm.model(images_of(arm.model, arm.config, 'train'), mode='tensor')
-    live = [of[:, of.amax(0) > 0].double() for of in peaks[:6]]
-    assert live[4].shape[1] <= 4
-    shares = [(of > 1e-3 * of.amax(0)).double().mean().item() for of in live]
+    assert inactive == [(of.amax(0) == 0).double().mean().item() for of in peaks[:7]]
+    assert inactive[4] >= 60 / 64
+    shares = [(of > 1e-3 * of.amax(0)).double().mean().item() for of in peaks[:6]]
     # the middle of bounds that differ by the images within 9 % of the threshold
     assert by_layer[:6] == pytest.approx(shares, abs=5e-3)
 

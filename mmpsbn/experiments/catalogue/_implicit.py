@@ -58,17 +58,18 @@ def training(scale: str, optimizer: str, decay: float, batch_size: int = 40) -> 
     }
 
 
+def by_decay(scale: str, decays: Mapping[str, Sequence[float]]) -> dict[str, Options]:
+    """Arms ``'optimizer L2, decay'``, from optimizer and kind -> decays."""
+    return {
+        f'{optimizer}, {decay:g}': training(scale, optimizer, decay)
+        for optimizer, values in decays.items()
+        for decay in values
+    }
+
+
 def optimizers(config: str, decays: Mapping[str, Mapping[str, Sequence[float]]]) -> dict:
-    """Arms ``'optimizer L2, decay'``, from scale -> optimizer and kind -> decays."""
-    return sweep(
-        config,
-        NETS,
-        lambda scale: {
-            f'{optimizer}, {decay:g}': training(scale, optimizer, decay)
-            for optimizer, values in decays[scale].items()
-            for decay in values
-        },
-    )
+    """:func:`by_decay` of each scale."""
+    return sweep(config, NETS, lambda scale: by_decay(scale, decays[scale]))
 
 
 def batch_sizes(config: str, sizes: Mapping[str, Mapping[float, Sequence[int]]]) -> dict:
@@ -147,4 +148,13 @@ BY_LAYER = dict(
         step_head='C{}',
     ),
     panels=[over_steps('convolution', 'small_by_layer')],
+)
+BY_UNIVERSALITY = dict(
+    table=ArmTable(
+        'mean universality / % inactive of layer',
+        {'inactive, %': '{inactive_share:.0p}', 'test error, %': '{error:.1f}'},
+        step='{universality_by_layer:.2f} / {inactive_by_layer:.0p}',
+        step_head='C{}',
+    ),
+    panels=[over_steps('convolution', f'{of}_by_layer') for of in ('universality', 'inactive')],
 )
