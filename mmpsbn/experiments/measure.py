@@ -228,9 +228,6 @@ MEASURES = {
     'relus_off': Measure(
         'ReLUs off, %', lambda arm: share_above(torch.cat(arm.relus), threshold=0.99), share=True
     ),
-    'zeros_by_layer': Measure(
-        'mean Pr[a = 0], %', lambda arm: [float(of.mean()) for of in arm.relus], share=True
-    ),
     # distributions, signed
     'zero_quantiles': Measure('Pr[a = 0] of a ReLU', lambda arm: _quantiles(torch.cat(arm.relus))),
     'gamma_quantiles': Measure('gamma', lambda arm: _quantiles(_gammas(arm))),

@@ -161,7 +161,7 @@ SHAPES = {  # of the measures that are not one number
         [f'{of}_path{layer}' for of in ('gamma', 'beta', 'ratio') for layer in ('', '_c5')],
         [dict(p5=0.1, p50=0.2, p95=0.3)] * 2,
     ),
-    **{f'{of}_by_layer': [0.5] * 31 for of in ('small', 'inactive', 'zeros', 'universality')},
+    **{f'{of}_by_layer': [0.5] * 31 for of in ('small', 'inactive', 'universality')},
     **{f'{of}_quantiles': [0.5] * 21 for of in ('gamma', 'beta', 'zero', 'l1')},
 }
 BY_ROUND = ('flops_sparsity', 'flops_left', 'collapsed', 'channels', 'dead', 'prunable')
