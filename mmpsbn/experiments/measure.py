@@ -145,6 +145,18 @@ def _percentiles(values: Tensor) -> Mapping[str, float | None]:
     }
 
 
+def _dead_by_epoch(arm: TrainedArm) -> list[Mapping[str, float]]:
+    looks = {name: arm.looks(name) for name in ('few', 'all')}
+    return [
+        {name: of[f'sparsity/{name}/dead_fraction'] for name, of in zip(looks, both)}
+        for both in zip(*looks.values(), strict=True)
+    ]
+
+
+def _overlap_by_epoch(arm: TrainedArm) -> list[float | None]:
+    return [of.get('sparsity/few/dead_overlap') for of in arm.looks('few')]
+
+
 def _logged(arm: TrainedArm, name: str) -> list[float]:
     """Of each iteration, by the hook that prunes; empty in a dense training."""
     for hook in ('demp', 'sparse'):
@@ -222,6 +234,9 @@ MEASURES = {
     'gamma_path_c5': Measure('gamma of C5, {}', _path('gamma', -3)),
     'beta_path_c5': Measure('beta of C5, {}', _path('beta', -3)),
     'ratio_path': Measure('beta / gamma of the collapsed, {}', _ratio_path),
+    # of SparsityHooks with these names
+    'dead_by_epoch': Measure('dead channels by {} pictures, %', _dead_by_epoch, share=True),
+    'overlap_by_epoch': Measure('overlap with those ever dead, %', _overlap_by_epoch, share=True),
     # of all norm layers, by threshold; and in points, where the small ones are 0
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),

@@ -18,7 +18,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..analysis.logs import box_map, read_runs
+from ..analysis.logs import PLACE, box_map, read_runs, read_scalars
 from ..commands.model_files import load_model
 from ..engine.onnx_file import one_thread_session
 from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
@@ -75,6 +75,17 @@ class TrainedArm:
             loaded = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
             weights = loaded['state_dict']
             yield dict(gamma=weights[f'{name}.weight'], beta=weights[f'{name}.bias'] - alpha)
+
+    def looks(self, name: str) -> list[dict[str, Any]]:
+        """What the SparsityHook of a name has logged at each look at activations, in their order;
+        also by processes that were interrupted."""
+        found = {
+            record['iter']: record
+            for log in sorted(self._work_dir.glob(f'*/{PLACE}'))
+            for record in read_scalars(log)
+            if f'sparsity/{name}/dead_fraction' in record
+        }
+        return [found[at] for at in sorted(found)]
 
     def ensemble(self) -> float | None:
         """Accuracy of the snapshots together, in %; None without any."""

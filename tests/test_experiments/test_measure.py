@@ -263,6 +263,29 @@ def test_the_ratio_of_beta_and_gamma_is_of_what_has_collapsed_in_the_end(folder_
         assert of == pytest.approx(dict(p5=-3.85, p50=-2.5, p95=-1.15), rel=1e-3)
 
 
+def test_the_dead_by_epoch_are_those_of_all_logs_in_their_order(folder_of):
+    folder = folder_of('demp-dead-neurons', 'SGDM, 0.001')
+    logs = {  # the second look was lost, and taken again by a process that resumed
+        '20260101_000000': [(5, 0.1, 0.05, {}), (10, 0.9, 0.9, dict(dead_overlap=0.1))],
+        '20260101_000001': [(10, 0.2, 0.15, dict(dead_overlap=0.75))],
+    }
+    for timestamp, looks in logs.items():
+        (folder / timestamp / 'vis_data').mkdir(parents=True)
+        lines = [
+            {f'sparsity/{name}/{key}': value for key, value in values.items()} | dict(step=step)
+            for step, few, of_all, more in looks
+            for name, values in dict(
+                few=dict(dead_fraction=few, **more), all=dict(dead_fraction=of_all)
+            ).items()
+        ]
+        text = '\n'.join(map(json.dumps, [dict(loss=1.0, iter=1, step=1), *lines]))
+        (folder / timestamp / 'vis_data/scalars.json').write_text(text)
+    assert read(folder, 'dead_by_epoch', 'overlap_by_epoch') == dict(
+        dead_by_epoch=[dict(few=0.1, all=0.05), dict(few=0.2, all=0.15)],
+        overlap_by_epoch=[None, 0.75],
+    )
+
+
 def test_universality_is_by_layer_and_what_is_never_active_has_none(folder_of):
     def silence(state, norms):
         state[f'{norms[4]}.bias'][:60] = -50.0  # 0 for each image

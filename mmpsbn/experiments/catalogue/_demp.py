@@ -35,16 +35,21 @@ def demp(scale: str, *, prune: Options | None = None, **arguments: Any) -> list[
     return [dict(type='DemPHook', prune=settings, **arguments)]
 
 
-def with_each_optimizer(scale: str, arms: Mapping[str, Sequence[dict]], **common: Any) -> list[Arm]:
-    """Arms with Adam and SGDM, at ``smoke`` with SGDM alone, from name -> hooks; ``common`` are
-    further options of all."""
+def with_each_optimizer(
+    scale: str,
+    arms: Mapping[str, Sequence[dict]],
+    watch: Sequence[dict] = (dict(type='SparsityHook'),),
+    **common: Any,
+) -> list[Arm]:
+    """Arms with Adam and SGDM, at ``smoke`` with SGDM alone, from name -> hooks; all have the hooks
+    of ``watch`` too, and ``common`` are further options."""
     decay = {'optim_wrapper.optimizer.weight_decay': _SGDM_DECAY[scale]}
     optimizers = {'SGDM': decay} if scale == 'smoke' else {'Adam': {}, 'SGDM': decay}
     return [
         Arm(
             f'{optimizer}, {name}',
             f'demp_cls/resnet18_{optimizer.lower()}_cifar10.py',
-            SCALES[scale] | common | change | {'custom_hooks': [dict(type='SparsityHook'), *hooks]},
+            SCALES[scale] | common | change | {'custom_hooks': [*watch, *hooks]},
         )
         for optimizer, change in optimizers.items()
         for name, hooks in arms.items()
