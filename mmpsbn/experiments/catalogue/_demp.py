@@ -25,6 +25,19 @@ SCALES = dict(
     small=_training(16, 30, 64, bfloat16=True),
     paper=_training(64, 250, 128),
 )
+# of figures 1 and 15; which slope 15 has is not said
+ACTIVATIONS = {
+    'ReLU': dict(type='ReLU', inplace=True),
+    'Leaky ReLU': dict(type='LeakyReLU', negative_slope=0.05, inplace=True),
+    'Swish': dict(type='SiLU', inplace=True),
+}
+
+
+def activation(kind: str) -> Options:
+    net = dict(type='ActivationResNetCIFAR', act_cfg=ACTIVATIONS[kind])
+    return {f'model.backbone.{key}': value for key, value in net.items()}
+
+
 _PRUNE_INTERVAL = dict(smoke=2, small=235, paper=5000)
 _SGDM_DECAY = dict(smoke=5e-4, small=2e-3, paper=5e-4)
 

@@ -1,15 +1,11 @@
-from ..experiment import Arm, Experiment, Options
+from ..experiment import Arm, Experiment
 from ..pictures import over_steps
 from ..tables import ArmTable
-from ._demp import SCALES, demp, with_each_optimizer
+from ._demp import ACTIVATIONS, SCALES, activation, demp, with_each_optimizer
 
 _PEAKS = dict(smoke=(1e-3,), small=(1e-4, 1e-3), paper=(1e-5, 5e-5, 1e-4, 1e-3))
+_LR = 'optim_wrapper.optimizer.lr'
 _LRS = dict(smoke=(0.05,), small=(0.05,), paper=(0.05, 0.01))
-_ACTIVATIONS = {
-    'ReLU': dict(type='ReLU', inplace=True),
-    'Leaky ReLU': dict(type='LeakyReLU', negative_slope=0.05, inplace=True),
-    'Swish': dict(type='SiLU', inplace=True),
-}
 # batches: of 512 pictures, and all of an epoch
 _BATCHES = dict(smoke=dict(few=1, all=5), small=dict(few=8, all=157), paper=dict(few=4, all=391))
 
@@ -27,14 +23,6 @@ def _watch(scale: str, eps: float) -> list[dict]:
     ]
 
 
-def _activation(kind: str, lr: float) -> Options:
-    return {
-        'model.backbone.type': 'ActivationResNetCIFAR',
-        'model.backbone.act_cfg': _ACTIVATIONS[kind],
-        'optim_wrapper.optimizer.lr': lr,
-    }
-
-
 def _arms(scale: str) -> list[Arm]:
     whole = dict(min_channels=10_000)  # nothing is pruned
     penalised = {
@@ -46,9 +34,11 @@ def _arms(scale: str) -> list[Arm]:
             Arm(
                 f'{kind}, LR {lr}',
                 'demp_cls/resnet18_adam_cifar10.py',
-                SCALES[scale] | _activation(kind, lr) | {'custom_hooks': _watch(scale, eps=0.01)},
+                SCALES[scale]
+                | activation(kind)
+                | {_LR: lr, 'custom_hooks': _watch(scale, eps=0.01)},
             )
-            for kind in (('Swish',) if scale == 'smoke' else _ACTIVATIONS)
+            for kind in (('Swish',) if scale == 'smoke' else ACTIVATIONS)
             for lr in _LRS[scale]
         ),
     ]
