@@ -74,8 +74,22 @@ def _filters(arm: TrainedArm, measure: str) -> ChannelCounts:
     return count_channels(_backbone(arm), measure, _LIMITS)
 
 
-def _by_layer(measure: str) -> Callable[[TrainedArm], list[float]]:
-    return lambda arm: [k / size for k, size in _filters(arm, measure).by_layer.values()]
+def _removed_by_layer(arm: TrainedArm) -> dict[str, tuple[int, int]]:
+    """Layer -> filters that are pruned or have collapsed, and those of the net as it began."""
+    counts = {}
+    for name, (found, size) in _filters(arm, 'collapsed').by_layer.items():
+        dense = arm.dense_channels(name)
+        counts[name] = found + dense - size, dense
+    return counts
+
+
+def _removed_share(arm: TrainedArm) -> float:
+    removed, dense = map(sum, zip(*_removed_by_layer(arm).values()))
+    return removed / dense
+
+
+def _weights_removed(arm: TrainedArm) -> float:
+    return 1 - convolution_weights(arm.without_collapsed) / convolution_weights(arm.dense())
 
 
 def _small_gammas(arm: TrainedArm) -> Mapping[str, float]:
@@ -206,21 +220,23 @@ MEASURES = {
     'prunable': Measure('channels', _by_round('prunable')),
     'dead_share': Measure('dead channels, %', _dead_share, share=True),
     # of the filters of convolutions, over the training images
-    'small_share': Measure(
-        'filters with |gamma| < 1e-3, %', lambda arm: _filters(arm, 'collapsed').share, share=True
-    ),
+    'small_share': Measure('filters with |gamma| < 1e-3 or pruned, %', _removed_share, share=True),
     'inactive_share': Measure(
         'inactive filters, %', lambda arm: _filters(arm, 'dead').share, share=True
     ),
     'small_by_layer': Measure(
         'filters removed, %',
-        _by_layer('collapsed'),
+        lambda arm: [gone / dense for gone, dense in _removed_by_layer(arm).values()],
         share=True,
     ),
-    'inactive_by_layer': Measure('inactive filters, %', _by_layer('dead'), share=True),
+    'inactive_by_layer': Measure(
+        'inactive filters, %',
+        lambda arm: [k / size for k, size in _filters(arm, 'dead').by_layer.values()],
+        share=True,
+    ),
     'weights_removed': Measure(
-        'weights of the collapsed filters, %',
-        lambda arm: 1 - convolution_weights(arm.without_collapsed) / convolution_weights(arm.model),
+        'weights of the collapsed and the pruned filters, %',
+        _weights_removed,
         share=True,
     ),
     'error_after': Measure(

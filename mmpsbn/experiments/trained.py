@@ -128,7 +128,7 @@ class TrainedArm:
         now = model_cost(self.model, positions)
         dense = model_cost(self.model, positions, self._plan.shapes)
         channels = [
-            (len(layer.weight), self._plan.shapes.get(f'{name}.weight', layer.weight.shape)[0])
+            (len(layer.weight), self.dense_channels(name))
             for name, layer in self.model.named_modules()
             if isinstance(layer, nn.Conv2d) and 'downsample' not in name
         ]
@@ -140,10 +140,15 @@ class TrainedArm:
             params=now.params / dense.params,
         )
 
+    def dense_channels(self, layer: str) -> int:
+        """How many a layer has where nothing is pruned."""
+        now = self.model.get_submodule(layer).weight.shape
+        return self._plan.shapes.get(f'{layer}.weight', now)[0]
+
     def onnx_time_left(self) -> float:
         """Processor time of the pruned net in ONNX Runtime over that of the dense one, on one image
         and one thread: median over rounds in which both run in turn."""
-        nets = self._dense().eval(), self.model
+        nets = self.dense().eval(), self.model
         sessions = [one_thread_session(net, self._image) for net in nets]
         feed, ratios = dict(inputs=self._image.cpu().numpy()), []
         for _ in range(_ROUNDS):
@@ -221,7 +226,7 @@ class TrainedArm:
         of the seconds of one training step of each, measured side by side: processor time, which
         other jobs hardly change, or wall clock on a GPU and with several threads."""
         batch = next(iter(self._loader('train')))
-        nets = self._dense(), copy.deepcopy(self.model)
+        nets = self.dense(), copy.deepcopy(self.model)
         wrappers = [build_optim_wrapper(net.train(), self.config.optim_wrapper) for net in nets]
         wall = torch.cuda.is_available() or torch.get_num_threads() > 1  # or threads add up
         clock = time.perf_counter if wall else time.process_time
@@ -246,7 +251,8 @@ class TrainedArm:
         history = hub['log_scalars'].get(f'train/{name}')
         return [] if history is None else history.data[0].tolist()
 
-    def _dense(self) -> nn.Module:
+    def dense(self) -> nn.Module:
+        """The net as it was before training."""
         device = next(self.model.parameters()).device
         return MODELS.build(model_cfg_of(self.config)).to(device)
 

@@ -129,7 +129,7 @@ def test_collapsed_filters_are_removed_for_real(folder_of):
             for key in ('weight', 'bias'):
                 state[f'{norms[number]}.{key}'][:count] = 1e-9
 
-    folder = folder_of('implicit-prune', 'SGD L2 0.001', collapse)
+    folder = folder_of('implicit-prune', 'SGD L2, 0.001', collapse)
     numbers = read(folder, 'weights_removed', 'error', 'error_after')
     left = [32, 32, 24, 64, 1, 128, 128]  # a layer keeps its last one
     assert numbers['weights_removed'] == pytest.approx(1 - weights_of(left) / weights_of(WIDTHS))
@@ -151,7 +151,7 @@ def test_removing_a_filter_that_works_changes_the_error(folder_of):
             state[f'{norm}.weight'][:] = 5e-4
             state[f'{norm}.bias'][:] = torch.randn(len(state[f'{norm}.bias']))
 
-    arm = TrainedArm(folder_of('implicit-prune', 'Adam L2 0.001', shrink))
+    arm = TrainedArm(folder_of('implicit-prune', 'Adam L2, 0.001', shrink))
     images = torch.randn(2, 3, 32, 32)
     before = arm.model(images)[0]
     removed = MEASURES['weights_removed'].read(arm)
@@ -361,6 +361,12 @@ def test_what_pruning_in_training_has_removed(folder_of):
     sides = [32, 16, 8, 4]
     macs = 32**2 * stem + head + sum(side**2 * block for side, block in zip(sides, blocks))
     gone = 2 * 9 * 8 * 6
+    names = 'small_by_layer', 'small_share', 'weights_removed'
+    by_layer, share, weights = read(folder, *names).values()
+    assert by_layer[:3] == [0, 6 / 8, 1]
+    # the second gammas of the blocks began at 0; their channels have others behind the shortcuts
+    assert share == pytest.approx((6 + 2 * (8 + 16 + 32 + 64)) / 600)
+    assert weights == pytest.approx(gone / (stem + sum(blocks)))
     parameters = stem + head + 10 + sum(blocks) + 2 * 600  # gamma and beta of 600 channels
     assert MEASURES['removed'].read(TrainedArm(folder)) == pytest.approx(
         dict(

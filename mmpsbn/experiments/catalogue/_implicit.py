@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..experiment import Options, sweep
+from ..experiment import Arm, Options, sweep
 from ..pictures import against, over_columns, over_steps
 from ..scales import length
 from ..tables import ArmTable, GridTable
+from ._cut_once import cut_once
 
 CONFIG = 'cifar/basicnet_bn_cifar10_in_memory.py'
 CONFIG_100 = 'cifar/basicnet_bn_cifar100_in_memory.py'
@@ -108,6 +109,37 @@ def vgg(scale: str, depth: int, batch_size: int, classes: int) -> Options:
     if depth == 19:
         head = {'model.head': dict(_SLIMMING_HEAD, num_classes=classes)}
     return training(scale, 'Adam L2', 1e-4, batch_size) | {'model.backbone.depth': depth} | head
+
+
+# Tables 7 and 10, explicit ways: what they are trained with, what they choose by and what they
+# leave of the MACs. Li et al. have left 66 % in their paper (1608.08710), which chooses layers by
+# hand; that of Network Slimming (1708.06519) is ours, its penalty is not.
+_LASSO = dict(
+    type='DemPHook',
+    penalty=dict(peak=1e-4),
+    noise=dict(peak_std=0.0),
+    schedule=dict(type='constant'),
+)
+_EXPLICIT = {'Li et al.': ([], 'l1', 0.66), 'Network Slimming': ([_LASSO], 'bn_scale', 0.5)}
+# Finetuned for 40 epochs at a rate of 1e-3, as Li et al., or their share of a shorter training.
+_FINETUNED = dict(smoke=(1, 8, 13), paper=(40, 64, 31_280))  # epochs, batch size, iterations
+_NOTHING_GOES = dict(smoke=dict(interval=1), paper=dict(interval=100_000))
+
+
+def explicit(scale: str, column: str, depth: int, classes: int, few: Options) -> list[Arm]:
+    """Training and finetuning by one of the explicit ways; ``few``: further options."""
+    hooks, score, left = _EXPLICIT[column]
+    epochs, batch_size, iterations = _FINETUNED[scale]
+    whole = dict(min_channels=10_000, **_NOTHING_GOES[scale])
+    net = vgg(scale, depth, batch_size, classes) | training(scale, 'SGD L2', 1e-4, batch_size) | few
+    first = f'{column}, VGG-{depth}, trained'
+    finetuned = net | length(epochs, batch_size=batch_size)
+    finetuned |= {'optim_wrapper.optimizer.lr': 1e-3, 'param_scheduler.milestones': [epochs]}
+    finetuned |= {'custom_hooks': [cut_once(score, left, iterations)]}
+    return [
+        Arm(first, VGG, net | {'custom_hooks': [dict(of, prune=whole) for of in hooks]}),
+        Arm(f'{column}, VGG-{depth}', VGG, finetuned, pretrained=first, whole=True),
+    ]
 
 
 BY_DECAY = dict(

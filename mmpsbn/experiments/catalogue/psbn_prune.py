@@ -1,6 +1,7 @@
 from ..experiment import Arm, Experiment
 from ..pictures import against
 from ..tables import ArmTable
+from ._cut_once import cut_once
 from ._psbn import CONFIG, HOOKS, rounds
 
 # The settings are in a supplement that the text lacks; ours: two rounds for every way, but for
@@ -10,14 +11,8 @@ _COUNT = dict(smoke=2, small=5, paper=9)
 _EPOCHS = dict(smoke=dict(epochs=2), small=dict(epochs=15), paper={})
 _LRS = dict(smoke=(0.3,), small=(0.2, 0.3, 0.4), paper=(0.2, 0.4, 0.6, 0.8, 1.0))
 _DECAYS = dict(smoke=(1e-3,), small=(2e-3, 8e-3), paper=(1e-4, 2e-4, 5e-4, 1e-3))  # of Adam, L2
-# of the round: a budget looks at ten steps before it cuts
-_END = dict(smoke=0.56, small=0.005, paper=0.0003)
+_ITERATIONS = dict(smoke=20, small=2_355, paper=39_100)  # of a round
 _SHARES = dict(smoke=(60,), small=(75, 50, 25), paper=(90, 75, 60, 45, 30, 15))  # FLOPs left, %
-
-
-def _ablated(scale: str, score: str, share: int) -> list[dict]:
-    budget = dict(flops=share / 100, cuts=1, begin=0.0, end=_END[scale], score=score)
-    return [*HOOKS, dict(type='DemPHook', budget=budget)]
 
 
 def _arms(scale: str) -> list[Arm]:
@@ -41,7 +36,7 @@ def _arms(scale: str) -> list[Arm]:
             Arm(
                 f'{score} ablation, {share}',
                 CONFIG,
-                one | {'custom_hooks': _ablated(scale, score, share)},
+                one | {'custom_hooks': [*HOOKS, cut_once(score, share / 100, _ITERATIONS[scale])]},
                 pretrained='first round, 100',
                 whole=True,
             )
