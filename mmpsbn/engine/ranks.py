@@ -46,10 +46,14 @@ def reduced(tensor: Tensor, op: str) -> Tensor:
 
 
 def joined_scores(
-    windows: Sequence[ActivationWindow], logger: MMLogger, *, least_samples: int = 1
+    windows: Sequence[ActivationWindow],
+    logger: MMLogger,
+    *,
+    least_samples: int = 1,
+    positive: bool = False,
 ) -> dict[str, Tensor]:
-    """max |activation| of each channel of each group over all windows of all ranks, on the CPU;
-    inf, with a line in the log, for what is NaN or unknown.
+    """:meth:`.ActivationWindow.scores` over all windows of all ranks, on the CPU; inf, with a line
+    in the log, for what is NaN or unknown.
 
     Args:
         windows: of the same groups; joined over the ranks here.
@@ -64,7 +68,7 @@ def joined_scores(
         logger.info(
             f'what these read stays, for they saw fewer than {least_samples} samples: {seen}'
         )
-    scores = [window.scores(least_samples) for window in windows]
+    scores = [window.scores(least_samples, positive=positive) for window in windows]
     joined = {}
     for name, group in windows[0].groups.items():
         score = torch.stack([s[name].cpu() for s in scores]).amax(0)

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional.statistics import filter_l1_norms, share_above
+from ..functional.statistics import collapsed_mask, filter_l1_norms, share_above
 from ..functional.training_flops import training_flops_left
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
-from ..pruning.measures import ChannelCounts, Limits, count_channels
-from ..pruning.sparsity import scale_layers
+from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
 from .trained import GAMMA, TrainedArm, convolution_weights
 
 _LIMITS = Limits(gamma=GAMMA, eps=1e-12)  # Mehta et al. section 2.1
@@ -75,6 +74,24 @@ def _filters(arm: TrainedArm, measure: str) -> ChannelCounts:
     return count_channels(_backbone(arm), measure, _LIMITS)
 
 
+def _removed_by_layer(arm: TrainedArm) -> dict[str, tuple[int, int]]:
+    """Layer -> filters that are pruned or have collapsed, and those of the net as it began."""
+    counts = {}
+    for name, (found, size) in _filters(arm, 'collapsed').by_layer.items():
+        dense = arm.dense_channels(name)
+        counts[name] = found + dense - size, dense
+    return counts
+
+
+def _removed_share(arm: TrainedArm) -> float:
+    removed, dense = map(sum, zip(*_removed_by_layer(arm).values()))
+    return removed / dense
+
+
+def _weights_removed(arm: TrainedArm) -> float:
+    return 1 - convolution_weights(arm.without_collapsed) / convolution_weights(arm.dense())
+
+
 def _small_gammas(arm: TrainedArm) -> Mapping[str, float]:
     census = take_census(arm.model)
     limits = {str(at): Limits(gamma=at, eps=0.0) for at in _SMALL}
@@ -109,14 +126,6 @@ def _betas(arm: TrainedArm) -> Tensor:
     return torch.cat([of.bias for of in take_census(arm.model).values()])
 
 
-def _mean_universality(layer: LayerChannels) -> float | None:
-    """Over the channels that are ever active: one that is not has learned no feature, and its 0
-    would be taken for a selective one. None where there is no such channel."""
-    active = layer.activations.peak > 0
-    low, high = layer.activations.universality()
-    return float((low + high)[active].nanmean() / 2) if active.any() else None
-
-
 def _trained_parameters(arm: TrainedArm) -> int:
     parameters = dict(arm.model.named_parameters())
     count = sum(parameter.numel() for parameter in parameters.values())
@@ -128,17 +137,38 @@ def _trained_parameters(arm: TrainedArm) -> int:
     return count
 
 
-def _path(parameter: str) -> Callable[[TrainedArm], list[Mapping[str, float]]]:
-    """Of the last norm layer but one of the backbone: in a ResNet of inner channels, in BasicNet
-    C6, as in the figures."""
+def _path(parameter: str, layer: int = -2) -> Callable[[TrainedArm], list[Mapping[str, float]]]:
+    """Of a norm layer of the backbone: of the last but one, in a ResNet one of inner channels, in
+    BasicNet C6, as in the figures."""
+    return lambda arm: [_percentiles(of[parameter]) for of in arm.scales_by_epoch(layer)]
 
-    def read(arm: TrainedArm) -> list[Mapping[str, float]]:
-        layer = [name for name in scale_layers(arm.model) if name.startswith('backbone.')][-2]
-        values = (state[f'{layer}.{parameter}'] for state in arm.by_epoch())
-        # a key of digits alone would be an index in a cell
-        return [{f'p{at}': of.quantile(at / 100).item() for at in (5, 50, 95)} for of in values]
 
-    return read
+def _ratio_path(arm: TrainedArm) -> list[Mapping[str, float | None]]:
+    """beta / gamma, of the channels of that layer that have collapsed in the end."""
+    scales = list(arm.scales_by_epoch(-2))
+    end = scales[-1]['gamma']
+    gone = collapsed_mask(end, threshold=GAMMA) & (end != 0)
+    return [_percentiles(of['beta'][gone] / of['gamma'][gone]) for of in scales]
+
+
+def _percentiles(values: Tensor) -> Mapping[str, float | None]:
+    """None of no value."""
+    # a key of digits alone would be an index in a cell
+    return {
+        f'p{at}': values.quantile(at / 100).item() if len(values) else None for at in (5, 50, 95)
+    }
+
+
+def _dead_by_epoch(arm: TrainedArm) -> list[Mapping[str, float]]:
+    looks = {name: arm.looks(name) for name in ('few', 'all')}
+    return [
+        {name: of[f'sparsity/{name}/dead_fraction'] for name, of in zip(looks, both)}
+        for both in zip(*looks.values(), strict=True)
+    ]
+
+
+def _overlap_by_epoch(arm: TrainedArm) -> list[float | None]:
+    return [of.get('sparsity/few/dead_overlap') for of in arm.looks('few')]
 
 
 def _logged(arm: TrainedArm, name: str) -> list[float]:
@@ -190,20 +220,23 @@ MEASURES = {
     'prunable': Measure('channels', _by_round('prunable')),
     'dead_share': Measure('dead channels, %', _dead_share, share=True),
     # of the filters of convolutions, over the training images
-    'small_share': Measure(
-        'filters with |gamma| < 1e-3, %', lambda arm: _filters(arm, 'collapsed').share, share=True
-    ),
+    'small_share': Measure('filters with |gamma| < 1e-3 or pruned, %', _removed_share, share=True),
     'inactive_share': Measure(
         'inactive filters, %', lambda arm: _filters(arm, 'dead').share, share=True
     ),
     'small_by_layer': Measure(
         'filters removed, %',
-        lambda arm: [k / size for k, size in _filters(arm, 'collapsed').by_layer.values()],
+        lambda arm: [gone / dense for gone, dense in _removed_by_layer(arm).values()],
+        share=True,
+    ),
+    'inactive_by_layer': Measure(
+        'inactive filters, %',
+        lambda arm: [k / size for k, size in _filters(arm, 'dead').by_layer.values()],
         share=True,
     ),
     'weights_removed': Measure(
-        'weights of the collapsed filters, %',
-        lambda arm: 1 - convolution_weights(arm.without_collapsed) / convolution_weights(arm.model),
+        'weights of the collapsed and the pruned filters, %',
+        _weights_removed,
         share=True,
     ),
     'error_after': Measure(
@@ -212,16 +245,19 @@ MEASURES = {
     ),
     'trained_parameters': Measure('trained parameters', _trained_parameters),
     # percentiles over the channels of a layer, by epoch
-    'gamma_path': Measure('gamma, {}', _path('weight')),
-    'beta_path': Measure('beta, {}', _path('bias')),
+    'gamma_path': Measure('gamma, {}', _path('gamma')),
+    'beta_path': Measure('beta, {}', _path('beta')),
+    'gamma_path_c5': Measure('gamma of C5, {}', _path('gamma', -3)),
+    'beta_path_c5': Measure('beta of C5, {}', _path('beta', -3)),
+    'ratio_path': Measure('beta / gamma of the collapsed, {}', _ratio_path),
+    # of SparsityHooks with these names
+    'dead_by_epoch': Measure('dead channels by {} pictures, %', _dead_by_epoch, share=True),
+    'overlap_by_epoch': Measure('overlap with those ever dead, %', _overlap_by_epoch, share=True),
     # of all norm layers, by threshold; and in points, where the small ones are 0
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),
     'relus_off': Measure(
         'ReLUs off, %', lambda arm: share_above(torch.cat(arm.relus), threshold=0.99), share=True
-    ),
-    'zeros_by_layer': Measure(
-        'mean Pr[a = 0], %', lambda arm: [float(of.mean()) for of in arm.relus], share=True
     ),
     # distributions, signed
     'zero_quantiles': Measure('Pr[a = 0] of a ReLU', lambda arm: _quantiles(torch.cat(arm.relus))),
@@ -242,8 +278,8 @@ MEASURES = {
     ),
     # Mehta et al. section 3, over the training images
     'universality_by_layer': Measure(
-        'mean universality of active channels',
-        lambda arm: [_mean_universality(of) for of in _backbone(arm).values()],
+        'mean universality',
+        lambda arm: [mean_universality({name: of}) for name, of in _backbone(arm).items()],
     ),
     # of what pruning in training has left or removed
     'left': Measure('{} left, %', lambda arm: arm.left, share=True),

@@ -18,17 +18,18 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..analysis.logs import box_map, read_runs
+from ..analysis.logs import PLACE, box_map, read_runs, read_scalars
 from ..commands.model_files import load_model
 from ..engine.onnx_file import one_thread_session
 from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
 from ..functional.activations import ActivationStatistics, activation_statistics
+from ..layers import alpha_of
 from ..pruning import trace_channel_graph
 from ..pruning.census import LayerChannels, map_channels, observe_channels, take_census
 from ..pruning.cost import count_positions, model_cost
 from ..pruning.criteria import collapsed_channels, keep_mask_of
 from ..pruning.prune import prune_channels
-from ..pruning.sparsity import scales_clamped
+from ..pruning.sparsity import scale_layers, scales_clamped
 from .folder import read_json
 
 GAMMA = 1e-3  # |gamma| below it is collapsed, in all of the papers
@@ -63,11 +64,28 @@ class TrainedArm:
         path = self._work_dir / 'rounds.json'
         return read_json(path) if path.exists() else []
 
-    def by_epoch(self) -> Iterator[dict[str, Tensor]]:
-        """The weights after each epoch, of those that are kept."""
+    def scales_by_epoch(self, index: int) -> Iterator[dict[str, Tensor]]:
+        """``gamma`` and ``beta`` of a norm layer, as counted among those of the backbone, after
+        each epoch of those that are kept."""
+        layers = [name for name in scale_layers(self.model) if name.startswith('backbone.')]
+        name = layers[index]
+        alpha = alpha_of(self.model.get_submodule(name).bias) or 0.0
         files = self._work_dir.glob('epoch_*.pth')
         for path in sorted(files, key=lambda path: int(path.stem.removeprefix('epoch_'))):
-            yield CheckpointLoader.load_checkpoint(str(path), map_location='cpu')['state_dict']
+            loaded = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+            weights = loaded['state_dict']
+            yield dict(gamma=weights[f'{name}.weight'], beta=weights[f'{name}.bias'] - alpha)
+
+    def looks(self, name: str) -> list[dict[str, Any]]:
+        """What the SparsityHook of a name has logged at each look at activations, in their order;
+        also by processes that were interrupted."""
+        found = {
+            record['iter']: record
+            for log in sorted(self._work_dir.glob(f'*/{PLACE}'))
+            for record in read_scalars(log)
+            if f'sparsity/{name}/dead_fraction' in record
+        }
+        return [found[at] for at in sorted(found)]
 
     def ensemble(self) -> float | None:
         """Accuracy of the snapshots together, in %; None without any."""
@@ -110,7 +128,7 @@ class TrainedArm:
         now = model_cost(self.model, positions)
         dense = model_cost(self.model, positions, self._plan.shapes)
         channels = [
-            (len(layer.weight), self._plan.shapes.get(f'{name}.weight', layer.weight.shape)[0])
+            (len(layer.weight), self.dense_channels(name))
             for name, layer in self.model.named_modules()
             if isinstance(layer, nn.Conv2d) and 'downsample' not in name
         ]
@@ -122,10 +140,15 @@ class TrainedArm:
             params=now.params / dense.params,
         )
 
+    def dense_channels(self, layer: str) -> int:
+        """How many a layer has where nothing is pruned."""
+        now = self.model.get_submodule(layer).weight.shape
+        return self._plan.shapes.get(f'{layer}.weight', now)[0]
+
     def onnx_time_left(self) -> float:
         """Processor time of the pruned net in ONNX Runtime over that of the dense one, on one image
         and one thread: median over rounds in which both run in turn."""
-        nets = self._dense().eval(), self.model
+        nets = self.dense().eval(), self.model
         sessions = [one_thread_session(net, self._image) for net in nets]
         feed, ratios = dict(inputs=self._image.cpu().numpy()), []
         for _ in range(_ROUNDS):
@@ -203,7 +226,7 @@ class TrainedArm:
         of the seconds of one training step of each, measured side by side: processor time, which
         other jobs hardly change, or wall clock on a GPU and with several threads."""
         batch = next(iter(self._loader('train')))
-        nets = self._dense(), copy.deepcopy(self.model)
+        nets = self.dense(), copy.deepcopy(self.model)
         wrappers = [build_optim_wrapper(net.train(), self.config.optim_wrapper) for net in nets]
         wall = torch.cuda.is_available() or torch.get_num_threads() > 1  # or threads add up
         clock = time.perf_counter if wall else time.process_time
@@ -228,7 +251,8 @@ class TrainedArm:
         history = hub['log_scalars'].get(f'train/{name}')
         return [] if history is None else history.data[0].tolist()
 
-    def _dense(self) -> nn.Module:
+    def dense(self) -> nn.Module:
+        """The net as it was before training."""
         device = next(self.model.parameters()).device
         return MODELS.build(model_cfg_of(self.config)).to(device)
 

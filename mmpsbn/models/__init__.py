@@ -5,6 +5,7 @@ Importing this package registers them.
 
 from importlib.util import find_spec
 
+from .filter_init import RandomFiltersInit
 from .norm_init import NormAffineInit, loads_pretrained, start_at_alpha
 from .pruned import build_pruned_model, check_state_dict, fuse_norms
 from .seed_checkpoint import draw_model, pack_seed_checkpoint, unpack_seed_checkpoint
@@ -12,6 +13,7 @@ from .trained_parts import TrainedParts
 
 __all__ = [
     'NormAffineInit',
+    'RandomFiltersInit',
     'TrainedParts',
     'build_pruned_model',
     'check_state_dict',
@@ -26,7 +28,8 @@ __all__ = [
 # Detection users need not have mmpretrain. A broken mmpretrain still raises: hiding that would end
 # in "CIFARResNet is not in the registry".
 if find_spec('mmpretrain') is not None:
+    from .activation_resnet import ActivationResNetCIFAR
     from .basic_net import BasicNet
     from .cifar_resnet import PUBLISHED_KEYS, CIFARResNet
 
-    __all__ += ['PUBLISHED_KEYS', 'BasicNet', 'CIFARResNet']
+    __all__ += ['PUBLISHED_KEYS', 'ActivationResNetCIFAR', 'BasicNet', 'CIFARResNet']

@@ -84,14 +84,16 @@ class ActivationWindow:
 
         return update
 
-    def scores(self, least_samples: int = 1) -> dict[str, Tensor]:
-        """max |activation| of each channel of each group, shape (channels,).
+    def scores(self, least_samples: int = 1, *, positive: bool = False) -> dict[str, Tensor]:
+        """max |activation| of each channel of each group, or its largest positive one, 0 where none
+        is; shape (channels,).
 
         NaN where a reader saw NaN, inf in a group one of whose readers saw fewer than
         ``least_samples``: what it would see is unknown.
         """
         return self._over_readers(
-            lambda low, high: torch.maximum(low.abs(), high.abs()), least_samples
+            lambda low, high: high.clamp_min(0) if positive else torch.maximum(-low, high),
+            least_samples,
         )
 
     def spreads(self) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from .graph import ChannelGroup
 from .sparsity import scale_layers
 
 CRITERIA = ('dead', 'collapsed')
+# Not without a loss: what only comes from the negative side of a leaky activation (DemP F.7).
+NEVER_POSITIVE = 'never_positive'
 
 
 # (max - min) / max |activation| up to which a channel counts as constant: interpolation of a
@@ -39,14 +41,15 @@ def removable_without_loss(
 
     ``'dead'``: max |a| <= ``eps`` wherever they are read. ``'collapsed'``: these, and those that
     emit a constant, or nearly so (|gamma| < ``gamma_threshold`` in every norm of every model), and
-    whose readers can take it into a bias. What is unknown (NaN or infinite) stays.
+    whose readers can take it into a bias. :data:`NEVER_POSITIVE`: max a <= ``eps``. What is unknown
+    (NaN or infinite) stays.
 
     Args:
         models: the one that was watched, and its averages, which lose the same channels.
         norm_of: of the graph.
         score, spread: of :class:`ActivationWindow`, the largest over all models, shapes
-            (channels,), on the CPU. A spread of None says nothing, as of a window in which weights
-            have moved.
+            (channels,), on the CPU; ``positive`` scores for NEVER_POSITIVE. A spread of None says
+            nothing, as of a window in which weights have moved.
         fold_padding: see :func:`why_not_foldable`.
     """
     removable = score <= eps

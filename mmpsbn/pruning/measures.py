@@ -123,8 +123,9 @@ def count_channels(
 
 
 def mean_universality(census: Mapping[str, LayerChannels]) -> float:
-    """Mean universality over the channels whose activations were finite, in [0, 1] (Mehta et al.
-    section 3); the middle of its bounds. NaN of none."""
+    """Mean universality over the channels whose activations were finite, in [0, 1]; the middle of
+    its bounds. A channel that is always 0 counts, as 0 (Mehta et al. section 3: "inactivated (0%
+    universality)"). NaN of none."""
     bounds = [
         torch.stack(channels.activations.universality()).mean(0)
         for channels in census.values()

@@ -3,9 +3,12 @@
 import copy
 import logging
 import re
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+import toy
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS, MODELS
@@ -279,6 +282,42 @@ def test_what_was_removed_is_called_what_it_was(tmp_path, settings, said):
     _, messages = train(tmp_path, [hook], kill_and_hold_a_constant, epochs=1)
     (event,) = [m for m in messages if m.startswith('prune event')]
     assert said in event
+
+
+def test_what_is_never_positive_goes_and_the_log_says_what_that_changes(tmp_path, monkeypatch):
+    """Behind a Leaky ReLU it is not 0 (DemP appendix F.7)."""
+    leaky = partial(F.leaky_relu, negative_slope=0.1)
+    monkeypatch.setattr(toy, 'F', SimpleNamespace(relu=leaky, cross_entropy=F.cross_entropy))
+    seen = {}
+
+    def remember(runner):
+        pruner, seen['model'] = pruner_of(runner), copy.deepcopy(runner.model)
+        probe_of = pruner._probe_of
+
+        def noted(*args):
+            seen['probe'] = probe_of(*args)
+            return seen['probe']
+
+        pruner._probe_of = noted
+
+    def compare(runner):
+        with torch.no_grad():
+            before, after = (m.eval()(seen['probe']) for m in (seen['model'], runner.model))
+        runner.model.train()
+        seen['change'] = float((after - before).abs().max() / before.abs().max())
+
+    spy = around_events(remember, compare)
+    dead = demp(interval=4, criterion='dead')
+    _, messages = train(tmp_path / 'dead', [dead], killing([0, 1, 2]), epochs=1)
+    assert any('0 channels removed (none dead on 16 samples)' in m for m in messages)
+    never = demp(interval=4, criterion='never_positive')
+    runner, messages = train(tmp_path / 'never', [never], killing([0, 1, 2]), spy, epochs=1)
+    (event,) = [m for m in messages if m.startswith('prune event')]
+    assert '3 channels removed (3 never positive on 16 samples), ' in event
+    assert inner_widths(runner.model) == [9, 12]
+    said = re.search(r'masked to 0, which changes them by (\S+), within (\S+);', event)
+    assert float(said[1]) == pytest.approx(seen['change'], rel=0.06) and seen['change'] > 1e-4
+    assert float(said[2]) < 1e-5
 
 
 def test_the_log_line_shows_strengths_that_its_four_decimals_can_hold(tmp_path):

@@ -284,6 +284,20 @@ def test_revivals_and_overlap_from_look_to_look():
     assert looked_at(0, channels=3) == {}  # pruned since
 
 
+def test_two_hooks_watch_one_training_under_their_names(tmp_path):
+    every, few = (
+        dict(HOOK, name=name, measures=['dead'], activations=dict(EVERY_EPOCH, num_batches=count))
+        for name, count in (('every', 4), ('few', 1))
+    )
+    runner, messages = watch(tmp_path, hooks=[every], hook=few, epochs=2)
+    found = [scalars(runner, f'sparsity/{name}/dead_fraction') for name in ('every', 'few')]
+    assert [[record['step'] for record in of] for of in found] == [[4, 8]] * 2
+    for line in ('sparsity every: ', 'sparsity few: '):
+        assert sum(message.startswith(line) for message in messages) >= 2
+    hooks = [hook for hook in runner.hooks if isinstance(hook, SparsityHook)]
+    assert [len(hook._batches) for hook in hooks] == [4, 1]
+
+
 def test_only_the_layers_of_the_patterns_are_looked_at(tmp_path):
     runner, messages = watch(tmp_path, hook=dict(HOOK, layers=['blocks.0.*', 'norm']), epochs=1)
     assert scalars(runner)[-1]['sparsity/collapsed_fraction'] == 3 / (12 + 8 + 8)
@@ -304,6 +318,7 @@ def test_only_the_layers_of_the_patterns_are_looked_at(tmp_path):
         (dict(gamma_threshold=[]), r'gamma_threshold must be > 0 and finite, got \[\]'),
         (dict(measures=['colapsed']), r"measures must be some of .* got \['colapsed'\]"),
         (dict(measures=[]), 'measures must be some of'),
+        (dict(name=3), 'name must be a string, got 3'),
         (dict(warn_at=dict(flops_sparsity=0.1)), "warn_at has no 'flops_sparsity'"),
         (dict(warn_at=dict(mostly_zero=0.1)), "warn_at has no 'mostly_zero'"),
         (dict(stop_at=dict(dead=1.5)), r"stop_at\['dead'\] must be a share in \(0, 1\], got 1.5"),

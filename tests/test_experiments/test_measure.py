@@ -129,7 +129,7 @@ def test_collapsed_filters_are_removed_for_real(folder_of):
             for key in ('weight', 'bias'):
                 state[f'{norms[number]}.{key}'][:count] = 1e-9
 
-    folder = folder_of('implicit-prune', 'SGD L2 0.001', collapse)
+    folder = folder_of('implicit-prune', 'SGD L2, 0.001', collapse)
     numbers = read(folder, 'weights_removed', 'error', 'error_after')
     left = [32, 32, 24, 64, 1, 128, 128]  # a layer keeps its last one
     assert numbers['weights_removed'] == pytest.approx(1 - weights_of(left) / weights_of(WIDTHS))
@@ -151,7 +151,7 @@ def test_removing_a_filter_that_works_changes_the_error(folder_of):
             state[f'{norm}.weight'][:] = 5e-4
             state[f'{norm}.bias'][:] = torch.randn(len(state[f'{norm}.bias']))
 
-    arm = TrainedArm(folder_of('implicit-prune', 'Adam L2 0.001', shrink))
+    arm = TrainedArm(folder_of('implicit-prune', 'Adam L2, 0.001', shrink))
     images = torch.randn(2, 3, 32, 32)
     before = arm.model(images)[0]
     removed = MEASURES['weights_removed'].read(arm)
@@ -201,7 +201,7 @@ def test_the_distributions_of_what_is_trained(folder_of):
 
     folder = folder_of('bn-only', 'BN, 8', set_signs)
     names = 'gamma_quantiles', 'beta_quantiles', 'negative_gammas', 'zero_quantiles'
-    numbers = read(folder, *names, 'zeros_by_layer', 'l1_small', 'l1_quantiles')
+    numbers = read(folder, *names, 'l1_small', 'l1_quantiles')
     channels, filters = 4 + 2 * (4 + 8 + 16) + 8 + 16, 4 + 2 * (4 + 8 + 16) + 8 + 16
     assert numbers['negative_gammas'] == 2 / channels
     assert numbers['gamma_quantiles'] == [-0.5] + [0.5] * 19 + [2.0]
@@ -209,9 +209,8 @@ def test_the_distributions_of_what_is_trained(folder_of):
     assert numbers['l1_small'] == 3 / filters
     assert numbers['l1_quantiles'][-1] == 1 and 0 < numbers['l1_quantiles'][0] < 1e-3
     arm = TrainedArm(folder)
-    zeros = watch_relus(arm, images_of(arm.model, arm.config, 'val')).split([4, 4, 4, 8, 8, 16, 16])
-    assert numbers['zeros_by_layer'] == pytest.approx([float(of.mean()) for of in zeros])
-    assert numbers['zero_quantiles'][10] == pytest.approx(torch.cat(zeros).quantile(0.5).item())
+    zeros = watch_relus(arm, images_of(arm.model, arm.config, 'val'))
+    assert numbers['zero_quantiles'][10] == pytest.approx(zeros.quantile(0.5).item())
 
 
 @pytest.mark.parametrize(
@@ -245,18 +244,59 @@ def test_the_path_of_a_layer_is_by_epoch_in_their_order(folder_of):
             {'p5': shift + 0.05, 'p50': shift + 0.5, 'p95': shift + 0.95}
         )
         assert numbers['beta_path'][at]['p5'] == pytest.approx(-shift - 0.95)
+    assert read(folder, 'ratio_path')['ratio_path'] == [dict(p5=None, p50=None, p95=None)] * 3
 
 
-def test_universality_is_by_layer_and_of_channels_that_are_ever_active(folder_of):
+def test_the_ratio_of_beta_and_gamma_is_of_what_has_collapsed_in_the_end(folder_of):
+    folder = folder_of('psbn-lr', 'psBN, 0.1')
+    last = torch.load(folder / 'epoch_1.pth', weights_only=False)
+    layer = 'backbone.layer3.0.bn1'
+    for epoch, shrunk in ((1, 1.0), (2, 1e-2), (3, 1e-4)):
+        gamma = torch.full((16,), shrunk)
+        gamma[5:] = 0.5  # these stay
+        gamma[4] *= 0  # of no ratio
+        ratio = torch.tensor([-1.0, -2.0, -3.0, -4.0, 9.0] + [7.0] * 11)
+        state = dict(last['state_dict'])
+        state[f'{layer}.weight'], state[f'{layer}.bias'] = gamma, gamma * ratio + 0.1  # alpha
+        torch.save(dict(last, state_dict=state), folder / f'epoch_{epoch}.pth')
+    for of in read(folder, 'ratio_path')['ratio_path']:
+        assert of == pytest.approx(dict(p5=-3.85, p50=-2.5, p95=-1.15), rel=1e-3)
+
+
+def test_the_dead_by_epoch_are_those_of_all_logs_in_their_order(folder_of):
+    folder = folder_of('demp-dead-neurons', 'SGDM, 0.001')
+    logs = {  # the second look was lost, and taken again by a process that resumed
+        '20260101_000000': [(5, 0.1, 0.05, {}), (10, 0.9, 0.9, dict(dead_overlap=0.1))],
+        '20260101_000001': [(10, 0.2, 0.15, dict(dead_overlap=0.75))],
+    }
+    for timestamp, looks in logs.items():
+        (folder / timestamp / 'vis_data').mkdir(parents=True)
+        lines = [
+            {f'sparsity/{name}/{key}': value for key, value in values.items()} | dict(step=step)
+            for step, few, of_all, more in looks
+            for name, values in dict(
+                few=dict(dead_fraction=few, **more), all=dict(dead_fraction=of_all)
+            ).items()
+        ]
+        text = '\n'.join(map(json.dumps, [dict(loss=1.0, iter=1, step=1), *lines]))
+        (folder / timestamp / 'vis_data/scalars.json').write_text(text)
+    assert read(folder, 'dead_by_epoch', 'overlap_by_epoch') == dict(
+        dead_by_epoch=[dict(few=0.1, all=0.05), dict(few=0.2, all=0.15)],
+        overlap_by_epoch=[None, 0.75],
+    )
+
+
+def test_universality_is_by_layer_and_what_is_never_active_has_none(folder_of):
     def silence(state, norms):
-        state[f'{norms[4]}.bias'][:60] = -50.0  # 0 for each image: no feature
+        state[f'{norms[4]}.bias'][:60] = -50.0  # 0 for each image
         state[f'{norms[5]}.weight'][:] = 1e-9
         state[f'{norms[5]}.bias'][:] = 1.0  # constant: each image reaches the peak
         state[f'{norms[6]}.bias'][:] = -50.0
 
     folder = folder_of('implicit-optimizers', 'Adam L2, 0', silence)
-    by_layer = read(folder, 'universality_by_layer')['universality_by_layer']
-    assert len(by_layer) == 7 and by_layer[5:] == [1, None]
+    numbers = read(folder, 'universality_by_layer', 'inactive_by_layer')
+    by_layer, inactive = numbers.values()
+    assert len(by_layer) == 7 and by_layer[5:] == [1, 0] and inactive[5:] == [0, 1]
     arm = TrainedArm(folder)
     peaks = []
     for module in arm.model.backbone.modules():
@@ -264,9 +304,9 @@ def test_universality_is_by_layer_and_of_channels_that_are_ever_active(folder_of
             module.register_forward_hook(lambda m, args, out: peaks.append(out.amax((2, 3))))
     with torch.no_grad():
         arm.model(images_of(arm.model, arm.config, 'train'), mode='tensor')
-    live = [of[:, of.amax(0) > 0].double() for of in peaks[:6]]
-    assert live[4].shape[1] <= 4
-    shares = [(of > 1e-3 * of.amax(0)).double().mean().item() for of in live]
+    assert inactive == [(of.amax(0) == 0).double().mean().item() for of in peaks[:7]]
+    assert inactive[4] >= 60 / 64
+    shares = [(of > 1e-3 * of.amax(0)).double().mean().item() for of in peaks[:6]]
     # the middle of bounds that differ by the images within 9 % of the threshold
     assert by_layer[:6] == pytest.approx(shares, abs=5e-3)
 
@@ -321,6 +361,12 @@ def test_what_pruning_in_training_has_removed(folder_of):
     sides = [32, 16, 8, 4]
     macs = 32**2 * stem + head + sum(side**2 * block for side, block in zip(sides, blocks))
     gone = 2 * 9 * 8 * 6
+    names = 'small_by_layer', 'small_share', 'weights_removed'
+    by_layer, share, weights = read(folder, *names).values()
+    assert by_layer[:3] == [0, 6 / 8, 1]
+    # the second gammas of the blocks began at 0; their channels have others behind the shortcuts
+    assert share == pytest.approx((6 + 2 * (8 + 16 + 32 + 64)) / 600)
+    assert weights == pytest.approx(gone / (stem + sum(blocks)))
     parameters = stem + head + 10 + sum(blocks) + 2 * 600  # gamma and beta of 600 channels
     assert MEASURES['removed'].read(TrainedArm(folder)) == pytest.approx(
         dict(

@@ -157,8 +157,13 @@ SHAPES = {  # of the measures that are not one number
     'removed': SHARES,
     'small_gammas': THRESHOLDS,
     'change_clamped': THRESHOLDS,
-    **dict.fromkeys(('gamma_path', 'beta_path'), [dict(p5=0.1, p50=0.2, p95=0.3)] * 2),
-    **dict.fromkeys(('small_by_layer', 'zeros_by_layer', 'universality_by_layer'), [0.5] * 31),
+    **dict.fromkeys(
+        [f'{of}_path{layer}' for of in ('gamma', 'beta', 'ratio') for layer in ('', '_c5')],
+        [dict(p5=0.1, p50=0.2, p95=0.3)] * 2,
+    ),
+    'dead_by_epoch': [dict(few=0.1, all=0.2)] * 3,
+    'overlap_by_epoch': [None, 0.9, 0.95],
+    **{f'{of}_by_layer': [0.5] * 31 for of in ('small', 'inactive', 'universality')},
     **{f'{of}_quantiles': [0.5] * 21 for of in ('gamma', 'beta', 'zero', 'l1')},
 }
 BY_ROUND = ('flops_sparsity', 'flops_left', 'collapsed', 'channels', 'dead', 'prunable')

@@ -42,6 +42,7 @@ def test_maxima_by_hand_over_several_passes(conv):
     conv(maps([0, 1, -2], [0, 0, 0], [0.5, 0, 0]))
     conv(maps([0, 1, 1], [0, 0, 0], [0, -3, 0]))
     assert window.scores()['g'].tolist() == [2, 0, 3]
+    assert window.scores(positive=True)['g'].tolist() == [1, 0, 0.5]
     window.close()
     conv(maps([9, 9, 9], [9, 9, 9], [9, 9, 9]))
     assert window.scores()['g'].tolist() == [2, 0, 3]
@@ -78,6 +79,8 @@ def test_nan_and_inf_are_shown_and_never_read_as_dead(conv, value, when):
     score = window.scores()['g']
     assert score[0] == 2 and score[2] == 0
     assert score[1] == value or (math.isnan(value) and score[1].isnan())
+    assert window.scores(positive=True)['g'][1].equal(score[1]) or math.isnan(value)
+    assert not window.scores(positive=True)['g'][1] <= 0
 
 
 def test_in_training_only_goes_by_the_models_mode(conv):
@@ -97,6 +100,7 @@ def test_a_reader_that_saw_nothing_or_too_little_tells_nothing(conv):
     window = watch(conv, group('g', 3, '0'))
     conv(torch.zeros(0, 3, 5, 5))
     assert window.scores()['g'].tolist() == [math.inf] * 3 and window.ranges == {}
+    assert window.scores(positive=True)['g'].tolist() == [math.inf] * 3
     assert window.spreads()['g'].tolist() == [math.inf] * 3 and window.short_of(1) == {'0': 0}
     conv(maps([1], [0], [0]).expand(2, 3, 1, 1))
     assert window.scores(2)['g'].tolist() == [1, 0, 0] and window.short_of(2) == {}

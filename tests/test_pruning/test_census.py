@@ -221,6 +221,29 @@ def test_measures_by_hand():
     assert math.isnan(mean_universality(take_census(net)))
 
 
+def test_mean_universality_is_that_of_the_definition_and_counts_what_is_never_active():
+    """Mehta et al. section 3: the share of the images whose max |a| is above 1e-3 of the largest;
+    an inactive feature has 0 %."""
+    net = nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 1, 1))
+    net = net.double().eval()
+    torch.manual_seed(0)
+    sizes = 10 ** torch.empty(40, 6, 1, 1, dtype=torch.float64).uniform_(-6, 0)
+    sizes = sizes * torch.rand(40, 6, 3, 3, dtype=torch.float64)
+    sizes[:, 4:] = -sizes[:, 4:]  # two of six are never active
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(6)[..., None, None])
+        net[0].bias.zero_()
+    largest = net[:3](sizes).amax((2, 3))
+    ratio = largest / largest.amax(0).clamp_min(1e-300)
+    near = ((ratio / 1e-3).log2().abs() < 1 / 8)[..., None, None]  # in doubt: see `universality`
+    sizes = sizes * torch.where(near, 0.5, 1.0)
+    largest = net[:3](sizes).amax((2, 3))
+    shares = (largest > 1e-3 * largest.amax(0)).double().mean(0)
+    assert shares[4:].tolist() == [0, 0] and (shares[:4] < 0.9).all()
+    census = census_of(net, sizes.split(16))
+    assert mean_universality(census) == pytest.approx(float(shares.mean()), rel=1e-12)
+
+
 def test_the_table_of_counts():
     counts = dict(
         collapsed=ChannelCounts({'a': (0, 4), 'b': (1, 5)}, {}),

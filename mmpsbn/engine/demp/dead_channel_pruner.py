@@ -5,6 +5,9 @@ from collections.abc import Container
 
 from torch import Tensor, nn
 
+from ...pruning.criteria import NEVER_POSITIVE
+from ...pruning.verification import output_errors, probe_outputs
+from ..openmmlab import forward_tensors
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, unwrapped_model
 from .online_pruner import OnlinePruner
 from .progress import what_went
@@ -14,7 +17,8 @@ from .window import EventWindow, silence_scores
 
 
 class DeadChannelPruner(OnlinePruner):
-    """Nothing is lost: what goes is 0, or constant, on all samples looked at (DemP algorithm 1).
+    """Nothing is lost: what goes is 0, or constant, on all samples looked at (DemP algorithm 1),
+    but for what the settings allow beside it.
 
     The statistics come from the training passes of the window before an event, and from
     a probe with the weights as they are at the event. Over ranks the maximum counts, so a
@@ -122,8 +126,15 @@ class DeadChannelPruner(OnlinePruner):
             if probes is None:
                 self._skip(runner, 'the outputs are NaN or inf before pruning')
                 return
-            scores = silence_scores(windows, probes, runner.logger, samples=samples)
+            scores = silence_scores(
+                windows,
+                probes,
+                runner.logger,
+                samples=samples,
+                positive=self.settings.criterion == NEVER_POSITIVE,
+            )
             keep_masks, live = select_keep_masks(models, self.graph, scores, self.settings)
+            before = probe_outputs(model, probe, forward_tensors) if live else []
             groups = {name: self.graph.groups[name] for name in keep_masks}
             removal = cut(
                 models,
@@ -138,6 +149,8 @@ class DeadChannelPruner(OnlinePruner):
                 settings=self.settings,
                 logger=runner.logger,
             )
+            if live:
+                _, change = output_errors(before, probe_outputs(model, probe, forward_tensors))
             if removal.plan:
                 self._follow(model, removal.plan, probe)
         self.progress.log_event(
@@ -145,6 +158,8 @@ class DeadChannelPruner(OnlinePruner):
             bare_model(runner),
             removal,
             removed_as=what_went(removal.keep_masks, scores, self.settings, samples=samples),
-            compared='as with these channels masked to 0, ' if live else '',
+            compared=f'as with these channels masked to 0, which changes them by {change:.1e}, '
+            if live
+            else '',
             seconds=time.perf_counter() - start,
         )

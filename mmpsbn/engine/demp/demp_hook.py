@@ -58,9 +58,9 @@ class DemPHook(Hook):
             ``asymmetric``, live channels only.
         schedule: ``type`` ('one_cycle' | 'constant' | 'warmup' | 'cosine'), and
             ``warmup`` and ``end`` as fractions of training.
-        prune: ``interval``, ``begin``, ``end``, ``criterion`` ('dead' | 'collapsed'),
-            ``num_samples``, ``eps``, ``gamma_threshold``, ``fold_padding``, ``tolerance``,
-            ``on_failure``, ``round_to``, ``allow_live``, ``min_channels``; of these
+        prune: ``interval``, ``begin``, ``end``, ``criterion`` ('dead' | 'collapsed' |
+            'never_positive'), ``num_samples``, ``eps``, ``gamma_threshold``, ``fold_padding``,
+            ``tolerance``, ``on_failure``, ``round_to``, ``allow_live``, ``min_channels``; of these
             ``round_to``, ``min_channels``, ``tolerance`` and ``on_failure`` go with a budget.
         budget: ``flops``, ``params`` or ``latency`` (fractions to be left) or ``latency_ms``;
             ``device``, ``begin``, ``end``, ``cuts``, ``score``, ``timing``. Not beside ``penalty``,

@@ -7,6 +7,7 @@ from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
 from ...pruning.cost import Cost, model_cost
+from ...pruning.criteria import NEVER_POSITIVE
 from ...pruning.graph import ChannelGroup
 from ...pruning.prune import Removal
 from ..input_size import count_at_one_size
@@ -127,7 +128,8 @@ def what_went(
         silent = scores[name][~keep_mask] <= settings.eps
         dead += int(silent.sum())
         others += int((~silent).sum())
-    text = f'{dead or "none"} dead on {samples} samples'
+    silence = 'never positive' if settings.criterion == NEVER_POSITIVE else 'dead'
+    text = f'{dead or "none"} {silence} on {samples} samples'
     if not others:
         return text
     if settings.criterion == 'collapsed':

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from ...pruning import VerificationError
 from ...pruning.activation import ActivationWindow
-from ...pruning.criteria import also_live, keep_mask_of, removable_without_loss
+from ...pruning.criteria import (
+    NEVER_POSITIVE,
+    also_live,
+    keep_mask_of,
+    removable_without_loss,
+)
 from ...pruning.graph import ChannelGraph, ChannelGroup
 from ...pruning.prune import Removal, Subject, prune_channels, prune_what_holds
 from ...pruning.ranking import rank_channels
@@ -41,8 +46,9 @@ def select_keep_masks(
     scores: dict[str, Tensor],
     settings: PruneSettings,
 ) -> tuple[dict[str, Tensor], bool]:
-    """Keep masks by group, and whether live channels are removed to round a width. A group of
-    which nothing is known has none: it stays whole.
+    """Keep masks by group, and whether channels are removed that are not 0 or constant: live ones,
+    to round a width, or those that are never positive. A group of which nothing is known has none:
+    it stays whole.
 
     Args:
         models: the trained one and its averages; what goes must be collapsed in all.
@@ -68,6 +74,7 @@ def select_keep_masks(
             gamma_threshold=settings.gamma_threshold,
             fold_padding=settings.fold_padding,
         )
+        live = live or (settings.criterion == NEVER_POSITIVE and bool(removable.any()))
         rounding = dict(min_channels=settings.min_channels, round_to=settings.round_to)
         if name in importance:
             silent = removable

@@ -7,7 +7,7 @@ from ...functional.activations import DEAD_EPS
 from ...functional.checks import is_count, is_number
 from ...functional.penalties import PENALTY_KINDS
 from ...functional.schedules import Schedule, steps_of
-from ...pruning.criteria import CRITERIA
+from ...pruning.criteria import CRITERIA, NEVER_POSITIVE
 from ...pruning.ranking import RANKING_CRITERIA
 from ...pruning.saliency import GATE_SCORES
 from ..arguments import require
@@ -82,7 +82,8 @@ class PruneSettings:
         begin, end: fractions of training in which events happen.
         criterion: 'dead' | 'collapsed' (these, and channels whose |gamma| is below
             ``gamma_threshold`` in every norm; their constant goes into the bias of what reads
-            them).
+            them) | 'never_positive' (a <= ``eps`` wherever they are read; for Leaky ReLU, DemP
+            appendix F.7: as with ``allow_live`` the outputs change, and the log says by how much).
         num_samples: training samples, over all ranks, on which a channel must have been dead,
             >= 1. Each layer that reads it must have seen a tenth of those looked at, so that a
             branch that few samples reach, or none, loses nothing.
@@ -144,12 +145,13 @@ class PruneSettings:
             f"prune on_failure must be 'continue' or 'stop', got {self.on_failure!r}",
         )
         require(
-            not (self.allow_live and self.criterion == 'collapsed'),
-            "prune allow_live goes with criterion='dead': of live channels nothing can be folded",
+            not self.allow_live or self.criterion == 'dead',
+            "prune allow_live goes with criterion='dead': of live channels nothing can be folded, "
+            f'got {self.criterion!r}',
         )
         require(
-            self.criterion in CRITERIA,
-            f'prune criterion must be one of {CRITERIA}, got {self.criterion!r}',
+            self.criterion in (*CRITERIA, NEVER_POSITIVE),
+            f'prune criterion must be one of {(*CRITERIA, NEVER_POSITIVE)}, got {self.criterion!r}',
         )
 
     def next_event(self, step: int, total_steps: int) -> int | None:

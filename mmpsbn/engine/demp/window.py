@@ -104,17 +104,19 @@ def silence_scores(
     logger: MMLogger,
     *,
     samples: int,
+    positive: bool,
 ) -> dict[str, Tensor]:
     """:func:`joined_scores` over the windows before an event and the probes at it.
 
     Args:
         windows: what the models saw in training, on ``samples`` samples.
         probes: what they see with the weights as they are now. Groups are those of the windows.
+        positive: see :meth:`.ActivationWindow.scores`.
     """
     # A layer must have seen some samples before what it reads can be called dead: fewer than
     # all, for the branches of a net share these; more than one, on which half of all ReLUs may
     # be off.
     least_samples = -(-int(over_ranks(samples)) // 10)
-    seen = joined_scores(windows, logger, least_samples=least_samples)
-    now = joined_scores(probes, logger)
+    seen = joined_scores(windows, logger, least_samples=least_samples, positive=positive)
+    now = joined_scores(probes, logger, positive=positive)
     return {name: torch.maximum(score, now[name]) for name, score in seen.items()}

@@ -69,6 +69,7 @@ class SparsityHook(Hook):
             layers, the likely causes and the remedies when it is reached, and each time it has
             doubled.
         stop_at: the same, and training stops: at the end of the epoch where it is by epochs.
+        name: where several hooks watch one training: the scalars are ``sparsity/<name>/...``.
 
     Raises:
         ValueError: an argument out of range; a model without a normalisation scale or without
@@ -87,6 +88,7 @@ class SparsityHook(Hook):
         activations: dict | None = None,
         warn_at: dict | None = None,
         stop_at: dict | None = None,
+        name: str = '',
     ):
         if not is_count(interval):
             raise ValueError(f'interval must be an int >= 1, got {interval!r}')
@@ -96,6 +98,9 @@ class SparsityHook(Hook):
         unknown = [measure for measure in measures if measure not in ALL_MEASURES]
         if unknown or not measures:
             raise ValueError(f'measures must be some of {ALL_MEASURES}, got {measures!r}')
+        if not isinstance(name, str):
+            raise ValueError(f'name must be a string, got {name!r}')
+        self.name = name
         self.interval = interval
         self.activations: ActivationSettings = build(ActivationSettings, 'activations', activations)
         limits = [Limits(gamma=t, eps=self.activations.eps) for t in thresholds]
@@ -193,7 +198,7 @@ class SparsityHook(Hook):
     def _report(self, runner, *, step: int, with_data: bool) -> Reading:
         reading = self._read(runner, with_data=with_data)
         self._reported_step = step
-        if values := scalars(reading):
+        if values := scalars(reading, name=self.name):
             runner.visualizer.add_scalars(values, step=step)
         for measure in self._warn.reached(reading.counts):
             runner.logger.warning(self._alarm_text(runner, self._warn, measure, reading))
@@ -225,6 +230,7 @@ class SparsityHook(Hook):
     def _summary(self, reading: Reading) -> str:
         return summary(
             reading,
+            name=self.name,
             gamma_threshold=self._watch.limits.gamma,
             counted_size=self._watch.counted_size,
         )

@@ -1,18 +1,18 @@
 """What the experiments of the BN-only paper (Frankle et al., ICLR 2021) share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..experiment import Arm, Options, sweep
-from ..pictures import over_columns
+from ..pictures import over_columns, over_steps
 from ..scales import length
-from ..tables import GridTable
+from ..tables import ArmTable, GridTable
+from ._psbn import FEW
 
 CONFIG = 'cifar/resnet14_bn_cifar10_in_memory.py'
 CONVOLUTIONS = dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')
 NORMS = dict(type='Uniform', layer='_BatchNorm', a=0.0, b=1.0, bias=0)
-# deep nets take longest and come first
-DEPTHS = dict(smoke=(14, 8), small=(32, 14), paper=(866, 434, 218, 110, 56, 32, 14))
 
 
 def _training(epochs: int, batch_size: int, weight_decay: float, bfloat16: bool = False) -> Options:
@@ -55,22 +55,100 @@ FIXED = {
 }
 
 
+@dataclass(frozen=True)
+class Family:
+    """Nets of one kind.
+
+    Attributes:
+        size: ``'depth'`` or ``'width'``: what they differ in.
+        sizes: scale -> which; the large ones take longest and come first.
+        net: size -> options of the net.
+        scales: scale -> options of all.
+    """
+
+    size: str
+    sizes: Mapping[str, Sequence[float]]
+    net: Callable[[float], Options]
+    config: str = CONFIG
+    scales: Mapping[str, Options] = field(default_factory=lambda: SCALES)
+
+    def arms(
+        self,
+        rows: Mapping[str, Options],
+        sizes: Mapping[str, Sequence[float]] | None = None,
+        **shown: Sequence[str],
+    ) -> dict[str, list[Arm]]:
+        """Arms ``'row, size'``; ``shown``: at a scale, which of the rows."""
+        return sweep(
+            self.config,
+            self.scales,
+            lambda scale: {
+                f'{row}, {n}': self.net(n) | rows[row]
+                for n in (sizes or self.sizes)[scale]
+                for row in shown.get(scale, rows)
+            },
+        )
+
+    @property
+    def top1(self) -> dict[str, Any]:
+        """Table and panel."""
+        table = GridTable(f'top-1 % at {self.size}', '{top1:.1f}')
+        return dict(table=table, panels=[over_columns(self.size, 'top1')])
+
+    @property
+    def small_gammas(self) -> dict[str, Any]:
+        """Table and panels of figures 2, 5, 6 and 7."""
+        return dict(
+            table=GridTable(
+                'top-1 % / |gamma| < 0.01, 0.05, 0.1 % / change of top-1 with these at 0 / '
+                f'ReLUs off %, at {self.size}',
+                '{top1:.1f} / {small_gammas:.0p} / {change_clamped:+.1f} / {relus_off:.0p}',
+            ),
+            panels=[
+                over_columns(self.size, y) for y in ('top1', 'small_gammas[0.01]', 'relus_off')
+            ],
+        )
+
+
 def depth(layers: int) -> Options:
     return {'model.backbone.depth': layers}
 
 
-def by_depth(rows: Mapping[str, Options], *, smoke: Sequence[str]) -> dict[str, list[Arm]]:
-    """Arms ``'row, depth'``; at ``smoke`` some of the rows at the smallest depth."""
-
-    def arms(scale: str) -> dict[str, Options]:
-        depths, shown = DEPTHS[scale], rows
-        if scale == 'smoke':
-            depths, shown = depths[-1:], smoke
-        return {f'{row}, {n}': depth(n) | rows[row] for n in depths for row in shown}
-
-    return sweep(CONFIG, SCALES, arms)
+def _width(factor: float) -> Options:
+    return {
+        'model.backbone.base_channels': int(16 * factor),
+        'model.head.in_channels': int(64 * factor),
+    }
 
 
-TOP1_BY_DEPTH = dict(
-    table=GridTable('top-1 % at depth', '{top1:.1f}'), panels=[over_columns('depth', 'top1')]
+def _vgg(layers: int) -> Options:
+    net = dict(type='VGG', norm_cfg=dict(type='BN'), with_last_pool=False)
+    net |= dict(depth=layers, init_cfg=[CONVOLUTIONS, NORMS])
+    return {'model.backbone': dict(net, _delete_=True), 'model.head.in_channels': 512}
+
+
+DEEP = Family(
+    'depth', dict(smoke=(8,), small=(32, 14), paper=(866, 434, 218, 110, 56, 32, 14)), depth
+)
+WIDE = Family(
+    'width',
+    dict(smoke=(0.25,), small=(2, 1, 0.5), paper=(32, 16, 8, 4, 2, 1)),
+    _width,
+    'cifar/wrn14x4_bn_cifar10_in_memory.py',
+)
+VGG = Family(
+    'depth',
+    dict(smoke=(11,), small=(11,), paper=(19, 16, 13, 11)),
+    _vgg,
+    scales=SCALES | dict(smoke=SCALES['smoke'] | FEW),
+)
+BOTH = {row: TRAINED[row] for row in ('all', 'BN')}
+DISTRIBUTIONS = dict(
+    table=ArmTable(
+        'trained, net', {'gamma < 0, %': '{negative_gammas:.0p}', 'ReLUs off, %': '{relus_off:.0p}'}
+    ),
+    panels=[
+        over_steps('5 % of the channels, from the smallest', f'{of}_quantiles')
+        for of in ('gamma', 'beta', 'zero')
+    ],
 )

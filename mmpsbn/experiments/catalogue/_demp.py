@@ -25,6 +25,19 @@ SCALES = dict(
     small=_training(16, 30, 64, bfloat16=True),
     paper=_training(64, 250, 128),
 )
+# of figures 1 and 15; which slope 15 has is not said
+ACTIVATIONS = {
+    'ReLU': dict(type='ReLU', inplace=True),
+    'Leaky ReLU': dict(type='LeakyReLU', negative_slope=0.05, inplace=True),
+    'Swish': dict(type='SiLU', inplace=True),
+}
+
+
+def activation(kind: str) -> Options:
+    net = dict(type='ActivationResNetCIFAR', act_cfg=ACTIVATIONS[kind])
+    return {f'model.backbone.{key}': value for key, value in net.items()}
+
+
 _PRUNE_INTERVAL = dict(smoke=2, small=235, paper=5000)
 _SGDM_DECAY = dict(smoke=5e-4, small=2e-3, paper=5e-4)
 
@@ -35,16 +48,21 @@ def demp(scale: str, *, prune: Options | None = None, **arguments: Any) -> list[
     return [dict(type='DemPHook', prune=settings, **arguments)]
 
 
-def with_each_optimizer(scale: str, arms: Mapping[str, Sequence[dict]], **common: Any) -> list[Arm]:
-    """Arms with Adam and SGDM, at ``smoke`` with SGDM alone, from name -> hooks; ``common`` are
-    further options of all."""
+def with_each_optimizer(
+    scale: str,
+    arms: Mapping[str, Sequence[dict]],
+    watch: Sequence[dict] = (dict(type='SparsityHook'),),
+    **common: Any,
+) -> list[Arm]:
+    """Arms with Adam and SGDM, at ``smoke`` with SGDM alone, from name -> hooks; all have the hooks
+    of ``watch`` too, and ``common`` are further options."""
     decay = {'optim_wrapper.optimizer.weight_decay': _SGDM_DECAY[scale]}
     optimizers = {'SGDM': decay} if scale == 'smoke' else {'Adam': {}, 'SGDM': decay}
     return [
         Arm(
             f'{optimizer}, {name}',
             f'demp_cls/resnet18_{optimizer.lower()}_cifar10.py',
-            SCALES[scale] | common | change | {'custom_hooks': [dict(type='SparsityHook'), *hooks]},
+            SCALES[scale] | common | change | {'custom_hooks': [*watch, *hooks]},
         )
         for optimizer, change in optimizers.items()
         for name, hooks in arms.items()

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..experiment import Options, sweep
+from ..experiment import Arm, Options, sweep
 from ..pictures import against, over_columns, over_steps
 from ..scales import length
 from ..tables import ArmTable, GridTable
+from ._cut_once import cut_once
 
 CONFIG = 'cifar/basicnet_bn_cifar10_in_memory.py'
 CONFIG_100 = 'cifar/basicnet_bn_cifar100_in_memory.py'
@@ -58,17 +59,18 @@ def training(scale: str, optimizer: str, decay: float, batch_size: int = 40) -> 
     }
 
 
+def by_decay(scale: str, decays: Mapping[str, Sequence[float]]) -> dict[str, Options]:
+    """Arms ``'optimizer L2, decay'``, from optimizer and kind -> decays."""
+    return {
+        f'{optimizer}, {decay:g}': training(scale, optimizer, decay)
+        for optimizer, values in decays.items()
+        for decay in values
+    }
+
+
 def optimizers(config: str, decays: Mapping[str, Mapping[str, Sequence[float]]]) -> dict:
-    """Arms ``'optimizer L2, decay'``, from scale -> optimizer and kind -> decays."""
-    return sweep(
-        config,
-        NETS,
-        lambda scale: {
-            f'{optimizer}, {decay:g}': training(scale, optimizer, decay)
-            for optimizer, values in decays[scale].items()
-            for decay in values
-        },
-    )
+    """:func:`by_decay` of each scale."""
+    return sweep(config, NETS, lambda scale: by_decay(scale, decays[scale]))
 
 
 def batch_sizes(config: str, sizes: Mapping[str, Mapping[float, Sequence[int]]]) -> dict:
@@ -109,6 +111,37 @@ def vgg(scale: str, depth: int, batch_size: int, classes: int) -> Options:
     return training(scale, 'Adam L2', 1e-4, batch_size) | {'model.backbone.depth': depth} | head
 
 
+# Tables 7 and 10, explicit ways: what they are trained with, what they choose by and what they
+# leave of the MACs. Li et al. have left 66 % in their paper (1608.08710), which chooses layers by
+# hand; that of Network Slimming (1708.06519) is ours, its penalty is not.
+_LASSO = dict(
+    type='DemPHook',
+    penalty=dict(peak=1e-4),
+    noise=dict(peak_std=0.0),
+    schedule=dict(type='constant'),
+)
+_EXPLICIT = {'Li et al.': ([], 'l1', 0.66), 'Network Slimming': ([_LASSO], 'bn_scale', 0.5)}
+# Finetuned for 40 epochs at a rate of 1e-3, as Li et al., or their share of a shorter training.
+_FINETUNED = dict(smoke=(1, 8, 13), paper=(40, 64, 31_280))  # epochs, batch size, iterations
+_NOTHING_GOES = dict(smoke=dict(interval=1), paper=dict(interval=100_000))
+
+
+def explicit(scale: str, column: str, depth: int, classes: int, few: Options) -> list[Arm]:
+    """Training and finetuning by one of the explicit ways; ``few``: further options."""
+    hooks, score, left = _EXPLICIT[column]
+    epochs, batch_size, iterations = _FINETUNED[scale]
+    whole = dict(min_channels=10_000, **_NOTHING_GOES[scale])
+    net = vgg(scale, depth, batch_size, classes) | training(scale, 'SGD L2', 1e-4, batch_size) | few
+    first = f'{column}, VGG-{depth}, trained'
+    finetuned = net | length(epochs, batch_size=batch_size)
+    finetuned |= {'optim_wrapper.optimizer.lr': 1e-3, 'param_scheduler.milestones': [epochs]}
+    finetuned |= {'custom_hooks': [cut_once(score, left, iterations)]}
+    return [
+        Arm(first, VGG, net | {'custom_hooks': [dict(of, prune=whole) for of in hooks]}),
+        Arm(f'{column}, VGG-{depth}', VGG, finetuned, pretrained=first, whole=True),
+    ]
+
+
 BY_DECAY = dict(
     table=GridTable(
         '% inactive by activation / by gamma / test error % at decay',
@@ -147,4 +180,13 @@ BY_LAYER = dict(
         step_head='C{}',
     ),
     panels=[over_steps('convolution', 'small_by_layer')],
+)
+BY_UNIVERSALITY = dict(
+    table=ArmTable(
+        'mean universality / % inactive of layer',
+        {'inactive, %': '{inactive_share:.0p}', 'test error, %': '{error:.1f}'},
+        step='{universality_by_layer:.2f} / {inactive_by_layer:.0p}',
+        step_head='C{}',
+    ),
+    panels=[over_steps('convolution', f'{of}_by_layer') for of in ('universality', 'inactive')],
 )

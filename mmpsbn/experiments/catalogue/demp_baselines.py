@@ -17,24 +17,36 @@ _UNSTRUCTURED = {
     'rigl': dict(distribution='erk'),  # as table 2 says, and of no other
 }
 # with a gamma of 0 behind each branch the loss tells nothing of a channel in it at the start
-_NET = {'model.backbone.zero_init_residual': False}
-_SMOKE = ('SNAP', 'CroPit-S', 'magnitude', 'rigl')  # one epoch has no early one
+NET = {'model.backbone.zero_init_residual': False}
 _LEFT = dict(smoke=(0.5,), small=(0.4, 0.2), paper=(0.4, 0.2, 0.1, 0.05))  # of the weights
-_PEAKS = dict(smoke=(), small=(3e-4, 1e-3), paper=(5e-4, 1e-3, 2e-3, 4e-3))
+_PEAKS = dict(smoke=(1e-3,), small=(3e-4, 1e-3), paper=(5e-4, 1e-3, 2e-3, 4e-3))
 _OFTEN = dict(updates=dict(interval=1))  # at smoke there are five iterations
 
 
-def _arms(scale: str) -> dict[str, list[dict]]:
+def structured(scale: str, **prune: str) -> dict[str, list[dict]]:
+    """The dense net, DemP with these settings of ``prune``, and the structured baselines; at
+    ``smoke`` DemP and what prunes at the start, for one epoch has no early one."""
     arms = {'dense, 1': []}
-    arms |= {f'DemP, {peak:g}': demp(scale, penalty=dict(peak=peak)) for peak in _PEAKS[scale]}
+    for peak in _PEAKS[scale]:
+        arms[f'DemP, {peak:g}'] = demp(scale, prune=prune, penalty=dict(peak=peak))
     for left in _LEFT[scale]:
         for name, budget in _STRUCTURED.items():
             hook = dict(type='DemPHook', budget=dict(budget, params=left), prune=_ANY_WIDTH)
             arms[f'{name}, {left}'] = [hook]
-        for method, settings in _UNSTRUCTURED.items():
-            masks = dict(type='SparseWeightsHook', method=method, sparsity=1 - left, **settings)
-            arms[f'{method}, {left}'] = [masks | (_OFTEN if scale == 'smoke' else {})]
-    return {n: of for n, of in arms.items() if scale != 'smoke' or n.split(',')[0] in _SMOKE}
+    few = ('DemP', 'SNAP', 'CroPit-S')
+    return {n: of for n, of in arms.items() if scale != 'smoke' or n.split(',')[0] in few}
+
+
+def _unstructured(scale: str) -> dict[str, list[dict]]:
+    often = _OFTEN if scale == 'smoke' else {}
+    return {
+        f'{method}, {left}': [
+            dict(type='SparseWeightsHook', method=method, sparsity=1 - left, **settings, **often)
+        ]
+        for left in _LEFT[scale]
+        for method, settings in _UNSTRUCTURED.items()
+        if scale != 'smoke' or method in ('magnitude', 'rigl')
+    }
 
 
 EXPERIMENT = Experiment(
@@ -42,7 +54,10 @@ EXPERIMENT = Experiment(
     'DemP beside structured and unstructured baselines',
     claim='With Adam DemP finds sparser nets of better accuracy than the structured baselines, and '
     'is more effective than the unstructured ones; with SGDM all are alike.',
-    arms={scale: with_each_optimizer(scale, _arms(scale), **_NET) for scale in SCALES},
+    arms={
+        scale: with_each_optimizer(scale, structured(scale) | _unstructured(scale), **NET)
+        for scale in SCALES
+    },
     table=ArmTable(
         'optimizer, method, peak or weights left',
         {

@@ -6,6 +6,7 @@ from ..experiment import Arm, Experiment, Options
 from ..pictures import against
 from ..scales import BOXES, length
 from ..tables import ArmTable
+from ._cut_once import cut_once
 from ._detector import NARROW
 
 _CONFIGS = dict(
@@ -15,7 +16,6 @@ _CONFIGS = dict(
 )
 _SHARES = dict(smoke=(50,), small=(50, 25, 12), paper=(50, 25, 12))  # of the MACs, in percent
 _ITERATIONS = dict(smoke=200, small=390, paper=87_960)
-_FIRST_STEPS = 11  # one cut takes place after these, since a budget looks at ten steps before it
 _BEFORE = 'before finetuning, 100'
 # What chooses in the arms that are cut once. At 50 % of the MACs BCCD cannot tell choices apart.
 _CHOICES = dict(
@@ -53,31 +53,25 @@ _NARROW = dict(
 )
 
 
-def _once(scale: str, score: str, share: int, iterations: int) -> Options:
-    """The budget of a single cut, as early as there is one."""
-    end = round(_FIRST_STEPS / iterations + 5e-5, 4)
-    return dict(flops=share / 100, score=score, cuts=1, begin=0.0, end=end)
-
-
 def _arms(scale: str) -> list[Arm]:
-    def arm(name: str, options: Options, budget: Options | None, **start: Any) -> Arm:
-        hooks = [] if budget is None else [dict(type='DemPHook', budget=budget)]
-        return Arm(name, _CONFIGS[scale], dict(options, custom_hooks=hooks), **start)
+    def arm(name: str, options: Options, *hooks: Options, **start: Any) -> Arm:
+        return Arm(name, _CONFIGS[scale], dict(options, custom_hooks=list(hooks)), **start)
 
     finetuned, start = _FINETUNED[scale], dict(pretrained=_BEFORE, whole=True)
     arms = [
-        arm(_BEFORE, _DENSE[scale], None, once=True),
-        arm('dense, 100', finetuned, None, **start),
+        arm(_BEFORE, _DENSE[scale], once=True),
+        arm('dense, 100', finetuned, **start),
     ]
     for share in _SHARES[scale]:
-        arms.append(arm(f'the one line, {share}', finetuned, dict(flops=share / 100), **start))
+        line = dict(type='DemPHook', budget=dict(flops=share / 100))
+        arms.append(arm(f'the one line, {share}', finetuned, line, **start))
     for score in _CHOICES[scale]:
         for share in _CUT_ONCE[scale]:
-            budget = _once(scale, score, share, _ITERATIONS[scale])
-            arms.append(arm(f'cut once by {score}, {share}', finetuned, budget, **start))
+            once = cut_once(score, share / 100, _ITERATIONS[scale])
+            arms.append(arm(f'cut once by {score}, {share}', finetuned, once, **start))
     for share in _CUT_ONCE[scale]:
-        budget = _once(scale, 'uniform', share, _NARROW_ITERATIONS[scale])
-        arms.append(arm(f'narrow from random weights, {share}', _NARROW[scale], budget))
+        once = cut_once('uniform', share / 100, _NARROW_ITERATIONS[scale])
+        arms.append(arm(f'narrow from random weights, {share}', _NARROW[scale], once))
     return arms
 
 

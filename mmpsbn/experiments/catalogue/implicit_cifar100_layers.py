@@ -1,6 +1,6 @@
 from ..experiment import Experiment, Options, sweep
 from ..scales import PICTURES_100
-from ._implicit import BY_LAYER, CONFIG_100, NETS, XAVIER, training
+from ._implicit import BY_LAYER, CONFIG_100, NETS, XAVIER, by_decay, training
 
 _LR = 'optim_wrapper.paramwise_cfg'
 
@@ -38,11 +38,7 @@ def _changes() -> dict[str, Options]:
 
 def _arms(scale: str) -> dict[str, Options]:
     table = dict(smoke={}, small=_SMALL, paper=_TABLE)[scale]
-    arms = {
-        f'{optimizer} {decay:g}': training(scale, optimizer, decay)
-        for optimizer, decays in table.items()
-        for decay in decays
-    }
+    arms = by_decay(scale, table)
     if scale == 'small':
         return arms
     adam, changes = training(scale, 'Adam L2', 1e-4), _changes()
