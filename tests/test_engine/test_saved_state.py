@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper
@@ -92,6 +92,7 @@ def test_the_checkpoint_itself_loads(checkpoint, trained):
     assert [inner_widths(model) for model in models_of(runner)] == [[9, 12]] * 2
 
 
+@settings(max_examples=150)
 @given(st.data())
 def test_a_stranger_s_plan_is_a_value_error_or_loads_and_never_half(checkpoint, trained, data):
     plan = data.draw(spoilt(checkpoint['meta'][META_KEY]['plan']))

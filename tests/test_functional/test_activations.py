@@ -100,31 +100,6 @@ def test_how_the_data_is_cut_and_in_which_order_it_comes_makes_no_difference(see
     assert same(merged, activation_statistics(x, channel_dim=1))
 
 
-@pytest.mark.parametrize('ranks', [1, 2, 4])
-def test_reduced_is_merged(ranks):
-    parts = [
-        activation_statistics(activations(r)[: 2 * r + 1], channel_dim=1) for r in range(ranks)
-    ]
-    parts[-1] = parts[-1] if ranks == 1 else ActivationStatistics.empty(7)  # a rank without data
-    sent = {}
-
-    def collect(tensor, op):
-        sent.setdefault(op, []).append(tensor)
-        return tensor
-
-    # each rank sends its peak, and its counts once it knows the peak of all
-    for part in parts:
-        part.reduced(collect)
-    peak = torch.stack(sent['max']).amax(0)
-    sent = {}
-    for part in parts:
-        part.reduced(lambda tensor, op: peak if op == 'max' else collect(tensor, op))
-    counts = torch.stack(sent['sum']).sum(0)
-    for part in parts:
-        got = part.reduced(lambda tensor, op: peak if op == 'max' else counts)
-        assert same(got, functools.reduce(ActivationStatistics.merged, parts))
-
-
 @pytest.mark.parametrize('value', [NAN, INF, -INF])
 @pytest.mark.parametrize('late', [False, True])
 def test_nan_and_infinity_are_never_inactive_and_leave_the_others_alone(value, late):

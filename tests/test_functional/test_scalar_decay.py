@@ -76,17 +76,6 @@ def test_every_rule_is_compared_with_torch():
     assert names == {*RULES, 'AdamW'}
 
 
-@pytest.mark.parametrize('name', ['SGD momentum', 'RMSprop', 'Adam', 'Adadelta'])
-def test_decoupled_decay_is_a_product_whatever_the_optimizer(name):
-    build, settings = OPTIMIZERS[name]
-    group = build([torch.nn.Parameter(torch.ones(1))], **settings).param_groups[0]
-    arguments = dict(start=2.0, lrs=[0.5, 0.1], initial_lr=0.5, weight_decay=0.1, decoupled=True)
-    for gradients in (None, [0.0, 0.0]):
-        curve = decay_curve(name.split()[0], settings=group, gradients=gradients, **arguments)
-        # 1 - lambda at the first rate, a fifth of it at a fifth of the rate
-        assert curve == pytest.approx([2.0, 2.0 * 0.9, 2.0 * 0.9 * 0.98], rel=1e-15)
-
-
 @pytest.mark.parametrize('first', [0.0, 1e-4])
 def test_a_warmup_decays_less_than_what_follows_as_in_the_optimizer(first):
     weight = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
@@ -114,64 +103,6 @@ def test_decoupled_decay_is_the_papers_with_every_optimizer(name):
         name, weight_decay=1e-4, decoupled=True, num_steps=10_000, gradients=None
     )
     assert curve[-1] == pytest.approx(math.exp(-1), rel=1e-4)
-
-
-def test_first_steps_by_hand():
-    # Adam's first step is lr whatever the gradient; here 1e-3 of it is lost to eps = 1e-8
-    adam = dict(betas=(0.9, 0.999), eps=1e-8, amsgrad=False)
-    common = dict(decoupled=False, gradients=None)
-    arguments = dict(start=0.1, lrs=[1e-3], initial_lr=1e-3, weight_decay=1e-4, **common)
-    curve = decay_curve('Adam', settings=adam, **arguments)
-    assert curve[1] == pytest.approx(0.1 - 1e-3 / 1.001, rel=1e-12)
-    # SGD: 1 - 0.1 * 0.5 = 0.95, then momentum 0.9: w2 = 1.85 w1 - 0.9 w0
-    sgd = dict(momentum=0.9, dampening=0.0, nesterov=False)
-    arguments = dict(start=1.0, lrs=[0.1, 0.1], initial_lr=0.1, weight_decay=0.5, **common)
-    curve = decay_curve('SGD', settings=sgd, **arguments)
-    assert curve == pytest.approx([1.0, 0.95, 1.85 * 0.95 - 0.9])
-
-
-def sgd_decay(start, *, lr, weight_decay, momentum, steps):
-    """The weight after steps of SGD with L2 at a constant learning rate, in closed form.
-
-    Without momentum w_0 (1 - lr lambda)^t. With it w_{t+1} = (1 + m - lr lambda) w_t - m w_{t-1}
-    and w_1 = (1 - lr lambda) w_0 (torch's buffer starts as the first gradient), so
-    w_t = w_0 (a r^t + (1 - a) s^t) with r, s the roots of z^2 - (1 + m - lr lambda) z + m and
-    a = (1 - lr lambda - s) / (r - s); complex roots are a weight that swings around 0.
-    """
-    decay = lr * weight_decay
-    if not momentum:
-        return start * (1 - decay) ** steps
-    half = (1 + momentum - decay) / 2
-    root = complex(half * half - momentum) ** 0.5
-    fast, slow = half + root, half - root
-    share = (1 - decay - slow) / (fast - slow)
-    return start * (share * fast**steps + (1 - share) * slow**steps).real
-
-
-@pytest.mark.parametrize(
-    'momentum, decay', [(0.0, 1e-3), (0.9, 5e-4), (0.9, 1.0), (0.5, 0.01), (0.99, 0.5)]
-)
-def test_the_closed_form_of_sgd_is_the_recursion(momentum, decay):
-    settings = dict(momentum=momentum, dampening=0.0, nesterov=False)
-    curve = decay_curve(
-        'SGD',
-        start=0.3,
-        lrs=[0.1] * 300,
-        initial_lr=0.1,
-        weight_decay=decay,
-        decoupled=False,
-        settings=settings,
-        gradients=None,
-    )
-    for steps in (0, 1, 2, 17, 300):
-        closed = sgd_decay(0.3, lr=0.1, weight_decay=decay, momentum=momentum, steps=steps)
-        assert closed == pytest.approx(curve[steps], rel=1e-9, abs=1e-15)
-
-
-def test_the_exponential_is_the_limit_of_small_steps():
-    # lr lambda = 5e-5 and momentum 0.9: exp(-lr lambda t / (1 - m)), S = 5
-    left = sgd_decay(1.0, lr=0.1, weight_decay=5e-4, momentum=0.9, steps=10_000)
-    assert math.log(left) == pytest.approx(-5, rel=5e-3)
 
 
 def test_what_is_no_rule_is_named():

@@ -34,6 +34,11 @@ def test_course_by_hand(kind, course):
     assert [schedule(step, 10) for step in range(11)] == pytest.approx(course, abs=1e-12)
 
 
+@pytest.mark.parametrize('kind', ['one_cycle', 'warmup'])
+def test_without_a_warmup_the_first_step_has_the_peak(kind):
+    assert Schedule(kind, warmup=0.0, end=1.0)(0, 10) == 1
+
+
 @given(schedules(), st.integers(1, 10**6), st.data())
 def test_values_stay_in_0_1_and_are_0_from_the_end_on(schedule, total, data):
     step = data.draw(st.integers(0, 2 * total))
@@ -41,34 +46,6 @@ def test_values_stay_in_0_1_and_are_0_from_the_end_on(schedule, total, data):
     assert 0 <= value <= 1
     if step / total >= schedule.end:
         assert value == 0
-
-
-@given(schedules(['one_cycle', 'warmup']))
-def test_rise_begins_at_0_and_ends_at_1(schedule):
-    resolution = 10**9
-    assert schedule(0, resolution) == (0 if schedule.warmup else 1)
-    at_warmup = math.ceil(schedule.warmup * resolution)
-    if at_warmup / resolution < schedule.end - 1e-3:
-        assert schedule(at_warmup, resolution) == pytest.approx(1, abs=1e-6)
-
-
-@given(schedules(['one_cycle', 'cosine']))
-def test_cosine_reaches_0_without_a_jump(schedule):
-    resolution = 10**9
-    last = math.ceil(schedule.end * resolution) - 1
-    if schedule.type == 'cosine' or schedule.end - schedule.warmup > 1e-2:
-        assert schedule(last, resolution) < 1e-6
-
-
-@given(schedules(), st.lists(st.integers(0, 10**6), min_size=2, max_size=2).map(sorted))
-def test_monotone_up_before_the_warmup_ends_and_down_after(schedule, steps):
-    early, late = steps
-    first, second = schedule(early, 10**6), schedule(late, 10**6)
-    rises = schedule.type in ('one_cycle', 'warmup')
-    if rises and late / 10**6 < schedule.warmup:
-        assert first <= second
-    elif not rises or early / 10**6 >= schedule.warmup:
-        assert first >= second
 
 
 @pytest.mark.parametrize(

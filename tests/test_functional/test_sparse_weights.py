@@ -78,27 +78,6 @@ def test_the_largest_scores_stay_and_what_is_masked_does_not_come_back(method):
     assert sorted(map(list, best)) == kept.nonzero().tolist()
 
 
-def loop_of_rigl(mask, weight, gradient, number):
-    kept = {(i, j) for i, j in mask.nonzero().tolist()}
-    for _ in range(number):
-        kept.remove(min(kept, key=lambda place: abs(weight[place])))
-    others = {(i, j) for i in range(mask.shape[0]) for j in range(mask.shape[1])} - kept
-    for _ in range(number):
-        best = max(others, key=lambda place: abs(gradient[place]))
-        others.remove(best)
-        kept.add(best)
-    return sorted(map(list, kept))
-
-
-@pytest.mark.parametrize('number', [0, 1, 5])
-def test_rigl_drops_small_weights_and_grows_where_the_gradient_is_large(number):
-    weight, gradient = drawn(6, 5), drawn(6, 5, seed=1)
-    mask = drawn(6, 5, seed=2) > 0
-    new = replace_weights('rigl', mask, weight, gradient, number, torch.Generator())
-    assert new.nonzero().tolist() == loop_of_rigl(mask, weight, gradient, number)
-    assert new.sum() == mask.sum()
-
-
 def test_set_drops_small_weights_and_grows_at_random():
     weight, mask = drawn(6, 5), drawn(6, 5, seed=2) > 0
     grown = torch.zeros(6, 5)

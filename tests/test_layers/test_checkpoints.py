@@ -3,13 +3,11 @@
 import pytest
 import torch
 from layer_cases import CASES, C, make, randomise
-from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import get_state_dict, weights_to_cpu
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
-from mmpsbn.layers import psBN1d, psBN2d
+from mmpsbn.layers import psBN1d
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -38,33 +36,3 @@ def test_b_is_what_mmengine_saves_and_what_a_net_of_another_alpha_loads(tmp_path
     target.load_state_dict(torch.load(path, weights_only=True)['state_dict'])
     for ours, theirs in zip(target.parameters(), source.parameters()):
         assert torch.equal(ours, theirs)
-
-
-def test_a_checkpoint_of_version_0_1_is_read_as_what_it_is():
-    # it holds b under bias, and the exact beta in the metadata
-    source, target = net(0), net(1)
-    state = source.state_dict()
-    state._metadata['0']['psbn_beta'] = source[0].beta.detach()
-    target.load_state_dict(state)
-    assert torch.equal(target[0].bias, source[0].bias)
-
-
-AVERAGES = {
-    'mmengine': lambda m: ExponentialMovingAverage(m, momentum=0.25, update_buffers=True),
-    'mmengine, no buffers': lambda m: ExponentialMovingAverage(m, momentum=0.25),
-    'torch': lambda m: AveragedModel(m, avg_fn=lambda old, new, _: 0.75 * old + 0.25 * new),
-}
-
-
-@pytest.mark.parametrize('kind', AVERAGES)
-def test_every_moving_average_averages_b(kind):
-    model = nn.Sequential(randomise(psBN2d(C), 0)).double()
-    averaged = AVERAGES[kind](model)
-    expected = {}
-    for step in range(4):
-        randomise(model, step + 10)
-        averaged.update_parameters(model)
-        for name, p in model.named_parameters():
-            expected[name] = 0.75 * expected.get(name, p.detach()) + 0.25 * p.detach()
-    for name, p in averaged.module.named_parameters():
-        torch.testing.assert_close(p.detach(), expected[name], rtol=1e-11, atol=1e-11)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from nets import build, generator, observe
 from torch import nn
-from toy import ToyNet, kill_channels
 
 from mmpsbn.functional.activations import ActivationStatistics, activation_statistics
 
@@ -51,32 +50,6 @@ def test_each_layer_has_the_statistics_of_all_that_it_read(name):
     assert set(observed) == set(inputs)
     for layer, x in inputs.items():
         assert same(observed[layer], activation_statistics(x, channel_dim=1)), layer
-
-
-def test_a_shared_layer_counts_every_call():
-    model, _ = build('fpn')
-    seen = observe(model, batches_of(2, 3))['tower']
-    assert seen.samples.unique().tolist() == [2 * 5]
-    assert seen.values.unique().tolist() == [5 * (8 * 8 + 4 * 4)]
-
-
-def test_in_a_residual_stream_the_activation_after_the_addition_counts():
-    torch.manual_seed(0)
-    model = ToyNet().eval()
-    kill_channels(model.norm, [1, 2])
-    kill_channels(model.blocks[0].bn2, [1])  # channel 1: dead from the stem and from the branch
-    with torch.no_grad():
-        model.blocks[0].bn2.weight[2] = 0
-        model.blocks[0].bn2.bias[2] = 0.5  # channel 2: the branch brings it back as a constant
-        model.blocks[0].bn2.weight[3] = 0
-        model.blocks[0].bn2.bias[3] = 0  # channel 3: a collapsed branch of a live stream
-    (batch,) = batches_of(4)
-    observed = observe(model, [batch.float()])
-    stem, stream = observed['blocks.0.conv1'], observed['blocks.1.conv1']
-    assert stem.inactive_mask(eps=0).nonzero().flatten().tolist() == [1, 2]
-    assert stream.inactive_mask(eps=1e-12).nonzero().flatten().tolist() == [1]
-    assert float(stream.peak[2]) == 0.5 and stream.universality()[0][2] == 1
-    assert torch.equal(stream.zeros[3], stem.zeros[3]) and stream.zeros[3] > 0
 
 
 def test_ranks_with_data_of_their_own_see_that_of_all():

@@ -30,23 +30,6 @@ def trained(name, kind):
     return model, batch, optimizer
 
 
-def test_parameters_stay_and_every_one_moves_in_the_next_step():
-    model, batch, optimizer = trained('residual', 'adam')
-    parameters = dict(model.named_parameters())
-    widths = {name: p.shape for name, p in parameters.items()}
-    plan = random_plan(model, batch)
-    apply_plan(model, plan, (o for o in [optimizer]))  # any iterable will do
-    assert any(p.shape != widths[n] for n, p in parameters.items())
-    for name, p in model.named_parameters():
-        assert p is parameters[name] and p.is_leaf and p.requires_grad
-        assert p.grad.shape == p.shape
-    before = {n: p.detach().clone() for n, p in parameters.items()}
-    optimizer.zero_grad()
-    loss_of(model(batch)).backward()
-    optimizer.step()
-    assert not any(torch.equal(p, before[n]) for n, p in parameters.items())
-
-
 @pytest.mark.parametrize('kind', OPTIMIZERS)
 @pytest.mark.parametrize('name', ['psbn_chain', 'residual', 'fpn'])
 def test_restore_puts_everything_back_bit_for_bit(name, kind):

@@ -1,13 +1,13 @@
 """Training goes on after surgery as if the channels had been masked, with any optimizer.
 
-The channels that go are live ones: their state and gradients are not zero. AMP and clipping are in
+The channels that go are live ones: their state and gradients are not zero. Several param groups and
+optimizers, gradient accumulation, AMP, clipping and compiled models are in
 test_engine/test_training_matrix.
 """
 
 import pytest
 import torch
 from nets import build, generator, loss_of, random_plan
-from torch import nn
 from twin import assert_equals_twin, assert_state_equals_twin, mask_
 
 from mmpsbn.pruning import apply_plan
@@ -41,104 +41,30 @@ def mild_loss_of(outputs):
     return loss_of(outputs) / 1000  # else rounding grows a thousandfold within a few steps
 
 
-class Training:
-    """A net, its optimizers and a step; two of them start out bit-equal."""
-
-    def __init__(self, net='residual', optimizers_of=None):
-        self.model, self.batch = build(net)
-        if net == 'fpn':  # a norm follows: its gradient is rounding, which Adam would blow up
-            self.model.tower.bias.requires_grad_(False)
-        make = optimizers_of or (lambda model: [OPTIMIZERS['sgd'](model.parameters())])
-        self.optimizers = make(self.model)
-        self.forward = self.model
-
-    def step(self, batch):
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        mild_loss_of(self.forward(batch)).backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
-
-    def run(self, data):
-        for batch in data:
-            self.step(batch)
-
-
-def pruned_and_twin(*args, before=3, after=4, training=Training, **kwargs):
-    """Both after training, surgery or masking in step ``before``, and training on."""
-    pruned, twin = training(*args, **kwargs), training(*args, **kwargs)
-    data = batches(before + after)
-    for run in (pruned, twin):
-        run.run(data[:before])
-    plan = random_plan(pruned.model, pruned.batch)
-    apply_plan(pruned.model, plan, pruned.optimizers)
-    mask_(twin.model, plan, twin.optimizers)
-    for run in (pruned, twin):
-        run.run(data[before:])
-    return pruned, twin, plan
-
-
-def assert_equal_training(pruned, twin, plan):
-    assert len(plan.kept) > 3
-    assert_equals_twin(pruned.model, twin.model, plan, **CLOSE)
-    for ours, theirs in zip(pruned.optimizers, twin.optimizers):
-        assert_state_equals_twin(ours, theirs, pruned.model, twin.model, plan, **CLOSE)
+def train(model, optimizer, data):
+    for batch in data:
+        optimizer.zero_grad()
+        mild_loss_of(model(batch)).backward()
+        optimizer.step()
 
 
 @pytest.mark.parametrize('net', ['psbn_residual', 'concat', 'fpn'])
 @pytest.mark.parametrize('kind', OPTIMIZERS)
 def test_every_optimizer(kind, net):
-    runs = pruned_and_twin(net, lambda model: [OPTIMIZERS[kind](model.parameters())])
-    assert_equal_training(*runs)
-
-
-def test_several_param_groups_of_two_optimizers():
-    def two(model):
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-        scales = [p for m in norms for p in m.parameters()]
-        rest = [p for p in model.parameters() if not any(p is s for s in scales)]
-        groups = [dict(params=scales, weight_decay=0.0), dict(params=rest[:2], lr=0.001)]
-        return [
-            optim.AdamW(groups, lr=0.01, weight_decay=0.1),
-            OPTIMIZERS['sgd'](rest[2:]),
-        ]
-
-    assert_equal_training(*pruned_and_twin(optimizers_of=two))
-
-
-class Accumulating(Training):
-    """Steps every fourth batch."""
-
-    seen = 0
-
-    def step(self, batch):
-        (mild_loss_of(self.forward(batch)) / 4).backward()
-        self.seen += 1
-        if self.seen % 4 == 0:
-            self.optimizers[0].step()
-            self.optimizers[0].zero_grad()
-
-
-@pytest.mark.parametrize('before', [4, 6])
-def test_an_event_amid_accumulated_gradients(before):
-    runs = pruned_and_twin(training=Accumulating, before=before, after=13 - before)
-    assert any(p.grad is not None for p in runs[0].model.parameters())  # one batch is pending
-    assert_equal_training(*runs)
-
-
-@pytest.mark.skipif(TORCH < (2, 2), reason='torch.compile switches the hooks of optimizers off')
-def test_a_compiled_model_is_compiled_anew():
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return torch._dynamo.lookup_backend('aot_eager')(graph, inputs)
-
-    class Compiled(Training):
-        def __init__(self, *args):
-            super().__init__(*args)
-            self.forward = torch.compile(self.model, backend=backend)
-
-    runs = pruned_and_twin(training=Compiled)
-    assert len(graphs) >= 2  # the dense one, which the twin may share, and the pruned one
-    assert_equal_training(*runs)
+    """Three steps, surgery or masking, and four more."""
+    runs, data = [], batches(7)
+    for _ in ('pruned', 'twin'):
+        model, batch = build(net)
+        if net == 'fpn':  # a norm follows: its gradient is rounding, which Adam would blow up
+            model.tower.bias.requires_grad_(False)
+        runs.append((model, OPTIMIZERS[kind](model.parameters())))
+        train(*runs[-1], data[:3])
+    (pruned, optimizer), (twin, its_optimizer) = runs
+    plan = random_plan(pruned, batch)
+    assert len(plan.kept) > 3
+    apply_plan(pruned, plan, iter([optimizer]))  # any iterable will do
+    mask_(twin, plan, [its_optimizer])
+    for run in runs:
+        train(*run, data[3:])
+    assert_equals_twin(pruned, twin, plan, **CLOSE)
+    assert_state_equals_twin(optimizer, its_optimizer, pruned, twin, plan, **CLOSE)
