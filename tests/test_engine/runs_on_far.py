@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from toy import ToyNet
 
 from mmpsbn.engine import DemPHook
-from mmpsbn.engine.demp.pace import LEAST_STEPS
+from mmpsbn.engine.demp.budget_schedule import LEAST_STEPS
 from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES
 
@@ -176,7 +176,7 @@ def spoken_of(runner) -> set[int]:
     hook = next((h for h in runner.hooks if isinstance(h, DemPHook)), None)
     if hook is None or hook.pruner.kind is None:
         return set()
-    cuts = hook.pruner._pace.events
+    cuts = hook.pruner._schedule.events
     return {cut - 1 + later for cut in cuts for later in (0, 1, LEAST_STEPS)}
 
 

@@ -65,7 +65,7 @@ def test_every_cut_comes_within_2_percent_of_what_was_planned(tmp_path, kind, ta
     said = [re.search(r': (\S+)% of the \w+ left, (\S+)% planned', m) for m in messages]
     shares = [(float(m[1]) / 100, float(m[2]) / 100) for m in said if m]
     events = events_of(messages)
-    assert len(shares) == len(events) == len(pruner._pace.events) == 8
+    assert len(shares) == len(events) == len(pruner._schedule.events) == 8
     for k, (found, planned) in enumerate(shares, 1):
         assert planned == pytest.approx(1 - k / 8 * (1 - target), abs=1e-3)
         assert abs(found / planned - 1) <= 0.02

@@ -12,7 +12,7 @@ from test_training_only import TrainingNet, embedded_labels
 from torch import nn
 from toy import ToyData, ToyPreprocessor
 
-from mmpsbn.engine.demp.coverage import held_by_losses
+from mmpsbn.engine.demp.trace_coverage import held_by_losses
 from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.pruning import trace_channel_graph
 

@@ -16,7 +16,7 @@ from toy import ToyData, ToyNet, toy_runner
 
 from mmpsbn.engine.demp.budget import Budget
 from mmpsbn.engine.demp.single_shot import (
-    FirstLazyEpoch,
+    EarlyCropTiming,
     passes_of_its_own,
     scores_of_passes,
     shares_of_rounds,
@@ -234,21 +234,21 @@ def test_the_early_cut_is_after_the_first_epoch_that_hardly_moves_the_weights(tm
 def test_an_epoch_that_moves_nothing_does_not_count_and_the_last_one_always_does():
     model = nn.Linear(2, 1, bias=False)
     model.weight.data = torch.tensor([[3.0, 4.0]])
-    early = FirstLazyEpoch(model, left=0.3, epoch=10, iters=50)
+    early = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
     assert not early.has_come(model, 10)
     model.weight.data += torch.tensor([[0.0, 2.0]])
     assert not early.has_come(model, 20)  # 2 / 5
     model.weight.data += torch.tensor([[0.0, 1.0]])
-    after = FirstLazyEpoch(model, left=0.3, epoch=10, iters=50)
+    after = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
     after.restore(early.state())
     assert early.has_come(model, 30) and after.has_come(model, 30)  # 1 / 5
     assert early.next_event(29) is early.next_event(30) is None
-    never = FirstLazyEpoch(model, left=0.3, epoch=10, iters=50)
+    never = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
     assert [never.next_event(step) for step in (0, 9, 10, 39, 40)] == [10, 10, 20, 40, None]
     assert not never.has_come(model, 30) and never.has_come(model, 40)
     with pytest.raises(ValueError, match="'early' .* none of 10 .* train for 12 iterations"):
-        FirstLazyEpoch(model, left=0.3, epoch=10, iters=11)
-    FirstLazyEpoch(model, left=0.3, epoch=10, iters=12)
+        EarlyCropTiming(model, left=0.3, epoch=10, iters=11)
+    EarlyCropTiming(model, left=0.3, epoch=10, iters=12)
 
 
 def test_what_is_frozen_or_trained_later_takes_no_others_place():
@@ -257,11 +257,11 @@ def test_what_is_frozen_or_trained_later_takes_no_others_place():
         nn.init.constant_(layer.weight, value)
         nn.init.constant_(layer.bias, value)
     model[1].bias.requires_grad_(False)
-    far, near = (FirstLazyEpoch(model, left=left, epoch=10, iters=50) for left in (0.31, 0.29))
+    far, near = (EarlyCropTiming(model, left=left, epoch=10, iters=50) for left in (0.31, 0.29))
     model[0].requires_grad_(False)
     model[1].bias.requires_grad_(True)
     model[1].weight.data[0, 0] += 0.3 * 10**0.5  # times the norm of the ten that are trainable
-    resumed = FirstLazyEpoch(model, left=0.31, epoch=10, iters=50)
+    resumed = EarlyCropTiming(model, left=0.31, epoch=10, iters=50)
     resumed.restore(far.state())
     assert far.has_come(model, 10) and resumed.has_come(model, 10)
     assert not near.has_come(model, 10)
@@ -272,7 +272,7 @@ def test_the_ranks_decide_together(monkeypatch):
         told[0] = 0.1
 
     model = nn.Linear(2, 1)
-    early = FirstLazyEpoch(model, left=0.3, epoch=10, iters=50)
+    early = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
     model.weight.data += 100
     monkeypatch.setattr('mmpsbn.engine.demp.single_shot.broadcast_object_list', hear_rank_0)
     assert early.has_come(model, 10)
@@ -300,7 +300,7 @@ def test_the_first_weights_are_known_after_a_resume(tmp_path):
     )
     assert pruner_of(whole).budget.met
     start, end = (torch.load(tmp_path / f'whole/epoch_{k}.pth', weights_only=False) for k in (1, 4))
-    first = [s['meta']['mmpsbn']['pruner']['pace']['first'] for s in (start, end)]
+    first = [s['meta']['mmpsbn']['pruner']['schedule']['first'] for s in (start, end)]
     assert len(first[0]) == 17 and first[1] == {}
 
 

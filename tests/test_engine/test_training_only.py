@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from toy import ToyNet, kill_channels
 
-from mmpsbn.engine.demp.coverage import held_by_losses
+from mmpsbn.engine.demp.trace_coverage import held_by_losses
 from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.pruning import trace_channel_graph
 

@@ -28,16 +28,16 @@ from ..runner_parts import (
 )
 from ..wrapper import only_optimizer
 from .budget import Budget
+from .budget_schedule import LEAST_STEPS, BudgetSchedule
 from .loss_watch import LossWatch
 from .online_pruner import OnlinePruner
-from .pace import LEAST_STEPS, Pace
 from .progress import what_the_loss_misses
 from .prune_event import look_at
 from .settings import LAST_END, BudgetSettings, PruneSettings
 from .single_shot import (
-    FirstLazyEpoch,
+    EarlyCropTiming,
     check_data,
-    pace_of,
+    schedule_of,
     scores_of_passes,
     shares_of_rounds,
     train_nothing,
@@ -52,8 +52,8 @@ class BudgetPruner(OnlinePruner):
 
     Between two cuts the squared gradients of gates are summed (:class:`.GateSaliency`). At a cut
     the channels with the least of it go (:func:`.fisher_scores`), so many that the cost comes down
-    to what the :class:`.Pace` has planned. The outputs must then be those of a model whose readers
-    see 0 of them; if they are not, all is put back, and others are chosen.
+    to what the :class:`.BudgetSchedule` has planned. The outputs must then be those of a model
+    whose readers see 0 of them; if they are not, all is put back, and others are chosen.
     """
 
     def __init__(self, budget: BudgetSettings, settings: PruneSettings, *, free_widths: bool):
@@ -61,15 +61,15 @@ class BudgetPruner(OnlinePruner):
         self.settings = settings
         self.budget = Budget(budget, settings, free_widths=free_widths)
         self._budget_settings = budget
-        self._pace: Pace | FirstLazyEpoch | None = None
-        self._saved_pace: Mapping = {}  # of a resumed run, until there is a pace
+        self._schedule: BudgetSchedule | EarlyCropTiming | None = None
+        self._saved_schedule: Mapping = {}  # of a resumed run, until there is a schedule
         self._optimizer: Optimizer | None = None
         self._owned: Container[nn.Parameter] = ()  # by the optimizer
         self._iters_per_step = 1
         self._saliency: GateSaliency | None = None  # since the last cut
         self._saved: Mapping | None = None  # of a resumed run, until it is watched again
         self._refused: set[str] = set()  # groups whose removal was undone; they stay whole
-        self._another_try: int | None = None  # iterations done at it, after the last of the pace
+        self._another_try: int | None = None  # iterations done at it, after the schedule's last
         self._finetunes: bool | None = None
         self._reach_is_checked = False
         self._losses = LossWatch(LEAST_STEPS)
@@ -89,7 +89,7 @@ class BudgetPruner(OnlinePruner):
             refused=sorted(self._refused),
             another_try=self._another_try,
             finetunes=self._finetunes,
-            pace=self._saved_pace if self._pace is None else self._pace.state(),
+            schedule=self._saved_schedule if self._schedule is None else self._schedule.state(),
         )
 
     def restore(self, state: dict) -> None:
@@ -97,7 +97,7 @@ class BudgetPruner(OnlinePruner):
         self.budget.restore(state['budget'])
         self._saved, self._refused = state['saliency'], set(state['refused'])
         self._another_try, self._finetunes = state['another_try'], state['finetunes']
-        self._saved_pace = state['pace']
+        self._saved_schedule = state['schedule']
 
     def end(self, runner) -> None:
         if self.graph is not None and not self.budget.met:
@@ -130,18 +130,18 @@ class BudgetPruner(OnlinePruner):
         groups = self._groups_with_gates(model)
         whole = self._whole(groups)
         self.budget.start(model, groups, self.progress.positions, image, whole)
-        self._pace = pace_of(
+        self._schedule = schedule_of(
             runner,
             self._budget_settings,
             left=self.budget.target,
             finetunes=self._finetunes,
             iters_per_step=self._iters_per_step,
         )
-        if self._saved_pace:
-            self._pace.restore(self._saved_pace)
+        if self._saved_schedule:
+            self._schedule.restore(self._saved_schedule)
         if len(groups) < len(self.prunable):
             runner.logger.warning(f'of some channels no gradient tells: left whole: {whole}')
-        runner.logger.info(f'{self.budget}: {self._pace}, widths in {self.budget.widths}')
+        runner.logger.info(f'{self.budget}: {self._schedule}, widths in {self.budget.widths}')
         if self.next_event(runner) is None and not self.budget.met:
             self._log_budget(runner, share=1.0)
         elif self._takes_passes and groups:
@@ -178,7 +178,7 @@ class BudgetPruner(OnlinePruner):
         return self._budget_settings.score in GATE_SCORES
 
     def next_event(self, runner) -> int | None:
-        event = self._pace.next_event(runner.iter)
+        event = self._schedule.next_event(runner.iter)
         if event is None and self._another_try is not None and self._another_try > runner.iter:
             return self._another_try
         return event
@@ -231,12 +231,12 @@ class BudgetPruner(OnlinePruner):
     def prune(self, runner, data_batch: dict) -> None:
         """Cut down to what is planned."""
         event = runner.iter + 1
-        if not self._pace.has_come(bare_model(runner), event):
+        if not self._schedule.has_come(bare_model(runner), event):
             return
         start = time.perf_counter()
         saliency, self._saliency = self._saliency, None
         self._coverage.close()
-        share = 1.0 if event == self._another_try else self._pace.share(event)
+        share = 1.0 if event == self._another_try else self._schedule.share(event)
         # more than once in the end alone, where a clock was not met by what the counts promised
         shares = [share] * _MOST_TRIES
         if self._takes_passes and self._budget_settings.timing != 'gradual':

@@ -11,8 +11,8 @@ from ..checkpoints.pruned_structure import PrunedStructure
 from ..openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ..ranks import check_same_on_all_ranks
 from ..runner_parts import bare_model
-from .coverage import CalledLayers, Coverage
 from .progress import Progress
+from .trace_coverage import CalledLayers, TraceCoverage
 
 
 class OnlinePruner(ABC):
@@ -27,7 +27,7 @@ class OnlinePruner(ABC):
         self.structure = PrunedStructure()
         self.progress = Progress()
         self.graph: ChannelGraph | None = None  # of the model as it is
-        self._coverage = Coverage(hold_what_is_not_read=hold_what_is_not_read)
+        self._coverage = TraceCoverage(hold_what_is_not_read=hold_what_is_not_read)
         self._probe_size: tuple[int, ...] = ()
 
     # --- what the choice is for -------------------------------------------------------
@@ -130,7 +130,7 @@ class OnlinePruner(ABC):
             outputs: of the training step.
 
         Raises:
-            ValueError: see :meth:`.Coverage.check`.
+            ValueError: see :meth:`.TraceCoverage.check`.
         """
         self._coverage.check(
             bare_model(runner), data_batch, self.graph.groups, self, logger=runner.logger

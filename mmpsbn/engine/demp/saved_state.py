@@ -31,7 +31,7 @@ def check_saved_state(saved: Mapping[str, Any], *, kind: str | None) -> None:
             'weights with load_from'
         )
     own = (
-        dict(budget=Mapping, saliency=(Mapping, type(None)), refused=list, pace=Mapping)
+        dict(budget=Mapping, saliency=(Mapping, type(None)), refused=list, schedule=Mapping)
         if kind is not None
         else dict(channel_dims=Mapping, windows=list, samples=int)
     )

@@ -181,7 +181,7 @@ class BudgetSettings:
             own.
         timing: 'gradual' (``cuts`` between ``begin`` and ``end``), 'start' (all at once before the
             first step, by one of GATE_SCORES) or 'early' (all at once at
-            :class:`.FirstLazyEpoch`).
+            :class:`.EarlyCropTiming`).
     """
 
     flops: float | None = None

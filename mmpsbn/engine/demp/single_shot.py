@@ -18,7 +18,7 @@ from ..openmmlab import batch_loss
 from ..random_numbers import frozen_random_numbers
 from ..ranks import reduced
 from ..runner_parts import bare_model, epoch_length
-from .pace import Pace
+from .budget_schedule import BudgetSchedule
 from .settings import LAST_END, BudgetSettings
 
 # Of the training data, from which a score is summed: as many as DemP's authors take.
@@ -133,7 +133,7 @@ def passes_of_its_own(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(buffers[name])
 
 
-class BeforeTheFirstStep(Pace):
+class BeforeTheFirstStep(BudgetSchedule):
     """One cut."""
 
     def __str__(self) -> str:
@@ -147,14 +147,14 @@ def train_nothing(model: nn.Module, data_batch: dict) -> None:
         batch_loss(model, copy.deepcopy(data_batch))
 
 
-def pace_of(
+def schedule_of(
     runner, settings: BudgetSettings, *, left: float, finetunes: bool, iters_per_step: int
-) -> 'Pace | FirstLazyEpoch':
+) -> 'BudgetSchedule | EarlyCropTiming':
     """When the cuts of a run happen.
 
     Args:
-        left: see :class:`FirstLazyEpoch`.
-        finetunes, iters_per_step: see :class:`.Pace`.
+        left: see :class:`EarlyCropTiming`.
+        finetunes, iters_per_step: see :class:`.BudgetSchedule`.
 
     Raises:
         ValueError: there is no room for them.
@@ -163,8 +163,8 @@ def pace_of(
         return BeforeTheFirstStep((1,))  # in the first iteration
     if settings.timing == 'early':
         epoch = _iterations_of_an_epoch(runner.train_dataloader)
-        return FirstLazyEpoch(bare_model(runner), left=left, epoch=epoch, iters=runner.max_iters)
-    return Pace.of_run(
+        return EarlyCropTiming(bare_model(runner), left=left, epoch=epoch, iters=runner.max_iters)
+    return BudgetSchedule.of_run(
         settings, finetunes=finetunes, iters=runner.max_iters, iters_per_step=iters_per_step
     )
 
@@ -200,7 +200,7 @@ def _batches(runner, draw: int) -> Iterator[dict]:
         yield loader.collate_fn([loader.dataset[i] for i in indices.tolist()])
 
 
-class FirstLazyEpoch:
+class EarlyCropTiming:
     """EarlyCroP's time to prune: the end of the first epoch t that hardly moves the weights,
 
         0 < | |theta_t - theta_0| - |theta_(t-1) - theta_0| | / |theta_0| < 1 - rho,

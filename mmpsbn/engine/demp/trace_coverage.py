@@ -47,7 +47,7 @@ class CalledLayers:
         self._handles = []
 
 
-class Coverage:
+class TraceCoverage:
     """Whether what runs in training is what was traced, and what must stay whole where it is not.
 
     Watched are the run's first iteration, and windows, since a head may begin to train later.

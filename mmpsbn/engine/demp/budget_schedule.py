@@ -16,7 +16,7 @@ _MOST_CUTS = 20
 
 
 @dataclass(frozen=True)
-class Pace:
+class BudgetSchedule:
     """Evenly spaced cuts; after the k-th of n, a share k / n of all that must go has gone.
 
     Attributes:
@@ -28,7 +28,7 @@ class Pace:
     @classmethod
     def of_run(
         cls, settings: BudgetSettings, *, finetunes: bool, iters: int, iters_per_step: int
-    ) -> 'Pace':
+    ) -> 'BudgetSchedule':
         """As many cuts as the window has room for, with ten optimizer steps before each, at most
         20; or ``cuts``, where it is set.
 

@@ -4,17 +4,19 @@ import re
 
 import pytest
 
-from mmpsbn.engine.demp.pace import LEAST_STEPS, Pace
+from mmpsbn.engine.demp.budget_schedule import LEAST_STEPS, BudgetSchedule
 from mmpsbn.engine.demp.settings import BudgetSettings
 
 
-def pace(iters, iters_per_step=1, *, finetunes=False, **settings):
+def schedule(iters, iters_per_step=1, *, finetunes=False, **settings):
     settings = BudgetSettings(**(dict(flops=0.5) | settings))
-    return Pace.of_run(settings, finetunes=finetunes, iters=iters, iters_per_step=iters_per_step)
+    return BudgetSchedule.of_run(
+        settings, finetunes=finetunes, iters=iters, iters_per_step=iters_per_step
+    )
 
 
 def test_cuts_are_even_and_the_last_is_at_the_end():
-    cuts = pace(1000, begin=0.1, end=0.5, cuts=4)
+    cuts = schedule(1000, begin=0.1, end=0.5, cuts=4)
     assert cuts.events == (200, 300, 400, 500)
     assert [cuts.share(event) for event in cuts.events] == [0.25, 0.5, 0.75, 1.0]
     assert [cuts.next_event(step) for step in (0, 199, 200, 499, 500)] == [200, 200, 300, 500, None]
@@ -25,7 +27,7 @@ def test_cuts_are_even_and_the_last_is_at_the_end():
 @pytest.mark.parametrize('iters', [200, 390, 1_800, 90_000])
 def test_every_cut_has_ten_optimizer_steps_before_it(iters, finetunes, begin, end, iters_per_step):
     iters *= iters_per_step
-    cuts = pace(iters, iters_per_step, finetunes=finetunes)
+    cuts = schedule(iters, iters_per_step, finetunes=finetunes)
     gaps = [b - a for a, b in zip((begin * iters, *cuts.events), cuts.events)]
     assert min(gaps) >= LEAST_STEPS * iters_per_step
     assert cuts.events[-1] == pytest.approx(end * iters, abs=0.5)
@@ -48,19 +50,19 @@ def test_the_run_that_the_error_asks_for_is_long_enough_and_no_shorter_one_is(
     settings, iters_per_step
 ):
     with pytest.raises(ValueError, match='train for') as refusal:
-        pace(10, iters_per_step, **settings)
+        schedule(10, iters_per_step, **settings)
     needed = int(re.search(r'train for (\d+) iterations or more', str(refusal.value))[1])
-    pace(needed, iters_per_step, **settings)
+    schedule(needed, iters_per_step, **settings)
     with pytest.raises(ValueError, match=f'train for {needed} iterations'):
-        pace(needed - 1, iters_per_step, **settings)
+        schedule(needed - 1, iters_per_step, **settings)
 
 
 def test_the_error_says_what_there_is_no_room_for():
     with pytest.raises(ValueError) as refusal:
-        pace(40)
+        schedule(40)
     assert str(refusal.value) == (
         'budget flops=0.5: a run of 40 iterations has no room for 2 cuts with 10 optimizer steps '
         'before each between 0.2 and 0.6 of it; train for 50 iterations or more'
     )
     with pytest.raises(ValueError, match='for 9 cuts .* or ask for fewer cuts'):
-        pace(100, cuts=9)
+        schedule(100, cuts=9)
