@@ -22,11 +22,19 @@ KEEP, PRUNE, INHERIT, FRAGMENT, PURE = re.findall('```python\n(.*?)```', SECTION
 PRUNE = ''.join(KEEP.splitlines(keepends=True)[:3]) + PRUNE  # "under the same first two lines"
 OUR_TOOL, MMDET_TOOL = ROOT / 'tools/train.py', Path(mmdet.__file__).parent / '.mim/tools/train.py'
 SMALL = """
-model.setdefault('backbone', {}).update(depth=18, init_cfg=None)
-model['neck'] = dict(in_channels=[64, 128, 256, 512])
+model.setdefault('backbone', {}).update(depth=18, base_channels=16, init_cfg=None)
+model['neck'] = dict(in_channels=[16, 32, 64, 128], out_channels=32)
 """
-OF_RETINANET = SMALL + "model['bbox_head'] = dict(num_classes=10)"
-OF_FASTER_RCNN = SMALL + "model['roi_head'] = dict(bbox_head=dict(num_classes=10))"
+OF_RETINANET = f"""{SMALL}
+model['bbox_head'] = dict(num_classes=10, in_channels=32, feat_channels=32, stacked_convs=2)
+"""
+OF_FASTER_RCNN = f"""{SMALL}
+model['rpn_head'] = dict(in_channels=32, feat_channels=32)
+model['roi_head'] = dict(
+    bbox_roi_extractor=dict(out_channels=32),
+    bbox_head=dict(num_classes=10, in_channels=32, fc_out_channels=64),
+)
+"""
 DATA = """
 train_dataloader = dict(
     batch_size=2,

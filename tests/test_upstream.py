@@ -1,8 +1,7 @@
-"""Private names of torch and MMEngine: each is still there, and stands in upstream.py alone."""
+"""Private names of torch and MMEngine: each is still there. That they stand in upstream.py alone is
+held by ruff (SLF001, PLC2701)."""
 
-import ast
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,6 @@ from torch import nn
 from toy import ToyData, ToyNet, toy_runner
 
 from mmpsbn import upstream
-
-PACKAGE = Path(upstream.__file__).parent
 
 
 @pytest.fixture(scope='module')
@@ -102,58 +99,3 @@ def test_a_module_is_initialising_within_init_weights_alone():
     parent.child = Child()
     parent.init_weights()
     assert seen == [True] and not upstream.is_initialising(parent)
-
-
-_BY_TEXT = ('getattr', 'hasattr', 'setattr', 'delattr')
-
-
-def private_names(source):
-    """(line, name) of what is private to others: imports, attributes of anything but the own class
-    and what is defined here."""
-    tree = ast.parse(source)
-    defined = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-    defined |= {
-        n.attr
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == 'self'
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            parts = [*node.module.split('.'), *(alias.name for alias in node.names)]
-            yield from ((node.lineno, p) for p in parts if is_private(p) and 'mmpsbn' not in parts)
-        elif isinstance(node, ast.Import):
-            parts = [part for alias in node.names for part in alias.name.split('.')]
-            yield from ((node.lineno, part) for part in parts if is_private(part))
-        elif isinstance(node, ast.Call) and getattr(node.func, 'id', '') in _BY_TEXT:
-            texts = [a.value for a in node.args[1:2] if isinstance(a, ast.Constant)]
-            yield from ((node.lineno, text) for text in texts if is_private(text))
-        elif isinstance(node, ast.Attribute) and is_private(node.attr):
-            own = isinstance(node.value, ast.Name) and node.value.id in ('self', 'cls')
-            if not own and node.attr not in defined:
-                yield node.lineno, node.attr
-
-
-def is_private(name):
-    return name.startswith('_') and not name.startswith('__')
-
-
-SOURCES = sorted(
-    p for p in PACKAGE.rglob('*.py') if p.relative_to(PACKAGE).parts[0] not in ('configs', '.mim')
-)
-
-
-@pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_other_module_uses_a_private_name_of_others(path):
-    found = [] if path.name == 'upstream.py' else list(private_names(path.read_text()))
-    assert [(line, name) for line, name in found if name != '_exit'] == []  # os._exit is public
-
-
-def test_the_reader_of_private_names_sees_them():
-    source = (
-        'from torch.nn.modules.conv import _ConvNd\nfrom torch._x import y\n'
-        'class A:\n    def _own(self, other):\n        self._mine = other._mine\n'
-        '        return runner._resume, other._own()\n'
-        'import torch._y\ngetattr(a, "_z")\n'
-    )
-    found = [(1, '_ConvNd'), (2, '_x'), (6, '_resume'), (7, '_y'), (8, '_z')]
-    assert sorted(private_names(source)) == found

@@ -62,7 +62,7 @@ class ActivationStatistics:
             self.values + other.values,
             self.zeros + other.zeros,
             peak,
-            self._histogram_below(peak) + other._histogram_below(peak),
+            self._histogram_below(peak) + other._histogram_below(peak),  # noqa: SLF001  its own
         )
 
     def reduced(self, all_reduce: Callable[[Tensor, str], Tensor]) -> 'ActivationStatistics':

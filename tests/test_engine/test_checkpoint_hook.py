@@ -3,10 +3,6 @@
 import errno
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -94,47 +90,12 @@ def test_with_a_hook_of_ours_a_checkpoint_hook_becomes_safe_and_no_subclass(
     assert checkpoints(tmp_path) == ['epoch_1.pth']
 
 
-@pytest.mark.parametrize(
-    'max_keep, kept', [(1, ['epoch_4.pth']), (2, ['epoch_3.pth', 'epoch_4.pth'])]
-)
-def test_outdated_checkpoints_are_removed(tmp_path, max_keep, kept):
-    safe_runner(tmp_path, checkpoint=dict(max_keep_ckpts=max_keep)).train()
-    assert checkpoints(tmp_path) == kept
-
-
 def test_other_backends_keep_their_own_ways(tmp_path):
     backend = dict(backend_args=dict(backend='local'))
     runner = safe_runner(tmp_path, checkpoint=backend, epochs=1)
     runner.train()
     hook = hook_of(runner, SafeCheckpointHook)
     assert type(hook.file_backend) is LocalBackend
-
-
-_WRITE_FOREVER = """
-import sys
-from mmpsbn.engine.files import AtomicLocalBackend
-backend, size = AtomicLocalBackend(), 20_000_000
-print("ready", flush=True)
-while True:
-    for byte in (b"a", b"b"):
-        backend.put(byte * size, sys.argv[1])
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_process_leaves_a_whole_file(tmp_path):
-    path = tmp_path / 'x.pth'
-    for pause in (0.05, 0.11, 0.23):
-        process = subprocess.Popen(
-            [sys.executable, '-c', _WRITE_FOREVER, str(path)], stdout=subprocess.PIPE
-        )
-        process.stdout.readline()
-        time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if path.exists():
-            data = path.read_bytes()
-            assert len(data) == 20_000_000 and len(set(data)) == 1
 
 
 @pytest.mark.parametrize('call', ['fsync', 'replace'])

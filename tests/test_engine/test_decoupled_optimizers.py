@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from mmengine.optim import build_optim_wrapper
 from runs import train as train_and_log
 from snapshots import assert_same
-from toy import ToyNet, toy_runner
+from toy import toy_runner
 
 DEMP = dict(
     type='DemPHook',
@@ -67,23 +66,6 @@ def test_the_warmup_s_first_step_is_not_the_full_learning_rate(tmp_path):
     runner.train()
     (_, grad), (after, _) = steps[:2]
     torch.testing.assert_close(after, before * (1 - 0.1 * 0.1) - 0.005 * grad)
-
-
-def test_multipliers_by_parameter():
-    model = ToyNet()
-    built = build_optim_wrapper(
-        model,
-        dict(
-            constructor='NormOptimWrapperConstructor',
-            optimizer=dict(type='DecoupledAdadelta', lr=1.0, weight_decay=1e-3),
-            paramwise_cfg=dict(norm_decay_mult=0.5, gamma_lr_mult=0.1, beta_decay_mult=0.0),
-        ),
-    )
-    groups = {p: g for g in built.optimizer.param_groups for p in g['params']}
-    assert groups[model.norm.weight]['lr'] == pytest.approx(0.1)
-    assert groups[model.norm.weight]['weight_decay'] == pytest.approx(5e-4)
-    assert groups[model.norm.bias]['weight_decay'] == 0
-    assert groups[model.fc.weight]['weight_decay'] == 1e-3
 
 
 def test_sparsity_hook_forecasts_it(tmp_path):

@@ -35,15 +35,6 @@ DEAD = [1, 3, 5]
 ACTIVE = dict(penalty=0.01, noise=1e-4)
 
 
-def test_every_parameter_left_is_in_the_optimizer_with_state_of_its_shape(tmp_path):
-    runner, _ = train(tmp_path, [demp(**ACTIVE)], killing(DEAD))
-    optimizer = runner.optim_wrapper.optimizer
-    held = {p for group in optimizer.param_groups for p in group['params']}
-    assert inner_widths(runner.model)[0] == 12 - len(DEAD)
-    for name, p in runner.model.named_parameters():
-        assert p in held and optimizer.state[p]['momentum_buffer'].shape == p.shape, name
-
-
 def test_penalty_and_noise_act_in_a_run(tmp_path):
     quiet, loud, noisy = (
         train(tmp_path / str(i), [demp(**peaks)], killing(DEAD))[0].model

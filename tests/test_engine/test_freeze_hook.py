@@ -139,7 +139,7 @@ def test_a_resumed_run_ends_bit_equal(tmp_path, variant, seed):
     assert_same(whole.model.state_dict(), resumed.model.state_dict())
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', ['all but norm', 'two per channel and output'])
 def test_the_file_of_seed_and_trained_values_is_the_model(tmp_path, variant):
     build(tmp_path, dict(type='FreezeHook', seed=7, **VARIANTS[variant])).train()
     from_seed = load_seed_checkpoint(Config(CFG), str(tmp_path / 'from_seed.pth'))

@@ -177,7 +177,7 @@ def test_the_runs_lose_channels_at_several_events(whole, by_epoch):
 def draw_points():
     """One of each part of the code by default, the others with the slow tests."""
     rng = random.Random(4)
-    for kind, times in dict(train=4, prune=6, save=6, bytes=2, time=2).items():
+    for kind, times in dict(train=3, prune=4, save=4, bytes=2, time=1).items():
         for i in range(times):
             marks = () if i == 0 and kind in CODE else pytest.mark.slow
             place = rng.random() < 0.5, rng.random()

@@ -80,16 +80,11 @@ SCHEDULE = dict(param_scheduler=dict(type='LinearLR', start_factor=0.5, end=3))
     'options, kwargs',
     [
         (dict(interval=3), SCHEDULE),
-        (dict(interval=3, save_last=False), {}),
         (dict(interval=1, save_begin=2, filename_tmpl='net_{}.pth'), {}),
         (dict(interval=1, max_keep_ckpts=2), SCHEDULE),
         (dict(interval=3, by_epoch=False, max_keep_ckpts=2), {}),
-        (dict(interval=5, by_epoch=False), dict(iters=12)),
-        (dict(interval=1, save_optimizer=False, save_param_scheduler=False), SCHEDULE),
         (dict(interval=1, out_dir='elsewhere', max_keep_ckpts=1), {}),
         (dict(interval=1, save_best='auto', max_keep_ckpts=1), {}),
-        (dict(interval=2, save_best='loss', rule='less'), {}),
-        (dict(interval=2, save_best=['accuracy', 'loss'], rule=['greater', 'less']), {}),
         (dict(interval=2, save_best='accuracy', out_dir='elsewhere'), {}),
         (
             dict(interval=2, save_best=['accuracy', 'loss'], published_keys=['meta', 'state_dict']),

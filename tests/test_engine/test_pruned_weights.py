@@ -65,12 +65,6 @@ def test_a_pruned_state_dict_without_its_plan_is_an_error(tmp_path, pruned, kind
         load(pruned, tmp_path, checkpoint, hook, trains=trains)
 
 
-@pytest.mark.parametrize('trains', [False, True])
-def test_with_its_plan_it_loads(tmp_path, pruned, trains):
-    runner = load(pruned, tmp_path, with_plan(pruned), LOADS, trains=trains)
-    assert [block.conv1.out_channels for block in runner.model.blocks] == [10, 11]
-
-
 @pytest.mark.parametrize('width', [dict(classes=3), dict(classes=6)])
 def test_a_dense_state_dict_of_other_classes_still_loads(tmp_path, width):
     other = ToyNet(**width)

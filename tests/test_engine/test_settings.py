@@ -54,20 +54,6 @@ def test_demp_hook_refuses_a_bad_value_when_it_is_built(group, values, message):
         HOOKS.build(dict(type='DemPHook', **{group: values}))
 
 
-@pytest.mark.parametrize(
-    'kwargs, message',
-    [
-        (dict(interval=0), 'interval must be an int >= 1, got 0'),
-        (dict(gamma_threshold='1e-3'), "gamma_threshold must be > 0 and finite, got '1e-3'"),
-        (dict(gamma_threshold=0), 'gamma_threshold must be > 0 and finite, got 0'),
-        (dict(gamma_threshold=-1e-3), 'gamma_threshold must be > 0'),
-    ],
-)
-def test_sparsity_hook_refuses_a_bad_value_when_it_is_built(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        HOOKS.build(dict(type='SparsityHook', **kwargs))
-
-
 def our_hooks():
     return [
         hook

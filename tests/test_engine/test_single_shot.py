@@ -5,13 +5,14 @@ import re
 
 import pytest
 import torch
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from runs import EMA, assert_resumes, average_of, inner_widths, pruner_of, resume_from, train
 from snapshots import assert_same
+from test_iterable_data import STREAM, stream
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from toy import ToyData, ToyNet, toy_runner
 
 from mmpsbn.engine.demp.budget import Budget
@@ -304,12 +305,6 @@ def test_the_first_weights_are_known_after_a_resume(tmp_path):
     assert len(first[0]) == 17 and first[1] == {}
 
 
-class Stream(IterableDataset):
-    def __iter__(self):
-        while True:
-            yield from (ToyData()[i] for i in range(32))
-
-
 @pytest.mark.parametrize(
     'timing, score, needs',
     [
@@ -319,14 +314,9 @@ class Stream(IterableDataset):
     ],
 )
 def test_data_without_a_length_are_refused(tmp_path, timing, score, needs):
-    def stream(runner):
-        runner._train_dataloader = DataLoader(Stream(), batch_size=8)
-        runner._hooks = [hook for hook in runner._hooks if not isinstance(hook, LoggerHook)]
-
     hook = at_once(score=score, timing=timing)
-    log = dict(log_processor=dict(by_epoch=False))
     with pytest.raises(TypeError, match=f'Stream has none; leave {needs} out'):
-        train(tmp_path, [hook], stream, iters=8, **log)
+        train(tmp_path, [hook], stream, **STREAM)
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,7 @@ def test_only_the_layers_of_the_patterns_are_looked_at(tmp_path):
     [
         (dict(interval=0), 'interval must be an int >= 1, got 0'),
         (dict(gamma_threshold=[1e-3, 0]), r'gamma_threshold must be > 0 and finite, got \[0.001, '),
+        (dict(gamma_threshold='1e-3'), "gamma_threshold must be > 0 and finite, got '1e-3'"),
         (dict(gamma_threshold=[]), r'gamma_threshold must be > 0 and finite, got \[\]'),
         (dict(measures=['colapsed']), r"measures must be some of .* got \['colapsed'\]"),
         (dict(measures=[]), 'measures must be some of'),

@@ -34,7 +34,7 @@ _OPTIONS = _ARM.options | {
     'custom_imports.imports': ['mmpsbn', 'waiting_arm'],
     'custom_hooks': [*_ARM.options['custom_hooks'], dict(type='WaitAfterFirstRound')],
 }
-WAITING = with_arms(*(replace(_ARM, name=n, options=_OPTIONS) for n in 'ABCD'))
+WAITING = with_arms(*(replace(_ARM, name=n, options=_OPTIONS) for n in ('whole', 'stopped')))
 
 if __name__ == '__main__':
     EXPERIMENTS['waiting'] = WAITING

@@ -20,13 +20,12 @@ CONVOLUTIONS = (nn.Conv2d,)
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 
 
-def build(out_channels, head=None, **backbone):
+def build(out_channels, **backbone):
     config = dict(
         type='mmpretrain.ImageClassifier',
         backbone=backbone,
         neck=dict(type='mmpretrain.GlobalAveragePooling'),
-        head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=out_channels)
-        | (head or {}),
+        head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=out_channels),
     )
     with torch.device('meta'):
         return MODELS.build(config)
@@ -105,43 +104,12 @@ VGGS = {
 }
 
 
-def vgg(depth, **settings):
-    return build(512, type='mmpretrain.VGG', depth=depth, with_last_pool=False, **settings)
-
-
 @pytest.mark.parametrize('depth', VGGS)
 def test_cifar_vggs_are_mmpretrains_and_have_the_counts_of_table_c1(depth):
     """The table counts a bias in each convolution, useless before BatchNorm; so has mmpretrain."""
-    found = counts(vgg(depth, norm_cfg=dict(type='BN')))
+    settings = dict(depth=depth, with_last_pool=False, norm_cfg=dict(type='BN'))
+    found = counts(build(512, type='mmpretrain.VGG', **settings))
     assert_printed(found, dict(zip(('total', 'norm', 'output'), VGGS[depth])))
-
-
-@pytest.mark.parametrize('depth', VGGS)
-def test_cifar_vggs_without_norm_and_without_activation(depth):
-    whole = vgg(depth, norm_cfg=dict(type='BN'))
-    plain, linear = vgg(depth), vgg(depth, norm_cfg=dict(type='BN'), act_cfg=None)
-    assert count(plain) == count(whole) - count(whole, NORMS) and not count(plain, NORMS)
-    assert count(linear) == count(whole)
-
-    activations = [
-        sum(isinstance(m, nn.ReLU) for m in net.modules()) for net in (whole, plain, linear)
-    ]
-    assert activations == [depth - 3, depth - 3, 0]
-
-
-def test_a_cifar_vgg_ends_in_2x2_maps():
-    backbone = vgg(11, norm_cfg=dict(type='BN')).backbone
-    assert backbone(torch.empty(2, 3, 32, 32, device='meta'))[-1].shape == (2, 512, 2, 2)
-
-
-def basic_net(width, out_channels, mid_channels=(256,), num_classes=10):
-    head = dict(
-        type='mmpretrain.StackedLinearClsHead',
-        mid_channels=list(mid_channels),
-        num_classes=num_classes,
-        norm_cfg=dict(type='BN1d'),
-    )
-    return build(out_channels, head, type='BasicNet', width=width)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +117,7 @@ def basic_net(width, out_channels, mid_channels=(256,), num_classes=10):
     [('64-1x', 1856, 512), ('64-0.5x', 960, 256), ('32-0.25x', 480, 128)],
 )
 def test_basic_net_has_the_papers_features_and_weights(width, features, out_channels):
-    model = basic_net(width, out_channels)
+    model = build(out_channels, type='BasicNet', width=width)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert sum(m.out_channels for m in convolutions) == features
     assert count(model.backbone, NORMS) == 2 * features
@@ -160,15 +128,3 @@ def test_basic_net_has_the_papers_features_and_weights(width, features, out_chan
     assert all(m.bias is None for m in convolutions)
     out = model.backbone(torch.empty(2, 3, 32, 32, device='meta'))
     assert len(out) == 1 and out[0].shape == (2, out_channels, 4, 4)
-
-
-@pytest.mark.parametrize(
-    'mid_channels, num_classes', [((256,), 10), ((256,), 100), ((512, 256), 200)]
-)
-def test_heads_of_basic_net(mid_channels, num_classes):
-    """[256][10], [256][100] and [512][256][200], with norm and activation in between."""
-    head = basic_net('64-1x', 512, mid_channels, num_classes).head
-    widths = [512, *mid_channels, num_classes]
-    weights = sum(i * o + o for i, o in zip(widths, widths[1:]))
-    assert count(head) == weights + 2 * sum(mid_channels)
-    assert sum(isinstance(m, nn.ReLU) for m in head.modules()) == len(mid_channels)

@@ -13,7 +13,6 @@ from torch import nn
 from mmpsbn.pruning.forward import tensors_in
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL_MODEL = str(ROOT / 'configs/bccd/retinanet_r18_bn_bccd.py')
 
 
 class Clock:
@@ -104,10 +103,11 @@ def test_norm_overhead_prints_the_ratios_it_measured(benchmark, rows_of, monkeyp
 
 
 @pytest.mark.slow
-def test_hook_overhead_times_each_callback_once(rows_of):
+def test_hook_overhead_times_each_callback_once(rows_of, small):
     """A timed call takes a second, and so does a plain iteration."""
-    options = f'--config {SMALL_MODEL} --size 64 64 --batch-size 2'
-    options += f' --event-config {SMALL_MODEL} --event-side 64 --events 1'
+    config = small / 'small.py'
+    options = f'--config {config} --size 64 64 --batch-size 2'
+    options += f' --event-config {config} --event-side 64 --events 1'
     rows, printed = rows_of('hook_overhead', options)
     own = {name: float(ms) / 1000 for name, ms, *_ in rows}
     # before and after the iteration, before and after the optimizer's step

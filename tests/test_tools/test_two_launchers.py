@@ -91,8 +91,15 @@ def assert_ended_well(*processes):
 
 
 @pytest.mark.slow
-def test_two_launchers_train_what_one_trains_and_a_dead_rank_ends_all(launch, tmp_path):
-    assert_ended_well(launch('one', '2'))
+def test_a_dead_rank_ends_all_and_two_launchers_train_what_the_resumed_run_comes_to(
+    launch, tmp_path
+):
+    code, said = ended(launch('one', '2', DIES='1'))
+    assert code != 0
+    last = [line for line in said.splitlines() if 'go on from the last checkpoint' in line]
+    assert last, said[-3000:]
+    assert not (tmp_path / 'one/epoch_2.pth').exists()
+    assert_ended_well(launch('one', '2', '--resume'))
     whole = weights(tmp_path / 'one')
     assert whole['blocks.0.conv1.weight'].shape[0] == 10
 
@@ -101,11 +108,3 @@ def test_two_launchers_train_what_one_trains_and_a_dead_rank_ends_all(launch, tm
         place = dict(NNODES='2', MASTER_ADDR='127.0.0.1', PORT=str(s.getsockname()[1]))
     assert_ended_well(*[launch('two', '1', NODE_RANK=str(i), **place) for i in (0, 1)])
     assert_same(weights(tmp_path / 'two'), whole)
-
-    code, said = ended(launch('dies', '2', DIES='1'))
-    assert code != 0
-    last = [line for line in said.splitlines() if 'go on from the last checkpoint' in line]
-    assert last, said[-3000:]
-    assert not (tmp_path / 'dies/epoch_2.pth').exists()
-    assert_ended_well(launch('dies', '2', '--resume'))
-    assert_same(weights(tmp_path / 'dies'), whole)

@@ -244,12 +244,3 @@ def test_a_degenerate_model_is_no_evidence(outputs, complaint):
 
     with pytest.raises(AssertionError, match=f'degenerate: {complaint}'):
         check_meaningful(None, forward, images, [forward(None, images)])
-
-
-def test_a_line_of_the_table():
-    row = Row('mmdet/atss', 'atss/a.py', 'all', 9, 4, 7, 4, 5, 0.5, 2e-14, {'x: y | z': 3})
-    assert row.line() == (
-        '| mmdet/atss | a.py | all | 9 | 4 | 7, 4 | 5 | 50% | 2e-14 | x: y \\| z (3) |'
-    )
-    skipped = {'a': 'b.0: of all', 'b': '2 of 4 channels: x: of all', 'c': 'no'}
-    assert count_reasons(skipped) == {'of all': 2, 'no': 1}
