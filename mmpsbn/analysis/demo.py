@@ -63,12 +63,8 @@ def run_quickstart(
     _draw_predictions(models['pruned'], cfg, Path(work_dir) / 'predictions.png')
     seconds = _step_seconds(models, cfg)
     result = {
-        name: dict(
-            mAP=box_map(runs[name]),
-            minutes=minutes[name],
-            macs=_macs(model),
-            step_seconds=seconds[name],
-        )
+        name: dict(mAP=box_map(runs[name]), macs=_macs(model))
+        | dict(minutes=minutes[name], step_seconds=seconds[name])
         for name, model in models.items()
     }
     print(_summary(result, work_dir))
@@ -102,7 +98,6 @@ def _train_side_by_side(
     one_thread = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
     running: dict[str, subprocess.Popen] = {}
     minutes: dict[str, float] = {}
-    failed: list[str] = []
     started = last_report = time.monotonic()
     try:
         for name, config in configs.items():
@@ -110,18 +105,16 @@ def _train_side_by_side(
             words = [sys.executable, '-m', 'mmpsbn', 'train', config]
             words += ['--work-dir', str(folders[name]), *(['--resume'] if resume else [])]
             with open(folders[name] / 'train.log', 'a') as log:
-                running[name] = subprocess.Popen(
-                    [*words, '--cfg-options', *options],
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=one_thread,
-                )
-        while len(minutes) < len(running) and not failed:
+                how = dict(stdout=log, stderr=subprocess.STDOUT, env=one_thread)
+                running[name] = subprocess.Popen([*words, '--cfg-options', *options], **how)
+        while len(minutes) < len(running):
             time.sleep(0.5)
-            failed = [str(folders[n] / 'train.log') for n, p in running.items() if p.poll()]
             for name, process in running.items():
-                if process.poll() is not None and name not in minutes:
-                    minutes[name] = (time.monotonic() - started) / 60
+                if process.poll():
+                    log = folders[name] / 'train.log'
+                    raise RuntimeError(f'a training failed, see the end of {log}')
+                if process.poll() == 0:
+                    minutes.setdefault(name, (time.monotonic() - started) / 60)
             if time.monotonic() - last_report > _REPORT_SECONDS:
                 last_report = time.monotonic()
                 print('; '.join(f'{name}: {progress(folders[name])}' for name in running))
@@ -129,8 +122,6 @@ def _train_side_by_side(
         for process in running.values():
             process.terminate()
             process.wait()
-    if failed:
-        raise RuntimeError(f'a training failed, see the end of {", ".join(failed)}')
     return minutes
 
 

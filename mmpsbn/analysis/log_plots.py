@@ -11,23 +11,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ..functional.checks import is_number
 from .logs import series, smooth
 from .page import render_page
-from .style import (
-    BLUE,
-    GREEN,
-    GREY,
-    GRID,
-    INK,
-    ORANGE,
-    PURPLE,
-    RED,
-    legend,
-    new_figure,
-    plain,
-    save_png,
-)
+from .style import GRID, INK, SERIES, legend, new_figure, plain, save_png
 from .view import Column, Table, number_text, percent, table_of
 
-_COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, '#2aa5b0', '#b0587a', GREY)
 _COLUMNS = 2
 _FEW = 12  # points; so few are marked
 _FAINT = ' (faint: as logged)'
@@ -60,11 +46,7 @@ _Runs = Mapping[str, Sequence[dict]]
 
 def quantities(runs: _Runs) -> list[str]:
     """Keys to draw, of those that some record has a finite value of: loss and scores, then all
-    ``sparsity/*``, then what pruning left.
-
-    Raises:
-        ValueError: there is none.
-    """
+    ``sparsity/*``, then what pruning left. Raises ValueError where there is none."""
     present = _present(runs)
     known = [key for key in _TITLES if key in present]
     others = sorted(key for key in present if key.startswith('sparsity/') and key not in _TITLES)
@@ -85,14 +67,8 @@ def _present(runs: _Runs) -> set[str]:
 
 def write_log_picture(runs: _Runs, out_path: str | Path) -> None:
     """A PNG with all panels, or a self-contained HTML page, by the suffix; either with a table of
-    the last values.
-
-    Args:
-        runs: name -> records, as :func:`.logs.read_runs` returns them.
-
-    Raises:
-        ValueError: another suffix, or nothing to plot.
-    """
+    the last values. ``runs`` is what :func:`.logs.read_runs` returns. Raises ValueError for another
+    suffix, or where there is nothing to plot."""
     out_path = Path(out_path)
     if out_path.suffix not in ('.png', '.html'):
         raise ValueError(f'--out must end in .png or .html, got {str(out_path)!r}')
@@ -111,13 +87,8 @@ def build_log_figure(runs: _Runs) -> Figure:
     rows = math.ceil(len(keys) / _COLUMNS)
     table = last_values(runs)
     heights = [2.3] * rows + [0.22 * (len(table.rows) + 2)]
-    figure, grid = new_figure(
-        rows + 1,
-        _COLUMNS,
-        width=10,
-        height=sum(heights) + 0.4,
-        gridspec_kw=dict(height_ratios=heights),
-    )
+    size = dict(width=10, height=sum(heights) + 0.4, gridspec_kw=dict(height_ratios=heights))
+    figure, grid = new_figure(rows + 1, _COLUMNS, **size)
     for axes, key in zip(grid.flat, keys):
         draw_quantity(axes, key, runs)
         axes.set_title(plain(_TITLES.get(key, key)), loc='left', fontsize=10.5, color=INK)
@@ -136,14 +107,8 @@ def build_log_figure(runs: _Runs) -> Figure:
     for axes in grid[:-1].flat[: len(keys)]:
         marks |= dict(zip(*reversed(axes.get_legend_handles_labels())))
     names = sorted(marks, key=_EVENTS.__contains__)  # the runs first
-    figure.legend(
-        [marks[name] for name in names],
-        names,
-        loc='outside upper left',
-        ncols=min(len(marks), 4),
-        frameon=False,
-        fontsize=9,
-    )
+    style = dict(loc='outside upper left', ncols=min(len(marks), 4), frameon=False, fontsize=9)
+    figure.legend([marks[name] for name in names], names, **style)
     return figure
 
 
@@ -151,7 +116,7 @@ def draw_quantity(axes: Axes, key: str, runs: _Runs) -> None:
     """What each run logged under a key, smoothed if it is a loss."""
     share = key.endswith(_SHARES)
     for number, (name, records) in enumerate(runs.items()):
-        colour = _colour(number)
+        colour = SERIES[number % len(SERIES)]
         iters, values = series(records, key)
         values = 100 * values if share else values
         if not len(values):
@@ -183,24 +148,18 @@ def _mark_events(axes: Axes, runs: _Runs) -> None:
         iters, removed = series(records, 'demp/channels_removed')
         rounds = [r['iter'] for r in records if any(key.startswith('round/') for key in r)]
         for kind, places in zip(_EVENTS, (iters[removed > 0], rounds)):
-            style = dict(color=_colour(number), linewidth=0.9, alpha=0.6, linestyle=_EVENTS[kind])
+            style = dict(linewidth=0.9, alpha=0.6, linestyle=_EVENTS[kind])
+            style['color'] = SERIES[number % len(SERIES)]
             for place in places:
                 axes.axvline(place, label=None if kind in named else kind, gid=kind, **style)
                 named.add(kind)
 
 
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
-
-
 def last_values(runs: _Runs) -> Table:
     """One row a quantity or a score that is not drawn, one column a run."""
     keys = quantities(runs)
-    keys += sorted(
-        key
-        for key in _present(runs).difference(keys)
-        if '/' in key and not key.startswith(_NO_SCORES)
-    )
+    others = sorted(_present(runs).difference(keys))
+    keys += [key for key in others if '/' in key and not key.startswith(_NO_SCORES)]
     rows = [
         {
             'quantity': _TITLES.get(key, key).removesuffix(_FAINT),

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 # Middle tones, which stand out on white and on black: points are drawn as pixels in SVG too.
 BLUE, RED, ORANGE, GREEN, GREY = '#3b82c4', '#d6455d', '#e08a1e', '#3a9d6b', '#8b929c'
 PURPLE = '#8e5bb5'
+SERIES = (BLUE, RED, GREEN, ORANGE, PURPLE, '#2aa5b0', '#b0587a', GREY)
 # Replaced in SVG by variables of the page, which has a dark form.
 INK, GRID = '#2b3038', '#dfe3e8'
 _VARIABLES = {INK: 'var(--ink)', GRID: 'var(--grid)'}
@@ -55,37 +56,18 @@ def new_figure(
 
 
 def scatter(axes: Axes, x, y, *, colour: str, label: str, gid: str, size: float = 9) -> None:
-    axes.scatter(
-        x,
-        y,
-        s=size,
-        color=colour,
-        alpha=0.75,
-        linewidths=0,
-        label=label,
-        gid=gid,
-        rasterized=len(x) > _RASTER_FROM,
-        zorder=3,
-    )
+    style = dict(s=size, color=colour, alpha=0.75, linewidths=0, zorder=3)
+    axes.scatter(x, y, label=label, gid=gid, rasterized=len(x) > _RASTER_FROM, **style)
 
 
 def legend(axes: Axes) -> None:
     """Above the axes, where no data is; in two rows if the words are long."""
     handles, labels = axes.get_legend_handles_labels()
+    columns = 4 if sum(map(len, labels)) <= _LEGEND_CHARACTERS else 2
+    style = dict(loc='lower left', bbox_to_anchor=(0, 1), frameon=False, markerscale=1.6)
+    style |= dict(handlelength=1.2, handletextpad=0.5, columnspacing=1.1, borderaxespad=0.1)
     with matplotlib.rc_context(_RC):
-        axes.legend(
-            handles,
-            labels,
-            loc='lower left',
-            bbox_to_anchor=(0, 1),
-            ncols=4 if sum(map(len, labels)) <= _LEGEND_CHARACTERS else 2,
-            frameon=False,
-            handlelength=1.2,
-            handletextpad=0.5,
-            columnspacing=1.1,
-            borderaxespad=0.1,
-            markerscale=1.6,
-        )
+        axes.legend(handles, labels, ncols=columns, **style)
 
 
 def svg_of(figure: Figure, title: str) -> str:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 
 from mmengine.device import get_device
 
@@ -12,7 +12,15 @@ from ..commands.one_shot import BUDGET_CRITERIA, OneShotSettings, prune_checkpoi
 from ..pruning.criteria import CRITERIA
 from .arguments import add_config, add_config_options, command_line
 
-_SETTINGS = fields(OneShotSettings)
+# of OneShotSettings, and what they are
+_NUMBERS = dict(
+    recalibrate='estimate the BatchNorm statistics anew on N batches of training data',
+    num_samples='training images on which a dead channel must be silent, or from whose losses '
+    'fisher chooses',
+    round_to='widths are multiples of this',
+    tolerance='largest change of the outputs that passes, relative to their maximum',
+    seed="of the data's order and of random",
+)
 
 
 def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
@@ -32,52 +40,29 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         help="fraction of the dense model's MACs to be left, for all but dead and collapsed",
     )
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for the checkpoint')
-    parser.add_argument(
-        '--recalibrate',
-        type=int,
-        metavar='N',
-        help='estimate the BatchNorm statistics anew on N batches of training data '
-        '(default: %(default)s)',
-    )
-    parser.add_argument(
-        '--num-samples',
-        type=int,
-        metavar='N',
-        help='training images on which a dead channel must be silent, or from whose losses fisher '
-        'chooses (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--round-to',
-        type=int,
-        metavar='N',
-        help='widths are multiples of this (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--tolerance',
-        type=float,
-        help='largest change of the outputs that passes, relative to their maximum '
-        '(default: %(default)s)',
-    )
+    for name, what in _NUMBERS.items():
+        default = getattr(OneShotSettings, name)
+        how = dict(type=type(default), default=default, metavar='N')
+        option = '--' + name.replace('_', '-')
+        parser.add_argument(option, **how, help=f'{what} (default: %(default)s)')
     parser.add_argument(
         '--fold-padding',
         action='store_true',
         help='collapsed: fold constants also into zero-padded layers, inexact at the border '
         '(needs a larger --tolerance)',
     )
-    parser.add_argument(
-        '--seed', type=int, help="of the data's order and of random (default: %(default)s)"
-    )
     parser.add_argument('--device', default=get_device())
     parser.add_argument('--force', action='store_true', help='overwrite an existing checkpoint')
     add_config_options(parser, 'train_dataloader.batch_size=4')
-    parser.set_defaults(**{f.name: f.default for f in _SETTINGS if f.default is not MISSING})
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     try:
-        settings = OneShotSettings(**{f.name: getattr(args, f.name) for f in _SETTINGS})
+        settings = OneShotSettings(
+            **{f.name: getattr(args, f.name) for f in fields(OneShotSettings)}
+        )
         cfg = launch.load_config(args.config, cfg_options=args.cfg_options)
         launch.existing(args.checkpoint)
         check_data_paths(cfg, splits=('train',))

@@ -101,20 +101,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     try:
         settings = Settings(tuple(args.thresholds), args.eps, args.num_samples, args.score)
-        command = None
-        config, *checkpoints = args.paths if args.arch is None else (None, *args.paths)
+        how = dict(input_size=args.input_size, device=args.device)
         if args.arch is not None:
-            subject = ArchSubject(
-                args.arch, data=args.data, input_size=args.input_size, device=args.device
-            )
+            command, checkpoints = None, args.paths
+            subject = ArchSubject(args.arch, data=args.data, **how)
         else:
+            config, *checkpoints = args.paths
             cfg = launch.load_config(config, cfg_options=args.cfg_options)
-            subject = ConfigSubject(
-                cfg,
-                use_data=args.data is not None,
-                input_size=args.input_size,
-                device=args.device,
-            )
+            subject = ConfigSubject(cfg, use_data=args.data is not None, **how)
             words = ('prune', config, checkpoints[-1], '--criterion', 'dead', '--out', 'pruned')
             command = command_line(*words, *args.cfg_words)
         for checkpoint in checkpoints:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
 
-from mmpsbn.analysis.report import Settings  # noqa: E402
+from mmpsbn.analysis.report import Settings, write_report  # noqa: E402
 from mmpsbn.analysis.report.numbers import channel_table, layer_rows, totals  # noqa: E402
 from mmpsbn.analysis.report.snapshot import Snapshot, take_snapshot  # noqa: E402
 from mmpsbn.analysis.report.subject import Loaded, Subject  # noqa: E402
@@ -69,6 +69,12 @@ class Given(Subject):
 
     def log_looks_at(self):
         return self.log
+
+
+def write(subject, out_dir, *, settings=SETTINGS, force=False, prune_command=None):
+    """The files of a report on all models of a subject."""
+    how = dict(out_dir=out_dir, force=force, prune_command=prune_command)
+    return write_report(subject, list(subject.models), settings, **how)
 
 
 def snapshot_of(model, *, settings=UNSCORED, **kwargs):

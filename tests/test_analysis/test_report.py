@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
-from reports import SETTINGS, UNSCORED, Chain, Given, rows_of, snapshot_of, totals_of
+from reports import SETTINGS, UNSCORED, Chain, Given, rows_of, snapshot_of, totals_of, write
 from torch import nn
 from torch.nn import functional as F
 
-from mmpsbn.analysis.report import Settings, write_report
+from mmpsbn.analysis.report import Settings
 from mmpsbn.analysis.report.write import file_labels
 
 
@@ -164,13 +164,6 @@ def test_settings_out_of_range(values, message):
     with pytest.raises(ValueError) as error:
         Settings(**{**good, **values})
     assert str(error.value) == message
-
-
-def write(subject, out_dir, *, force=False, settings=SETTINGS, prune_command=None):
-    return write_report(
-        subject, list(subject.models), settings, out_dir=out_dir, force=force,
-        prune_command=prune_command,
-    )  # fmt: skip
 
 
 def test_csv_json_and_the_terminal_hold_the_same_numbers(chain, tmp_path, capsys):

@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from mmengine.config import Config
-from reports import SETTINGS, Chain, Given, snapshot_of
+from reports import Chain, Given, snapshot_of, write
 from torch import nn
 from toy import toy_runner
 
-from mmpsbn.analysis.report import write_report
 from mmpsbn.analysis.report.arch import ArchSubject
 from mmpsbn.analysis.report.config import ConfigSubject
 from mmpsbn.analysis.report.numbers import channel_table
@@ -36,10 +35,7 @@ def report(out_dir, *models, zero, growth=()):
     bn2."""
     models = {f'{k}.pth': model for k, model in enumerate(models)}
     growth = {list(models)[-1]: dict(bn2=list(growth))} if growth else {}
-    subject = Given(models, zero=zero, growth=growth)
-    page, data, table = write_report(
-        subject, list(models), SETTINGS, out_dir=out_dir, force=False, prune_command=None
-    )
+    page, data, table = write(Given(models, zero=zero, growth=growth), out_dir)
     checkpoints = json.loads(data.read_text())['checkpoints']
     totals = [c['totals'] for c in checkpoints]
     rows = list(csv.DictReader(table.open()))

@@ -1,20 +1,18 @@
 """The report's page: well-formed, of one piece, readable and safe, whatever the model."""
 
 import pytest
+import reports
 import torch
 from reports import SETTINGS, UNSCORED, Chain, Given, Reader, snapshot_of, totals_of
 from torch import nn
 
-from mmpsbn.analysis.report import write_report
 from mmpsbn.analysis.report.words import advice
 from mmpsbn.layers import psBN2d
 
 
 def write(models, tmp_path, settings=SETTINGS, prune_command=None, **kwargs):
-    subject = Given(models, **kwargs)
-    files = write_report(
-        subject, list(models), settings, out_dir=tmp_path, force=True, prune_command=prune_command
-    )
+    how = dict(settings=settings, prune_command=prune_command, force=True)
+    files = reports.write(Given(models, **kwargs), tmp_path, **how)
     page = Reader(files[0].read_text(encoding='utf-8'))
     assert page.scripts == 0 and not page.outside
     return page

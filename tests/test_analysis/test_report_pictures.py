@@ -126,13 +126,6 @@ def test_depth_of_many_layers():
     assert draw_depth(channel_table(snapshot(layers))) is None
 
 
-def test_nothing_to_draw_is_no_picture():
-    bare = channel_table(snapshot({'b': layer(None, [0.5])}))
-    for draw in (draw_plane, draw_l1_norms, draw_zero_shares, draw_universality, draw_depth):
-        assert draw(bare) is None
-    assert draw_scales(bare, 1e-3) is None
-
-
 def test_many_channels_are_pixels_and_few_are_shapes():
     for count, pixels in ((3000, False), (3001, True)):
         many = channel_table(snapshot({'a': layer([1.0] * count, [1.0] * count)}))

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from toy import ToyNet
 
-from mmpsbn.commands.planned_run import planned_runner
+from mmpsbn.analysis.report.config import planned_runner
 from mmpsbn.engine.sparsity.forecast import collapse_forecast, gamma_lrs
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-2)

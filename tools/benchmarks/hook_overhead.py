@@ -77,56 +77,17 @@ class SteppedLoop(IterBasedTrainLoop):
         self.run_iter(next(self.dataloader_iterator))
 
 
-class OwnTime:
-    """Adds up the seconds spent in the functions it wraps, by name; of those that call one
-    another only the outermost counts."""
-
-    def __init__(self, clock):
-        self._clock, self._inside, self.seconds = clock, False, defaultdict(float)
-
-    def timed(self, name, function):
-        @functools.wraps(function)
-        def wrapper(*args, **kwargs):
-            if self._inside:
-                return function(*args, **kwargs)
-            self._inside, start = True, self._clock()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[name] += self._clock() - start
-                self._inside = False
-
-        return wrapper
-
-    @contextlib.contextmanager
-    def time_what_is_registered(self):
-        """Within it, hooks of modules and optimizers are wrapped as they are registered."""
-
-        def patch(owner, method):
-            register = getattr(owner, method)
-
-            def registered(this, function, *args, **kwargs):
-                return register(this, self.timed(method, function), *args, **kwargs)
-
-            return mock.patch.object(owner, method, registered)
-
-        with contextlib.ExitStack() as stack:
-            for method in ('register_forward_pre_hook', 'register_forward_hook'):
-                stack.enter_context(patch(nn.Module, method))
-            for method in ('register_step_pre_hook', 'register_step_post_hook'):
-                stack.enter_context(patch(Optimizer, method))
-            yield
-
-
 class Training:
     """A runner whose training has begun, with one hook or none.
 
     Attributes:
-        laps: the seconds the hook took in each step, by callback.
+        laps: the seconds the hook took in each step, in its callbacks and in all that it
+            registers, by name; of those that call one another only the outermost counts.
     """
 
     def __init__(self, config, hook, *, size, batch_size, bench, work_dir):
-        self.own, self.laps = OwnTime(bench.clock), []
+        self._clock, self._inside = bench.clock, False
+        self.laps = [defaultdict(float)]
         cfg = Config.fromfile(config)
         init_default_scope('mmdet')
         cfg.model.backbone.init_cfg = None  # no download
@@ -161,13 +122,40 @@ class Training:
         for built in self.runner.hooks:
             if isinstance(built, (SparsityHook, DemPHook)):
                 for stage in Hook.stages:
-                    setattr(built, stage, self.own.timed(stage, getattr(built, stage)))
+                    setattr(built, stage, self._timed(stage, getattr(built, stage)))
+
+    def _timed(self, name, function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            if self._inside:
+                return function(*args, **kwargs)
+            self._inside, start = True, self._clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.laps[-1][name] += self._clock() - start
+                self._inside = False
+
+        return wrapper
 
     def step(self):
-        self.own.seconds.clear()
-        with self.own.time_what_is_registered():
+        """An iteration; hooks of modules and optimizers are wrapped as they are registered."""
+
+        def patch(owner, method):
+            register = getattr(owner, method)
+
+            def registered(this, function, *args, **kwargs):
+                return register(this, self._timed(method, function), *args, **kwargs)
+
+            return mock.patch.object(owner, method, registered)
+
+        self.laps.append(defaultdict(float))
+        with contextlib.ExitStack() as stack:
+            for method in ('register_forward_pre_hook', 'register_forward_hook'):
+                stack.enter_context(patch(nn.Module, method))
+            for method in ('register_step_pre_hook', 'register_step_post_hook'):
+                stack.enter_context(patch(Optimizer, method))
             self.runner.train_loop.step()
-        self.laps.append(dict(self.own.seconds))
 
 
 def measure_hooks(bench, args, work_dir):
@@ -230,7 +218,7 @@ def measure_event(bench, args, work_dir):
     after = sum(p.numel() for p in model.parameters())
     if not after < before:
         raise RuntimeError('the planted dead channels were not removed: this is no event to time')
-    return training.laps[0]['after_train_iter'], before, after
+    return training.laps[-1]['after_train_iter'], before, after
 
 
 def parse_args(argv):

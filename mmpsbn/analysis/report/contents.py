@@ -39,10 +39,17 @@ def report_of(
         ),
         tiles=list(tiles_of(last, found[-1])),
         last=last,
-        figures=_figures_of(tables[-1], last.threshold),
+        figures=dict(
+            depth=pictures.draw_depth(tables[-1]),
+            plane=pictures.draw_plane(tables[-1]),
+            scales=pictures.draw_scales(tables[-1], last.threshold),
+            l1=pictures.draw_l1_norms(tables[-1]),
+            zero_share=pictures.draw_zero_shares(tables[-1]),
+            universality=pictures.draw_universality(tables[-1]),
+        ),
         layer_tables=layer_tables(rows[-1], last.settings),
         checkpoint_table=None,
-        drops=_drops(look, labels) if look.drops else None,
+        drops=None,
         forecast=None,
     )
     if len(look.snapshots) > 1:
@@ -53,34 +60,18 @@ def report_of(
             rounds=pictures.draw_rounds(found, scores, metric),
             paths=pictures.draw_paths(*pictures.paths_of(look.snapshots, tables)),
         )
-    if look.drops:
+    if look.drops:  # Theorem 1 against what happened, on average over channels
         drops = [drop for layers in look.drops.values() for drop in layers]
+        weights = [drop.channels for drop in drops]
         content['figures']['drops'] = pictures.draw_drops(drops)
+        content['drops'] = dict(
+            predicted=np.average([drop.predicted for drop in drops], weights=weights),
+            observed=np.average([drop.observed for drop in drops], weights=weights),
+            table=drop_table([(labels[k], labels[k + 1], d) for k, d in look.drops.items()]),
+        )
     if look.course is not None and not look.course.sentence.startswith('forecast: none'):
         content['forecast'] = look.course.sentence.removeprefix('forecast: ')
     return content, _data(look, rows, found)
-
-
-def _figures_of(channels: np.recarray, threshold: float) -> dict[str, Any]:
-    return dict(
-        depth=pictures.draw_depth(channels),
-        plane=pictures.draw_plane(channels),
-        scales=pictures.draw_scales(channels, threshold),
-        l1=pictures.draw_l1_norms(channels),
-        zero_share=pictures.draw_zero_shares(channels),
-        universality=pictures.draw_universality(channels),
-    )
-
-
-def _drops(look: Look, labels: Sequence[str]) -> dict[str, Any]:
-    """Theorem 1 against what happened, on average over channels, and by layer."""
-    drops = [drop for layers in look.drops.values() for drop in layers]
-    weights = [drop.channels for drop in drops]
-    return dict(
-        predicted=np.average([drop.predicted for drop in drops], weights=weights),
-        observed=np.average([drop.observed for drop in drops], weights=weights),
-        table=drop_table([(labels[k], labels[k + 1], d) for k, d in look.drops.items()]),
-    )
 
 
 def _data(look: Look, rows: Sequence, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
