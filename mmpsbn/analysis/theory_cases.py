@@ -3,9 +3,12 @@ compared with."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..datasets.digits import load_split_digits
+from ..functional.dying_mlp import dead_neurons_by_step
 from ..functional.scalar_decay import decay_curve
 from ..functional.simulation import (
     Estimate,
@@ -29,6 +32,8 @@ OPTIMIZERS = {
     'Adamax': (torch.optim.Adamax, dict(lr=2e-3)),
 }
 WALK = dict(diffusion=1e-3, num_steps=1000)
+# DemP's figure 9. Which noise its middle has is not said: as that of a gradient at the start.
+MLP = dict(lrs=[0.01, 0.025, 0.05, 0.075, 0.1], noise_std=0.01)
 CURVATURE, NOISE = -0.1, torch.tensor([-1.0, 1.0], **FLOAT)
 
 
@@ -92,6 +97,21 @@ def simulated_rate(lr: float, *, num_walks: int, generator: torch.Generator) -> 
         CURVATURE, NOISE, lr=lr, num_steps=steps, num_walks=num_walks, generator=generator
     )
     return estimate(walks[-1] / steps)
+
+
+def dead_neurons(regime: str, *, num_steps: int, every: int) -> Tensor:
+    """Of an MLP on 448 scanned digits of 8x8 pixels, for want of MNIST."""
+    digits, labels = load_split_digits('train')
+    rows = list(digits)[::3]
+    return dead_neurons_by_step(
+        torch.from_numpy(np.stack([digits[row].ravel() for row in rows])),
+        torch.tensor([labels[row] for row in rows]),
+        regime=regime,
+        num_steps=num_steps,
+        every=every,
+        generator=seeded_generator(),
+        **MLP,
+    )
 
 
 def small_gradients(num_steps: int) -> list[float]:

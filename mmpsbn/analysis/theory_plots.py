@@ -1,7 +1,7 @@
 """Pictures of theory against simulation.
 
-Theorem 1 of the psBN paper, the two random walks of DemP, and the decay of a scalar under
-each optimizer (Mehta, figure 4).
+Theorem 1 of the psBN paper, the two random walks of DemP and its MLP (figure 9), and the decay of
+a scalar under each optimizer (Mehta, figure 4).
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,11 @@ from .style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, new_figure, save
 from .theory_cases import (
     CURVATURE,
     FLOAT,
+    MLP,
     NOISE,
     OPTIMIZERS,
     WALK,
+    dead_neurons,
     predicted_decay,
     predicted_survival,
     seeded_generator,
@@ -152,6 +154,29 @@ def plot_scalar_decay(out_path: str | Path, *, num_steps: int, weight_decay: flo
     left.plot([], [], ':', color=GREY, label='WD, decoupled')
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=5, frameon=False, fontsize=9)
+    save_png(figure, out_path)
+
+
+def plot_dying_mlp(out_path: str | Path, *, num_steps: int) -> None:
+    """Dead neurons where only the noise of gradients moves the weights, where Gaussian noise
+    does, and under SGD; a colour for each learning rate."""
+    figure, grid = new_figure(1, 3, width=10, height=4.4)
+    every = max(1, num_steps // 50)
+    steps = range(every, num_steps + 1, every)
+    panels = {
+        'Noise of gradients': {'gradient noise': '-'},
+        'Gaussian noise': {'asymmetric noise': '-', 'symmetric noise': '--'},
+        'SGD': {'SGD': '-'},
+    }
+    for axes, (title, regimes) in zip(grid[0], panels.items()):
+        for regime, style in regimes.items():
+            dead = dead_neurons(regime, num_steps=num_steps, every=every)
+            for lr, colour, counts in zip(MLP['lrs'], _COLOURS, dead.T):
+                label = f'learning rate {lr:g}' if style == '-' else None
+                axes.plot(steps, counts, style, color=colour, label=label)
+        _label(axes, title, 'step', 'dead of 400 neurons')
+    grid[0][1].plot([], [], '--', color=GREY, label='also of dead neurons')
+    grid[0][1].legend(frameon=False, fontsize=8)
     save_png(figure, out_path)
 
 
