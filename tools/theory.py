@@ -1,4 +1,4 @@
-"""Theory against simulation: why filters collapse, in a table and three pictures."""
+"""Theory against simulation: why filters collapse, in a table and four pictures."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from mmpsbn.analysis.theory import (
     compare_theory,
     comparison_table,
+    plot_dying_mlp,
     plot_scalar_decay,
     plot_theorem_one,
     plot_walks,
@@ -21,10 +22,12 @@ def parse_args():
     parser.add_argument('--walks', type=int, default=20_000, help='random walks, > 1')
     parser.add_argument('--steps', type=int, default=10_000, help='steps of the scalar decay')
     parser.add_argument('--weight-decay', type=float, default=1e-4, help='of the scalar decay')
+    parser.add_argument('--mlp-steps', type=int, default=1000, help='of an MLP under noise')
     args = parser.parse_args()
-    for name, least in dict(samples=2, walks=2, steps=1).items():
+    for name, least in dict(samples=2, walks=2, steps=1, mlp_steps=1).items():
         if getattr(args, name) < least:
-            parser.error(f'--{name} must be >= {least}, got {getattr(args, name)}')
+            option = name.replace('_', '-')
+            parser.error(f'--{option} must be >= {least}, got {getattr(args, name)}')
     if not args.weight_decay > 0:
         parser.error(f'--weight-decay must be > 0, got {args.weight_decay}')
     return args
@@ -46,6 +49,7 @@ def main():
         plot_scalar_decay(
             out_dir / 'scalar_decay.png', num_steps=args.steps, weight_decay=args.weight_decay
         )
+        plot_dying_mlp(out_dir / 'dead_neurons.png', num_steps=args.mlp_steps)
         print(f'pictures in {out_dir}')
 
 

@@ -1,4 +1,4 @@
-"""Theory against simulation in a table and three pictures."""
+"""Theory against simulation in a table and four pictures."""
 
 import subprocess
 import sys
@@ -33,12 +33,13 @@ def run(*arguments):
 
 
 def test_the_tool_prints_the_table_and_writes_the_pictures(tmp_path):
-    small = ('--samples', '500', '--walks', '200', '--steps', '300')
+    small = ('--samples', '500', '--walks', '200', '--steps', '300', '--mlp-steps', '4')
     result = run('--out', str(tmp_path / 'new'), *small)
     assert result.returncode == 0, result.stderr
     assert 'Theorem 1: K at beta/|gamma| = 0' in result.stdout
     pictures = sorted((tmp_path / 'new').iterdir())
-    assert [p.name for p in pictures] == ['scalar_decay.png', 'theorem_one.png', 'walks.png']
+    names = ['dead_neurons.png', 'scalar_decay.png', 'theorem_one.png', 'walks.png']
+    assert [p.name for p in pictures] == names
     for path in pictures:
         with Image.open(path) as picture:
             assert picture.size == (1200, 528)
@@ -48,3 +49,5 @@ def test_the_tool_prints_the_table_and_writes_the_pictures(tmp_path):
 def test_the_tool_names_a_bad_number():
     result = run('--walks', '1')
     assert result.returncode == 2 and '--walks must be >= 2, got 1' in result.stderr
+    result = run('--mlp-steps', '0')
+    assert result.returncode == 2 and '--mlp-steps must be >= 1, got 0' in result.stderr

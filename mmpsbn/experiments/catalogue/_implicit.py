@@ -123,7 +123,7 @@ _LASSO = dict(
 _EXPLICIT = {'Li et al.': ([], 'l1', 0.66), 'Network Slimming': ([_LASSO], 'bn_scale', 0.5)}
 # Finetuned for 40 epochs at a rate of 1e-3, as Li et al., or their share of a shorter training.
 _FINETUNED = dict(smoke=(1, 8, 13), paper=(40, 64, 31_280))  # epochs, batch size, iterations
-_NOTHING_GOES = dict(smoke=dict(interval=1), paper=dict(interval=100_000))
+_NOTHING_GOES = dict(smoke=dict(interval=13), paper=dict(interval=100_000))
 
 
 def explicit(scale: str, column: str, depth: int, classes: int, few: Options) -> list[Arm]:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..experiment import Arm, Options, sweep
+from ..pictures import over_columns, over_steps
 from ..scales import length
+from ..tables import ArmTable, GridTable
 
 CONFIG = 'cifar/resnet20_bn_cifar10_in_memory.py'
 NORMS = dict(
@@ -23,8 +25,21 @@ _ROUND = dict(
     small=dict(epochs=25, batch_size=64, weight_decay=2e-3, bfloat16=True),  # S = 3.9
     paper=dict(epochs=100, batch_size=128, weight_decay=5e-4),  # S = 9.8
 )
-CELLS = 'FLOPs sparsity % / collapsed / dead / top-1 %'
-CELL = '{flops_sparsity:.1p} / {collapsed} / {dead} / {top1:.1f}'
+_CELLS = 'FLOPs sparsity % / collapsed / dead / top-1 %'
+_CELL = '{flops_sparsity:.1p} / {collapsed} / {dead} / {top1:.1f}'
+_DRAWN = ('flops_sparsity', 'top1')
+BY_ROUND = dict(
+    table=ArmTable(f'{_CELLS} after round', step=_CELL),
+    panels=[over_steps('round', y) for y in _DRAWN],
+)
+
+
+def by_value(name: str) -> dict[str, Any]:
+    """Table and panels of :func:`one_round`."""
+    return dict(
+        table=GridTable(f'{_CELLS} at {name}', _CELL),
+        panels=[over_columns(name, y) for y in _DRAWN],
+    )
 
 
 def rounds(

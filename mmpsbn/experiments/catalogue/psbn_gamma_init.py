@@ -1,7 +1,5 @@
 from ..experiment import Experiment
-from ..pictures import over_columns
-from ..tables import GridTable
-from ._psbn import CELL, CELLS, one_round
+from ._psbn import by_value, one_round
 
 _CONVOLUTIONS = dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu')
 
@@ -19,6 +17,5 @@ EXPERIMENT = Experiment(
         small=(1.0, 0.2, 0.04),
         paper=(1.0, 0.5, 0.2, 0.1, 0.05, 0.02),
     ),
-    table=GridTable(f'{CELLS} at initial gamma', CELL),
-    panels=[over_columns('initial gamma', y) for y in ('flops_sparsity', 'top1')],
+    **by_value('initial gamma'),
 )

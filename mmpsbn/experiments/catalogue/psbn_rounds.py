@@ -1,7 +1,5 @@
 from ..experiment import Experiment, sweep
-from ..pictures import over_steps
-from ..tables import ArmTable
-from ._psbn import CELL, CELLS, CONFIG, NORMS, rounds
+from ._psbn import BY_ROUND, CONFIG, NORMS, rounds
 
 _LEAKY = {'model.backbone.act_cfg': dict(type='LeakyReLU', negative_slope=0.01, inplace=True)}
 ARMS = {'BN + ReLU': {}, 'BN + Leaky ReLU': _LEAKY, 'psBN + ReLU': NORMS['psBN']}
@@ -17,6 +15,5 @@ EXPERIMENT = Experiment(
         ),
         ARMS,
     ),
-    table=ArmTable(f'{CELLS} after round', step=CELL),
-    panels=[over_steps('round', 'flops_sparsity'), over_steps('round', 'top1')],
+    **BY_ROUND,
 )

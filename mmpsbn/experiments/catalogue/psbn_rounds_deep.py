@@ -1,7 +1,5 @@
 from ..experiment import Arm, Experiment, Options
-from ..pictures import over_steps
-from ..tables import ArmTable
-from ._psbn import CELL, CELLS, CONFIG, FEW, TINY, rounds
+from ._psbn import BY_ROUND, CONFIG, FEW, TINY, rounds
 from .psbn_rounds import ARMS
 
 _VGG = 'cifar/vgg16_psbn_cifar10_in_memory.py'
@@ -32,6 +30,5 @@ EXPERIMENT = Experiment(
     claim='As with ResNet-20: the sparsity grows with every round under BN and falls the accuracy, '
     'Leaky ReLU changes little, psBN inhibits both.',
     arms={scale: _arms(scale) for scale in _ROUNDS},
-    table=ArmTable(f'{CELLS} after round', step=CELL),
-    panels=[over_steps('round', 'flops_sparsity'), over_steps('round', 'top1')],
+    **BY_ROUND,
 )

@@ -1,7 +1,5 @@
 from ..experiment import Experiment, sweep
-from ..pictures import over_steps
-from ..tables import ArmTable
-from ._psbn import CELL, CELLS, CONFIG, rounds
+from ._psbn import BY_ROUND, CONFIG, rounds
 
 _SHUFFLE = {'custom_hooks': [dict(type='RoundsHook', shuffle=True), dict(type='SparsityHook')]}
 
@@ -14,6 +12,5 @@ EXPERIMENT = Experiment(
         dict(smoke=rounds('smoke', 2), small=rounds('small', 2), paper=rounds('paper', 2)),
         {'retrained': {}, 'shuffled': _SHUFFLE},
     ),
-    table=ArmTable(f'{CELLS} after round', step=CELL),
-    panels=[over_steps('round', 'flops_sparsity'), over_steps('round', 'top1')],
+    **BY_ROUND,
 )
