@@ -19,6 +19,14 @@ from .measure import read_measures
 from .trained import TrainedArm
 
 _REPORT_SECONDS = 60.0
+# a third of the processor time of a short run; what is not installed is passed over
+_IMPORTED_BY_EVERY_RUN = (
+    'torchvision',
+    'matplotlib.pyplot',
+    'mmdet.models',
+    'mmpretrain.models',
+    'mmpretrain.datasets',
+)
 # Threads of OpenMP spin at the end of each operation until all have come. Where other processes
 # have their cores, that is long: a step took 21.6 s. Read when torch is imported.
 _OPENMP_THAT_WAITS = dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0')
@@ -56,7 +64,7 @@ def train_runs(
     for name, value in _OPENMP_THAT_WAITS.items():
         os.environ.setdefault(name, value)
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([__name__, 'torchvision', 'matplotlib.pyplot'])
+    context.set_forkserver_preload([__name__, *_IMPORTED_BY_EVERY_RUN])
     threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting = [name for name in runs if not folder.finished(name)]
     for name in runs:

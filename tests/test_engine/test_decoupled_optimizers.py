@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from runs import train as train_and_log
 from snapshots import assert_same
 from toy import toy_runner
+
+from mmpsbn.engine.sparsity.forecast import collapse_forecast
 
 DEMP = dict(
     type='DemPHook',
@@ -68,14 +69,12 @@ def test_the_warmup_s_first_step_is_not_the_full_learning_rate(tmp_path):
     torch.testing.assert_close(after, before * (1 - 0.1 * 0.1) - 0.005 * grad)
 
 
-def test_sparsity_hook_forecasts_it(tmp_path):
-    _, messages = train_and_log(
-        tmp_path,
-        [dict(type='SparsityHook')],
-        epochs=50,
-        optim_wrapper=wrapper('Adam', lr=1e-4, weight_decay=0.05),
-    )
-    forecast = next(m for m in messages if m.startswith('forecast'))
+def test_its_collapse_is_forecast(tmp_path):
+    runner = toy_runner(tmp_path, epochs=50)
+    adam = wrapper('Adam', lr=1e-4, weight_decay=0.05)
+    runner.optim_wrapper = runner.build_optim_wrapper(adam)
+    runner.train_loop  # noqa: B018  builds it
+    forecast = collapse_forecast(runner, threshold=1e-3)
     # exp(-0.05 t) < 1e-3 after 139 steps
     assert 'under DecoupledAdam with decoupled weight_decay=0.05' in forecast
     assert 'after 139 of 200 steps' in forecast

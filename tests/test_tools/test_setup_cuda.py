@@ -186,6 +186,8 @@ def test_refused_before_a_compile(gpu_clone):
     run = gpu_clone.setup(FAKE_CUDA='12.1')
     assert refused(run, 'needs nvcc of CUDA 12.1, but there is no nvcc', 'from CUDA 13 on')
     assert 'MMPSBN_MMCV_OPS=cpu' in run.stderr
+    run = gpu_clone.setup(FAKE_CUDA='none')
+    assert refused(run, 'is built without CUDA', 'MMPSBN_MMCV_OPS=cpu')
     run = gpu_clone.setup(TORCH_CUDA_ARCH_LIST='')  # and no GPU
     assert refused(run, "cannot compile for TORCH_CUDA_ARCH_LIST=''", 'MMPSBN_MMCV_OPS=cpu')
     failure = 'No matching distribution@nvidia-cuda-nvcc'
@@ -193,12 +195,6 @@ def test_refused_before_a_compile(gpu_clone):
     assert refused(run, 'taking the compiler of CUDA 13.0 from PyPI, as there is no nvcc failed')
     assert not any(call.startswith('wheel') for call in gpu_clone.pip_calls())
     assert not gpu_clone.stamp.exists()
-
-
-@pytest.mark.slow
-def test_torch_without_cuda(gpu_clone):
-    run = gpu_clone.setup(FAKE_CUDA='none')
-    assert refused(run, 'is built without CUDA', 'MMPSBN_MMCV_OPS=cpu')
 
 
 @pytest.mark.slow
