@@ -21,7 +21,7 @@ _CLASS_COLOURS = (
 ).split()
 _OUTLINE = [patheffects.withStroke(linewidth=2.2, foreground='black', alpha=0.75)]
 _DASHED = (0, (3, 2))
-_LEGEND_PX = 46
+_COLUMNS, _WIDTH_PX, _LEGEND_PX = 4, 1200, 46
 
 
 def draw_boxes(
@@ -30,26 +30,19 @@ def draw_boxes(
     out_path: str | Path,
     *,
     score_threshold: float,
-    num_columns: int = 4,
-    width_px: int = 1200,
 ) -> Figure:
-    """Write a grid of images with predicted and true boxes to a PNG.
+    """Write a grid of images, one or more, with predicted and true boxes to a PNG.
 
-    Predictions come in their class's colour with name and score, true boxes thin, dashed and white.
-
-    Args:
-        samples: with ``img_path``, ``pred_instances`` and ``gt_instances``; one or more.
-        score_threshold: boxes scored below it are left out.
-        num_columns: images in a row, >= 1.
-        width_px: width of the picture in pixels; the height follows from the images.
+    Predictions come in their class's colour with name and score, those scored below the threshold
+    left out; true boxes come thin, dashed and white.
     """
     images = [imread(sample.img_path, channel_order='rgb') for sample in samples]
-    num_columns = min(num_columns, len(images))
+    num_columns = min(_COLUMNS, len(images))
     num_rows = math.ceil(len(images) / num_columns)
-    cell_px = width_px / num_columns
+    cell_px = _WIDTH_PX / num_columns
     tallest = max(image.shape[0] / image.shape[1] for image in images)
     height_px = round(cell_px * tallest * num_rows + _LEGEND_PX)
-    size = width_px / PNG_DPI, height_px / PNG_DPI
+    size = _WIDTH_PX / PNG_DPI, height_px / PNG_DPI
     figure = Figure(figsize=size, dpi=PNG_DPI, facecolor='white')
     edges = dict(left=0, right=1, top=1, bottom=_LEGEND_PX / height_px)
     gaps = dict(wspace=3 / cell_px, hspace=3 / cell_px)

@@ -48,10 +48,10 @@ def test_boxes_are_drawn_where_they_are_and_weak_ones_are_not(tmp_path):
 def test_images_without_boxes_and_an_unfilled_grid(tmp_path):
     samples = [sample(tmp_path, index, empty=index == 0) for index in range(5)]
     path = tmp_path / 'boxes.png'
-    draw_boxes(samples, NAMES, path, score_threshold=0.3, num_columns=3, width_px=900)
+    draw_boxes(samples, NAMES, path, score_threshold=0.3)
     with Image.open(path) as picture:
-        assert picture.format == 'PNG' and picture.width == 900
-        # two rows of three and the legend
+        assert picture.format == 'PNG' and picture.width == 1200
+        # two rows of four and the legend
         assert abs(picture.height - (2 * 300 * 128 / 160 + 46)) <= 2
         rgb = np.asarray(picture.convert('RGB')).astype(int)
     saturated = (rgb.max(2) - rgb.min(2)) > 80
