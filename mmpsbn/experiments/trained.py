@@ -85,7 +85,7 @@ class TrainedArm:
             for record in read_scalars(log)
             if f'sparsity/{name}/dead_fraction' in record
         }
-        return [found[at] for at in sorted(found)]
+        return list(found.values())
 
     def ensemble(self) -> float | None:
         """Accuracy of the snapshots together, in %; None without any."""

@@ -121,24 +121,28 @@ _LASSO = dict(
     schedule=dict(type='constant'),
 )
 _EXPLICIT = {'Li et al.': ([], 'l1', 0.66), 'Network Slimming': ([_LASSO], 'bn_scale', 0.5)}
-# Finetuned for 40 epochs at a rate of 1e-3, as Li et al., or their share of a shorter training.
+# Finetuned for 40 epochs at a rate of 1e-3, as Li et al.
 _FINETUNED = dict(smoke=(1, 8, 13), paper=(40, 64, 31_280))  # epochs, batch size, iterations
-_NOTHING_GOES = dict(smoke=dict(interval=13), paper=dict(interval=100_000))
+_NOTHING_GOES = dict(
+    smoke=dict(min_channels=10_000, interval=1), paper=dict(min_channels=10_000, interval=100_000)
+)
 
 
-def explicit(scale: str, column: str, depth: int, classes: int, few: Options) -> list[Arm]:
+def explicit(scale: str, column: str, depth: int, classes: int, **few: int) -> list[Arm]:
     """Training and finetuning by one of the explicit ways; ``few``: further options."""
     hooks, score, left = _EXPLICIT[column]
     epochs, batch_size, iterations = _FINETUNED[scale]
-    whole = dict(min_channels=10_000, **_NOTHING_GOES[scale])
-    net = vgg(scale, depth, batch_size, classes) | training(scale, 'SGD L2', 1e-4, batch_size) | few
-    first = f'{column}, VGG-{depth}, trained'
-    finetuned = net | length(epochs, batch_size=batch_size)
-    finetuned |= {'optim_wrapper.optimizer.lr': 1e-3, 'param_scheduler.milestones': [epochs]}
-    finetuned |= {'custom_hooks': [cut_once(score, left, iterations)]}
+    net = vgg(scale, depth, 64, classes) | training(scale, 'SGD L2', 1e-4, 64) | few
+    first = [dict(hook, prune=_NOTHING_GOES[scale]) for hook in hooks]
+    then = length(epochs, batch_size=batch_size) | {
+        'optim_wrapper.optimizer.lr': 1e-3,
+        'param_scheduler.milestones': [epochs],
+        'custom_hooks': [cut_once(score, left, iterations)],
+    }
+    name = f'{column}, VGG-{depth}'
     return [
-        Arm(first, VGG, net | {'custom_hooks': [dict(of, prune=whole) for of in hooks]}),
-        Arm(f'{column}, VGG-{depth}', VGG, finetuned, pretrained=first, whole=True),
+        Arm(f'{name}, trained', VGG, net | {'custom_hooks': first}),
+        Arm(name, VGG, net | then, pretrained=f'{name}, trained', whole=True),
     ]
 
 

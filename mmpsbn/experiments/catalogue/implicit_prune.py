@@ -21,8 +21,8 @@ _ARMS['paper'] += [
     for depth, sizes in VGG_SIZES.items()
     for size in sizes
 ]
-_ARMS['paper'] += explicit('paper', 'Li et al.', 16, 10, {})
-_ARMS['paper'] += explicit('paper', 'Network Slimming', 19, 10, {})
+_ARMS['paper'] += explicit('paper', 'Li et al.', 16, 10)
+_ARMS['paper'] += explicit('paper', 'Network Slimming', 19, 10)
 
 EXPERIMENT = Experiment(
     shows='supplementary table 1 of the implicit-sparsity paper, CIFAR-10: BasicNet by layer, and '

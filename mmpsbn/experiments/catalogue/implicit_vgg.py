@@ -18,9 +18,9 @@ def _arms(scale: str) -> dict:
 
 
 _ARMS = sweep(VGG, dict(smoke=_FEW, small={}, paper={}), _arms)
-_ARMS['smoke'] += explicit('smoke', 'Li et al.', 11, 100, _FEW)  # of CIFAR-10 alone in the paper
-_ARMS['smoke'] += explicit('smoke', 'Network Slimming', 11, 100, _FEW)
-_ARMS['paper'] += explicit('paper', 'Network Slimming', 19, 100, {})
+_ARMS['smoke'] += explicit('smoke', 'Li et al.', 11, 100, **_FEW)  # of CIFAR-10 alone in the paper
+_ARMS['smoke'] += explicit('smoke', 'Network Slimming', 11, 100, **_FEW)
+_ARMS['paper'] += explicit('paper', 'Network Slimming', 19, 100)
 
 
 EXPERIMENT = Experiment(
