@@ -3,14 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmpsbn.analysis.theory import (
-    compare_theory,
-    comparison_table,
-    plot_dying_mlp,
-    plot_scalar_decay,
-    plot_theorem_one,
-    plot_walks,
-)
+from mmpsbn.analysis import theory
 
 
 def parse_args():
@@ -35,21 +28,21 @@ def parse_args():
 
 def main():
     args = parse_args()
-    rows = compare_theory(
+    rows = theory.compare_theory(
         num_samples=args.samples,
         num_walks=args.walks,
         num_steps=min(args.steps, 2000),  # torch.optim takes a tenth of a millisecond for each
         weight_decay=args.weight_decay,
     )
-    print(comparison_table(rows))
+    print(theory.comparison_table(rows))
     if args.out:
         out_dir = Path(args.out)
-        plot_theorem_one(out_dir / 'theorem_one.png', num_samples=args.samples)
-        plot_walks(out_dir / 'walks.png', num_walks=args.walks)
-        plot_scalar_decay(
+        theory.plot_theorem_one(out_dir / 'theorem_one.png', num_samples=args.samples)
+        theory.plot_walks(out_dir / 'walks.png', num_walks=args.walks)
+        theory.plot_scalar_decay(
             out_dir / 'scalar_decay.png', num_steps=args.steps, weight_decay=args.weight_decay
         )
-        plot_dying_mlp(out_dir / 'dead_neurons.png', num_steps=args.mlp_steps)
+        theory.plot_dying_mlp(out_dir / 'dead_neurons.png', num_steps=args.mlp_steps)
         print(f'pictures in {out_dir}')
 
 

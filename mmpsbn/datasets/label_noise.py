@@ -47,9 +47,7 @@ class NoisyLabels(Dataset):
 
     Args:
         dataset (dict): the set to wrap.
-        fraction (float): share of the labels that are random, in 0..1.
-        kind (str): 'uniform' or 'permute', see :func:`randomise_labels`.
-        seed (int): >= 0.
+        fraction, kind, seed: see :func:`randomise_labels`.
 
     Attributes:
         labels (Tensor): int64 (N,), as they are after the noise.
@@ -68,15 +66,10 @@ class NoisyLabels(Dataset):
                 f'NoisyLabels is for training sets, got split {split!r} of '
                 f'{type(self.dataset).__name__}; leave the labels of val and test as they are'
             )
-        self.labels = torch.from_numpy(
-            randomise_labels(
-                np.asarray(self.dataset.get_gt_labels(), dtype=np.int64),
-                num_classes=len(self.dataset.metainfo['classes']),
-                fraction=fraction,
-                kind=kind,
-                seed=seed,
-            )
-        )
+        how = dict(fraction=fraction, kind=kind, seed=seed)
+        labels = np.asarray(self.dataset.get_gt_labels(), dtype=np.int64)
+        classes = len(self.dataset.metainfo['classes'])
+        self.labels = torch.from_numpy(randomise_labels(labels, num_classes=classes, **how))
 
     @property
     def metainfo(self):

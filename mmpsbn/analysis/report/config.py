@@ -17,7 +17,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from ...commands.data_paths import check_data_paths
-from ...commands.launch import type_name
+from ...commands.launch import first_line, type_name
 from ...commands.model_files import draw_untrained, file_name, load_model
 from ...engine.input_size import pipeline_size
 from ...engine.openmmlab import batch_loss, example_inputs, forward_tensors, trace_at_any_size
@@ -158,7 +158,7 @@ class ConfigSubject(Subject):
                     self._cfg, loaded.model, epoch_length=length, work_dir=folder
                 )
             except Exception as error:  # whatever a constructor wants: no report ends over it
-                what = f'{type(error).__name__}: {next(iter(str(error).splitlines()), "")}'
+                what = f'{type(error).__name__}: {first_line(error)}'
                 sentence = f'forecast: none, as the training settings do not build here ({what})'
                 return Course(sentence, None)
             sentence = collapse_forecast(runner, threshold=threshold)
@@ -171,9 +171,8 @@ class ConfigSubject(Subject):
     def log_looks_at(self) -> tuple[str, float] | None:
         """By the config's SparsityHook; None without one that counts dead channels."""
         for hook in self._cfg.get('custom_hooks') or ():
-            if type_name(hook.get('type')) != 'SparsityHook':
-                continue
-            if 'dead' not in hook.get('measures', DEFAULT_MEASURES):
+            measures = hook.get('measures', DEFAULT_MEASURES)
+            if type_name(hook.get('type')) != 'SparsityHook' or 'dead' not in measures:
                 continue
             look = hook.get('activations') or {}
             count = look.get('num_batches', ActivationSettings.num_batches)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from ...commands.launch import first_line
 from ...functional.checks import is_count, is_number
 from ...functional.statistics import collapsed_mask
 from ...layers import PostShift
@@ -91,7 +92,7 @@ def take_snapshot(
         try:
             found.graph, example = subject.trace(model, example)
         except RuntimeError as error:
-            found.untraced = str(error).splitlines()[0]
+            found.untraced = first_line(error)
     if found.graph is not None:
         found.input_shape = tuple(example.shape)
         found.cost = model_cost(model, count_positions(model, example, subject.forward_fn))

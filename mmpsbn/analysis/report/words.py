@@ -149,13 +149,11 @@ def dead_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
 
 def _other_count(snapshot: Snapshot, data: str, eps: float) -> str:
     """Why the training log counts otherwise."""
-    words = f'The training log may count others: SparsityHook looked at {data}'
-    here, own = f'{snapshot.samples:,} samples of the test data', snapshot.settings.eps
-    if eps == own:
-        return f'{words}, this report looks at {here}.'
+    own = snapshot.settings.eps
+    theirs, ours = ('' if eps == own else f' and calls |a| ≤ {e:g} dead' for e in (eps, own))
     return (
-        f'{words} and calls |a| ≤ {eps:g} dead, this report looks at {here} and calls '
-        f'|a| ≤ {own:g} dead.'
+        f'The training log may count others: SparsityHook looked at {data}{theirs}, this report '
+        f'looks at {snapshot.samples:,} samples of the test data{ours}.'
     )
 
 
