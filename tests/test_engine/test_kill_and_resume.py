@@ -102,7 +102,8 @@ class LineCount:
 
 
 def train(work_dir, by_epoch, hooks, line, out):
-    """One run, in a process of its own; writes what it came to."""
+    """One run, in a process of its own; writes what it came to. ``line``: None, or what LineCount
+    is given, which takes its time."""
     hooks = [
         dict(type='KillChannels'),
         demp(penalty=0.01, noise=3e-3, num_samples=24),
@@ -121,7 +122,7 @@ def train(work_dir, by_epoch, hooks, line, out):
         **(dict(epochs=ITERATIONS // 4) if by_epoch else dict(iters=ITERATIONS)),
     )
     torch.set_num_threads(1)
-    count = LineCount(*line or ())
+    count = None if line is None else LineCount(*line)
     sys.settrace(count)
     runner.train()
     sys.settrace(None)
@@ -134,7 +135,7 @@ def train(work_dir, by_epoch, hooks, line, out):
             optimizer=runner.optim_wrapper.state_dict(),
             meta=checkpoint['meta'][META_KEY],
             samples=hook_of(runner, KillChannels).samples,
-            lines=count.lines,
+            lines=count and count.lines,
             checkpoint_size=os.path.getsize(last),
         ),
         out,
@@ -148,8 +149,8 @@ def start(work_dir, by_epoch, hooks=(), line=None):
     return process, out
 
 
-def finish(work_dir, by_epoch):
-    process, out = start(work_dir, by_epoch)
+def finish(work_dir, by_epoch, line=None):
+    process, out = start(work_dir, by_epoch, line=line)
     process.join()
     assert process.exitcode == 0
     return torch.load(out, weights_only=False)
@@ -158,7 +159,7 @@ def finish(work_dir, by_epoch):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     """What a run comes to that is never killed, by_epoch or not."""
-    return cache(lambda by_epoch: finish(tmp_path_factory.mktemp('whole'), by_epoch))
+    return cache(lambda by_epoch: finish(tmp_path_factory.mktemp('whole'), by_epoch, ()))
 
 
 def assert_equal_end(final, expected):

@@ -8,7 +8,6 @@ from mmcv.cnn import fuse_conv_bn as mmcv_fuse_conv_bn
 from mmdet.models import ResNet
 from mmengine import MODELS
 from mmengine.model import BaseModule, convert_sync_batchnorm, initialize, revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -147,26 +146,6 @@ def test_norm_eval_and_frozen_stages_apply_to_psbn():
     trained = resnet(norm_eval=False, frozen_stages=1)
     trained.train()
     assert trained.layer2[0].bn1.training and not trained.bn1.training
-
-
-@pytest.mark.parametrize('name', ['psBN', 'psGN'])
-def test_norm_decay_mult_reaches_gamma_and_beta(name):
-    model = nn.Sequential(nn.Conv2d(3, C, 3), build_norm_layer(config(name), C)[1])
-    wrapper = build_optim_wrapper(
-        model,
-        dict(
-            type='OptimWrapper',
-            optimizer=dict(type='SGD', lr=0.1, weight_decay=0.5),
-            paramwise_cfg=dict(norm_decay_mult=0.25),
-        ),
-    )
-    decay = {
-        id(p): group['weight_decay']
-        for group in wrapper.optimizer.param_groups
-        for p in group['params']
-    }
-    assert decay[id(model[0].weight)] == 0.5
-    assert decay[id(model[1].weight)] == decay[id(model[1].bias)] == 0.125
 
 
 def decays_to(bias):

@@ -4,9 +4,6 @@ The machine's compiler, PyPI's and torch only pretend (`pretended_pip.py`).
 """
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -90,12 +87,10 @@ def test_what_runs_on_which_gpu(check_env, code, target, answer):
 @pytest.mark.parametrize(
     'listed, targets', [('9.0', 'sm_90'), ('8.0;8.6+PTX', 'sm_80 sm_86 compute_86')]
 )
-def test_targets_of_the_real_torch(listed, targets):
-    command = [sys.executable, ROOT / 'tools/setup/check_env.py', 'targets']
-    env = os.environ | {'TORCH_CUDA_ARCH_LIST': listed}
-    run = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert set(run.stdout.split()) == set(targets.split())
+def test_targets_of_the_real_torch(check_env, monkeypatch, capsys, listed, targets):
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', listed)
+    check_env.targets()
+    assert set(capsys.readouterr().out.split()) == set(targets.split())
 
 
 class GpuClone(Clone):
