@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from runs import EMA, assert_resumes, average_of, inner_widths, pruner_of, resume_from, train
@@ -285,7 +286,8 @@ def test_an_epoch_is_all_samples_once_over_all_ranks(tmp_path, monkeypatch, rank
     monkeypatch.setattr('mmpsbn.engine.demp.single_shot.get_world_size', lambda: ranks)
 
     def drop(runner):
-        data = DataLoader(ToyData(), batch_size=9, drop_last=True)
+        endless = InfiniteSampler(ToyData())  # at an end MMEngine waits for two seconds
+        data = DataLoader(ToyData(), batch_size=9, sampler=endless, drop_last=True)
         runner._train_dataloader = data if drops else runner._train_dataloader
 
     hook = dict(type='DemPHook', budget=dict(flops=0.4, timing='early'))

@@ -29,7 +29,7 @@ import timing
 import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import InfiniteSampler, pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.registry import LOOPS, init_default_scope
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -105,7 +105,13 @@ class Training:
             default_scope='mmdet',
             log_level='ERROR',
             experiment_name=f'overhead{next(_RUNS)}',
-            train_dataloader=DataLoader(images, batch_size, collate_fn=pseudo_collate),
+            train_dataloader=DataLoader(
+                images,
+                batch_size,
+                # at the end of the data MMEngine waits for two seconds
+                sampler=InfiniteSampler(images, shuffle=False),
+                collate_fn=pseudo_collate,
+            ),
             train_cfg=dict(type='SteppedLoop', max_iters=NEVER),
             # so small a rate that every runner trains on the same weights, near enough
             optim_wrapper=dict(
