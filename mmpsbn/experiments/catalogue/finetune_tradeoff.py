@@ -64,7 +64,7 @@ def _arms(scale: str) -> list[Arm]:
     ]
     for share in _SHARES[scale]:
         line = dict(type='DemPHook', budget=dict(flops=share / 100))
-        arms.append(arm(f'the one line, {share}', finetuned, line, **start))
+        arms.append(arm(f'DemPHook, {share}', finetuned, line, **start))
     for score in _CHOICES[scale]:
         for share in _CUT_ONCE[scale]:
             once = cut_once(score, share / 100, _ITERATIONS[scale])
