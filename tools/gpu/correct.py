@@ -3,11 +3,12 @@
 from functools import partial
 
 import torch
+import torch.distributed as dist
 from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmpsbn.engine.runner_parts import bare_model
-from mmpsbn.layers import psBN1d, psBN2d, psGN, psIN
+from mmpsbn.layers import psBN1d, psBN2d, psGN, psIN, psSyncBN
 
 from .checks import Found, Part, Setup, Skip, require
 from .packages import needs_detector
@@ -119,7 +120,7 @@ def _step_errors(ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...], ste
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
-@CORRECT.check(quick=5, whole=5)
+@CORRECT.check(quick=3, whole=3)
 def autocast(setup: Setup) -> Found:
     """Under fp16 and bf16 autocast psBN gives what a BatchNorm of the same bias gives, bit for
     bit."""
@@ -266,10 +267,29 @@ def export(setup: Setup) -> Found:
     return Found(export_of_a_run(setup))
 
 
+@CORRECT.check(quick=2, whole=2)
+def one_rank(setup: Setup) -> Found:
+    """psSyncBN in a group of one process, over NCCL on a GPU, is psBN, bit for bit."""
+    backend = 'nccl' if setup.on_gpu else 'gloo'
+    x = torch.randn(4, 8, 5, 7, device=setup.device)
+    found = []
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for kind in (psSyncBN, psBN2d):
+            layer = kind(8).to(setup.device)
+            out = layer(x)
+            out.square().sum().backward()
+            found.append([out, layer.weight.grad, layer.bias.grad, layer.running_var])
+    finally:
+        dist.destroy_process_group()
+    require(all(map(torch.equal, *found)), 'psSyncBN differs from psBN')
+    return Found(f'{backend}, forward and backward, bit for bit')
+
+
 @CORRECT.check(quick=20, whole=30)
 def two_processes(setup: Setup) -> Found:
     """Two processes on one GPU over gloo, with psSyncBN and DemPHook: one of the joined batch.
-    NCCL, and with it psSyncBN's kernels of a GPU, wants two GPUs and is not tried."""
+    Over NCCL that wants two GPUs, and is not tried."""
     from .ranks import compare_ranks
 
     return Found(compare_ranks(setup))
