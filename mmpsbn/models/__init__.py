@@ -28,8 +28,7 @@ __all__ = [
 # Detection users need not have mmpretrain. A broken mmpretrain still raises: hiding that would end
 # in "CIFARResNet is not in the registry".
 if find_spec('mmpretrain') is not None:
-    from .activation_resnet import ActivationResNetCIFAR
     from .basic_net import BasicNet
     from .cifar_resnet import PUBLISHED_KEYS, CIFARResNet
 
-    __all__ += ['PUBLISHED_KEYS', 'ActivationResNetCIFAR', 'BasicNet', 'CIFARResNet']
+    __all__ += ['PUBLISHED_KEYS', 'BasicNet', 'CIFARResNet']

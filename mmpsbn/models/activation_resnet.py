@@ -1,4 +1,7 @@
-"""mmpretrain's ResNet for CIFAR with a choice of activation, which its own lacks."""
+"""mmpretrain's ResNet for CIFAR with a choice of activation, which its own lacks.
+
+Named in ``custom_imports`` where it is used: it imports all of mmpretrain's models, two seconds.
+"""
 
 from mmcv.cnn import build_activation_layer
 from mmpretrain.models.backbones import ResNet_CIFAR

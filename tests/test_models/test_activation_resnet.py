@@ -11,6 +11,8 @@ if importlib.util.find_spec('mmpretrain') is None:
 
 from mmpretrain.registry import MODELS  # noqa: E402
 
+import mmpsbn.models.activation_resnet  # noqa: E402, F401  registers it
+
 SMALL = dict(depth=18, base_channels=4, stem_channels=4)
 
 

@@ -35,7 +35,8 @@ ACTIVATIONS = {
 
 def activation(kind: str) -> Options:
     net = dict(type='ActivationResNetCIFAR', act_cfg=ACTIVATIONS[kind])
-    return {f'model.backbone.{key}': value for key, value in net.items()}
+    imports = dict(imports=['mmpsbn', 'mmpsbn.models.activation_resnet'])
+    return dict(custom_imports=imports, **{f'model.backbone.{k}': of for k, of in net.items()})
 
 
 _PRUNE_INTERVAL = dict(smoke=2, small=235, paper=5000)
