@@ -61,9 +61,10 @@ def follow_roi_inputs(model: nn.Module) -> Callable[[], None]:
     """
     with ExitStack() as undo:
         for module in model.modules():
-            pools_one_level = hasattr(module, 'roi_layers') and not hasattr(module, 'aggregation')
-            if pools_one_level and _take_input_width not in forward_pre_hooks(module):
-                undo.callback(setattr, module, 'out_channels', module.out_channels)
+            if not hasattr(module, 'roi_layers') or hasattr(module, 'aggregation'):
+                continue
+            undo.callback(setattr, module, 'out_channels', module.out_channels)
+            if _take_input_width not in forward_pre_hooks(module):  # of an earlier cut
                 undo.callback(module.register_forward_pre_hook(_take_input_width).remove)
         return undo.pop_all().close
 

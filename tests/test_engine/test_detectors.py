@@ -143,6 +143,14 @@ def test_what_both_stages_of_a_detector_read_is_cut_and_put_back(tmp_path):
         restore()
         assert extractor.out_channels == 16
         model.test_step(batch)
+    apply_plan(model, plans[0])
+    model.test_step(batch)
+    again = trace_channel_graph(model, torch.randn(1, 3, 128, 128), forward_tensors)
+    keep = {'neck.fpn_convs.0.conv': torch.arange(9) < 6}
+    restore = apply_plan(model, plan_from_keep_masks(model, again.groups, keep))
+    model.test_step(batch)
+    restore()
+    assert extractor.out_channels == 9
 
 
 def test_the_backbone_of_a_detr_is_in_the_graph(tmp_path):

@@ -14,6 +14,7 @@ from ..arguments import require
 
 TIMINGS = ('gradual', 'start', 'early')
 SCOPES = ('gamma', 'all')
+_CRITERIA = (*CRITERIA, NEVER_POSITIVE)
 # Of training, until when live channels may go: what was cut must be trained on.
 LAST_END = 0.9
 
@@ -150,8 +151,8 @@ class PruneSettings:
             f'got {self.criterion!r}',
         )
         require(
-            self.criterion in (*CRITERIA, NEVER_POSITIVE),
-            f'prune criterion must be one of {(*CRITERIA, NEVER_POSITIVE)}, got {self.criterion!r}',
+            self.criterion in _CRITERIA,
+            f'prune criterion must be one of {_CRITERIA}, got {self.criterion!r}',
         )
 
     def next_event(self, step: int, total_steps: int) -> int | None:
