@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import assert_same, build, loss_of, random_plan, snapshot
-from spoilt import HUGE, exploding, nested
+from spoilt import HUGE, exploding, nested, spoilt
 
 from mmpsbn.pruning import PrunePlan, apply_plan
 from mmpsbn.pruning.plan import compose_plans
@@ -156,6 +156,20 @@ def test_a_broken_tensor_is_named(tensors, message):
 
 MODEL, BATCH, OPTIMIZER = trained('residual')
 BEFORE = snapshot(MODEL, OPTIMIZER)
+
+
+@settings(max_examples=400)
+@given(spoilt(random_plan(MODEL, BATCH).to_dict()))
+def test_a_spoilt_plan_is_a_value_error_or_can_be_applied_and_never_half(data):
+    try:
+        plan = PrunePlan.from_dict(data)
+        restore = apply_plan(MODEL, plan, [OPTIMIZER])
+    except ValueError as error:
+        assert 'prune plan' in str(error) and len(str(error)) < 1000
+    else:
+        assert is_applied(MODEL, plan)
+        restore()
+    assert_same(snapshot(MODEL, OPTIMIZER), BEFORE)
 
 
 @pytest.mark.parametrize(
