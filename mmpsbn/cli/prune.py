@@ -15,8 +15,8 @@ from .arguments import add_config, add_config_options, command_line
 # of OneShotSettings, and what they are
 _NUMBERS = dict(
     recalibrate='estimate the BatchNorm statistics anew on N batches of training data',
-    num_samples='training images on which a dead channel must be silent, or from whose losses '
-    'fisher chooses',
+    num_samples='training images on which a dead channel must be silent, or of which fisher and '
+    '--reconstruct know',
     round_to='widths are multiples of this',
     tolerance='largest change of the outputs that passes, relative to their maximum',
     seed="of the data's order and of random",
@@ -50,6 +50,12 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         action='store_true',
         help='collapsed: fold constants also into zero-padded layers, inexact at the border '
         '(needs a larger --tolerance)',
+    )
+    parser.add_argument(
+        '--reconstruct',
+        action=argparse.BooleanOptionalAction,
+        default=OneShotSettings.reconstruct,
+        help='live channels: what stays takes over what a linear function of it tells',
     )
     parser.add_argument('--device', default=get_device())
     parser.add_argument('--force', action='store_true', help='overwrite an existing checkpoint')

@@ -4,8 +4,10 @@ import itertools
 import logging
 import os.path as osp
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
+import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -25,6 +27,7 @@ from ..pruning.graph import ChannelGraph
 from ..pruning.plan import compose_plans
 from ..pruning.prune import prune_channels
 from ..pruning.ranking import RANKING_CRITERIA, fisher_scores, keep_masks_for_budget, rank_channels
+from ..pruning.reconstruction import InputMoments
 from ..pruning.saliency import GateSaliency
 from ..pruning.sparsity import scale_layers
 from ..upstream import DropoutBase, NormBase
@@ -48,6 +51,7 @@ class OneShotSettings:
     round_to: int = PruneSettings.round_to
     tolerance: float = PruneSettings.tolerance
     fold_padding: bool = False
+    reconstruct: bool = True
     recalibrate: int = 0
     seed: int = 0
 
@@ -157,16 +161,18 @@ def prune_checkpoint(
         skipped = removal.skipped
     else:
         skipped = graph.skipped
-        keep_masks = _masks_for_budget(model, graph, positions, dense_macs, loader, settings)
-        removal = prune_channels(
-            model,
-            graph.groups,
-            keep_masks,
-            batch=probe,
-            forward_fn=forward_tensors,
-            tolerance=settings.tolerance,
-            live=True,
-        )
+        scores, moments = _look(model, graph, loader, settings)
+        keep_masks = _masks_for_budget(model, graph, scores, positions, dense_macs, settings)
+        with moments.reconstructed([model], keep_masks):
+            removal = prune_channels(
+                model,
+                graph.groups,
+                keep_masks,
+                batch=probe,
+                forward_fn=forward_tensors,
+                tolerance=settings.tolerance,
+                live=True,
+            )
     if not removal.plan:
         refused = [f'; {name}: {skipped[name]}' for name in graph.groups if name in skipped]
         raise ValueError(
@@ -202,27 +208,80 @@ def prune_checkpoint(
     )
 
 
-def _masks_for_budget(
-    model: nn.Module,
-    graph: ChannelGraph,
-    positions: Mapping[str, float],
-    dense_macs: int,
-    loader: DataLoader,
-    settings: OneShotSettings,
-) -> dict[str, Tensor]:
-    if settings.criterion == 'bn_scale' and not scale_layers(model):
+def _look(
+    model: nn.Module, graph: ChannelGraph, loader: DataLoader, settings: OneShotSettings
+) -> tuple[dict[str, Tensor], InputMoments]:
+    """The scores of a criterion; and the moments of what is read, where readers take over."""
+    criterion, by_loss = settings.criterion, settings.criterion == 'fisher'
+    if criterion == 'bn_scale' and not scale_layers(model):
         raise ValueError(
             'bn_scale ranks by the scales of normalisation layers, and '
             f'{type(model).__name__} has none; rank by l1'
         )
-    if settings.criterion == 'fisher':
-        scores = fisher_scores(
-            _loss_saliency(model, graph, loader, num_samples=settings.num_samples)
+    saliency = GateSaliency(model, graph.groups, graph.norm_of)
+    moments = InputMoments(model, graph.groups if settings.reconstruct else {})
+    if by_loss or settings.reconstruct:
+        with closing(moments):
+            for loss in _losses(model, loader, settings.num_samples, gradients=by_loss):
+                if by_loss:
+                    loss.backward()
+                    saliency.add()
+    if by_loss:
+        return fisher_scores(_scores_of(saliency, model)), moments
+    return rank_channels(model, graph.groups, criterion=criterion, seed=settings.seed), moments
+
+
+def _losses(
+    model: nn.Module, loader: DataLoader, num_samples: int, *, gradients: bool
+) -> Iterator[Tensor]:
+    """Of batches of training pictures with their labels, until there are ``num_samples`` or an
+    epoch has ended.
+
+    Normalisation is that of the statistics that the model has, which stay as they are; dropout and
+    stochastic depth are off.
+    """
+    with frozen_random_numbers(model):
+        model.train()
+        for module in model.modules():
+            if isinstance(module, (NormBase, DropoutBase, DropPath)):
+                module.eval()
+        for data_batch in loader:
+            num_samples -= len(data_batch['inputs'])
+            model.zero_grad(set_to_none=True)
+            with torch.set_grad_enabled(gradients):
+                loss = batch_loss(model, data_batch)
+            yield loss
+            if num_samples <= 0:
+                break
+    model.zero_grad(set_to_none=True)
+    model.eval()
+
+
+def _scores_of(saliency: GateSaliency, model: nn.Module) -> dict[str, Tensor]:
+    """Raises ValueError where no batch had finite gradients."""
+    if not saliency.steps:
+        raise ValueError(
+            f'fisher chooses by gradients, and none of {saliency.seen} batches of '
+            f'{type(model).__name__} has finite ones; rank by l1'
         )
-    else:
-        scores = rank_channels(
-            model, graph.groups, criterion=settings.criterion, seed=settings.seed
+    if saliency.steps < saliency.seen:
+        print_log(
+            f'{saliency.seen - int(saliency.steps)} of {saliency.seen} batches had gradients that '
+            'are NaN or infinite, and count for nothing',
+            logger='current',
+            level=logging.WARNING,
         )
+    return saliency.scores()
+
+
+def _masks_for_budget(
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    positions: Mapping[str, float],
+    dense_macs: int,
+    settings: OneShotSettings,
+) -> dict[str, Tensor]:
     keep_masks, macs = keep_masks_for_budget(
         model,
         graph.groups,
@@ -242,45 +301,6 @@ def _masks_for_budget(
             'at least one channel a layer); ask for that, or for a smaller --round-to'
         )
     return keep_masks
-
-
-def _loss_saliency(
-    model: nn.Module, graph: ChannelGraph, loader: DataLoader, *, num_samples: int
-) -> dict[str, Tensor]:
-    """The scores of :class:`.GateSaliency` over training pictures with their labels, at most an
-    epoch of them: what the loss misses without each channel.
-
-    Normalisation is that of the statistics that the model has, which stay as they are; dropout and
-    stochastic depth are off. Raises ValueError where no batch gives finite gradients.
-    """
-    saliency = GateSaliency(model, graph.groups, graph.norm_of)
-    with frozen_random_numbers(model):
-        model.train()
-        for module in model.modules():
-            if isinstance(module, (NormBase, DropoutBase, DropPath)):
-                module.eval()
-        for data_batch in loader:
-            num_samples -= len(data_batch['inputs'])
-            model.zero_grad(set_to_none=True)
-            batch_loss(model, data_batch).backward()
-            saliency.add()
-            if num_samples <= 0:
-                break
-    model.zero_grad(set_to_none=True)
-    model.eval()
-    if not saliency.steps:
-        raise ValueError(
-            f'fisher chooses by gradients, and none of {saliency.seen} batches of '
-            f'{type(model).__name__} has finite ones; rank by l1'
-        )
-    if saliency.steps < saliency.seen:
-        print_log(
-            f'{saliency.seen - int(saliency.steps)} of {saliency.seen} batches had gradients that '
-            'are NaN or infinite, and count for nothing',
-            logger='current',
-            level=logging.WARNING,
-        )
-    return saliency.scores()
 
 
 def _images(model: nn.Module, loader, num_samples: int) -> Iterator[Tensor]:

@@ -6,7 +6,8 @@ What a user of the package calls is here; all else is imported from its module:
   an operation does to the ``labels`` of channels, ``channel_trace`` holds them, ``graph`` makes
   groups of them; ``flow`` says who reads a layer, ``other_pass`` what the losses hold.
 - what goes: ``activation`` and ``criteria`` (nothing is lost), ``ranking`` (live channels).
-- how it goes: ``plan`` (plain data), ``surgery``, ``folding`` of constants, ``repeated_sizes``.
+- how it goes: ``plan`` (plain data), ``surgery``, ``folding`` of constants, ``reconstruction`` by
+  those that stay, ``repeated_sizes``.
 - whether it held: ``verification``; ``prune`` puts these together, ``api`` is one call for all.
 - what there is to see: ``observation``, ``census``, ``measures``, ``sparsity``; ``cost`` counts
   parameters, MACs and time.

@@ -66,3 +66,17 @@ def test_the_error_says_what_there_is_no_room_for():
     )
     with pytest.raises(ValueError, match='for 9 cuts .* or ask for fewer cuts'):
         schedule(100, cuts=9)
+
+
+@pytest.mark.parametrize(
+    'settings, reconstructs',
+    [
+        (dict(), True),
+        (dict(score='random'), True),
+        (dict(reconstruct=False), False),
+        (dict(score='snap', timing='start'), False),
+        (dict(score='cropit', timing='early'), False),
+    ],
+)
+def test_methods_of_others_do_not_reconstruct(settings, reconstructs):
+    assert BudgetSettings(flops=0.5, **settings).reconstructs is reconstructs

@@ -45,6 +45,11 @@ from mmpsbn.pruning import prune_dead_channels
         ('budget', dict(macs=0.5), r"budget has no \['macs'\]"),
         ('budget', dict(latency=1.5), r'budget latency must be a number in \(0, 1\), got 1.5'),
         ('budget', dict(flops=0.5, end=0.95), 'begin and end must be .* 0.9, or both None, got'),
+        (
+            'budget',
+            dict(flops=0.5, reconstruct=1),
+            'budget reconstruct must be True or False, got 1',
+        ),
         ('budget', dict(flops=0.5, cuts=0), 'budget cuts must be an int >= 1 or None, got 0'),
         ('budget', dict(flops=0.5, score='taylor'), "budget score must be one of .* got 'taylor'"),
     ],

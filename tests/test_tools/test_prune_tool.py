@@ -133,6 +133,24 @@ def test_the_budget_is_met_with_widths_of_eight(small, by_l1):
     assert outputs(model, images()).isfinite().all()
 
 
+def test_what_stays_takes_over_unless_it_is_not_to(small, by_l1, tmp_path):
+    prune(small, 'dense.pth', tmp_path, *L1, '--no-reconstruct')
+    dense, taken, plain = (
+        load(small / 'small.py', path)
+        for path in (small / 'dense.pth', by_l1[0], tmp_path / 'dense_l1.pth')
+    )
+    assert taken.plan == plain.plan
+    whole, pruned = dense.model.state_dict(), plain.model.state_dict()
+    for name, dims in plain.plan.kept.items():  # without it, weights are slices
+        slices = whole[name]
+        for dim, index in dims.items():
+            slices = slices.index_select(dim, torch.tensor(index))
+        assert torch.equal(pruned[name], slices)
+    intact, *others = (outputs(found.model, images()) for found in (dense, taken, plain))
+    with_it, without = ((intact - other).norm() for other in others)
+    assert with_it < 0.99 * without  # of random weights
+
+
 def test_the_file_is_plain(small, by_l1):
     checkpoint = torch.load(by_l1[0], weights_only=True)
     assert set(checkpoint) == {'meta', 'state_dict'}

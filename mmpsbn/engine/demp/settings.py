@@ -183,6 +183,9 @@ class BudgetSettings:
         timing: 'gradual' (``cuts`` between ``begin`` and ``end``), 'start' (all at once before the
             first step, by one of GATE_SCORES) or 'early' (all at once at
             :class:`.EarlyCropTiming`).
+        reconstruct: before a cut those that read the channels take over from them what a linear
+            function of the channels that stay tells (:meth:`.InputMoments.reconstructed`). Not with
+            the timings 'start' and 'early', which are others' methods.
     """
 
     flops: float | None = None
@@ -195,6 +198,7 @@ class BudgetSettings:
     cuts: int | None = None
     score: str = 'fisher'
     timing: str = 'gradual'
+    reconstruct: bool = True
 
     def __post_init__(self):
         given = [name for name in self._kinds() if getattr(self, name) is not None]
@@ -238,6 +242,10 @@ class BudgetSettings:
             f"budget timing 'start' needs a score of {GATE_SCORES}, got {self.score!r}: before the "
             'first step there is nothing else to choose by',
         )
+        require(
+            isinstance(self.reconstruct, bool),
+            f'budget reconstruct must be True or False, got {self.reconstruct!r}',
+        )
 
     def window(self, *, finetunes: bool) -> tuple[float, float]:
         """``begin`` and ``end``, or what was best in docs/results.md: a trained detector has time
@@ -272,6 +280,11 @@ class BudgetSettings:
     @property
     def is_latency(self) -> bool:
         return self.kind in ('latency', 'latency_ms')
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether readers take over: not in what others have published."""
+        return self.reconstruct and self.timing == 'gradual'
 
     def __str__(self) -> str:
         return f'budget {self.kind}={self.value}'

@@ -7,6 +7,7 @@ _FIRST_STEPS = 11  # one cut takes place after these, since a budget looks at te
 
 def cut_once(score: str, share: float, iterations: int) -> Options:
     """DemPHook with a single cut, as early as there is one in so many iterations, to a ``share`` of
-    the MACs."""
+    the MACs, and without what the hook can do besides."""
     end = round(_FIRST_STEPS / iterations + 5e-5, 4)
-    return dict(type='DemPHook', budget=dict(flops=share, score=score, cuts=1, begin=0.0, end=end))
+    budget = dict(flops=share, score=score, cuts=1, begin=0.0, end=end, reconstruct=False)
+    return dict(type='DemPHook', budget=budget)
