@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os.path as osp
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -220,20 +221,26 @@ def _look(
         )
     saliency = GateSaliency(model, graph.groups, graph.norm_of)
     moments = InputMoments(model, graph.groups if settings.reconstruct else {})
-    if by_loss or settings.reconstruct:
-        with closing(moments):
-            for loss in _losses(model, loader, settings.num_samples, gradients=by_loss):
-                if by_loss:
-                    loss.backward()
-                    saliency.add()
-    if by_loss:
-        return fisher_scores(_scores_of(saliency, model)), moments
+    with closing(moments):
+        if by_loss:
+            for loss in _losses(model, loader, settings.num_samples):
+                loss.backward()
+                saliency.add()
+            return fisher_scores(_scores_of(saliency, model)), moments
+        if settings.reconstruct:
+            try:
+                with torch.no_grad():
+                    deque(_losses(model, loader, settings.num_samples), maxlen=0)
+            except Exception as error:
+                raise RuntimeError(
+                    f'{type(model).__name__} cannot be trained on a batch of the train_dataloader '
+                    f'({type(error).__name__}: {error}), which shows what its layers read; without '
+                    'that: --no-reconstruct'
+                ) from error
     return rank_channels(model, graph.groups, criterion=criterion, seed=settings.seed), moments
 
 
-def _losses(
-    model: nn.Module, loader: DataLoader, num_samples: int, *, gradients: bool
-) -> Iterator[Tensor]:
+def _losses(model: nn.Module, loader: DataLoader, num_samples: int) -> Iterator[Tensor]:
     """Of batches of training pictures with their labels, until there are ``num_samples`` or an
     epoch has ended.
 
@@ -248,9 +255,7 @@ def _losses(
         for data_batch in loader:
             num_samples -= len(data_batch['inputs'])
             model.zero_grad(set_to_none=True)
-            with torch.set_grad_enabled(gradients):
-                loss = batch_loss(model, data_batch)
-            yield loss
+            yield batch_loss(model, data_batch)
             if num_samples <= 0:
                 break
     model.zero_grad(set_to_none=True)

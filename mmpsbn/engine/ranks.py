@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-from mmengine.dist import all_reduce, broadcast, broadcast_object_list
+from mmengine.dist import all_reduce, broadcast_object_list
 from mmengine.logging import MMLogger
 from torch import Tensor
 
@@ -42,13 +42,6 @@ def reduced(tensor: Tensor, op: str) -> Tensor:
     """The element-wise ``'sum'`` or ``'max'`` over the ranks."""
     tensor = tensor.clone()
     all_reduce(tensor, op=op)
-    return tensor
-
-
-def of_first_rank(tensor: Tensor) -> Tensor:
-    """Rank 0's, where ranks may have computed what differs in the last bits."""
-    tensor = tensor.clone()
-    broadcast(tensor)
     return tensor
 
 

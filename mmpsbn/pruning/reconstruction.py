@@ -1,27 +1,42 @@
 """What stays takes over, as far as it can, from what goes."""
 
-from collections import Counter
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .forward import first_argument, input_channel_dim, is_conv_or_linear, output_dim
+from .forward import first_argument, input_channel_dim, is_conv_or_linear
 from .graph import ChannelGroup, Member
 
-# Of one call, evenly spaced: several for each of 2,048 channels, at a small part of a step's cost.
+# Of one call: several for each of 2,048 channels, at a small part of a step's cost.
 _MOST_SAMPLES = 8192
 # Of one layer: the moments of more would take more memory than its weight.
 _MOST_CHANNELS = 4096
 
 
+@dataclass(frozen=True)
+class _Input:
+    """What a layer reads.
+
+    Attributes:
+        positions: where in it each channel is, shape (channels, places): several places of one
+            channel behind a flatten.
+        dim: the dimension of the layer's weight that these index.
+    """
+
+    positions: Tensor
+    dim: int
+
+
 class InputMoments:
     """M = sum x x^T over what layers read, x being the channels at one place of one picture.
 
-    Seen are the training passes that happen anyway, until closed. Left out are layers that do not
-    sum over all that they read (grouped convolutions), and those that read more than 4,096
-    channels. What a linear layer reads of one channel behind a flatten are places of it.
+    Seen are the training passes that happen anyway, until closed. Dropout before a layer makes the
+    diagonal larger, and so what is told by its channels less. Left out are layers that read more
+    than 4,096 channels.
 
     Args:
         model: holds the layers.
@@ -31,15 +46,14 @@ class InputMoments:
     def __init__(self, model: nn.Module, groups: Mapping[str, ChannelGroup]):
         self._model = model
         self._groups = groups
-        self._positions = _positions_read(model, groups)
+        self._inputs = _inputs(model, groups)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}  # of samples
         self._handles = []
-        for name, positions in self._positions.items():
-            layer = model.get_submodule(name)
+        for name, read in self._inputs.items():
+            layer, channels = model.get_submodule(name), len(read.positions)
             dtype = torch.promote_types(layer.weight.dtype, torch.float32)
-            shape = 2 * positions.shape[:1]
-            self._sums[name] = torch.zeros(shape, dtype=dtype, device=positions.device)
+            self._sums[name] = layer.weight.new_zeros(channels, channels, dtype=dtype)
             self._counts[name] = torch.zeros((), dtype=torch.int64)
             hook = layer.register_forward_pre_hook(self._watch(name, layer), with_kwargs=True)
             self._handles.append(hook)
@@ -52,7 +66,7 @@ class InputMoments:
             if module is not watched or not self._model.training or not x.numel():
                 return
             samples = _samples(x.movedim(input_channel_dim(module.weight), -1))
-            channels = samples[:, self._positions[name]].transpose(1, 2).flatten(0, 1)
+            channels = samples[:, self._inputs[name].positions].transpose(1, 2).flatten(0, 1)
             with torch.autocast(channels.device.type, enabled=False):
                 channels = channels.to(self._sums[name].dtype)
                 self._sums[name] += channels.T @ channels
@@ -74,94 +88,103 @@ class InputMoments:
 
     @contextmanager
     def reconstructed(
-        self,
-        models: Sequence[nn.Module],
-        keep_masks: Mapping[str, Tensor],
-        *,
-        agree: Callable[[Tensor], Tensor] = lambda weight: weight,
+        self, models: Sequence[nn.Module], keep_masks: Mapping[str, Tensor]
     ) -> Iterator[None]:
         """Give the readers of channels that are to go, in their weights for those that stay, what
         both have in common; where what is done within fails, all is put back, bit for bit.
 
         With R the channels of a layer's input that go and K those that stay, each tap of its
-        weight W gets
+        weight W, frozen or not, gets
 
             W_K <- W_K + W_R A,  A = argmin sum |x_R - A x_K|^2 + r |A|^2
-                                   = M_RK (M_KK + r I)^-1,
+                                   = M_RK (M_KK + r I)^-1.
 
-        so that with 0 in place of x_R the layer gives what it gave, but for what no linear function
-        of x_K tells of x_R. In place of the outputs of a layer (Channel Pruning, He et al., ICCV
-        2017, eq. 5) its inputs are fitted: one solution serves all taps, needs no bias, and holds
-        at the zeros of a padding too.
-
-        A layer that saw nothing, or NaN, stays as it is.
         r is the mean of diag M_KK times the number of K over that of samples: what few samples tell
-        of many channels is believed less.
+        of many channels is believed less. But for r and what no linear function of x_K tells of
+        x_R, the layer gives with 0 in place of x_R what it gave. In place of the outputs of a layer
+        (Channel Pruning, He et al., ICCV 2017, eq. 5) its inputs are fitted: one solution serves
+        all taps, needs no bias, and holds at the zeros of a padding too.
+
+        A layer that saw nothing, or NaN or infinity, stays as it is.
 
         Args:
             models: the one that was watched, and averages of it.
             keep_masks: group name -> shape (channels,), bool, True = stays.
-            agree: makes a weight that was computed here the one of all ranks.
         """
         gone: dict[str, list[int]] = {}
         for name in keep_masks.keys() & self._groups.keys():
             for reader in self._groups[name].readers:
                 gone.setdefault(reader.layer, []).extend(reader.positions(~keep_masks[name]))
         with ExitStack() as undo:
-            for name, positions in self._positions.items():
-                positions, samples = positions.cpu(), int(self._counts[name])
-                goes = torch.isin(positions[:, 0], torch.tensor(gone.get(name, [])))
+            for name, read in self._inputs.items():
+                goes = torch.isin(read.positions[:, 0].cpu(), torch.tensor(gone.get(name, [])))
                 # in float64, which not every device has
                 moments = self._sums[name].to('cpu', torch.float64)
                 kept = moments[~goes][:, ~goes]
                 if not goes.any() or not kept.any() or not moments.isfinite().all():
                     continue
-                ridge = kept.diagonal().mean() * len(kept) / samples
+                ridge = kept.diagonal().mean() * len(kept) / int(self._counts[name])
                 kept.diagonal().add_(ridge)
                 prediction = torch.linalg.solve(kept, moments[~goes][:, goes])  # A transposed
                 for model in models:
-                    layer = model.get_submodule(name)
-                    new = agree(_taken_over(layer, positions, goes, prediction))
-                    undo.callback(layer.weight.data.copy_, layer.weight.data.clone())
-                    layer.weight.data.copy_(new)
+                    weight = model.get_submodule(name).weight.data
+                    undo.callback(weight.copy_, weight.clone())
+                    weight.copy_(_taken_over(weight, read, goes, prediction))
             yield
             undo.pop_all()
 
 
-def _positions_read(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
-    """Layer -> where in its input each channel is, shape (channels, places)."""
-    readers: dict[str, list[Member]] = {}
+def _inputs(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, _Input]:
+    """What the readers of groups read, by layer."""
+    readers: dict[str, list[tuple[ChannelGroup, Member]]] = {}
     for group in groups.values():
-        for reader in group.readers:
-            readers.setdefault(reader.layer, []).append(reader)
+        for member in group.readers:
+            readers.setdefault(member.layer, []).append((group, member))
     found = {}
     for name, members in readers.items():
-        layer, size = model.get_submodule(name), members[0].size
-        if not is_conv_or_linear(layer) or layer.weight.shape[1 - output_dim(layer)] != size:
+        group, member = members[0]
+        layer, dim = model.get_submodule(name), dict(member.slices).get('weight')
+        if not is_conv_or_linear(layer) or dim is None:
             continue
-        order, places = range(size), 1
-        if isinstance(layer, nn.Linear) and len(members) == 1:
-            counts = set(Counter(members[0].channel).values())
-            if len(members[0].index) == size and len(counts) == 1:
-                order = [k for _, k in sorted(zip(members[0].channel, members[0].index))]
-                (places,) = counts
-        if size // places <= _MOST_CHANNELS:
-            found[name] = torch.tensor(order, device=layer.weight.device).view(-1, places)
+        positions = torch.arange(member.size)[:, None]
+        if _is_flattened(layer, group, member):
+            order = [position for _, position in sorted(zip(member.channel, member.index))]
+            positions = torch.tensor(order).view(group.channels, -1)
+        if len(positions) <= _MOST_CHANNELS:
+            found[name] = _Input(positions.to(layer.weight.device), dim)
     return found
 
 
+def _is_flattened(layer: nn.Module, group: ChannelGroup, reader: Member) -> bool:
+    """Whether a linear layer reads a group alone, and each channel at as many places.
+
+    Not where a channel of the group stands for several that must go together.
+    """
+    before = (*group.writers, *group.channelwise)
+    return (
+        isinstance(layer, nn.Linear)
+        and len(reader.index) == reader.size
+        and all(len(set(member.channel)) == len(member.channel) for member in before)
+        and len({reader.channel.count(channel) for channel in set(reader.channel)}) == 1
+    )
+
+
 def _samples(x: Tensor) -> Tensor:
-    """Evenly spaced places of each picture, shape (samples, P); channels are last in ``x``."""
+    """Evenly spaced ones, shape (samples, P), of what has channels last."""
     x = torch.atleast_2d(x)
     x = x.reshape(len(x), -1, x.shape[-1])
-    step = -(-x.shape[0] * x.shape[1] // _MOST_SAMPLES)
-    return x[:, ::step].flatten(0, 1)
+    pictures, places = x.shape[:2]
+    step = -(-pictures * places // _MOST_SAMPLES)
+    while math.gcd(step, places) > 1:  # or they would all be in a few columns of the pictures
+        step += 1
+    at = torch.arange(0, pictures * places, step, device=x.device)
+    return x[at // places, at % places]
 
 
-def _taken_over(layer: nn.Module, positions: Tensor, goes: Tensor, prediction: Tensor) -> Tensor:
-    """The layer's weight with W_R A added to W_K; float64, on the CPU."""
-    weight = layer.weight.detach().to('cpu', torch.float64, copy=True)
-    taps = weight.movedim(1 - output_dim(layer), -1)  # the same memory
+def _taken_over(weight: Tensor, read: _Input, goes: Tensor, prediction: Tensor) -> Tensor:
+    """W with W_R A added to W_K; float64, on the CPU."""
+    positions, weight = read.positions.cpu(), weight.to('cpu', torch.float64, copy=True)
+    taps = weight.movedim(read.dim, -1)  # the same memory
     of_gone = taps[..., positions[goes]]
     taps[..., positions[~goes]] += torch.einsum('...rt,kr->...kt', of_gone, prediction)
     return weight

@@ -1,38 +1,50 @@
-"""At a cut of DemPHook's budget readers take over from channels that go; not in others' methods."""
+"""At a cut of DemPHook's budget readers take over from the channels that go."""
 
+import pytest
 import torch
-from runs import EMA
+from runs import EMA, inner_widths, pruner_of, train
 from test_budget_pruner import choosing, run
+from test_late_layers import HoldsAll, arguments
 
 from mmpsbn.engine.demp import budget_pruner
 from mmpsbn.engine.openmmlab import forward_tensors
+from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.pruning.verification import masked_outputs, probe_outputs
 
 
-def first_cut(tmp_path, monkeypatch, **budget):
-    """Just before the first cut: (weights of the model and of its average, those that read channels
-    which go, the outputs with these channels masked, and as they are)."""
-    cut = []
+@pytest.fixture
+def first_cut(tmp_path, monkeypatch):
+    """Runs with other budgets; gives of each just before its first cut: (weights of the model and
+    of its average, those that read channels which go, the outputs with these channels masked, and
+    as they are)."""
 
-    original = budget_pruner.prune_channels
+    def of(**budget):
+        cut, prune = [], budget_pruner.prune_channels
 
-    def note(model, groups, keep_masks, **how):
-        models = [model, *(average.model for average in how['averages'])]
-        weights = [{k: p.detach().clone() for k, p in m.named_parameters()} for m in models]
-        readers = {f'{r.layer}.weight' for n in keep_masks for r in groups[n].readers}
-        masked = masked_outputs(model, groups, keep_masks, how['batch'], forward_tensors)
-        as_they_are = probe_outputs(model, how['batch'], forward_tensors)
-        cut.append((weights, readers, masked[0], as_they_are[0]))
-        return original(model, groups, keep_masks, **how)
+        def note(model, groups, keep_masks, **how):
+            models = [model, *(average.model for average in how['averages'])]
+            weights = [{k: p.detach().clone() for k, p in m.named_parameters()} for m in models]
+            readers = {f'{r.layer}.weight' for n in keep_masks for r in groups[n].readers}
+            masked = masked_outputs(model, groups, keep_masks, how['batch'], forward_tensors)
+            as_they_are = probe_outputs(model, how['batch'], forward_tensors)
+            cut.append((weights, readers, masked[0], as_they_are[0]))
+            return prune(model, groups, keep_masks, **how)
 
-    monkeypatch.setattr(budget_pruner, 'prune_channels', note)
-    run(tmp_path, hook=choosing(**budget), hooks=[EMA], iters=50)
-    return cut[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(budget_pruner, 'prune_channels', note)
+            run(
+                tmp_path / str(len(list(tmp_path.iterdir()))),
+                hook=choosing(**budget),
+                hooks=[EMA],
+                iters=50,
+            )
+        return cut[0]
+
+    return of
 
 
-def test_readers_take_over_in_the_model_and_its_average(tmp_path, monkeypatch):
-    plain = first_cut(tmp_path / 'plain', monkeypatch, reconstruct=False)
-    taken = first_cut(tmp_path / 'taken', monkeypatch)
+def test_readers_take_over_in_the_model_and_its_average(first_cut):
+    plain, taken = first_cut(reconstruct=False), first_cut()
     readers = plain[1]
     assert readers == taken[1]
     for before, after in zip(plain[0], taken[0]):
@@ -40,3 +52,40 @@ def test_readers_take_over_in_the_model_and_its_average(tmp_path, monkeypatch):
         assert changed == readers
     intact = plain[3]
     assert (taken[2] - intact).norm() < 0.7 * (plain[2] - intact).norm()
+
+
+def test_what_all_ranks_have_read_counts(first_cut, monkeypatch):
+    plain = first_cut(reconstruct=False)
+    # as if they had all seen nothing
+    monkeypatch.setattr(budget_pruner, 'reduced', lambda tensor, op: torch.zeros_like(tensor))
+    for before, after in zip(plain[0], first_cut()[0]):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_event_removes_nothing_where_late_layers_hold_everything(tmp_path):
+    late = arguments(range(3, 999), kind=HoldsAll)
+    del late['epochs']
+    runner, messages = train(tmp_path, [choosing()], iters=100, **late)
+    assert inner_widths(runner.model) == [12, 12]
+    assert any('this prune event is skipped' in m for m in messages)
+
+
+def test_no_layer_is_watched_after_the_run_or_a_run_that_broke_off_at_an_event(tmp_path):
+    def hooks_of(runner):
+        return sum(len(m._forward_pre_hooks) for m in bare_model(runner).modules())
+
+    runner, _ = run(tmp_path / 'whole', iters=50)
+    assert hooks_of(runner) == 0
+
+    def break_off(runner):
+        pruner, before = pruner_of(runner), pruner_of(runner).before_iteration
+
+        def once(runner, data_batch):
+            before(runner, data_batch)
+            if pruner.is_due(runner) and hooks_of(runner):
+                before(runner, data_batch)  # as the same iteration of another try
+
+        pruner.before_iteration = once
+
+    runner, _ = run(tmp_path / 'twice', break_off, iters=50)
+    assert hooks_of(runner) == 0

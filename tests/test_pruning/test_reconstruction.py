@@ -3,24 +3,67 @@
 import copy
 from contextlib import ExitStack
 
+import nets
 import numpy as np
 import pytest
 import torch
-from nets import NETS, build, random_masks, trace
+from nets import NETS, conv_bn, random_masks, trace
 from sklearn.linear_model import Ridge
 from snapshots import assert_same, snapshot
 from torch import nn
 
+from mmpsbn.pruning import reconstruction
 from mmpsbn.pruning.forward import first_argument
 from mmpsbn.pruning.reconstruction import InputMoments
 
+
+class ChannelsLast(nn.Module):
+    """A flatten behind which a channel is every fifth position."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.out = conv_bn(3, 5), nn.Linear(5 * 64, 4)
+
+    def forward(self, x):
+        return self.out(self.stem(x).permute(0, 2, 3, 1).flatten(1))
+
+
+class InputsFirst(nn.Linear):
+    """Its weight has the dimension of the inputs first, and as many outputs."""
+
+    def forward(self, x):
+        return torch.mm(x, self.weight)
+
+
+class Square(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.out, self.last = (
+            conv_bn(3, 6),
+            InputsFirst(6, 6, bias=False),
+            nn.Linear(6, 2),
+        )
+
+    def forward(self, x):
+        return self.last(self.out(self.stem(x).mean((2, 3))))
+
+
+MORE = dict(channels_last=ChannelsLast, square=Square)
 # Where in what a linear layer reads each channel is, if not in one position.
 PLACES = dict(
     chain={'classifier.0': torch.arange(32).view(8, 4)},
-    mobile={'squeeze': torch.arange(12).view(6, 2), 'out': torch.arange(384).view(64, 6).T},
-    shuffle={'out': torch.arange(48).view(6, 8)},  # two channels go together, at four places
+    psbn_chain={'classifier.0': torch.arange(32).view(8, 4)},
+    channels_last={'out': torch.arange(320).view(64, 5).T},
 )
-PLACES['psbn_chain'] = PLACES['chain']
+INPUTS_FIRST = nn.ConvTranspose2d, InputsFirst
+
+
+def build(name):
+    """As that of ``nets``, also of the nets here."""
+    if name not in MORE:
+        return nets.build(name)
+    torch.manual_seed(0)
+    return MORE[name]().double().train(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
 
 
 def inputs_read(model, layers, batches):
@@ -71,7 +114,7 @@ def channels_of(name, layer, x):
     return places, x[:, places].transpose(1, 2).flatten(0, 1)
 
 
-@pytest.mark.parametrize('name', NETS)
+@pytest.mark.parametrize('name', [*NETS, *MORE])
 def test_weights_take_over_what_a_ridge_regression_predicts(name):
     model, batch = build(name)
     groups = trace(model, batch).groups
@@ -91,7 +134,7 @@ def test_weights_take_over_what_a_ridge_regression_predicts(name):
         goes = torch.tensor([int(row[0]) in positions for row in places])
         prediction = ridge_regression(x[:, ~goes], x[:, goes])
         weight, found = (m.get_submodule(layer).weight.detach() for m in (before, model))
-        dim = 0 if isinstance(model.get_submodule(layer), nn.ConvTranspose2d) else 1
+        dim = 0 if isinstance(model.get_submodule(layer), INPUTS_FIRST) else 1
         expected = weight.movedim(dim, 0).clone()
         for row, channel in zip(prediction, places[goes]):
             for factor, kept in zip(row, places[~goes]):
@@ -142,7 +185,7 @@ def test_only_training_passes_of_the_model_itself_tell_anything():
         model.eval()(7 * batch)
         model.train()
 
-    for name, weight in weights_after(copy.deepcopy(model), groups, masks, others).items():
+    for name, weight in weights_after(model, groups, masks, others).items():
         assert torch.equal(weight, before[name])
 
 
@@ -168,8 +211,59 @@ def test_ranks_sum_what_they_have_seen():
     found = []
     for moments in (one, two):
         net = copy.deepcopy(model)
-        with moments.reconstructed([net], masks, agree=lambda weight: 3 * weight):
+        with moments.reconstructed([net], masks):
             found.append(net)
     for name, weight in found[1].named_parameters():
         torch.testing.assert_close(found[0].get_parameter(name), weight)
     assert torch.equal(found[0].features[0].weight, model.features[0].weight)  # reads pictures
+
+
+def relative_error(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+def test_moments_are_summed_in_float32_under_autocast():
+    model, batch, groups, masks = chain()
+    model, batch = model.float(), batch.float()
+    read = {}
+    layer = model.features[4]
+    layer.register_forward_pre_hook(lambda module, args: read.update(x=args[0].detach().double()))
+    before = layer.weight.detach().double()
+
+    def step():
+        with torch.autocast('cpu', torch.bfloat16):
+            model(batch)
+
+    after = weights_after(model, groups, masks, step)['features.4.weight'].double()
+    goes = ~masks['features.0']
+    x = read['x'].movedim(1, -1).flatten(0, -2)
+    change = torch.einsum(
+        'orhw,rk->okhw', before[:, goes], ridge_regression(x[:, ~goes], x[:, goes])
+    )
+    assert relative_error((after - before)[:, ~goes], change) < 1e-4
+
+
+def test_layers_of_more_channels_than_can_be_solved_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr(reconstruction, '_MOST_CHANNELS', 6)
+    model, batch, groups, masks = chain()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    after = weights_after(model, groups, masks, lambda: model(batch))
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed == {'features.4.weight', 'features.7.weight'}
+
+
+@pytest.mark.parametrize('shape', [(256, 6, 32, 32), (9000, 6, 3, 3), (20_000, 6)])
+def test_of_many_places_a_sample_of_all_is_seen(shape):
+    """Columns of the pictures and samples differ in scale; the moments are those of all."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    mixed = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    x = torch.tensordot(mixed, x, dims=([1], [1])).movedim(0, 1)
+    if x.dim() == 4:
+        x = x * torch.linspace(0.1, 3, shape[3]).double()
+    last = x.movedim(1, -1)
+    samples = reconstruction._samples(last)
+    assert 4096 < len(samples) <= 8192
+    everything = last.reshape(-1, 6)
+    found, expected = (y.T @ y / len(y) for y in (samples, everything))
+    assert relative_error(found, expected) < 0.05

@@ -151,6 +151,16 @@ def test_what_stays_takes_over_unless_it_is_not_to(small, by_l1, tmp_path):
     assert with_it < 0.99 * without  # of random weights
 
 
+def test_without_a_loss_no_layer_shows_what_it_reads(small, tmp_path, monkeypatch):
+    def fail(model, data_batch):
+        raise TypeError('no labels')
+
+    monkeypatch.setattr('mmpsbn.commands.one_shot.batch_loss', fail)
+    message = refusal(prune, small, 'dense.pth', tmp_path, *L1)
+    assert '(TypeError: no labels)' in message and message.endswith('--no-reconstruct')
+    prune(small, 'dense.pth', tmp_path, *L1, '--no-reconstruct')
+
+
 def test_the_file_is_plain(small, by_l1):
     checkpoint = torch.load(by_l1[0], weights_only=True)
     assert set(checkpoint) == {'meta', 'state_dict'}

@@ -19,7 +19,7 @@ from ...pruning.reconstruction import InputMoments
 from ...pruning.saliency import GATE_SCORES, GateSaliency
 from ...upstream import accumulative_counts, load_from, resumes
 from ..openmmlab import forward_tensors
-from ..ranks import of_first_rank, over_ranks, reduced
+from ..ranks import over_ranks, reduced
 from ..runner_parts import (
     averaged_models_of,
     bare_model,
@@ -69,7 +69,7 @@ class BudgetPruner(OnlinePruner):
         self._owned: Container[nn.Parameter] = ()  # by the optimizer
         self._iters_per_step = 1
         self._saliency: GateSaliency | None = None  # since the last cut
-        self._moments: InputMoments | None = None  # of an event's iteration
+        self._moments = InputMoments(nn.Module(), {})  # of an event's iteration
         self._saved: Mapping | None = None  # of a resumed run, until it is watched again
         self._refused: set[str] = set()  # groups whose removal was undone; they stay whole
         self._another_try: int | None = None  # iterations done at it, after the schedule's last
@@ -110,9 +110,8 @@ class BudgetPruner(OnlinePruner):
     def close(self) -> None:
         if self._step_hook is not None:
             self._step_hook.remove()
-        if self._moments is not None:
-            self._moments.close()
-        self._step_hook = self._saliency = self._moments = None
+        self._moments.close()
+        self._step_hook = self._saliency = None
         super().close()
 
     def start(self, runner, data_batch: dict) -> Tensor:
@@ -205,7 +204,8 @@ class BudgetPruner(OnlinePruner):
         # a layer that begins to run late is one that runs in the last steps before a cut
         if self._is_near(runner, event) and not self._coverage.watching:
             self._coverage.open(model)
-        if event == runner.iter + 1:  # earlier features are not those of the weights at the cut
+        if event == runner.iter + 1:  # what was read earlier is of weights that are gone
+            self._moments.close()
             watched = self.prunable if self._budget_settings.reconstructs else {}
             self._moments = InputMoments(model, watched)
         if self._budget_settings.timing == 'start' and not runner.iter:
@@ -243,10 +243,9 @@ class BudgetPruner(OnlinePruner):
             return
         start = time.perf_counter()
         saliency, self._saliency = self._saliency, None
-        moments, self._moments = self._moments, None
         self._coverage.close()
-        moments.close()
-        moments.join(reduced)
+        self._moments.close()
+        self._moments.join(reduced)
         share = 1.0 if event == self._another_try else self._schedule.share(event)
         # more than once in the end alone, where a clock was not met by what the counts promised
         shares = [share] * _MOST_TRIES
@@ -262,8 +261,8 @@ class BudgetPruner(OnlinePruner):
             if why:
                 self._skip(runner, why)
             for draw, aim in enumerate(() if why else shares, 1):
-                removal = self._cut(runner, model, averages, scores, aim, probe, moments)
-                moments = InputMoments(model, {})  # what is read after a cut is not known
+                removal = self._cut(runner, model, averages, scores, aim, probe)
+                self._moments = InputMoments(model, {})  # what is read after a cut is not known
                 if not removal.plan:
                     if aim == share:
                         break
@@ -354,7 +353,7 @@ class BudgetPruner(OnlinePruner):
             if name in self.prunable and name not in self._refused and score.isfinite().any()
         }
 
-    def _cut(self, runner, model, averages, scores, share, probe, moments) -> Removal:
+    def _cut(self, runner, model, averages, scores, share: float, probe: Tensor) -> Removal:
         """Choose and cut; a group whose removal is wrong stays whole, and others go for it."""
         how = dict(
             batch=probe,
@@ -372,7 +371,7 @@ class BudgetPruner(OnlinePruner):
                 chosen = fisher_scores(chosen)
             keep_masks = self.budget.choose(model, groups, chosen, share)
             try:
-                with moments.reconstructed([model, *averages], keep_masks, agree=of_first_rank):
+                with self._moments.reconstructed([model, *averages], keep_masks):
                     return prune_channels(model, groups, keep_masks, **how)
             except VerificationError as error:
                 if self.settings.on_failure == 'stop':

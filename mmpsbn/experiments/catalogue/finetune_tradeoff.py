@@ -31,7 +31,7 @@ def _cosine(iterations: int) -> Options:
     return {'param_scheduler': [schedule]}
 
 
-# The dense net, and what goes on from it for a third to all of its training at half of its rate.
+# The dense net, and what goes on from it for a third to all of its training, at its rate.
 _DENSE = dict(
     smoke=NARROW | length(1, batch_size=1),
     small=length(30, batch_size=8),
@@ -39,8 +39,8 @@ _DENSE = dict(
 )
 _FINETUNED = dict(
     smoke=NARROW | length(2, batch_size=1) | _cosine(200),
-    small=length(15, batch_size=8) | _cosine(390) | {'optim_wrapper.optimizer.lr': 0.01},
-    paper=length(12, batch_size=2) | {'optim_wrapper.optimizer.lr': 0.005},
+    small=length(15, batch_size=8) | _cosine(390),
+    paper=length(12, batch_size=2),
 )
 
 # A net that is narrow from the first iterations on, trained as long as the others in all.
