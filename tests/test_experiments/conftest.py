@@ -1,4 +1,5 @@
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,11 @@ def pair(tmp_path_factory, digits):
     folder = tmp_path_factory.mktemp('pair') / 'out'
     run('pair', PAIR, folder, data=digits, seeds=(0, 1), jobs=1)
     return folder
+
+
+@pytest.fixture
+def folder_of(tmp_path, digits):
+    """``arms.as_if_trained`` in the test's folder."""
+    from arms import as_if_trained
+
+    return partial(as_if_trained, tmp_path, digits)

@@ -1,103 +1,16 @@
 """What is read of a trained arm, against what its files say."""
 
-import copy
 import json
-import time
 
-import far
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
-from snapshots import assert_same
+from arms import WIDTHS, images_of, read, watch_relus
 from trained import ROOT
 
-from mmpsbn.commands.model_files import save_weights
-from mmpsbn.commands.recalibration import recalibrate_batch_norms
-from mmpsbn.datasets import BatchCropFlip
-from mmpsbn.engine.checkpoints.pruned_structure import META_KEY
-from mmpsbn.engine.openmmlab import model_cfg_of
-from mmpsbn.experiments import EXPERIMENTS, trained
-from mmpsbn.experiments.measure import MEASURES, read_measures
+from mmpsbn.experiments import EXPERIMENTS
+from mmpsbn.experiments.measure import MEASURES
 from mmpsbn.experiments.reproduce import config_of
-from mmpsbn.experiments.scales import data_settings, set_data
 from mmpsbn.experiments.trained import TrainedArm
-from mmpsbn.pruning import apply_plan, trace_channel_graph
-from mmpsbn.pruning.plan import plan_from_keep_masks
-
-# channels of BasicNet 32-0.25x
-WIDTHS = [32, 32, 32, 64, 64, 128, 128]
-
-
-@pytest.fixture
-def folder_of(tmp_path, digits):
-    """Work folder of an arm at ``smoke`` as if its net had been trained: with fresh weights and
-    statistics of its data, spoilt by ``change(state dict, names of its norm layers)``."""
-
-    def make(experiment, arm, change=lambda state, norms: None, logged=None, **history):
-        (arm,) = (a for a in EXPERIMENTS[experiment].arms['smoke'] if a.name == arm)
-        config = config_of(arm, ROOT / 'configs')
-        set_data(config, data_settings('smoke', str(digits), default_folder=digits))
-        config.dump(str(tmp_path / 'config.py'))
-        init_default_scope('mmpretrain')
-        torch.manual_seed(0)
-        model = MODELS.build(model_cfg_of(config))
-        model.init_weights()
-        recalibrate_batch_norms(model, [images_of(model, config, 'train')])
-        state = model.state_dict()
-        change(state, [n.removesuffix('.running_mean') for n in state if 'running_mean' in n])
-        scalars = {f'train/{name}': values for name, values in (logged or {}).items()}
-        scalars |= {f'train/{name}': history.get(name, [1.0]) for name in ('loss', 'time')}
-        buffers = {name: HistoryBuffer(x, [1] * len(x)) for name, x in scalars.items()}
-        hub = dict(log_scalars=buffers)
-        torch.save(dict(state_dict=state, message_hub=hub, meta={}), tmp_path / 'epoch_1.pth')
-        return tmp_path
-
-    return make
-
-
-def read(folder, *names):
-    arm = TrainedArm(folder)
-    before = copy.deepcopy(arm.model.state_dict())
-    numbers = read_measures(arm, list(names))
-    assert list(numbers) == list(names)
-    assert_same(arm.model.state_dict(), before)
-    return numbers
-
-
-def weights_of(sizes):
-    """Of BasicNet's convolutions: 5x5, then 3x3."""
-    kernels = [25, *[9] * 6]
-    return sum(k * a * b for k, a, b in zip(kernels, [3, *sizes], sizes))
-
-
-def watch_relus(arm, images):
-    """Of each call of a ReLU in the net's convolutional part: shape (C,), share of zeros."""
-    shares = []
-    for module in arm.model.backbone.modules():
-        if isinstance(module, torch.nn.ReLU):
-            module.register_forward_hook(
-                lambda module, args, out: shares.append((out == 0).float().mean((0, 2, 3)))
-            )
-    with torch.no_grad():
-        arm.model(images, mode='tensor')
-    return torch.cat(shares)
-
-
-def images_of(model, config, split):
-    """All of them in one batch, as the model sees them."""
-    loader = Runner.build_dataloader(dict(config[f'{split}_dataloader'], batch_size=1000), seed=0)
-    (batch,) = loader
-    return model.data_preprocessor(batch, training=False)['inputs']
-
-
-def test_accuracy_is_that_of_the_validation(pair):
-    folder = pair / 'arms/first_1_seed_0'
-    (row,) = json.loads((folder / 'rounds.json').read_text())
-    assert TrainedArm(folder).accuracy() == pytest.approx(row['metrics']['accuracy/top1'])
-    numbers = json.loads((folder / 'numbers.json').read_text())
-    assert numbers['top1'] == [row['metrics']['accuracy/top1']]
 
 
 def test_inactive_filters_by_gamma_and_by_activation(folder_of):
@@ -121,42 +34,6 @@ def test_inactive_filters_by_gamma_and_by_activation(folder_of):
     assert numbers['error'] == pytest.approx(100 - TrainedArm(folder).accuracy())
     assert TrainedArm(folder).train_loss() == 1.5  # 320 images in batches of 40: the last 8
     assert TrainedArm(folder).train_seconds() == 2.75
-
-
-def test_collapsed_filters_are_removed_for_real(folder_of):
-    def collapse(state, norms):
-        for number, count in ((2, 8), (4, 64)):
-            for key in ('weight', 'bias'):
-                state[f'{norms[number]}.{key}'][:count] = 1e-9
-
-    folder = folder_of('implicit-prune', 'SGD L2, 0.001', collapse)
-    numbers = read(folder, 'weights_removed', 'error', 'error_after')
-    left = [32, 32, 24, 64, 1, 128, 128]  # a layer keeps its last one
-    assert numbers['weights_removed'] == pytest.approx(1 - weights_of(left) / weights_of(WIDTHS))
-    assert numbers['error_after'] == pytest.approx(numbers['error'])
-    arm = TrainedArm(folder)
-    images = torch.randn(2, 3, 32, 32)
-    before = arm.model(images)[0]
-    cut = arm.without_collapsed
-    convolutions = [m for m in cut.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert [layer.out_channels for layer in convolutions] == left
-    torch.testing.assert_close(cut(images)[0], before)
-
-
-def test_removing_a_filter_that_works_changes_the_error(folder_of):
-    """Not a mask of what is 0 anyway."""
-
-    def shrink(state, norms):
-        for norm in norms[:7]:
-            state[f'{norm}.weight'][:] = 5e-4
-            state[f'{norm}.bias'][:] = torch.randn(len(state[f'{norm}.bias']))
-
-    arm = TrainedArm(folder_of('implicit-prune', 'Adam L2, 0.001', shrink))
-    images = torch.randn(2, 3, 32, 32)
-    before = arm.model(images)[0]
-    removed = MEASURES['weights_removed'].read(arm)
-    assert removed == pytest.approx(1 - weights_of([1] * 7) / weights_of(WIDTHS))
-    assert (arm.without_collapsed(images)[0] - before).abs().max() > 1e-3
 
 
 def test_small_gammas_and_what_they_are_worth(folder_of):
@@ -311,16 +188,6 @@ def test_universality_is_by_layer_and_what_is_never_active_has_none(folder_of):
     assert by_layer[:6] == pytest.approx(shares, abs=5e-3)
 
 
-def test_relus_are_read_where_the_net_is_and_told_of_on_the_cpu(folder_of):
-    arm = TrainedArm(folder_of('bn-only', 'BN, 8'))
-    expected = MEASURES['zero_quantiles'].read(arm)
-    far.extension()
-    other = TrainedArm(folder_of('bn-only', 'BN, 8'))
-    other.model = other.model.to('far')
-    assert {of.device.type for of in other.relus} == {'cpu'}
-    assert MEASURES['zero_quantiles'].read(other) == pytest.approx(expected)
-
-
 def test_at_the_start_the_loss_tells_of_the_channels_of_every_baseline(folder_of):
     for arms in EXPERIMENTS['demp-baselines'].arms.values():
         for arm in arms:
@@ -341,41 +208,6 @@ def test_flops_left_are_those_of_collapse_and_of_pruning(folder_of):
     arm = TrainedArm(folder)
     arm.left = dict(macs=0.5)
     assert MEASURES['flops_left'].read(arm) == [0.375, 0.25]
-
-
-def test_what_pruning_in_training_has_removed(folder_of):
-    folder = folder_of('demp-tradeoff', 'SGDM, 0.001')
-    arm = TrainedArm(folder)
-    assert MEASURES['removed'].read(arm) == dict(weights=0, channels=0, macs=0, params=0)
-    image = torch.randn(1, 3, 32, 32)
-    graph = trace_channel_graph(arm.model, image, lambda model, batch: model(batch))
-    group = graph.groups['backbone.layer1.0.conv1']
-    keep = torch.arange(8) >= 6
-    plan = plan_from_keep_masks(arm.model, {group.name: group}, {group.name: keep})
-    apply_plan(arm.model, plan)
-    save_weights(arm.model, str(folder / 'epoch_1.pth'), **{META_KEY: dict(plan=plan.to_dict())})
-    # ResNet-18 with 8, 16, 32, 64 channels: convolutions of 3x3, shortcuts of 1x1, 10 classes
-    stages = [(8, 8), (8, 16), (16, 32), (32, 64)]
-    stem, head = 9 * 3 * 8, 64 * 10
-    blocks = [9 * (a * b + 3 * b * b) + (a * b if a != b else 0) for a, b in stages]
-    sides = [32, 16, 8, 4]
-    macs = 32**2 * stem + head + sum(side**2 * block for side, block in zip(sides, blocks))
-    gone = 2 * 9 * 8 * 6
-    names = 'small_by_layer', 'small_share', 'weights_removed'
-    by_layer, share, weights = read(folder, *names).values()
-    assert by_layer[:3] == [0, 6 / 8, 1]
-    # the second gammas of the blocks began at 0; their channels have others behind the shortcuts
-    assert share == pytest.approx((6 + 2 * (8 + 16 + 32 + 64)) / 600)
-    assert weights == pytest.approx(gone / (stem + sum(blocks)))
-    parameters = stem + head + 10 + sum(blocks) + 2 * 600  # gamma and beta of 600 channels
-    assert MEASURES['removed'].read(TrainedArm(folder)) == pytest.approx(
-        dict(
-            params=(gone + 2 * 6) / parameters,
-            weights=gone / (stem + head + sum(blocks)),
-            channels=6 / (8 + 4 * (8 + 16 + 32 + 64)),
-            macs=32**2 * gone / macs,
-        )
-    )
 
 
 NAMES = 'weight_sparsity', 'training_flops', 'inference_flops'
@@ -405,26 +237,3 @@ def test_flops_of_training_and_sparsity_of_masks_are_those_of_the_log(
     folder = folder_of(experiment, f'SGDM, {arm}', logged=logged)
     numbers = read(folder, *NAMES)
     assert [numbers[name] for name in NAMES] == pytest.approx(list(expected))
-
-
-def test_speed_is_that_of_the_dense_net_beside_it(folder_of, monkeypatch):
-    arm = TrainedArm(folder_of('demp-tradeoff', 'SGDM, 0.001'))
-    dense = sum(p.numel() for p in arm.model.parameters())
-    arm.model.backbone.layer1 = torch.nn.Identity()
-    own = sum(p.numel() for p in arm.model.parameters())
-    before = copy.deepcopy(arm.model.state_dict())
-    asked = []
-
-    def seconds(net, *args, seconds=trained.step_seconds):
-        assert args[-1] is time.process_time  # of one thread
-        assert seconds(net, *args) > 0
-        assert type(net.data_preprocessor) is BatchCropFlip
-        asked.append(sum(p.numel() for p in net.parameters()))
-        return asked[-1] * (10 if len(asked) in (1, 4) else 1)  # a slow one of each
-
-    monkeypatch.setattr(trained, 'step_seconds', seconds)
-    monkeypatch.setattr(trained, '_ROUNDS', 5)
-    assert arm.speedup() == dense / own
-    assert asked == [dense, own] * 5
-    assert_same(arm.model.state_dict(), before)
-    assert not arm.model.training
