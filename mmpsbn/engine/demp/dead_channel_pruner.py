@@ -122,10 +122,11 @@ class DeadChannelPruner(OnlinePruner):
         with unwrapped_model(runner) as model:
             models = [model, *averaged_models_of(runner)]
             probe = self._probe_of(model, data_batch)
-            probes = look_at(models, windows[0].groups, probe)
-            if probes is None:
+            seen = look_at(models, windows[0].groups, probe)
+            if seen is None:
                 self._skip(runner, 'the outputs are NaN or inf before pruning')
                 return
+            probes, before = seen
             scores = silence_scores(
                 windows,
                 probes,
@@ -134,7 +135,6 @@ class DeadChannelPruner(OnlinePruner):
                 positive=self.settings.criterion == NEVER_POSITIVE,
             )
             keep_masks, live = select_keep_masks(models, self.graph, scores, self.settings)
-            before = probe_outputs(model, probe, forward_tensors) if live else []
             groups = {name: self.graph.groups[name] for name in keep_masks}
             removal = cut(
                 models,
@@ -149,8 +149,12 @@ class DeadChannelPruner(OnlinePruner):
                 settings=self.settings,
                 logger=runner.logger,
             )
+            compared = ''
             if live:
                 _, change = output_errors(before, probe_outputs(model, probe, forward_tensors))
+                compared = (
+                    f'as with these channels masked to 0, which changes them by {change:.1e}, '
+                )
             if removal.plan:
                 self._follow(model, removal.plan, probe)
         self.progress.log_event(
@@ -158,8 +162,6 @@ class DeadChannelPruner(OnlinePruner):
             bare_model(runner),
             removal,
             removed_as=what_went(removal.keep_masks, scores, self.settings, samples=samples),
-            compared=f'as with these channels masked to 0, which changes them by {change:.1e}, '
-            if live
-            else '',
+            compared=compared,
             seconds=time.perf_counter() - start,
         )

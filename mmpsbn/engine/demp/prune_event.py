@@ -25,19 +25,20 @@ from .settings import PruneSettings
 
 def look_at(
     models: Sequence[nn.Module], groups: Mapping[str, ChannelGroup], probe: Tensor
-) -> list[ActivationWindow] | None:
-    """What the readers of the groups see in each model with its weights as they are; None where
-    an output on one of the ranks is NaN or inf, so that nothing can be verified."""
+) -> tuple[list[ActivationWindow], list[Tensor]] | None:
+    """What the readers of the groups see in each model with its weights as they are, and the
+    outputs of the first; None where an output on one of the ranks is NaN or inf, so that nothing
+    can be verified."""
     windows, outputs = [], []
     for model in models:
         window = ActivationWindow(model, groups, in_training_only=False)
         try:
-            outputs += probe_outputs(model, probe, forward_tensors)
+            outputs.append(probe_outputs(model, probe, forward_tensors))
         finally:
             window.close()
         windows.append(window)
-    finite = all(x.isfinite().all() for x in outputs)
-    return None if over_ranks(float(not finite)) else windows
+    finite = all(x.isfinite().all() for of_model in outputs for x in of_model)
+    return None if over_ranks(float(not finite)) else (windows, outputs[0])
 
 
 def select_keep_masks(
