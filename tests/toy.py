@@ -14,6 +14,15 @@ from torch.utils.data import Dataset
 import mmpsbn  # noqa: F401  registers psBN and the hooks, also on spawned ranks
 
 _BN = dict(type='BN')
+# of ToyNet, for FreezeHook and what it keeps
+TRAINED_PARTS = {
+    'norm': dict(train=['norm']),
+    'norm and output': dict(train=['norm', 'fc']),
+    'output': dict(train=['fc']),
+    'two per channel': dict(train=[], per_channel=2),
+    'two per channel and output': dict(train=['fc'], per_channel=2),
+    'all but norm': dict(freeze=['norm']),
+}
 _RUNS = itertools.count()  # MMEngine wants each runner of a process under its own name
 
 

@@ -25,6 +25,8 @@ from .log_plots import write_log_picture
 from .logs import box_map, progress, read_runs
 
 _REPORT_SECONDS = 20.0
+_ROUNDS = 9  # of timing; the first one warms up
+_PICTURES = 12
 
 
 def run_quickstart(
@@ -131,23 +133,21 @@ def _macs(model: nn.Module) -> int:
     return model_cost(model, count_positions(model, image, lambda m, x: m(x, mode='tensor'))).macs
 
 
-def _step_seconds(
-    models: Mapping[str, nn.Module], cfg: Config, rounds: int = 9
-) -> dict[str, float]:
+def _step_seconds(models: Mapping[str, nn.Module], cfg: Config) -> dict[str, float]:
     """Median of a training step of each model on a batch, measured in turn."""
     batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for round_ in range(rounds):
+    for round_ in range(_ROUNDS):
         for name, model in models.items():
             model.train()
             idle = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
             taken = step_seconds(model, batch, idle)
-            if round_:  # the first round warms up
+            if round_:
                 seconds[name].append(taken)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _draw_predictions(model: nn.Module, cfg: Config, path: Path, num_images: int = 12) -> None:
+def _draw_predictions(model: nn.Module, cfg: Config, path: Path) -> None:
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
-    samples = model.eval().test_step(pseudo_collate([dataset[i] for i in range(num_images)]))
+    samples = model.eval().test_step(pseudo_collate([dataset[i] for i in range(_PICTURES)]))
     draw_boxes(samples, dataset.metainfo['classes'], path, score_threshold=0.3)

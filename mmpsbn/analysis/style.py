@@ -55,7 +55,7 @@ def new_figure(
     return figure, grid
 
 
-def scatter(axes: Axes, x, y, *, colour: str, label: str, gid: str, size: float = 9) -> None:
+def scatter(axes: Axes, x, y, *, colour: str, label: str, gid: str, size: float) -> None:
     style = dict(s=size, color=colour, alpha=0.75, linewidths=0, zorder=3)
     axes.scatter(x, y, label=label, gid=gid, rasterized=len(x) > _RASTER_FROM, **style)
 

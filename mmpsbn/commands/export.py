@@ -33,7 +33,6 @@ _KEPT_KEYS = (
 _PLAIN_NORMS = dict(
     psBN='BN', psBN1d='BN1d', psBN2d='BN2d', psBN3d='BN3d', psSyncBN='SyncBN', psIN='IN', psGN='GN'
 )
-_PSBN_ARGUMENTS = ('alpha',)
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,7 @@ def _without_ours_and_pretrained(node: Any) -> Any:
         return None
     plain = _PLAIN_NORMS.get(str(node.get('type')).rpartition('.')[2])
     if plain is not None:
-        node = {k: v for k, v in node.items() if k not in _PSBN_ARGUMENTS} | dict(type=plain)
+        node = {k: v for k, v in node.items() if k != 'alpha'} | dict(type=plain)
     return {
         key: _without_ours_and_pretrained(value)
         for key, value in node.items()

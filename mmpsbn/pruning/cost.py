@@ -127,11 +127,9 @@ def _computed_shape(module: nn.Module, name: str) -> tuple[int, ...]:
         return getattr(module, name).shape
 
 
-def measure_latency(
-    model: nn.Module, batch: Any, forward_fn: ForwardFn, *, device: str, repeats: int = 10
-) -> float:
-    """Median seconds of a forward pass in eval mode on a device, of ``repeats`` after two that
-    warm up. A model that lives elsewhere is copied there."""
+def measure_latency(model: nn.Module, batch: Any, forward_fn: ForwardFn, *, device: str) -> float:
+    """:func:`median_seconds` of a forward pass in eval mode on a device. A model that lives
+    elsewhere is copied there."""
     there = torch.empty(0, device=device).device  # 'cuda' is the present one, 'cuda:0' say
     if next(model.parameters()).device != there:
         model = copy.deepcopy(model).to(device)
@@ -143,7 +141,7 @@ def measure_latency(
             torch.cuda.synchronize(device)
 
     with observing(model):
-        return median_seconds(forward, repeats=repeats)
+        return median_seconds(forward)
 
 
 def median_seconds(

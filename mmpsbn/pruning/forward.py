@@ -81,14 +81,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_rng(model: nn.Module, seed: int = 0) -> Iterator[None]:
-    """Random numbers from a seed within, and as if none had been drawn afterwards."""
+def frozen_rng(model: nn.Module) -> Iterator[None]:
+    """Random numbers from one seed within, and as if none had been drawn afterwards."""
     devices = {p.device for p in model.parameters() if p.device.type not in _WITHOUT_OWN_RNG}
     with ExitStack() as forked, torch.random.fork_rng([]):
         for kind in {device.type for device in devices}:
             of_kind = [device for device in devices if device.type == kind]
             forked.enter_context(torch.random.fork_rng(of_kind, device_type=kind))
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         yield
 
 

@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from ranks import ON_RANKS, run_on_ranks
 from runs import hook_of, resume_from
 from snapshots import assert_same
-from toy import toy_runner
+from toy import TRAINED_PARTS, toy_runner
 
 from mmpsbn.commands.model_files import load_model, load_seed_checkpoint
 from mmpsbn.engine import FreezeHook
@@ -18,14 +18,6 @@ from mmpsbn.models import draw_model
 MODEL = dict(type='ToyNet', norm_cfg=dict(type='psBN'))
 CFG = dict(model=MODEL)
 BN_ONLY = dict(type='FreezeHook', train=['norm'])
-VARIANTS = {
-    'norm': dict(train=['norm']),
-    'norm and output': dict(train=['norm', 'fc']),
-    'output': dict(train=['fc']),
-    'two per channel': dict(train=[], per_channel=2),
-    'two per channel and output': dict(train=['fc'], per_channel=2),
-    'all but norm': dict(freeze=['norm']),
-}
 WRAPPERS = {
     'SGD': dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-2)),
     'Adam': dict(optimizer=dict(type='Adam', lr=0.01, weight_decay=1e-2)),
@@ -62,11 +54,11 @@ def moved(runner):
 
 @pytest.mark.parametrize(
     'variant, wrapper',
-    [*((variant, 'SGD') for variant in VARIANTS), *(('two per channel', w) for w in WRAPPERS)],
+    [*((variant, 'SGD') for variant in TRAINED_PARTS), *(('two per channel', w) for w in WRAPPERS)],
 )
 def test_what_is_frozen_stays_and_the_rest_moves(tmp_path, variant, wrapper):
     runner = build(
-        tmp_path, dict(type='FreezeHook', **VARIANTS[variant]), optim_wrapper=WRAPPERS[wrapper]
+        tmp_path, dict(type='FreezeHook', **TRAINED_PARTS[variant]), optim_wrapper=WRAPPERS[wrapper]
     )
     runner.train()
     parameters = dict(runner.model.named_parameters())
@@ -131,7 +123,7 @@ def test_a_tensor_that_moves_is_named(tmp_path):
 @pytest.mark.parametrize('variant', ['norm', 'two per channel'])
 @pytest.mark.parametrize('seed', [None, 7])
 def test_a_resumed_run_ends_bit_equal(tmp_path, variant, seed):
-    hook = dict(type='FreezeHook', seed=seed, **VARIANTS[variant])
+    hook = dict(type='FreezeHook', seed=seed, **TRAINED_PARTS[variant])
     whole = build(tmp_path / 'whole', hook)
     whole.train()
     resumed = build(tmp_path / 'parts', hook, **resume_from(tmp_path / 'whole/epoch_2.pth'))
@@ -141,7 +133,7 @@ def test_a_resumed_run_ends_bit_equal(tmp_path, variant, seed):
 
 @pytest.mark.parametrize('variant', ['all but norm', 'two per channel and output'])
 def test_the_file_of_seed_and_trained_values_is_the_model(tmp_path, variant):
-    build(tmp_path, dict(type='FreezeHook', seed=7, **VARIANTS[variant])).train()
+    build(tmp_path, dict(type='FreezeHook', seed=7, **TRAINED_PARTS[variant])).train()
     from_seed = load_seed_checkpoint(Config(CFG), str(tmp_path / 'from_seed.pth'))
     full = load_model(Config(CFG), str(tmp_path / 'epoch_4.pth')).model
     x = torch.randn(5, 3, 8, 8)

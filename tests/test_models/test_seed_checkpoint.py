@@ -6,19 +6,11 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from torch import nn
-from toy import ToyNet
+from toy import TRAINED_PARTS, ToyNet
 
 from mmpsbn.models import TrainedParts, draw_model, pack_seed_checkpoint, unpack_seed_checkpoint
 
 CFG = dict(type='ToyNet', norm_cfg=dict(type='psBN'))
-VARIANTS = {
-    'norm': dict(train=['norm']),
-    'norm and output': dict(train=['norm', 'fc']),
-    'output': dict(train=['fc']),
-    'two per channel': dict(train=[], per_channel=2),
-    'two per channel and output': dict(train=['fc'], per_channel=2),
-    'all but norm': dict(freeze=['norm']),
-}
 
 
 def parts(train=None, freeze=None, per_channel=None):
@@ -55,10 +47,10 @@ def test_a_part_that_is_named_is_trained_whole_beside_two_weights_of_each_other_
 
 
 @pytest.mark.parametrize('norm', ['BN', 'psBN', 'psIN'])
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', TRAINED_PARTS)
 def test_it_reloads_to_the_bit(variant, norm):
     cfg = dict(CFG, norm_cfg=dict(type=norm))
-    chosen = parts(**VARIANTS[variant])
+    chosen = parts(**TRAINED_PARTS[variant])
     model = draw_model(cfg, 5)
     frozen = chosen.frozen(model, 5)
     trained(model, frozen)

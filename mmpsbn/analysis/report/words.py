@@ -58,7 +58,6 @@ def _collapsed(totals: Mapping[str, Any]) -> str:
 
 
 def collapsed_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
-    """What has collapsed."""
     channels = totals['scaled_channels']
     if not channels:
         return (
@@ -102,7 +101,6 @@ def collapsed_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
 
 
 def dead_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
-    """What is dead."""
     if snapshot.untraced:
         return (
             f'Which channels are dead is not known: the model was not traced ({snapshot.untraced}).'
@@ -158,7 +156,6 @@ def _other_count(snapshot: Snapshot, data: str, eps: float) -> str:
 
 
 def cost_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
-    """What it costs."""
     if snapshot.untraced:
         return (
             f'What they cost in FLOPs is not known: the model was not traced ({snapshot.untraced}).'
@@ -214,8 +211,6 @@ def score_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
 def advice(
     snapshot: Snapshot, totals: Mapping[str, Any], prune_command: str | None
 ) -> Iterator[Finding]:
-    """What to do."""
-
     def step(words: str, command: str | None = None) -> Finding:
         return Finding('What to do', words, command)
 

@@ -19,11 +19,12 @@ class Progress:
 
     Attributes:
         positions: weight -> how often it is applied to one image (``count_positions``).
+        counted_size: height and width of that image, which all counts are for.
     """
 
     def __init__(self):
         self.positions: dict[str, float] = {}
-        self._counted_size: tuple[int, ...] = ()  # of that image
+        self.counted_size: tuple[int, ...] = ()
         self._dense: dict[str, int] = {}
         self._removed = 0  # channels, in all events
         self._cost: Cost | None = None  # of the model as it is
@@ -34,23 +35,18 @@ class Progress:
             dense=self._dense,
             removed=self._removed,
             positions=self.positions,
-            counted_size=list(self._counted_size),
+            counted_size=list(self.counted_size),
         )
 
     def restore(self, state: Mapping) -> None:
         """Go on from what :meth:`state` gave, perhaps among other entries."""
         self._dense, self._removed = state['dense'], state['removed']
-        self.positions, self._counted_size = state['positions'], tuple(state['counted_size'])
+        self.positions, self.counted_size = state['positions'], tuple(state['counted_size'])
 
     @property
     def has_begun(self) -> bool:
         """Whether the start is known, in a resumed run from its checkpoint."""
         return bool(self._dense)
-
-    @property
-    def counted_size(self) -> tuple[int, ...]:
-        """Height and width of the image that all counts are for."""
-        return self._counted_size
 
     @property
     def counted_at(self) -> str:
@@ -70,7 +66,7 @@ class Progress:
         counted = [count_at_one_size(model, cfg, traced)]
         broadcast_object_list(counted)
         if not self.positions:
-            self.positions, self._counted_size = counted[0]
+            self.positions, self.counted_size = counted[0]
 
     def begin(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> None:
         """Count the model; that of a run which is not resumed is the one at the start."""

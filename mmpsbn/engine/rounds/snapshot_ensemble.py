@@ -3,7 +3,7 @@
 import copy
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmengine.dist import barrier, is_main_process
@@ -53,13 +53,6 @@ def _probabilities(samples: Sequence) -> torch.Tensor:
             f"mmpretrain's classifiers; got predictions of type {type(samples[0]).__name__}"
         )
     return torch.stack([sample.pred_score for sample in samples])
-
-
-def evaluate_ensemble(members: Sequence[BaseModel], batches: Iterable[dict], evaluator) -> dict:
-    """What an MMEngine evaluator says of the ensemble on a data loader; members in eval mode."""
-    for data_batch in batches:
-        evaluator.process(predict_as_ensemble(members, data_batch), data_batch)
-    return evaluator.evaluate(len(batches.dataset))
 
 
 @HOOKS.register_module()
@@ -139,8 +132,10 @@ class SnapshotEnsembleHook(Hook):
         barrier()  # the main process has written
         paths = self._paths(runner)[-self.num_snapshots :]
         members = [self._member(runner, path) for path in paths]
-        loop = runner.val_loop
-        metrics = evaluate_ensemble(members, loop.dataloader, loop.evaluator)
+        batches, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
+        for data_batch in batches:
+            evaluator.process(predict_as_ensemble(members, data_batch), data_batch)
+        metrics = evaluator.evaluate(len(batches.dataset))
         metrics = {key: float(value) for key, value in metrics.items()}
         runner.visualizer.add_scalars(
             {f'ensemble/{k}': v for k, v in metrics.items()}, step=runner.iter

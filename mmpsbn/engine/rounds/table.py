@@ -55,7 +55,6 @@ class RoundsTable:
         row.update({key: _json_value(value) for key, value in values.items()})
 
     def write(self) -> None:
-        """Put the table into its file."""
         AtomicLocalBackend().put(json.dumps(self.rows, indent=1).encode(), self.path)
 
 
