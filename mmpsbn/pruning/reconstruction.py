@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,7 @@ class InputMoments:
                 return
             samples = _samples(x.movedim(input_channel_dim(module.weight), -1))
             channels = samples[:, self._inputs[name].positions].transpose(1, 2).flatten(0, 1)
-            with torch.autocast(channels.device.type, enabled=False):
+            with _without_autocast(channels.device.type):
                 channels = channels.to(self._sums[name].dtype)
                 self._sums[name] += channels.T @ channels
             self._counts[name] += len(channels)
@@ -167,6 +167,13 @@ def _is_flattened(layer: nn.Module, group: ChannelGroup, reader: Member) -> bool
         and all(len(set(member.channel)) == len(member.channel) for member in before)
         and len({reader.channel.count(channel) for channel in set(reader.channel)}) == 1
     )
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager:
+    try:
+        return torch.autocast(device_type, enabled=False)
+    except (AssertionError, RuntimeError):  # the device has none
+        return nullcontext()
 
 
 def _samples(x: Tensor) -> Tensor:
