@@ -29,9 +29,10 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument('checkpoint', help='path or URL of the checkpoint, pruned or not')
     parser.add_argument(
         '--criterion',
-        required=True,
+        default=OneShotSettings.criterion,
         choices=CRITERIA + BUDGET_CRITERIA,
-        help='dead and collapsed remove what does nothing, the others the least important',
+        help='dead and collapsed remove what does nothing, the others the least important '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--target-flops',

@@ -46,7 +46,7 @@ class OneShotSettings:
     """What to remove: the options of ``mmpsbn prune``, under their names, which the command's help
     explains. Raises ValueError for one out of range."""
 
-    criterion: str
+    criterion: str = 'fisher'
     target_flops: float | None = None
     num_samples: int = PruneSettings.num_samples
     round_to: int = PruneSettings.round_to

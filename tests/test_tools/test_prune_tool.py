@@ -212,6 +212,7 @@ def test_the_new_statistics_are_the_mean_over_batches():
 @pytest.mark.parametrize(
     'arguments, message',
     [
+        ('fisher', 'needs a budget: give --target-flops'),
         ('l1', 'needs a budget: give --target-flops'),
         ('l1 --target-flops 1.5', '--target-flops must be in (0, 1), got 1.5'),
         ('dead --target-flops 0.5', 'goes with fisher, bn_scale, l1'),
@@ -240,7 +241,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(small, tmp_path, arguments, m
 
 def test_fisher_takes_what_the_losses_of_training_pictures_miss_least(small, planted, tmp_path):
     """Against the losses' gradients by themselves, on a model of its own."""
-    half = ('--criterion', 'fisher', '--target-flops', '0.5', '--num-samples', '8')
+    half = ('--target-flops', '0.5', '--num-samples', '8')  # fisher, where none is said
     said = prune(small, planted, tmp_path, *half)
     assert abs(dense_macs_left(said) - 0.5) < 0.02
     first = load(small / 'small.py', tmp_path / 'planted_fisher.pth').plan.kept
