@@ -19,7 +19,7 @@ from mmpsbn.engine.demp.budget_schedule import LEAST_STEPS
 from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES
 
-BUDGET = dict(type='DemPHook', budget=dict(flops=0.7, reconstruct=True))
+BUDGET = dict(type='DemPHook', budget=dict(flops=0.7))
 LOOKS = dict(interval_epochs=1)
 WATCHES = dict(type='SparsityHook', interval=5, measures=ALL_MEASURES, activations=LOOKS)
 LONG = 10**6
@@ -84,9 +84,7 @@ RUNS = {
     'collapsed': [demp(penalty=0.05, criterion='collapsed', gamma_threshold=0.3), WATCHES],
     'live channels': [demp(allow_live=True, round_to=8)],
     'budget': [BUDGET, WATCHES],
-    'budget by L1 norms': [
-        dict(type='DemPHook', budget=dict(flops=0.7, score='l1', reconstruct=True))
-    ],
+    'budget by L1 norms': [dict(type='DemPHook', budget=dict(flops=0.7, score='l1'))],
     'frozen': [dict(type='FreezeHook', train=['norm'], per_channel=2)],
     'rounds': [dict(type='RoundsHook', shuffle=True)],
 }

@@ -36,14 +36,12 @@ AVERAGE = dict(EMA, update_buffers=True)
 
 def choosing(*, prune=None, **settings) -> dict:
     """DemPHook with a budget, half of the MACs by default, that cuts from the start on, and to any
-    width, with all that a run with trained weights has."""
+    width."""
     prune = dict(round_to=1) | (prune or {})
     if 'latency' in settings:  # for which the clock chooses
         del prune['round_to']
-    budget = dict(begin=0.0, end=0.4, reconstruct=True)
-    if not {'params', 'latency'} & settings.keys():
-        budget['flops'] = 0.5
-    return dict(type='DemPHook', budget=budget | settings, prune=prune)
+    kind = {} if {'params', 'latency'} & settings.keys() else dict(flops=0.5)
+    return dict(type='DemPHook', budget=dict(begin=0.0, end=0.4) | kind | settings, prune=prune)
 
 
 def run(tmp_path, *prepare, iters=100, hook=None, hooks=(), model=WIDE, **kwargs):

@@ -71,15 +71,12 @@ def test_the_error_says_what_there_is_no_room_for():
 @pytest.mark.parametrize(
     'settings, reconstructs',
     [
-        (dict(), 'finetuning'),
-        (dict(score='random'), 'finetuning'),
-        (dict(reconstruct=True), 'always'),
-        (dict(reconstruct=False), 'never'),
-        (dict(score='snap', timing='start'), 'never'),
-        (dict(score='cropit', timing='early', reconstruct=True), 'never'),
+        (dict(), True),
+        (dict(score='random'), True),
+        (dict(reconstruct=False), False),
+        (dict(score='snap', timing='start'), False),
+        (dict(score='cropit', timing='early'), False),
     ],
 )
-def test_trained_weights_are_taken_over_but_not_in_methods_of_others(settings, reconstructs):
-    found = BudgetSettings(flops=0.5, **settings)
-    assert found.reconstructs(finetunes=True) is (reconstructs != 'never')
-    assert found.reconstructs(finetunes=False) is (reconstructs == 'always')
+def test_methods_of_others_do_not_reconstruct(settings, reconstructs):
+    assert BudgetSettings(flops=0.5, **settings).reconstructs is reconstructs

@@ -244,7 +244,7 @@ def test_detectors_with_layers_for_training_are_pruned(tmp_path, text):
 )
 def test_one_line_halves_a_detector(tmp_path, text, least_groups):
     """With neck and head: without norm layers, with any activation."""
-    hooks = [dict(type='DemPHook', budget=dict(flops=0.5, reconstruct=True)), dict(EMA)]
+    hooks = [dict(type='DemPHook', budget=dict(flops=0.5)), dict(EMA)]
     wrapper = dict(optimizer=dict(type='AdamW', lr=1e-4), clip_grad=dict(max_norm=10))
     runner, messages = train_detector(tmp_path, text, hooks, iters=52, **wrapper)
     cut = layers_cut_to_half(runner, messages)
@@ -276,7 +276,7 @@ def test_one_line_halves_a_classifier(tmp_path, norm):
     model = Config.fromfile('configs/cifar/resnet20_bn_cifar10_in_memory.py').model
     model.backbone.norm_cfg.type = norm
     optimizer = dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)
-    hooks = [dict(type='DemPHook', budget=dict(flops=0.5, reconstruct=True))]
+    hooks = [dict(type='DemPHook', budget=dict(flops=0.5))]
     trained = train_model(
         tmp_path, model, 'mmpretrain', labelled, hooks, 52, dict(optimizer=optimizer)
     )

@@ -160,7 +160,7 @@ def budget_over_other_sizes(folder):
     def prepare(runner):
         bare_model(runner).data_preprocessor = SizeByRank()
 
-    hook = dict(type='DemPHook', budget=dict(flops=0.7, reconstruct=True))
+    hook = dict(type='DemPHook', budget=dict(flops=0.7))
     runner, _ = train(folder, [hook], prepare, **(ON_RANKS | dict(epochs=15)))
     pruner = pruner_of(runner)
     return (

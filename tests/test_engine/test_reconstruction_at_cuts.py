@@ -44,7 +44,7 @@ def first_cut(tmp_path, monkeypatch):
 
 
 def test_readers_take_over_in_the_model_and_its_average(first_cut):
-    plain, taken = first_cut(reconstruct=False), first_cut(reconstruct=True)
+    plain, taken = first_cut(reconstruct=False), first_cut()
     readers = plain[1]
     assert readers == taken[1]
     for before, after in zip(plain[0], taken[0]):
@@ -58,14 +58,14 @@ def test_what_all_ranks_have_read_counts(first_cut, monkeypatch):
     plain = first_cut(reconstruct=False)
     # as if they had all seen nothing
     monkeypatch.setattr(budget_pruner, 'reduced', lambda tensor, op: torch.zeros_like(tensor))
-    for before, after in zip(plain[0], first_cut(reconstruct=True)[0]):
+    for before, after in zip(plain[0], first_cut()[0]):
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_an_event_removes_nothing_where_late_layers_hold_everything(tmp_path):
     late = arguments(range(3, 999), kind=HoldsAll)
     del late['epochs']
-    runner, messages = train(tmp_path, [choosing(reconstruct=True)], iters=100, **late)
+    runner, messages = train(tmp_path, [choosing()], iters=100, **late)
     assert inner_widths(runner.model) == [12, 12]
     assert any('this prune event is skipped' in m for m in messages)
 
@@ -74,7 +74,7 @@ def test_no_layer_is_watched_after_the_run_or_a_run_that_broke_off_at_an_event(t
     def hooks_of(runner):
         return sum(len(m._forward_pre_hooks) for m in bare_model(runner).modules())
 
-    runner, _ = run(tmp_path / 'whole', hook=choosing(reconstruct=True), iters=50)
+    runner, _ = run(tmp_path / 'whole', iters=50)
     assert hooks_of(runner) == 0
 
     def break_off(runner):
@@ -87,5 +87,5 @@ def test_no_layer_is_watched_after_the_run_or_a_run_that_broke_off_at_an_event(t
 
         pruner.before_iteration = once
 
-    runner, _ = run(tmp_path / 'twice', break_off, hook=choosing(reconstruct=True), iters=50)
+    runner, _ = run(tmp_path / 'twice', break_off, iters=50)
     assert hooks_of(runner) == 0

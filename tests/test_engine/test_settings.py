@@ -48,7 +48,7 @@ from mmpsbn.pruning import prune_dead_channels
         (
             'budget',
             dict(flops=0.5, reconstruct=1),
-            'budget reconstruct must be True, False or None',
+            'budget reconstruct must be True or False, got 1',
         ),
         ('budget', dict(flops=0.5, cuts=0), 'budget cuts must be an int >= 1 or None, got 0'),
         ('budget', dict(flops=0.5, score='taylor'), "budget score must be one of .* got 'taylor'"),

@@ -206,8 +206,8 @@ class BudgetPruner(OnlinePruner):
             self._coverage.open(model)
         if event == runner.iter + 1:  # what was read earlier is of weights that are gone
             self._moments.close()
-            takes_over = self._budget_settings.reconstructs(finetunes=self._finetunes)
-            self._moments = InputMoments(model, self.prunable if takes_over else {})
+            watched = self.prunable if self._budget_settings.reconstructs else {}
+            self._moments = InputMoments(model, watched)
         if self._budget_settings.timing == 'start' and not runner.iter:
             train_nothing(model, data_batch)
             super().after_iteration(runner, data_batch, None)

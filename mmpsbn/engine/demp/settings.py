@@ -184,8 +184,8 @@ class BudgetSettings:
             first step, by one of GATE_SCORES) or 'early' (all at once at
             :class:`.EarlyCropTiming`).
         reconstruct: before a cut those that read the channels take over from them what a linear
-            function of the channels that stay tells (:meth:`.InputMoments.reconstructed`); by
-            default as ``reconstructs`` says.
+            function of the channels that stay tells (:meth:`.InputMoments.reconstructed`). Not with
+            the timings 'start' and 'early', which are others' methods.
     """
 
     flops: float | None = None
@@ -198,7 +198,7 @@ class BudgetSettings:
     cuts: int | None = None
     score: str = 'fisher'
     timing: str = 'gradual'
-    reconstruct: bool | None = None
+    reconstruct: bool = True
 
     def __post_init__(self):
         given = [name for name in self._kinds() if getattr(self, name) is not None]
@@ -243,8 +243,8 @@ class BudgetSettings:
             'first step there is nothing else to choose by',
         )
         require(
-            self.reconstruct is None or isinstance(self.reconstruct, bool),
-            f'budget reconstruct must be True, False or None, got {self.reconstruct!r}',
+            isinstance(self.reconstruct, bool),
+            f'budget reconstruct must be True or False, got {self.reconstruct!r}',
         )
 
     def window(self, *, finetunes: bool) -> tuple[float, float]:
@@ -281,12 +281,10 @@ class BudgetSettings:
     def is_latency(self) -> bool:
         return self.kind in ('latency', 'latency_ms')
 
-    def reconstructs(self, *, finetunes: bool) -> bool:
-        """``reconstruct``, or where it gained in docs/results.md: with the weights of a checkpoint;
-        not with the timings of methods that others have published."""
-        if self.timing != 'gradual':
-            return False
-        return finetunes if self.reconstruct is None else self.reconstruct
+    @property
+    def reconstructs(self) -> bool:
+        """Whether readers take over: not in what others have published."""
+        return self.reconstruct and self.timing == 'gradual'
 
     def __str__(self) -> str:
         return f'budget {self.kind}={self.value}'
