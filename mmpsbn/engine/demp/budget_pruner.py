@@ -260,6 +260,8 @@ class BudgetPruner(OnlinePruner):
             why = self._obstacle(scores, [model, *averages], probe)
             if why:
                 self._skip(runner, why)
+            reconstructs = self._budget_settings.reconstructs
+            masked = 'masked to 0 after reconstruction' if reconstructs else 'masked to 0'
             for draw, aim in enumerate(() if why else shares, 1):
                 removal = self._cut(runner, model, averages, scores, aim, probe)
                 self._moments = InputMoments(model, {})  # what is read after a cut is not known
@@ -277,7 +279,7 @@ class BudgetPruner(OnlinePruner):
                     removed_as=what_the_loss_misses(removal, scores)
                     if self._chooses_by_gradients
                     else f'chosen by {self._budget_settings.score}',
-                    compared='as with these channels masked to 0, ',
+                    compared=f'as with these channels {masked}, ',
                     seconds=time.perf_counter() - start,
                 )
                 if share < 1 or (aim == 1 and self.budget.met):
