@@ -75,29 +75,46 @@ def test_the_fastest_multiple_is_that_of_the_clock(monkeypatch, step, chosen):
     assert found.state()['multiples'][0] in chosen
 
 
-def test_a_line_through_two_models_that_hardly_differ_in_time_leads_not_to_nothing(monkeypatch):
-    """The clock moves below 30 % of the MACs alone."""
-
-    dense = []
+@pytest.mark.parametrize('bend', [0.3, 1.0, 2.0])
+def test_a_clock_that_is_no_line_is_met_and_odd_widths_on_the_way_lead_nowhere(monkeypatch, bend):
+    """It goes with a power of the MACs; any but the last cut leaves odd widths, which are slow."""
+    dense, odd = [], []
 
     def clock(macs):
         dense.append(macs)  # the first one is that of the model at the start
-        return 10 * min(macs / (0.3 * dense[0]), 1 + 1e-6 * macs / dense[0])
+        return (10 if odd else 5) * (macs / dense[0]) ** bend + 5
 
-    at = by_itself(monkeypatch, clock, latency=0.5)
-    groups = trace_channel_graph(at.model, at.inputs, at.forward).groups
-    scores = {name: torch.rand(group.channels).double() for name, group in groups.items()}
-    masks = at.budget.choose(at.model, groups, scores, 0.2)
-    apply_plan(at.model, plan_from_keep_masks(at.model, groups, masks))
-    at.budget.count(at.model)
-    assert at.budget.planned(1.0) > 0.2 * dense[0]
+    at = by_itself(monkeypatch, clock, latency=0.8)
+    for share in (0.3, 0.6, 1.0):
+        groups = trace_channel_graph(at.model, at.inputs, at.forward).groups
+        scores = {name: torch.rand(group.channels).double() for name, group in groups.items()}
+        masks = at.budget.choose(at.model, groups, scores, share)
+        apply_plan(at.model, plan_from_keep_masks(at.model, groups, masks))
+        odd[:] = [share] * (share < 1)
+        at.budget.count(at.model)
+    assert at.budget.met and at.budget.left > 0.8 * 0.95
+
+
+def test_what_takes_longer_than_the_copies_did_is_cut_once_more(monkeypatch):
+    slow = []
+    at = by_itself(monkeypatch, lambda macs: (1.2 if slow else 1) * (1 + macs / 1e6), latency=0.6)
+    left = []
+    slow.append(True)
+    for _ in range(2):
+        groups = trace_channel_graph(at.model, at.inputs, at.forward).groups
+        scores = {name: torch.rand(group.channels).double() for name, group in groups.items()}
+        masks = at.budget.choose(at.model, groups, scores, 1.0)
+        apply_plan(at.model, plan_from_keep_masks(at.model, groups, masks))
+        at.budget.count(at.model)
+        left.append(at.budget.left)
+    assert left[1] < left[0]
 
 
 @pytest.mark.parametrize('free_widths, multiples', [(True, (4, 2, 1)), (False, (1,))])
 def test_a_resumed_budget_keeps_the_multiple_that_the_clock_chose(free_widths, multiples):
     settings = BudgetSettings(latency=0.5)
     goes_on = Budget(settings, PruneSettings(), free_widths=free_widths)
-    goes_on.restore(dict(dense={}, now={}, narrowest={}, multiples=(4, 2, 1)))
+    goes_on.restore(dict(dense={}, now={}, narrowest={}, macs_in_time=None, multiples=(4, 2, 1)))
     assert goes_on.state()['multiples'] == multiples
 
 

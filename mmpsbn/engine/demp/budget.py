@@ -24,13 +24,15 @@ _MULTIPLES = (16, 8, 4, 2, 1)
 _LIKED = 8
 # What a larger multiple must gain, for it leaves less choice.
 _LEAST_GAIN = 0.05
+# Copies that are measured for a latency.
+_MOST_COPIES = 4
 
 
 class Budget:
     """What a model costs now, at the run's start, and is to cost in the end.
 
-    A latency is met through MACs: the line through (MACs, latency) of the model at the start and of
-    the present one says how many to aim for.
+    A latency is met through MACs. How many is found at the start, on copies with widths such as
+    they will be in the end: on the way, where widths are odd, the clock says nothing of that.
 
     Args:
         free_widths: in the end widths are multiples of 8, or of a time of what the clock likes; of
@@ -49,6 +51,7 @@ class Budget:
         self._dense: dict[str, float] = {}
         self._now: dict[str, float] = {}
         self._narrowest: dict[str, float] = {}
+        self._macs_in_time: float | None = None  # that a latency allows
         self._positions: Mapping[str, float] = {}
 
     def state(self) -> dict:
@@ -57,13 +60,14 @@ class Budget:
             dense=self._dense,
             now=self._now,
             narrowest=self._narrowest,
+            macs_in_time=self._macs_in_time,
             multiples=self._multiples,
         )
 
     def restore(self, state: Mapping) -> None:
         """Go on from what :meth:`state` gave of a budget of the same kind."""
         self._dense, self._now = state['dense'], state['now']
-        self._narrowest = state['narrowest']
+        self._narrowest, self._macs_in_time = state['narrowest'], state['macs_in_time']
         if self._free_widths:
             self._multiples = state['multiples']
 
@@ -135,6 +139,8 @@ class Budget:
                 macs = model_cost(narrow, self._positions).macs
                 self._narrowest = dict(macs=macs, latency_ms=self._milliseconds(narrow))
         self.check_reach(model, groups, whole)
+        if self._settings.is_latency and self._macs_in_time is None:
+            self._macs_in_time = self._find_macs_in_time(model, groups)
 
     def check_reach(self, model: nn.Module, groups: Mapping[str, ChannelGroup], whole: str) -> None:
         """Is what is left enough, with all gone of these groups that can go?
@@ -176,7 +182,7 @@ class Budget:
     def _fastest_multiple(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> int:
         """The multiple of which widths are that takes least time for as many MACs."""
         best, shortest = 1, math.inf
-        aim, scores = self._aim(), uniform_scores(model, groups)
+        aim, scores = self.target * self._dense['macs'], uniform_scores(model, groups)
         for multiple in reversed(_MULTIPLES):
             narrow = self._pruned(model, groups, scores, aim, multiple)
             if abs(model_cost(narrow, self._positions).macs / aim - 1) > self._tolerance:
@@ -232,6 +238,23 @@ class Budget:
                 break
         return masks
 
+    def _find_macs_in_time(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> float:
+        """By false position between the narrowest model and the one at the start."""
+        below, above = self._narrowest, self._dense
+        scores, time = uniform_scores(model, groups), self.target * self._dense['latency_ms']
+        for _ in range(_MOST_COPIES):
+            aim = _on_the_line(below, above, time)
+            for multiple in self._multiples:
+                copied = self._pruned(model, groups, scores, aim, multiple)
+                macs = model_cost(copied, self._positions).macs
+                if abs(macs / aim - 1) <= _TOLERANCE:
+                    break
+            at = dict(macs=macs, latency_ms=self._milliseconds(copied))
+            if abs(at['latency_ms'] / time - 1) <= _TOLERANCE:
+                return macs
+            below, above = (below, at) if at['latency_ms'] > time else (at, above)
+        return _on_the_line(below, above, time)
+
     def nearest(
         self,
         model: nn.Module,
@@ -258,20 +281,17 @@ class Budget:
         dense, now = self._dense, self._now
         if not self._settings.is_latency:
             return self.target * dense[self.lever]
-        spent, saved = dense['macs'] - now['macs'], dense['latency_ms'] - now['latency_ms']
-        if spent < 0.02 * dense['macs'] or saved <= 0:  # nothing to draw a line through yet
-            return self.target * dense['macs']
-        aim = dense['macs'] - (1 - self.target) * dense['latency_ms'] * spent / saved
-        return min(max(aim, self._least_aim()), now['macs'])
+        if now['macs'] > self._macs_in_time * (1 + self._tolerance):
+            return self._macs_in_time
+        # what was chosen takes longer than the copy did
+        time = self.target * dense['latency_ms']
+        return min(max(_on_the_line(self._narrowest, now, time), 1.0), now['macs'])
 
-    def _least_aim(self) -> float:
-        """Half of what the line through the first and the narrowest model says: a line through two
-        models that hardly differ in time may lead anywhere."""
-        dense, least = self._dense, self._narrowest
-        share = (self.target * dense['latency_ms'] - least['latency_ms']) / (
-            dense['latency_ms'] - least['latency_ms']
-        )
-        return (least['macs'] + max(share, 0.0) * (dense['macs'] - least['macs'])) / 2
+
+def _on_the_line(one: Mapping[str, float], other: Mapping[str, float], time: float) -> float:
+    """The MACs at which the line through two models has a time, in milliseconds."""
+    share = (time - one['latency_ms']) / (other['latency_ms'] - one['latency_ms'])
+    return one['macs'] + share * (other['macs'] - one['macs'])
 
 
 def _down_from(multiple: int) -> tuple[int, ...]:
