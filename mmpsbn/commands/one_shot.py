@@ -213,16 +213,16 @@ def _look(
     model: nn.Module, graph: ChannelGraph, loader: DataLoader, settings: OneShotSettings
 ) -> tuple[dict[str, Tensor], InputMoments]:
     """The scores of a criterion; and the moments of what is read, where readers take over."""
-    criterion, by_loss = settings.criterion, settings.criterion == 'fisher'
+    criterion = settings.criterion
     if criterion == 'bn_scale' and not scale_layers(model):
         raise ValueError(
             'bn_scale ranks by the scales of normalisation layers, and '
             f'{type(model).__name__} has none; rank by l1'
         )
-    saliency = GateSaliency(model, graph.groups, graph.norm_of)
     moments = InputMoments(model, graph.groups if settings.reconstruct else {})
     with closing(moments):
-        if by_loss:
+        if criterion == 'fisher':
+            saliency = GateSaliency(model, graph.groups, graph.norm_of)
             for loss in _losses(model, loader, settings.num_samples):
                 loss.backward()
                 saliency.add()

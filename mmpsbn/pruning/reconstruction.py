@@ -118,14 +118,17 @@ class InputMoments:
         with ExitStack() as undo:
             for name, read in self._inputs.items():
                 goes = torch.isin(read.positions[:, 0].cpu(), torch.tensor(gone.get(name, [])))
+                if not goes.any():
+                    continue
                 # in float64, which not every device has
                 moments = self._sums[name].to('cpu', torch.float64)
-                kept = moments[~goes][:, ~goes]
-                if not goes.any() or not kept.any() or not moments.isfinite().all():
+                of_kept = moments[~goes]
+                kept, cross = of_kept[:, ~goes], of_kept[:, goes]
+                if not kept.any() or not moments.isfinite().all():
                     continue
                 ridge = kept.diagonal().mean() * len(kept) / int(self._counts[name])
                 kept.diagonal().add_(ridge)
-                prediction = torch.linalg.solve(kept, moments[~goes][:, goes])  # A transposed
+                prediction = torch.linalg.solve(kept, cross)  # A transposed
                 for model in models:
                     weight = model.get_submodule(name).weight.data
                     undo.callback(weight.copy_, weight.clone())
@@ -136,13 +139,10 @@ class InputMoments:
 
 def _inputs(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, _Input]:
     """What the readers of groups read, by layer."""
-    readers: dict[str, list[tuple[ChannelGroup, Member]]] = {}
-    for group in groups.values():
-        for member in group.readers:
-            readers.setdefault(member.layer, []).append((group, member))
+    # of one that reads several groups, any: of none it reads all
+    readers = {m.layer: (group, m) for group in groups.values() for m in group.readers}
     found = {}
-    for name, members in readers.items():
-        group, member = members[0]
+    for name, (group, member) in readers.items():
         layer, dim = model.get_submodule(name), dict(member.slices).get('weight')
         if not is_conv_or_linear(layer) or dim is None:
             continue

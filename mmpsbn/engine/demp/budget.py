@@ -135,7 +135,9 @@ class Budget:
             if self._free_widths and self._settings.is_latency:
                 self._multiples = _down_from(self._fastest_multiple(model, groups))
             if self._settings.is_latency:
-                narrow = self._pruned(model, groups, _nothing(groups), 0.0, self._multiples[-1])
+                finest = self._multiples[-1]
+                masks, _ = self.nearest(model, groups, _nothing(groups), 0.0, round_to=finest)
+                narrow = _pruned(model, groups, masks)
                 macs = model_cost(narrow, self._positions).macs
                 self._narrowest = dict(macs=macs, latency_ms=self._milliseconds(narrow))
         self.check_reach(model, groups, whole)
@@ -184,20 +186,13 @@ class Budget:
         best, shortest = 1, math.inf
         aim, scores = self.target * self._dense['macs'], uniform_scores(model, groups)
         for multiple in reversed(_MULTIPLES):
-            narrow = self._pruned(model, groups, scores, aim, multiple)
-            if abs(model_cost(narrow, self._positions).macs / aim - 1) > self._tolerance:
+            masks, left = self.nearest(model, groups, scores, aim, round_to=multiple)
+            if abs(left / aim - 1) > self._tolerance:
                 continue  # so narrow a model that this multiple is too coarse
-            time = self._milliseconds(narrow)
+            time = self._milliseconds(_pruned(model, groups, masks))
             if time < shortest * (1 - _LEAST_GAIN):
                 best, shortest = multiple, time
         return best
-
-    def _pruned(self, model: nn.Module, groups, scores, target: float, multiple: int) -> nn.Module:
-        """A copy with as near as possible to ``target`` MACs or parameters."""
-        narrow = copy.deepcopy(model)
-        keep_masks, _ = self.nearest(model, groups, scores, target, round_to=multiple)
-        apply_plan(narrow, plan_from_keep_masks(narrow, groups, keep_masks))
-        return narrow
 
     def planned(self, share: float) -> float:
         """MACs or parameters when a share of what must go has gone."""
@@ -223,20 +218,19 @@ class Budget:
         Returns:
             Keep masks by group.
         """
-        in_the_end = self._in_the_end(model, groups, scores)
+        in_the_end, _ = self._in_the_end(model, groups, scores, self._aim())
         if share == 1:
             return in_the_end
         may_go = {name: scores[name].where(~keep, math.inf) for name, keep in in_the_end.items()}
         return self.nearest(model, groups, may_go, self.planned(share), round_to=1)[0]
 
-    def _in_the_end(self, model: nn.Module, groups, scores) -> dict[str, Tensor]:
-        """In the coarsest multiple that comes near enough."""
-        aim = self._aim()
+    def _in_the_end(self, model: nn.Module, groups, scores, aim: float):
+        """:meth:`nearest` in the coarsest multiple that comes near enough."""
         for multiple in self._multiples:
             masks, left = self.nearest(model, groups, scores, aim, round_to=multiple)
             if abs(left / aim - 1) <= self._tolerance:
                 break
-        return masks
+        return masks, left
 
     def _find_macs_in_time(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> float:
         """By false position between the narrowest model and the one at the start."""
@@ -244,12 +238,8 @@ class Budget:
         scores, time = uniform_scores(model, groups), self.target * self._dense['latency_ms']
         for _ in range(_MOST_COPIES):
             aim = _on_the_line(below, above, time)
-            for multiple in self._multiples:
-                copied = self._pruned(model, groups, scores, aim, multiple)
-                macs = model_cost(copied, self._positions).macs
-                if abs(macs / aim - 1) <= _TOLERANCE:
-                    break
-            at = dict(macs=macs, latency_ms=self._milliseconds(copied))
+            masks, macs = self._in_the_end(model, groups, scores, aim)
+            at = dict(macs=macs, latency_ms=self._milliseconds(_pruned(model, groups, masks)))
             if abs(at['latency_ms'] / time - 1) <= _TOLERANCE:
                 return macs
             below, above = (below, at) if at['latency_ms'] > time else (at, above)
@@ -292,6 +282,13 @@ def _on_the_line(one: Mapping[str, float], other: Mapping[str, float], time: flo
     """The MACs at which the line through two models has a time, in milliseconds."""
     share = (time - one['latency_ms']) / (other['latency_ms'] - one['latency_ms'])
     return one['macs'] + share * (other['macs'] - one['macs'])
+
+
+def _pruned(model: nn.Module, groups, keep_masks: Mapping[str, Tensor]) -> nn.Module:
+    """A copy."""
+    narrow = copy.deepcopy(model)
+    apply_plan(narrow, plan_from_keep_masks(narrow, groups, keep_masks))
+    return narrow
 
 
 def _down_from(multiple: int) -> tuple[int, ...]:

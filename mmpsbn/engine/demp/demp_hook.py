@@ -63,8 +63,8 @@ class DemPHook(Hook):
             ``tolerance``, ``on_failure``, ``round_to``, ``allow_live``, ``min_channels``; of these
             ``round_to``, ``min_channels``, ``tolerance`` and ``on_failure`` go with a budget.
         budget: ``flops``, ``params`` or ``latency`` (fractions to be left) or ``latency_ms``;
-            ``device``, ``begin``, ``end``, ``cuts``, ``score``, ``timing``. Not beside ``penalty``,
-            ``noise`` or ``schedule``.
+            ``device``, ``begin``, ``end``, ``cuts``, ``score``, ``timing``, ``reconstruct``.
+            Not beside ``penalty``, ``noise`` or ``schedule``.
 
         What is left out keeps its default (settings.py): DemP's, but for the
         peak and the warmup, which its text does not give.
