@@ -17,6 +17,7 @@ _CONFIGS = dict(
 _SHARES = dict(smoke=(50,), small=(50, 25, 12), paper=(50, 25, 12))  # of the MACs, in percent
 _ITERATIONS = dict(smoke=200, small=390, paper=87_960)
 _BEFORE = 'before finetuning, 100'
+_TORCH_PRUNING = 'mmpsbn.experiments.torch_pruning_hook'
 # What chooses in the arms that are cut once. At 50 % of the MACs BCCD cannot tell choices apart.
 _CHOICES = dict(
     smoke=('random',),
@@ -24,6 +25,10 @@ _CHOICES = dict(
     paper=('fisher', 'l1', 'bn_scale', 'uniform', 'random'),
 )
 _CUT_ONCE = dict(smoke=(50,), small=(25, 12), paper=(50, 25, 12))
+# Torch-Pruning cuts when DemPHook does; DemP's penalty leaves what it leaves.
+_CUTS = dict(smoke=(13,), small=(13, 26, 39), paper=tuple(range(880, 8_801, 880)))
+_IMPORTANCES = dict(smoke=('taylor',), small=('magnitude',), paper=('magnitude', 'taylor'))
+_PEAKS = dict(smoke=(1e-2,), small=(1e-2, 3e-2, 1e-1), paper=(1e-3, 1e-2))
 
 
 def _cosine(iterations: int) -> Options:
@@ -65,6 +70,18 @@ def _arms(scale: str) -> list[Arm]:
     for share in _SHARES[scale]:
         line = dict(type='DemPHook', budget=dict(flops=share / 100))
         arms.append(arm(f'DemPHook, {share}', finetuned, line, **start))
+    for importance in _IMPORTANCES[scale]:
+        for share in _SHARES[scale]:
+            theirs = dict(type='TorchPruningHook', macs=share / 100, at=_CUTS[scale])
+            theirs['importance'] = importance
+            imports = {'custom_imports.imports': ['mmpsbn', _TORCH_PRUNING]}
+            name = f'Torch-Pruning by {importance}, {share}'
+            arms.append(arm(name, finetuned | imports, theirs, **start))
+    for peak in _PEAKS[scale]:
+        killing = dict(
+            type='DemPHook', penalty=dict(peak=peak), prune=dict(interval=_CUTS[scale][-1])
+        )
+        arms.append(arm(f"DemP's penalty, {peak:g}", finetuned, killing, **start))
     for score in _CHOICES[scale]:
         for share in _CUT_ONCE[scale]:
             once = cut_once(score, share / 100, _ITERATIONS[scale])
@@ -81,7 +98,7 @@ EXPERIMENT = Experiment(
     'dense detector that is trained as long, and what simpler choices keep.',
     arms={scale: _arms(scale) for scale in _CONFIGS},
     table=ArmTable(
-        'method, MACs asked for in %',
+        'method, MACs asked for in %, or peak',
         {
             'mAP': '{map:.3f}',
             'MACs left, %': '{left[macs]:.1p}',
