@@ -89,7 +89,7 @@ class InputMoments:
     @contextmanager
     def reconstructed(
         self, models: Sequence[nn.Module], keep_masks: Mapping[str, Tensor]
-    ) -> Iterator[None]:
+    ) -> Iterator[list[str]]:
         """Give the readers of channels that are to go, in their weights for those that stay, what
         both have in common; where what is done within fails, all is put back, bit for bit.
 
@@ -105,7 +105,8 @@ class InputMoments:
         (Channel Pruning, He et al., ICCV 2017, eq. 5) its inputs are fitted: one solution serves
         all taps, needs no bias, and holds at the zeros of a padding too.
 
-        A layer that saw nothing, or NaN or infinity, stays as it is.
+        A layer that read NaN or infinity, or nothing but 0, stays as it is; within, these are
+        known by their names.
 
         Args:
             models: the one that was watched, and averages of it.
@@ -115,6 +116,7 @@ class InputMoments:
         for name in keep_masks.keys() & self._groups.keys():
             for reader in self._groups[name].readers:
                 gone.setdefault(reader.layer, []).extend(reader.positions(~keep_masks[name]))
+        unchanged = []
         with ExitStack() as undo:
             for name, read in self._inputs.items():
                 goes = torch.isin(read.positions[:, 0].cpu(), torch.tensor(gone.get(name, [])))
@@ -125,6 +127,7 @@ class InputMoments:
                 of_kept = moments[~goes]
                 kept, cross = of_kept[:, ~goes], of_kept[:, goes]
                 if not kept.any() or not moments.isfinite().all():
+                    unchanged.append(name)
                     continue
                 ridge = kept.diagonal().mean() * len(kept) / int(self._counts[name])
                 kept.diagonal().add_(ridge)
@@ -133,7 +136,7 @@ class InputMoments:
                     weight = model.get_submodule(name).weight.data
                     undo.callback(weight.copy_, weight.clone())
                     weight.copy_(_taken_over(weight, read, goes, prediction))
-            yield
+            yield unchanged
             undo.pop_all()
 
 

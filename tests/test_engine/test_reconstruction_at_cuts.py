@@ -62,6 +62,17 @@ def test_what_all_ranks_have_read_counts(first_cut, monkeypatch):
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_log_names_layers_that_take_nothing_over(tmp_path, monkeypatch):
+    def warnings_of(folder):
+        _, messages = run(tmp_path / folder, iters=50)
+        return [m for m in messages if 'is not taken over' in m]
+
+    assert warnings_of('told') == []
+    monkeypatch.setattr(budget_pruner, 'reduced', lambda tensor, op: tensor * torch.nan)
+    first = warnings_of('untold')[0]
+    assert first.startswith('blocks.0.conv1, ') and 'NaN or infinity, or nothing but 0' in first
+
+
 def test_an_event_removes_nothing_where_late_layers_hold_everything(tmp_path):
     late = arguments(range(3, 999), kind=HoldsAll)
     del late['epochs']

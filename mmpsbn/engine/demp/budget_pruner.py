@@ -5,18 +5,14 @@ import time
 from collections.abc import Container, Mapping
 
 import torch
-from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ...functional.schedules import steps_of
 from ...pruning import VerificationError
-from ...pruning.graph import ChannelGroup
 from ...pruning.prune import Removal, Subject, prune_channels
-from ...pruning.ranking import fisher_scores, rank_channels
 from ...pruning.reconstruction import InputMoments
-from ...pruning.saliency import GATE_SCORES, GateSaliency
 from ...upstream import accumulative_counts, load_from, resumes
 from ..openmmlab import forward_tensors
 from ..ranks import over_ranks, reduced
@@ -30,19 +26,17 @@ from ..runner_parts import (
 from ..wrapper import only_optimizer
 from .budget import Budget
 from .budget_schedule import LEAST_STEPS, BudgetSchedule
+from .choice import ChannelChoice
 from .loss_watch import LossWatch
 from .online_pruner import OnlinePruner
-from .progress import what_the_loss_misses
 from .prune_event import look_at
 from .settings import LAST_END, BudgetSettings, PruneSettings
 from .single_shot import (
     EarlyCropTiming,
     check_data,
     schedule_of,
-    scores_of_passes,
     shares_of_rounds,
     train_nothing,
-    try_score,
 )
 
 _MOST_TRIES = 3
@@ -51,11 +45,10 @@ _MOST_TRIES = 3
 class BudgetPruner(OnlinePruner):
     """Removes live channels in small steps while training goes on, and leaves the rest alone.
 
-    Between two cuts the squared gradients of gates are summed (:class:`.GateSaliency`). At a cut
-    the channels with the least of it go (:func:`.fisher_scores`), so many that the cost comes down
-    to what the :class:`.BudgetSchedule` has planned, and those that read them take over what they
-    can (:class:`.InputMoments`). The outputs must then be those of a model whose readers see 0 of
-    them; if they are not, all is put back, and others are chosen.
+    At a cut the channels of the least score go (:class:`.ChannelChoice`), so many that the cost
+    comes down to what the :class:`.BudgetSchedule` has planned, and those that read them take over
+    what they can (:class:`.InputMoments`). The outputs must then be those of a model whose readers
+    see 0 of them; if they are not, all is put back, and others are chosen.
     """
 
     def __init__(self, budget: BudgetSettings, settings: PruneSettings, *, free_widths: bool):
@@ -68,9 +61,8 @@ class BudgetPruner(OnlinePruner):
         self._optimizer: Optimizer | None = None
         self._owned: Container[nn.Parameter] = ()  # by the optimizer
         self._iters_per_step = 1
-        self._saliency: GateSaliency | None = None  # since the last cut
+        self._choice = ChannelChoice(budget.score)
         self._moments = InputMoments(nn.Module(), {})  # of an event's iteration
-        self._saved: Mapping | None = None  # of a resumed run, until it is watched again
         self._refused: set[str] = set()  # groups whose removal was undone; they stay whole
         self._another_try: int | None = None  # iterations done at it, after the schedule's last
         self._finetunes: bool | None = None
@@ -84,11 +76,10 @@ class BudgetPruner(OnlinePruner):
         return self._budget_settings.kind
 
     def state(self) -> dict:
-        saliency = self._saved if self._saliency is None else self._saliency.state()
         return dict(
             **super().state(),
             budget=self.budget.state(),
-            saliency=saliency,
+            saliency=self._choice.state(),
             refused=sorted(self._refused),
             another_try=self._another_try,
             finetunes=self._finetunes,
@@ -98,7 +89,8 @@ class BudgetPruner(OnlinePruner):
     def restore(self, state: dict) -> None:
         super().restore(state)
         self.budget.restore(state['budget'])
-        self._saved, self._refused = state['saliency'], set(state['refused'])
+        self._choice.restore(state['saliency'])
+        self._refused = set(state['refused'])
         self._another_try, self._finetunes = state['another_try'], state['finetunes']
         self._saved_schedule = state['schedule']
 
@@ -111,7 +103,8 @@ class BudgetPruner(OnlinePruner):
         if self._step_hook is not None:
             self._step_hook.remove()
         self._moments.close()
-        self._step_hook = self._saliency = None
+        self._step_hook = None
+        self._choice.close()
         super().close()
 
     def start(self, runner, data_batch: dict) -> Tensor:
@@ -131,7 +124,7 @@ class BudgetPruner(OnlinePruner):
         example = super().start(runner, data_batch)
         model = bare_model(runner)
         image = example.new_zeros(1, example.shape[1], *self.progress.counted_size)
-        groups = self._groups_with_gates(model)
+        groups = self._choice.known(model, self.graph, self.prunable)
         whole = self._whole(groups)
         self.budget.start(model, groups, self.progress.positions, image, whole)
         self._schedule = schedule_of(
@@ -148,18 +141,11 @@ class BudgetPruner(OnlinePruner):
         runner.logger.info(f'{self.budget}: {self._schedule}, widths in {self.budget.widths}')
         if self.next_event(runner) is None and not self.budget.met:
             self._log_budget(runner, share=1.0)
-        elif self._takes_passes and groups:
-            try_score(runner, model, self.graph, groups, self._budget_settings.score)
+        else:
+            self._choice.try_once(runner, model, self.graph, groups)
         hidden = torch.compiler.disable if runner.cfg.get('compile') else lambda hook: hook
         self._step_hook = self._optimizer.register_step_pre_hook(hidden(self._before_step))
         return example
-
-    def _groups_with_gates(self, model: nn.Module) -> dict[str, ChannelGroup]:
-        groups = self.prunable
-        if not (self._chooses_by_gradients or self._takes_passes) or not groups:
-            return groups
-        unknown = GateSaliency(model, groups, self.graph.norm_of).unknown
-        return {name: group for name, group in groups.items() if name not in unknown}
 
     def _whole(self, groups: Container[str]) -> str:
         """What else there is, and why it stays."""
@@ -173,14 +159,6 @@ class BudgetPruner(OnlinePruner):
                 reasons.append(f'{name} (its norm layer has requires_grad=False, or no scale)')
         return '; '.join(reasons)
 
-    @property
-    def _chooses_by_gradients(self) -> bool:
-        return self._budget_settings.score == 'fisher'
-
-    @property
-    def _takes_passes(self) -> bool:
-        return self._budget_settings.score in GATE_SCORES
-
     def next_event(self, runner) -> int | None:
         event = self._schedule.next_event(runner.iter)
         if event is None and self._another_try is not None and self._another_try > runner.iter:
@@ -189,18 +167,14 @@ class BudgetPruner(OnlinePruner):
 
     @property
     def is_open(self) -> bool:
-        return self._saliency is not None
+        return self._choice.is_open
 
     def before_iteration(self, runner, data_batch: dict) -> None:
         event = self.next_event(runner)
         if event is None or not self.prunable:
             return
         model = bare_model(runner)
-        if self._saliency is None:
-            self._saliency = GateSaliency(model, self.prunable, self.graph.norm_of)
-            if self._saved is not None:
-                self._saliency.restore(self._saved)
-                self._saved = None
+        self._choice.open(model, self.graph, self.prunable)
         # a layer that begins to run late is one that runs in the last steps before a cut
         if self._is_near(runner, event) and not self._coverage.watching:
             self._coverage.open(model)
@@ -217,8 +191,7 @@ class BudgetPruner(OnlinePruner):
         return runner.iter >= event - LEAST_STEPS * self._iters_per_step
 
     def _before_step(self, *_) -> None:
-        if self._saliency is not None and self._chooses_by_gradients:
-            self._saliency.add(shifted=self._owned)
+        self._choice.add(shifted=self._owned)
 
     def leave_out(self, names: Container[str]) -> None:
         """Nothing: what is held is left out when channels are chosen."""
@@ -233,7 +206,7 @@ class BudgetPruner(OnlinePruner):
             self._reach_is_checked = True
             if event is not None:
                 model = bare_model(runner)
-                groups = self._groups_with_gates(model)
+                groups = self._choice.known(model, self.graph, self.prunable)
                 self.budget.check_reach(model, groups, self._whole(groups))
 
     def prune(self, runner, data_batch: dict) -> None:
@@ -242,21 +215,20 @@ class BudgetPruner(OnlinePruner):
         if not self._schedule.has_come(bare_model(runner), event):
             return
         start = time.perf_counter()
-        saliency, self._saliency = self._saliency, None
         self._coverage.close()
         self._moments.close()
         self._moments.join(reduced)
         share = 1.0 if event == self._another_try else self._schedule.share(event)
         # more than once in the end alone, where a clock was not met by what the counts promised
         shares = [share] * _MOST_TRIES
-        if self._takes_passes and self._budget_settings.timing != 'gradual':
+        if self._choice.takes_passes and self._budget_settings.timing != 'gradual':
             shares = shares_of_rounds(1 - self.budget.target) + shares[1:]
         self._another_try = None
         went = False
         with unwrapped_model(runner) as model:
             averages = averaged_models_of(runner)
             probe = self._probe_of(model, data_batch)
-            scores = self._scores(saliency, model, runner)
+            scores = self._scores(runner, model)
             why = self._obstacle(scores, [model, *averages], probe)
             if why:
                 self._skip(runner, why)
@@ -276,17 +248,15 @@ class BudgetPruner(OnlinePruner):
                     runner,
                     model,
                     removal,
-                    removed_as=what_the_loss_misses(removal, scores)
-                    if self._chooses_by_gradients
-                    else f'chosen by {self._budget_settings.score}',
+                    removed_as=self._choice.words(removal, scores),
                     compared=f'as with these channels {masked}, ',
                     seconds=time.perf_counter() - start,
                 )
                 if share < 1 or (aim == 1 and self.budget.met):
                     break
                 scores = (
-                    self._scores(None, model, runner, draw)
-                    if self._takes_passes
+                    self._scores(runner, model, draw)
+                    if self._choice.takes_passes
                     else self._of_those_left(scores, removal)
                 )
         if went:
@@ -329,31 +299,9 @@ class BudgetPruner(OnlinePruner):
             return str(error)
         return None
 
-    def _scores(
-        self, saliency: GateSaliency | None, model, runner, draw: int = 0
-    ) -> dict[str, Tensor]:
-        """Of the groups of which something is known, the same on all ranks."""
-        score = self._budget_settings.score
-        if self._takes_passes:
-            scores = scores_of_passes(runner, model, self.graph, self.prunable, score, draw)
-            found = [(0, scores)]
-        elif self._chooses_by_gradients:
-            found = [(int(saliency.steps), saliency.scores())]
-        else:
-            seed = runner.seed + runner.iter
-            found = [(0, rank_channels(model, self.prunable, criterion=score, seed=seed))]
-        broadcast_object_list(found)
-        steps, scores = found[0]
-        if self._chooses_by_gradients and steps < saliency.seen:
-            runner.logger.warning(
-                f'{saliency.seen - steps} of {saliency.seen} optimizer steps had gradients that '
-                'are NaN or infinite, and count for nothing in the choice of channels'
-            )
-        return {
-            name: score
-            for name, score in scores.items()
-            if name in self.prunable and name not in self._refused and score.isfinite().any()
-        }
+    def _scores(self, runner, model: nn.Module, draw: int = 0) -> dict[str, Tensor]:
+        scores = self._choice.scores(runner, model, self.graph, self.prunable, draw)
+        return {name: score for name, score in scores.items() if name not in self._refused}
 
     def _cut(self, runner, model, averages, scores, share: float, probe: Tensor) -> Removal:
         """Choose and cut; a group whose removal is wrong stays whole, and others go for it."""
@@ -369,12 +317,16 @@ class BudgetPruner(OnlinePruner):
         while True:
             chosen = {name: s for name, s in scores.items() if name not in self._refused}
             groups = {name: self.graph.groups[name] for name in chosen}
-            if self._chooses_by_gradients:
-                chosen = fisher_scores(chosen)
-            keep_masks = self.budget.choose(model, groups, chosen, share)
+            keep_masks = self.budget.choose(model, groups, self._choice.ranked(chosen), share)
             try:
-                with self._moments.reconstructed([model, *averages], keep_masks):
-                    return prune_channels(model, groups, keep_masks, **how)
+                with self._moments.reconstructed([model, *averages], keep_masks) as unchanged:
+                    removal = prune_channels(model, groups, keep_masks, **how)
+                if unchanged:
+                    runner.logger.warning(
+                        f'{", ".join(unchanged)} read NaN or infinity, or nothing but 0, in this '
+                        'iteration: what is removed before them is not taken over'
+                    )
+                return removal
             except VerificationError as error:
                 if self.settings.on_failure == 'stop':
                     raise
