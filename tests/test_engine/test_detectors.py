@@ -153,6 +153,27 @@ def test_what_both_stages_of_a_detector_read_is_cut_and_put_back(tmp_path):
     assert extractor.out_channels == 9
 
 
+@pytest.mark.parametrize('aggregation', ['sum', 'concat'])
+def test_what_a_generic_extractor_pools_stays_whole_and_says_why(tmp_path, aggregation):
+    """Its memory has the width that the config says, and it adds or joins levels there."""
+    width = 16 * (4 if aggregation == 'concat' else 1)
+    graph = traced(
+        tmp_path,
+        f"""{FASTER_RCNN}
+model['roi_head'].update(
+    bbox_roi_extractor=dict(
+        type='GenericRoIExtractor', aggregation='{aggregation}', out_channels={width}
+    ),
+    bbox_head=dict(in_channels={width}, fc_out_channels=24, num_classes=10),
+)
+""",
+        128,
+    )
+    assert all(f'neck.fpn_convs.{level}.conv' in graph.skipped for level in range(4))
+    assert 'neck.fpn_convs.0.conv' not in graph.groups
+    assert {'backbone.layer1.0.conv1', 'roi_head.bbox_head.shared_fcs.0'} <= graph.groups.keys()
+
+
 def test_the_backbone_of_a_detr_is_in_the_graph(tmp_path):
     graph = traced(tmp_path, DETR, 64)
     assert {'backbone.layer1.0.conv1', 'backbone.layer4.0.conv2'} <= graph.groups.keys()
