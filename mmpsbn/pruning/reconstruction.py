@@ -105,7 +105,7 @@ class InputMoments:
         (Channel Pruning, He et al., ICCV 2017, eq. 5) its inputs are fitted: one solution serves
         all taps, needs no bias, and holds at the zeros of a padding too.
 
-        A layer that read NaN or infinity, or nothing but 0, stays as it is; within, these are
+        A layer that read NaN or infinity, or no number but 0, stays as it is; within, these are
         known by their names.
 
         Args:

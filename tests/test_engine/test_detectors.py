@@ -169,7 +169,8 @@ model['roi_head'].update(
 """,
         128,
     )
-    assert all(f'neck.fpn_convs.{level}.conv' in graph.skipped for level in range(4))
+    why = [graph.skipped[f'neck.fpn_convs.{level}.conv'] for level in range(4)]
+    assert all('fixed size' in reason for reason in why), why
     assert 'neck.fpn_convs.0.conv' not in graph.groups
     assert {'backbone.layer1.0.conv1', 'roi_head.bbox_head.shared_fcs.0'} <= graph.groups.keys()
 

@@ -70,7 +70,7 @@ def test_the_log_names_layers_that_take_nothing_over(tmp_path, monkeypatch):
     assert warnings_of('told') == []
     monkeypatch.setattr(budget_pruner, 'reduced', lambda tensor, op: tensor * torch.nan)
     first = warnings_of('untold')[0]
-    assert first.startswith('blocks.0.conv1, ') and 'NaN or infinity, or nothing but 0' in first
+    assert first.startswith('blocks.0.conv1, ') and 'NaN or infinity, or no number but 0' in first
 
 
 def test_an_event_removes_nothing_where_late_layers_hold_everything(tmp_path):

@@ -82,7 +82,7 @@ def test_more_than_half_goes_in_rounds_with_new_scores(tmp_path, monkeypatch):
         seen.append(inner_widths(model))
         return scores_of_passes(runner, model, *args)
 
-    monkeypatch.setattr('mmpsbn.engine.demp.choice.scores_of_passes', spied)
+    monkeypatch.setattr('mmpsbn.engine.demp.scorer.scores_of_passes', spied)
     _, messages = train(tmp_path, [at_once(flops=0.2)], iters=3, model=WIDE)
     assert len(events_of(messages)) == len(seen) == 7
     assert seen == sorted(seen, reverse=True) and seen[0] == [48, 48] > seen[1]

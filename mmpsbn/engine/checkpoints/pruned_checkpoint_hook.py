@@ -14,16 +14,19 @@ class PrunedCheckpointHook(Hook):
     For testing, and for training on without pruning further; :class:`DemPHook` does
     the same by itself. A checkpoint whose shapes do not fit the model is an error
     where MMEngine prints a line and goes on.
+
+    Attributes:
+        structure: what the model was pruned to.
     """
 
     priority = 'ABOVE_NORMAL'  # before EMAHook copies the checkpoint's weights
 
     @names_its_arguments
     def __init__(self):
-        self._structure = PrunedStructure()
+        self.structure = PrunedStructure()
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        self._structure.load(runner, checkpoint)
+        self.structure.load(runner, checkpoint)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        self._structure.save(checkpoint)
+        self.structure.save(checkpoint)

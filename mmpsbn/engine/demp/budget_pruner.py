@@ -26,10 +26,10 @@ from ..runner_parts import (
 from ..wrapper import only_optimizer
 from .budget import Budget
 from .budget_schedule import LEAST_STEPS, BudgetSchedule
-from .choice import ChannelChoice
 from .loss_watch import LossWatch
 from .online_pruner import OnlinePruner
 from .prune_event import look_at
+from .scorer import ChannelScorer
 from .settings import LAST_END, BudgetSettings, PruneSettings
 from .single_shot import (
     EarlyCropTiming,
@@ -45,7 +45,7 @@ _MOST_TRIES = 3
 class BudgetPruner(OnlinePruner):
     """Removes live channels in small steps while training goes on, and leaves the rest alone.
 
-    At a cut the channels of the least score go (:class:`.ChannelChoice`), so many that the cost
+    At a cut the channels of the least score go (:class:`.ChannelScorer`), so many that the cost
     comes down to what the :class:`.BudgetSchedule` has planned, and those that read them take over
     what they can (:class:`.InputMoments`). The outputs must then be those of a model whose readers
     see 0 of them; if they are not, all is put back, and others are chosen.
@@ -61,7 +61,7 @@ class BudgetPruner(OnlinePruner):
         self._optimizer: Optimizer | None = None
         self._owned: Container[nn.Parameter] = ()  # by the optimizer
         self._iters_per_step = 1
-        self._choice = ChannelChoice(budget.score)
+        self._scorer = ChannelScorer(budget.score)
         self._moments = InputMoments(nn.Module(), {})  # of an event's iteration
         self._refused: set[str] = set()  # groups whose removal was undone; they stay whole
         self._another_try: int | None = None  # iterations done at it, after the schedule's last
@@ -79,7 +79,7 @@ class BudgetPruner(OnlinePruner):
         return dict(
             **super().state(),
             budget=self.budget.state(),
-            saliency=self._choice.state(),
+            saliency=self._scorer.state(),
             refused=sorted(self._refused),
             another_try=self._another_try,
             finetunes=self._finetunes,
@@ -89,7 +89,7 @@ class BudgetPruner(OnlinePruner):
     def restore(self, state: dict) -> None:
         super().restore(state)
         self.budget.restore(state['budget'])
-        self._choice.restore(state['saliency'])
+        self._scorer.restore(state['saliency'])
         self._refused = set(state['refused'])
         self._another_try, self._finetunes = state['another_try'], state['finetunes']
         self._saved_schedule = state['schedule']
@@ -104,7 +104,7 @@ class BudgetPruner(OnlinePruner):
             self._step_hook.remove()
         self._moments.close()
         self._step_hook = None
-        self._choice.close()
+        self._scorer.close()
         super().close()
 
     def start(self, runner, data_batch: dict) -> Tensor:
@@ -124,7 +124,7 @@ class BudgetPruner(OnlinePruner):
         example = super().start(runner, data_batch)
         model = bare_model(runner)
         image = example.new_zeros(1, example.shape[1], *self.progress.counted_size)
-        groups = self._choice.known(model, self.graph, self.prunable)
+        groups = self._scorer.known(model, self.graph, self.prunable)
         whole = self._whole(groups)
         self.budget.start(model, groups, self.progress.positions, image, whole)
         self._schedule = schedule_of(
@@ -142,7 +142,7 @@ class BudgetPruner(OnlinePruner):
         if self.next_event(runner) is None and not self.budget.met:
             self._log_budget(runner, share=1.0)
         else:
-            self._choice.try_once(runner, model, self.graph, groups)
+            self._scorer.try_once(runner, model, self.graph, groups)
         hidden = torch.compiler.disable if runner.cfg.get('compile') else lambda hook: hook
         self._step_hook = self._optimizer.register_step_pre_hook(hidden(self._before_step))
         return example
@@ -167,14 +167,14 @@ class BudgetPruner(OnlinePruner):
 
     @property
     def is_open(self) -> bool:
-        return self._choice.is_open
+        return self._scorer.is_open
 
     def before_iteration(self, runner, data_batch: dict) -> None:
         event = self.next_event(runner)
         if event is None or not self.prunable:
             return
         model = bare_model(runner)
-        self._choice.open(model, self.graph, self.prunable)
+        self._scorer.open(model, self.graph, self.prunable)
         # a layer that begins to run late is one that runs in the last steps before a cut
         if self._is_near(runner, event) and not self._coverage.watching:
             self._coverage.open(model)
@@ -191,7 +191,7 @@ class BudgetPruner(OnlinePruner):
         return runner.iter >= event - LEAST_STEPS * self._iters_per_step
 
     def _before_step(self, *_) -> None:
-        self._choice.add(shifted=self._owned)
+        self._scorer.add(shifted=self._owned)
 
     def leave_out(self, names: Container[str]) -> None:
         """Nothing: what is held is left out when channels are chosen."""
@@ -206,7 +206,7 @@ class BudgetPruner(OnlinePruner):
             self._reach_is_checked = True
             if event is not None:
                 model = bare_model(runner)
-                groups = self._choice.known(model, self.graph, self.prunable)
+                groups = self._scorer.known(model, self.graph, self.prunable)
                 self.budget.check_reach(model, groups, self._whole(groups))
 
     def prune(self, runner, data_batch: dict) -> None:
@@ -221,7 +221,7 @@ class BudgetPruner(OnlinePruner):
         share = 1.0 if event == self._another_try else self._schedule.share(event)
         # more than once in the end alone, where a clock was not met by what the counts promised
         shares = [share] * _MOST_TRIES
-        if self._choice.takes_passes and self._budget_settings.timing != 'gradual':
+        if self._scorer.takes_passes and self._budget_settings.timing != 'gradual':
             shares = shares_of_rounds(1 - self.budget.target) + shares[1:]
         self._another_try = None
         went = False
@@ -248,7 +248,7 @@ class BudgetPruner(OnlinePruner):
                     runner,
                     model,
                     removal,
-                    removed_as=self._choice.words(removal, scores),
+                    removed_as=self._scorer.words(removal, scores),
                     compared=f'as with these channels {masked}, ',
                     seconds=time.perf_counter() - start,
                 )
@@ -256,7 +256,7 @@ class BudgetPruner(OnlinePruner):
                     break
                 scores = (
                     self._scores(runner, model, draw)
-                    if self._choice.takes_passes
+                    if self._scorer.takes_passes
                     else self._of_those_left(scores, removal)
                 )
         if went:
@@ -300,7 +300,7 @@ class BudgetPruner(OnlinePruner):
         return None
 
     def _scores(self, runner, model: nn.Module, draw: int = 0) -> dict[str, Tensor]:
-        scores = self._choice.scores(runner, model, self.graph, self.prunable, draw)
+        scores = self._scorer.scores(runner, model, self.graph, self.prunable, draw)
         return {name: score for name, score in scores.items() if name not in self._refused}
 
     def _cut(self, runner, model, averages, scores, share: float, probe: Tensor) -> Removal:
@@ -317,14 +317,14 @@ class BudgetPruner(OnlinePruner):
         while True:
             chosen = {name: s for name, s in scores.items() if name not in self._refused}
             groups = {name: self.graph.groups[name] for name in chosen}
-            keep_masks = self.budget.choose(model, groups, self._choice.ranked(chosen), share)
+            keep_masks = self.budget.choose(model, groups, self._scorer.ranked(chosen), share)
             try:
                 with self._moments.reconstructed([model, *averages], keep_masks) as unchanged:
                     removal = prune_channels(model, groups, keep_masks, **how)
                 if unchanged:
                     runner.logger.warning(
-                        f'{", ".join(unchanged)} read NaN or infinity, or nothing but 0, in this '
-                        'iteration: what is removed before them is not taken over'
+                        f'{", ".join(unchanged)} read NaN or infinity, or no number but 0, in '
+                        'this iteration: what is removed before them is not taken over'
                     )
                 return removal
             except VerificationError as error:

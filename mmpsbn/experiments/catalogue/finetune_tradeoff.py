@@ -25,9 +25,9 @@ _CHOICES = dict(
     paper=('fisher', 'l1', 'bn_scale', 'uniform', 'random'),
 )
 _CUT_ONCE = dict(smoke=(50,), small=(25, 12), paper=(50, 25, 12))
-# Torch-Pruning cuts when DemPHook does; DemP's penalty leaves what it leaves.
-_CUTS = dict(smoke=(13,), small=(13, 26, 39), paper=tuple(range(880, 8_801, 880)))
-_IMPORTANCES = dict(smoke=('taylor',), small=('magnitude',), paper=('magnitude', 'taylor'))
+_ROUND_TO = dict(smoke=1, small=8, paper=8)  # of Torch-Pruning, which takes no other where it fails
+# DemP's penalty leaves what it leaves.
+_INTERVAL = dict(smoke=20, small=39, paper=5_000)
 _PEAKS = dict(smoke=(1e-2,), small=(1e-2, 3e-2, 1e-1), paper=(1e-3, 1e-2))
 
 
@@ -70,16 +70,13 @@ def _arms(scale: str) -> list[Arm]:
     for share in _SHARES[scale]:
         line = dict(type='DemPHook', budget=dict(flops=share / 100))
         arms.append(arm(f'DemPHook, {share}', finetuned, line, **start))
-    for importance in _IMPORTANCES[scale]:
-        for share in _SHARES[scale]:
-            theirs = dict(type='TorchPruningHook', macs=share / 100, at=_CUTS[scale])
-            theirs['importance'] = importance
-            imports = {'custom_imports.imports': ['mmpsbn', _TORCH_PRUNING]}
-            name = f'Torch-Pruning by {importance}, {share}'
-            arms.append(arm(name, finetuned | imports, theirs, **start))
+    for share in _SHARES[scale]:
+        theirs = dict(type='TorchPruningHook', macs=share / 100, round_to=_ROUND_TO[scale])
+        imports = {'custom_imports.imports': ['mmpsbn', _TORCH_PRUNING]}
+        arms.append(arm(f'Torch-Pruning, {share}', finetuned | imports, theirs, **start))
     for peak in _PEAKS[scale]:
         killing = dict(
-            type='DemPHook', penalty=dict(peak=peak), prune=dict(interval=_CUTS[scale][-1])
+            type='DemPHook', penalty=dict(peak=peak), prune=dict(interval=_INTERVAL[scale])
         )
         arms.append(arm(f"DemP's penalty, {peak:g}", finetuned, killing, **start))
     for score in _CHOICES[scale]:

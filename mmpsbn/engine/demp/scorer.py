@@ -1,4 +1,4 @@
-"""What a budget's channels are chosen by."""
+"""The scores by which a budget's channels are chosen."""
 
 from collections.abc import Container, Mapping
 
@@ -13,7 +13,7 @@ from .progress import what_the_loss_misses
 from .single_shot import scores_of_passes, try_score
 
 
-class ChannelChoice:
+class ChannelScorer:
     """Scores of channels: 'fisher' sums gradients between two cuts (:class:`.GateSaliency`), those
     of GATE_SCORES take passes of their own at a cut, and the rest read the weights.
 
@@ -49,18 +49,22 @@ class ChannelChoice:
     def known(
         self, model: nn.Module, graph: ChannelGraph, groups: Mapping[str, ChannelGroup]
     ) -> dict[str, ChannelGroup]:
-        """Those groups of which it can tell something."""
+        """Those groups of which something can be told."""
         if not groups or not (self._by_gradients or self.takes_passes):
             return dict(groups)
         unknown = GateSaliency(model, groups, graph.norm_of).unknown
         return {name: group for name, group in groups.items() if name not in unknown}
 
-    def try_once(self, runner, model, graph: ChannelGraph, groups) -> None:
+    def try_once(
+        self, runner, model: nn.Module, graph: ChannelGraph, groups: Mapping[str, ChannelGroup]
+    ) -> None:
         """Raises RuntimeError where passes of its own cannot be taken; a cut may be hours away."""
         if self.takes_passes and groups:
             try_score(runner, model, graph, groups, self._score)
 
-    def open(self, model: nn.Module, graph: ChannelGraph, groups) -> None:
+    def open(
+        self, model: nn.Module, graph: ChannelGraph, groups: Mapping[str, ChannelGroup]
+    ) -> None:
         """Watch from now on, unless it does."""
         if self._saliency is None:
             self._saliency = GateSaliency(model, groups, graph.norm_of)
