@@ -4,9 +4,9 @@ import re
 
 import pytest
 import torch
+from budget_runs import WIDE, choosing, run
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from runs import demp, resume_from
-from test_budget_pruner import WIDE, choosing, run
 from toy import ToyNet
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from budget_runs import choosing, run
 from runs import EMA, inner_widths, pruner_of, train
-from test_budget_pruner import choosing, run
 from test_late_layers import HoldsAll, arguments
 
 from mmpsbn.engine.demp import budget_pruner
