@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+FSDP_ON_CPU = hasattr(dist, 'init_device_mesh')  # torch 2.2: before, it needs a GPU
 # for toy_runner
 ON_RANKS = dict(
     launcher='pytorch',

@@ -11,7 +11,7 @@ from mmengine.dist import get_rank
 from mmengine.model import BaseTTAModel, MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import FlexibleRunner
-from ranks import ON_RANKS, run_on_ranks
+from ranks import FSDP_ON_CPU, ON_RANKS, run_on_ranks
 from runs import EMA, demp, inner_widths, scalars
 from torch import nn
 from toy import ToyData, ToyNet, kill_channels, toy_runner
@@ -30,7 +30,6 @@ DEMP = demp(interval=4, num_samples=8)
 LOADS = dict(type='PrunedCheckpointHook')
 WATCHES = dict(type='SparsityHook', interval=2)
 _RUNS = itertools.count()
-SHARDS = hasattr(torch.distributed, 'init_device_mesh')  # torch 2.2: before, FSDP needs a GPU
 
 
 def dying_net():
@@ -200,7 +199,7 @@ def sharded(folder):
 
 
 def on_ranks(folder):
-    run = augmented, flexible, every_other_hook, *((sharded,) if SHARDS else ())
+    run = augmented, flexible, every_other_hook, *((sharded,) if FSDP_ON_CPU else ())
     return tuple(of(folder) for of in run)
 
 
@@ -229,7 +228,7 @@ def test_every_other_hook_trains_under_ddp_strategy(two_ranks):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.skipif(not SHARDS, reason='FSDP on the CPU needs torch 2.2')
+@pytest.mark.skipif(not FSDP_ON_CPU, reason='FSDP on the CPU needs torch 2.2')
 def test_psbn_and_the_watch_under_fsdp_are_those_under_ddp_and_demp_is_refused(two_ranks):
     (found, refusal), (others, refused) = two_ranks[3]
     (ddp, read), (fsdp, read_sharded) = found['DDPStrategy'], found['FSDPStrategy']

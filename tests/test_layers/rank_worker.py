@@ -3,6 +3,7 @@
 import torch
 import torch.distributed as dist
 from by_formula import ALPHA, ByTheFormula, loss_of, net, psbn
+from ranks import FSDP_ON_CPU
 from torch import optim
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
@@ -117,7 +118,7 @@ def in_fsdp1(model, **kwargs):
 
 # name of each way -> a function that trains a net and returns its parameters by name
 WAYS = dict(ddp=ddp, zero=zero)
-if hasattr(dist, 'init_device_mesh'):  # torch 2.2: before, FSDP needs a GPU
+if FSDP_ON_CPU:
     WAYS |= dict(fsdp1=fsdp1, fsdp2=fsdp2)
 
 
