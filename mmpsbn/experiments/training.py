@@ -53,7 +53,7 @@ def train_runs(
     Args:
         runs: name -> the one of which it starts from the net, if any.
         measures: what is read of each, see :data:`.measure.MEASURES`.
-        jobs: at a time, each with its share of the cores.
+        jobs: at a time, each with its share of the cores, at most ``OMP_NUM_THREADS``.
         say: is given lines about the progress.
 
     Raises:
@@ -65,7 +65,7 @@ def train_runs(
         os.environ.setdefault(name, value)
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([__name__, *_IMPORTED_BY_EVERY_RUN])
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = min(torch.get_num_threads(), max(1, (os.cpu_count() or 1) // jobs))
     waiting = [name for name in runs if not folder.finished(name)]
     for name in runs:
         if name not in waiting:
