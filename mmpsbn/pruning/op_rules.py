@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .labels import FIXED, Vector
+from .union_find import FIXED, Vector
 
 # memory that is not computed from its arguments
 FACTORIES = {
