@@ -15,7 +15,7 @@ from .folding import why_not_foldable
 from .graph import ChannelGroup
 from .sparsity import scale_layers
 
-CRITERIA = ('dead', 'collapsed')
+LOSSLESS_CRITERIA = ('dead', 'collapsed')
 # Not without a loss: what only comes from the negative side of a leaky activation (DemP F.7).
 NEVER_POSITIVE = 'never_positive'
 
