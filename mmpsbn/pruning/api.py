@@ -121,7 +121,7 @@ def prune_dead_channels(
         graph.groups,
         keep_masks,
         scores=scores,
-        constants=window.values() if criterion == 'collapsed' else None,
+        constants=[window.values()] if criterion == 'collapsed' else (),
         norm_of=graph.norm_of,
         batch=probe,
         forward_fn=forward_fn,
