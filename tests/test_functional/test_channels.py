@@ -7,13 +7,10 @@ import torch
 
 from mmpsbn.functional.statistics import (
     activation_probability,
-    bias_over_scale,
     channel_range,
     collapsed_mask,
     dead_overlap,
     filter_l1_norms,
-    revived_mask,
-    share_above,
 )
 
 NAN, INF = math.nan, math.inf
@@ -29,24 +26,23 @@ def test_collapsed_is_strictly_below_the_threshold_and_never_nan():
     assert collapsed_mask(gamma, threshold=1e-3).tolist() == [True] * 2 + [False] * 5
 
 
-def test_bias_over_scale_and_the_probability_it_implies_by_hand():
-    cases = [  # gamma, b, b / |gamma|, Phi of it
-        (1, 0, 0, 0.5),
-        (2, 2, 1, 0.8413447460685429),
-        (-2, 2, 1, 0.8413447460685429),
-        (0.5, -1, -2, 0.022750131948179195),
-        (-0.0, 0.1, INF, 1),  # gamma = 0: the channel is b
-        (0.0, -0.1, -INF, 0),
-        (0.0, 0.0, -INF, 0),
-        (-0.0, -0.0, -INF, 0),
-        (0, NAN, NAN, NAN),
-        (NAN, 0, NAN, NAN),
-        (INF, 3, 0, 0.5),
+def test_the_probability_of_an_activation_by_hand():
+    cases = [  # gamma, b, Phi(b / |gamma|)
+        (1, 0, 0.5),
+        (2, 2, 0.8413447460685429),
+        (-2, 2, 0.8413447460685429),
+        (0.5, -1, 0.022750131948179195),
+        (-0.0, 0.1, 1),  # gamma = 0: the channel is b
+        (0.0, -0.1, 0),
+        (0.0, 0.0, 0),
+        (-0.0, -0.0, 0),
+        (0, NAN, NAN),
+        (NAN, 0, NAN),
+        (INF, 3, 0.5),
     ]
-    gamma, bias, ratio, probability = torch.tensor(cases, dtype=torch.float64).unbind(1)
-    exact = dict(rtol=0, atol=1e-15, equal_nan=True)
-    torch.testing.assert_close(bias_over_scale(gamma, bias), ratio, **exact)
-    torch.testing.assert_close(activation_probability(gamma, bias), probability, **exact)
+    gamma, bias, probability = torch.tensor(cases, dtype=torch.float64).unbind(1)
+    found = activation_probability(gamma, bias)
+    torch.testing.assert_close(found, probability, rtol=0, atol=1e-15, equal_nan=True)
 
 
 def test_l1_norms_against_a_loop():
@@ -60,26 +56,18 @@ def test_l1_norms_against_a_loop():
 
 
 @pytest.mark.parametrize(
-    'before, now, overlap, revived',
+    'before, now, overlap',
     [
-        ('1100', '1110', 1, '0000'),
-        ('1110', '0111', 2 / 3, '1000'),
-        ('1000', '0100', 0, '1000'),
-        ('0100', '0000', NAN, '0100'),
-        ('', '', NAN, ''),
+        ('1100', '1110', 1),
+        ('1110', '0111', 2 / 3),
+        ('1000', '0100', 0),
+        ('0100', '0000', NAN),
+        ('', '', NAN),
     ],
 )
-def test_overlap_and_revivals_by_hand(before, now, overlap, revived):
-    before, now, revived = (
-        torch.tensor([c == '1' for c in mask], dtype=torch.bool) for mask in (before, now, revived)
-    )
+def test_overlap_by_hand(before, now, overlap):
+    before, now = (torch.tensor([c == '1' for c in m], dtype=torch.bool) for m in (before, now))
     assert dead_overlap(before, now) == pytest.approx(overlap, nan_ok=True)
-    assert torch.equal(revived_mask(before, now), revived)
-
-
-def test_share_above_leaves_out_what_was_not_measured():
-    assert share_above(torch.tensor([0.99, 0.991, 1.0, 0.2, NAN]), threshold=0.99) == 0.5
-    assert math.isnan(share_above(torch.tensor([NAN]), threshold=0.99))
 
 
 # ---------------------------------------------------------------- ranges

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ...functional.activations import DEAD_EPS
 from ...functional.checks import is_count, is_number
-from ...functional.penalties import PENALTY_KINDS
+from ...functional.perturbation import PENALTY_KINDS
 from ...functional.schedules import Schedule, steps_of
 from ...pruning.criteria import LOSSLESS_CRITERIA, NEVER_POSITIVE
 from ...pruning.ranking import RANKING_CRITERIA
