@@ -4,9 +4,8 @@ What SparsityHook logs and the report shows is counted on this (``measures``, ``
 and biases as they stand, and activations of what the layers behind read, from ``observation``.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from ..functional.statistics import filter_l1_norms
 from .flow import Call, trace_readers
 from .forward import ForwardFn, output_dim
 from .graph import ChannelGraph, ChannelGroup, Member
-from .observation import observe_calls
 from .sparsity import scale_layers
 
 
@@ -202,18 +200,3 @@ def _grouped_inputs(layer: nn.Module, index: Tensor, channel: Tensor) -> tuple[T
     pairs = torch.stack([block, channel], 1).unique(dim=0)
     inputs = pairs[:, :1] * width + torch.arange(width)
     return inputs.flatten(), pairs[:, 1].repeat_interleave(width)
-
-
-def observe_channels(
-    model: nn.Module,
-    channel_map: ChannelMap,
-    batches: Iterable[Any],
-    forward_fn: ForwardFn,
-    *,
-    all_reduce: Callable[[Tensor, str], Tensor] | None = None,
-) -> dict[Call, ActivationStatistics]:
-    """:func:`observe_calls` at the calls of ``channel_map.readers``."""
-    calls: dict[str, int] = {}
-    for name, k in chain.from_iterable(channel_map.readers.values()):
-        calls[name] = max(calls.get(name, 0), k + 1)
-    return observe_calls(model, batches, forward_fn, calls=calls, all_reduce=all_reduce)

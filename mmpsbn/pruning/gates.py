@@ -5,12 +5,9 @@ from collections.abc import Callable, Container, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..layers import alpha_of
-from ..upstream import NormBase
+from ..layers import NORM_LAYERS, alpha_of
 from .forward import is_conv_or_linear
 from .graph import ChannelGroup
-
-_NORMS = (NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class Gates:
@@ -170,4 +167,4 @@ class Gates:
 def _scales(model: nn.Module, layer: str) -> bool:
     """Whether all parameters of a layer scale its output: not so in a PReLU."""
     module = model.get_submodule(layer)
-    return is_conv_or_linear(module) or isinstance(module, _NORMS)
+    return is_conv_or_linear(module) or isinstance(module, NORM_LAYERS)

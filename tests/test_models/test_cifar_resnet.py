@@ -21,7 +21,7 @@ from mmpsbn.models.cifar_resnet import PUBLISHED_KEYS, CIFARResNet, ZeroPadShort
 from mmpsbn.pruning import prune_dead_channels
 from mmpsbn.pruning.census import take_census
 from mmpsbn.pruning.measures import Limits, count_channels
-from mmpsbn.pruning.observation import observe_calls
+from mmpsbn.pruning.observation import observe_channels
 from mmpsbn.pruning.sparsity import scale_layers, scales_clamped
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
@@ -197,8 +197,8 @@ def test_collapsed_filters_of_published_weights_cost_time_and_give_nothing(
     assert found.total == collapsed
     norms = scale_layers(model).items()
     inner_norms = {n: m for n, m in norms if '.layer' in n and n.endswith('.bn1')}
-    calls = {name.replace('bn1', 'conv2'): 1 for name in inner_norms}
-    observed = observe_calls(model, pixels.split(50), classify, calls=calls, all_reduce=None)
+    readers = {name: ((name.replace('bn1', 'conv2'), 0),) for name in inner_norms}
+    observed = observe_channels(model, readers, pixels.split(50), classify)
     small, silent = 0, 0
     for norm, seen in zip(inner_norms.values(), observed.values()):
         mask = collapsed_mask(norm.weight, threshold=1e-3)

@@ -11,7 +11,7 @@ from toy import ToyNet, kill_channels
 
 from mmpsbn.functional.activations import activation_statistics
 from mmpsbn.layers import psBN2d
-from mmpsbn.pruning.census import map_channels, observe_channels, take_census
+from mmpsbn.pruning.census import map_channels, take_census
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.flow import trace_readers
 from mmpsbn.pruning.measures import (
@@ -22,6 +22,7 @@ from mmpsbn.pruning.measures import (
     counts_table,
     mean_universality,
 )
+from mmpsbn.pruning.observation import observe_channels
 from mmpsbn.pruning.sparsity import idle_shares, scale_layers
 
 LIMITS = Limits(gamma=1e-3, eps=1e-12)
@@ -29,7 +30,8 @@ LIMITS = Limits(gamma=1e-3, eps=1e-12)
 
 def census_of(model, batches):
     channel_map = map_channels(model, trace(model, batches[0]), batches[0], forward)
-    return take_census(model, channel_map, observe_channels(model, channel_map, batches, forward))
+    seen = observe_channels(model, channel_map.readers, batches, forward)
+    return take_census(model, channel_map, seen)
 
 
 def same(x, y):
