@@ -32,48 +32,41 @@ class Measure:
 
     Attributes:
         meaning: in words, of the channels that have it.
-        needs_data: whether it takes activations.
-        mask: of the channels of a layer, shape (C,), bool; None where that layer cannot tell.
+        needs_data: whether it takes activations; else it takes scales.
+        has: which channels of a layer that has these, shape (C,), bool.
     """
 
     meaning: str
     needs_data: bool
-    mask: Callable[[LayerChannels, Limits], Tensor | None]
+    has: Callable[[LayerChannels, Limits], Tensor]
 
-
-def _collapsed(channels: LayerChannels, limits: Limits) -> Tensor | None:
-    if channels.gamma is None:  # a bare convolution has no scale to tell by
-        return None
-    return collapsed_mask(channels.gamma, threshold=limits.gamma)
-
-
-def _hardly_active(channels: LayerChannels, limits: Limits) -> Tensor | None:
-    if channels.gamma is None:
-        return None
-    return activation_probability(channels.gamma, channels.bias) < 1 - _MOSTLY
-
-
-def _dead(channels: LayerChannels, limits: Limits) -> Tensor | None:
-    if channels.activations is None:
-        return None
-    return channels.activations.inactive_mask(eps=limits.eps)
-
-
-def _mostly_zero(channels: LayerChannels, limits: Limits) -> Tensor | None:
-    if channels.activations is None:
-        return None
-    return channels.activations.zero_share() > _MOSTLY
+    def mask(self, channels: LayerChannels, limits: Limits) -> Tensor | None:
+        """Which channels of a layer have it, shape (C,), bool; None where the layer cannot tell."""
+        known = channels.activations if self.needs_data else channels.gamma
+        return None if known is None else self.has(channels, limits)
 
 
 MEASURES: dict[str, Measure] = {
-    'collapsed': Measure('have a scale of nearly 0', False, _collapsed),
+    'collapsed': Measure(
+        'have a scale of nearly 0',
+        False,
+        lambda channels, limits: collapsed_mask(channels.gamma, threshold=limits.gamma),
+    ),
     'hardly_active': Measure(
         'would pass a ReLU right behind on less than 1 % of normally distributed inputs',
         False,
-        _hardly_active,
+        lambda channels, _: activation_probability(channels.gamma, channels.bias) < 1 - _MOSTLY,
     ),
-    'dead': Measure('were 0 on all that was looked at', True, _dead),
-    'mostly_zero': Measure('were 0 on more than 99 % of what was looked at', True, _mostly_zero),
+    'dead': Measure(
+        'were 0 on all that was looked at',
+        True,
+        lambda channels, limits: channels.activations.inactive_mask(eps=limits.eps),
+    ),
+    'mostly_zero': Measure(
+        'were 0 on more than 99 % of what was looked at',
+        True,
+        lambda channels, _: channels.activations.zero_share() > _MOSTLY,
+    ),
 }
 
 
