@@ -144,8 +144,9 @@ def prune_checkpoint(
     first = example_inputs(model, next(iter(loader), None), 1)
     graph, probe = trace_at_any_size(model, first)
     if not graph.groups:
-        whole = '; '.join(f'{name} ({reason})' for name, reason in graph.skipped.items())
-        raise ValueError(f'{type(model).__name__} has no channels that can be pruned: {whole}')
+        raise ValueError(
+            f'{type(model).__name__} has no channels that can be pruned: {graph.left_whole}'
+        )
     positions, input_size = count_at_one_size(model, cfg, probe)
     dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
