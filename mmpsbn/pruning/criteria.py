@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.statistics import collapsed_mask
-from .folding import why_not_foldable
+from .folding import takes_constants
 from .graph import ChannelGroup
 from .sparsity import scale_layers
 
@@ -49,7 +49,7 @@ def removable_without_loss(
         score, spread: of :class:`ActivationWindow`, the largest over all models, shapes
             (channels,), on the CPU; ``positive`` scores for NEVER_POSITIVE. A spread of None says
             nothing, as of a window in which weights have moved.
-        fold_padding: see :func:`why_not_foldable`.
+        fold_padding: accept zero padding in the readers, see :func:`takes_constants`.
     """
     removable = score <= eps
     if criterion == 'collapsed':
@@ -91,7 +91,7 @@ def foldable_channels(
     """Channels whose constant every reader can take into a bias; shape (channels,), bool."""
     foldable = torch.ones(group.channels, dtype=torch.bool)
     for reader in group.readers:
-        if why_not_foldable(model, reader.layer, norm_of, padded=fold_padding):
+        if not takes_constants(model, reader.layer, norm_of, padded=fold_padding):
             foldable[torch.tensor(reader.channel)] = False
     return foldable
 

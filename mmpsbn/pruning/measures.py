@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -75,12 +76,15 @@ class ChannelCounts:
     """How many channels of each layer a measure finds.
 
     Attributes:
-        by_layer: layer -> (channels found, channels); of the layers that can tell.
-        masks: layer -> True where found, shape (C,), bool.
+        masks: layer that can tell -> True where found, shape (C,), bool.
     """
 
-    by_layer: dict[str, tuple[int, int]]
     masks: dict[str, Tensor]
+
+    @cached_property
+    def by_layer(self) -> dict[str, tuple[int, int]]:
+        """Layer -> (channels found, channels)."""
+        return {name: (int(mask.sum()), mask.numel()) for name, mask in self.masks.items()}
 
     @property
     def total(self) -> tuple[int, int]:
@@ -98,12 +102,7 @@ class ChannelCounts:
         """The same without the channels of some layers that are True in ``left_out``, which still
         count among the channels there are."""
         masks = {n: m & ~left_out[n] if n in left_out else m for n, m in self.masks.items()}
-        return counted(masks)
-
-
-def counted(masks: dict[str, Tensor]) -> ChannelCounts:
-    """Of masks by layer."""
-    return ChannelCounts({n: (int(m.sum()), m.numel()) for n, m in masks.items()}, masks)
+        return ChannelCounts(masks)
 
 
 def count_channels(
@@ -111,8 +110,7 @@ def count_channels(
 ) -> ChannelCounts:
     """Count what one of :data:`MEASURES` finds in the layers of a census."""
     masks = {name: MEASURES[measure].mask(channels, limits) for name, channels in census.items()}
-    masks = {name: mask for name, mask in masks.items() if mask is not None}
-    return counted(masks)
+    return ChannelCounts({name: mask for name, mask in masks.items() if mask is not None})
 
 
 def mean_universality(census: Mapping[str, LayerChannels]) -> float:

@@ -242,8 +242,8 @@ def test_mean_universality_is_that_of_the_definition_and_counts_what_is_never_ac
 
 def test_the_table_of_counts():
     counts = dict(
-        collapsed=ChannelCounts({'a': (0, 4), 'b': (1, 5)}, {}),
-        mostly_zero=ChannelCounts({'b': (2, 5), 'conv': (0, 3)}, {}),
+        collapsed=ChannelCounts(dict(a=torch.arange(4) < 0, b=torch.arange(5) < 1)),
+        mostly_zero=ChannelCounts(dict(b=torch.arange(5) < 2, conv=torch.arange(3) < 0)),
     )
     assert [line.split() for line in counts_table(counts).splitlines()] == [
         ['layer', 'channels', 'collapsed', 'mostly', 'zero'],
