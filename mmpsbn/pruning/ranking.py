@@ -89,10 +89,15 @@ def layerwise_l1_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) ->
 
 def _ranks(values: Tensor) -> Tensor:
     """1 for the largest of C values .. 1 / C for the smallest; infinity stays."""
+    return (1 - _places(values) / len(values)).where(values < math.inf, math.inf)
+
+
+def _places(values: Tensor) -> Tensor:
+    """0 for the largest value, 1 for the next; of equal ones the earlier comes first."""
     order = torch.sort(values, descending=True, stable=True).indices
-    ranks = torch.empty_like(values)
-    ranks[order] = 1 - torch.arange(len(values), dtype=values.dtype) / len(values)
-    return ranks.where(values < math.inf, math.inf)
+    places = torch.empty_like(values)
+    places[order] = torch.arange(len(values), dtype=values.dtype)
+    return places
 
 
 def _filter_norms(model: nn.Module, writer: Member) -> Tensor:
@@ -191,8 +196,5 @@ def _global_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not scores:
         return {}
     joined = torch.cat(list(scores.values()))
-    # descending and stable: of equal scores the earlier one gets the higher rank, and stays
-    order = torch.sort(joined, descending=True, stable=True).indices
-    ranks = torch.empty_like(joined)
-    ranks[order] = torch.arange(len(order), 0, -1, dtype=joined.dtype)
+    ranks = len(joined) - _places(joined)
     return dict(zip(scores, ranks.split([len(score) for score in scores.values()])))
