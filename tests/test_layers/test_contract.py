@@ -42,6 +42,19 @@ def test_class_and_forward_are_torchs(case):
     assert not isinstance(layer, nn.SyncBatchNorm)
 
 
+@every_layer
+@pytest.mark.parametrize('towards', ['plain', 'psbn'])
+def test_a_checkpoint_is_a_batch_norms_and_computes_the_same_on_both_sides(case, towards):
+    layer, plain, x = make(case, alpha=0.25)
+    assert list(layer.state_dict()) == list(plain.state_dict())
+    source, target = (layer, plain) if towards == 'plain' else (plain, layer)
+    target.load_state_dict(source.state_dict(), strict=True)
+    assert torch.equal(layer.state_dict()['bias'], layer.bias)
+    outputs = [[who.train()(x), who.eval()(x), *who.buffers()] for who in (source, target)]
+    for ours, theirs in zip(*outputs, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_without_other_ranks_a_synchronised_layer_is_one_pass_of_torchs(monkeypatch):
     layer, x = randomise(psSyncBN(C)), torch.randn(2, C, 3, 3)
     passes = []
