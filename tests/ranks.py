@@ -1,9 +1,11 @@
-"""Other processes for the tests: several gloo ranks of this machine."""
+"""Several ranks for the tests: gloo processes of this machine, or threads."""
 
 import datetime
 import multiprocessing
 import os
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.distributed as dist
@@ -65,3 +67,21 @@ def run_on_ranks(function, world_size, tmp_path, *args):
     return [
         torch.load(f'{tmp_path}/rank{rank}.pth', weights_only=False) for rank in range(world_size)
     ]
+
+
+def run_in_threads(function, world_size):
+    """What ``function(rank, all_reduce)`` returns on each rank, a thread."""
+    barrier, sent = threading.Barrier(world_size, timeout=60), {}
+
+    def on_rank(rank):
+        def all_reduce(tensor, op):
+            sent[rank] = tensor
+            barrier.wait()
+            stacked = torch.stack([sent[k] for k in range(world_size)])
+            barrier.wait()
+            return stacked.sum(0) if op == 'sum' else stacked.amax(0)
+
+        return function(rank, all_reduce)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(on_rank, range(world_size)))

@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from ..commands import launch
 from ..commands.data_paths import check_data_paths
 from ..commands.one_shot import BUDGET_CRITERIA, OneShotSettings, prune_checkpoint
-from ..pruning.criteria import CRITERIA
+from ..pruning.criteria import LOSSLESS_CRITERIA
 from .arguments import add_config, add_config_options, command_line
 
 # of OneShotSettings, and what they are
@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument(
         '--criterion',
         default=OneShotSettings.criterion,
-        choices=CRITERIA + BUDGET_CRITERIA,
+        choices=LOSSLESS_CRITERIA + BUDGET_CRITERIA,
         help='dead and collapsed remove what does nothing, the others the least important '
         '(default: %(default)s)',
     )
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     for layer, reason in result.skipped.items():
         print(f'left whole: {layer} ({reason})')
     print(result.table())
-    kept = 'as before' if args.criterion in CRITERIA else 'as with these channels masked'
+    kept = 'as before' if args.criterion in LOSSLESS_CRITERIA else 'as with these channels masked'
     print(
         f'{result.macs[1] / result.dense_macs:.1%} of the dense MACs are left; the outputs are '
         f'{kept} within {result.relative_error:.1e} of their maximum.\n'

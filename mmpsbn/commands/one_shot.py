@@ -23,7 +23,7 @@ from ..engine.openmmlab import batch_loss, example_inputs, forward_tensors, trac
 from ..engine.random_numbers import frozen_random_numbers
 from ..pruning import prune_dead_channels
 from ..pruning.cost import model_cost
-from ..pruning.criteria import CRITERIA
+from ..pruning.criteria import LOSSLESS_CRITERIA
 from ..pruning.graph import ChannelGraph
 from ..pruning.plan import compose_plans
 from ..pruning.prune import prune_channels
@@ -58,7 +58,7 @@ class OneShotSettings:
 
     def __post_init__(self):
         criterion, target_flops = self.criterion, self.target_flops
-        if criterion in CRITERIA and target_flops is not None:
+        if criterion in LOSSLESS_CRITERIA and target_flops is not None:
             raise ValueError(
                 f'criterion {criterion!r} removes what does nothing, however much that is; '
                 f'--target-flops goes with {", ".join(BUDGET_CRITERIA)}'
@@ -144,12 +144,13 @@ def prune_checkpoint(
     first = example_inputs(model, next(iter(loader), None), 1)
     graph, probe = trace_at_any_size(model, first)
     if not graph.groups:
-        whole = '; '.join(f'{name} ({reason})' for name, reason in graph.skipped.items())
-        raise ValueError(f'{type(model).__name__} has no channels that can be pruned: {whole}')
+        raise ValueError(
+            f'{type(model).__name__} has no channels that can be pruned: {graph.left_whole}'
+        )
     positions, input_size = count_at_one_size(model, cfg, probe)
     dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
-    if settings.criterion in CRITERIA:
+    if settings.criterion in LOSSLESS_CRITERIA:
         removal = prune_dead_channels(
             model,
             itertools.chain([probe], _images(model, loader, settings.num_samples)),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional.statistics import collapsed_mask, filter_l1_norms, share_above
+from ..functional.statistics import collapsed_mask, filter_l1_norms
 from ..functional.training_flops import training_flops_left
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
@@ -257,7 +257,7 @@ MEASURES = {
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),
     'relus_off': Measure(
-        'ReLUs off, %', lambda arm: share_above(torch.cat(arm.relus), threshold=0.99), share=True
+        'ReLUs off, %', lambda arm: _share(torch.cat(arm.relus) > 0.99), share=True
     ),
     # distributions, signed
     'zero_quantiles': Measure('Pr[a = 0] of a ReLU', lambda arm: _quantiles(torch.cat(arm.relus))),

@@ -25,9 +25,10 @@ from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, st
 from ..functional.activations import ActivationStatistics, activation_statistics
 from ..layers import alpha_of
 from ..pruning import trace_channel_graph
-from ..pruning.census import LayerChannels, map_channels, observe_channels, take_census
+from ..pruning.census import LayerChannels, map_channels, take_census
 from ..pruning.cost import count_positions, model_cost
 from ..pruning.criteria import collapsed_channels, keep_mask_of
+from ..pruning.observation import observe_channels
 from ..pruning.prune import prune_channels
 from ..pruning.sparsity import scale_layers, scales_clamped
 from .folder import read_json
@@ -167,7 +168,7 @@ class TrainedArm:
         graph = trace_channel_graph(self.model, self._image, forward_tensors)
         channel_map = map_channels(self.model, graph, self._image, forward_tensors)
         images = self._images(self._loader('train'))
-        observed = observe_channels(self.model, channel_map, images, forward_tensors)
+        observed = observe_channels(self.model, channel_map.readers, images, forward_tensors)
         return take_census(self.model, channel_map, observed)
 
     @cached_property

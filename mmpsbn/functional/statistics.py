@@ -12,26 +12,18 @@ def collapsed_mask(gamma: Tensor, *, threshold: float) -> Tensor:
     return gamma.abs() < threshold
 
 
-def bias_over_scale(gamma: Tensor, bias: Tensor) -> Tensor:
-    """b / |gamma|, shape (C,): where the normalised activation is cut by the ReLU.
-
-    Where gamma = 0 the channel is b whatever comes in: inf for b > 0, else -inf, for it never
-    fires. NaN propagates.
-
-    Args:
-        gamma: scales, shape (C,).
-        bias: effective biases b, shape (C,): beta, or beta + alpha of a psBN.
-    """
-    return (bias / gamma.abs()).masked_fill((gamma == 0) & (bias == 0), -torch.inf)
-
-
 def activation_probability(gamma: Tensor, bias: Tensor) -> Tensor:
     """P(gamma xhat + b > 0) = Phi(b / |gamma|) for xhat ~ N(0, 1), shape (C,), in [0, 1].
 
-    The psBN paper's equation 2, which writes it for gamma > 0. Arguments as for
-    :func:`bias_over_scale`; any shapes that broadcast.
+    The psBN paper's equation 2, which writes it for gamma > 0. Where gamma = 0 the channel is b
+    whatever comes in: 1 for b > 0, else 0, for it never fires. NaN propagates.
+
+    Args:
+        gamma: scales, shape (C,); any shapes that broadcast.
+        bias: effective biases b, shape (C,): beta, or beta + alpha of a psBN.
     """
-    return torch.special.ndtr(bias_over_scale(gamma, bias))
+    ratio = (bias / gamma.abs()).masked_fill((gamma == 0) & (bias == 0), -torch.inf)
+    return torch.special.ndtr(ratio)
 
 
 def filter_l1_norms(weight: Tensor, *, channel_dim: int) -> Tensor:
@@ -56,21 +48,6 @@ def dead_overlap(before: Tensor, now: Tensor) -> float:
     """
     smaller = min(int(before.sum()), int(now.sum()))
     return int((before & now).sum()) / smaller if smaller else float('nan')
-
-
-def revived_mask(before: Tensor, now: Tensor) -> Tensor:
-    """Dead before and not now, shape (C,), bool. Arguments as for :func:`dead_overlap`."""
-    return before & ~now
-
-
-def share_above(values: Tensor, *, threshold: float) -> float:
-    """The share of channels whose value is > threshold, in [0, 1]; NaN is of no channel.
-
-    With Pr[a = 0] and 0.99: the share of ReLUs that are disabled (Frankle et al. section 5).
-    values: shape (C,). NaN where nothing is left.
-    """
-    known = values[~values.isnan()]
-    return float((known > threshold).double().mean())
 
 
 def channel_range(x: Tensor, *, channel_dim: int) -> tuple[Tensor, Tensor]:

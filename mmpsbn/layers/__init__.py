@@ -1,9 +1,8 @@
 """Floor 1: the post-shifted normalisation layers and their conversion."""
 
 from .conversion import add_alpha, convert_from_psbn, convert_to_psbn
-from .kinds import NORM_LAYERS
 from .optimizer_view import alpha_of, calls_step_hooks
-from .psbn import PostShift, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
+from .psbn import NORM_LAYERS, PostShift, psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
 
 __all__ = [
     'NORM_LAYERS',

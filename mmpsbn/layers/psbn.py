@@ -14,8 +14,11 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..functional.checks import is_number
-from ..upstream import BatchNormBase, InstanceNormBase, check_input_channels
+from ..upstream import BatchNormBase, InstanceNormBase, NormBase, check_input_channels
 from .optimizer_view import restore_biases, set_alpha, unwatch, watch
+
+# BatchNorm and InstanceNorm (psBN and its kin too), GroupNorm, LayerNorm; gamma is ``weight``
+NORM_LAYERS = (NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def check_alpha(alpha: float) -> None:
@@ -155,18 +158,8 @@ class psBN3d(PostShift, nn.BatchNorm3d, BatchNormBase):
 class psIN(PostShift, nn.InstanceNorm2d, InstanceNormBase):
     """Post-shifted InstanceNorm2d, affine; inputs (N, C, H, W)."""
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = False,
-        device=None,
-        **kwargs,
-    ):
-        statistics = momentum, affine, track_running_stats
-        super().__init__(num_features, eps, *statistics, device=device, **kwargs)
+    def __init__(self, num_features: int, *args, affine: bool = True, device=None, **kwargs):
+        super().__init__(num_features, *args, affine=affine, device=device, **kwargs)
 
 
 class psGN(PostShift, nn.GroupNorm):

@@ -36,9 +36,8 @@ class BasicNet(BaseModule):
 
     Args:
         width (str): '64-1x', '64-0.5x' or '32-0.25x'; C7 has 512, 256 or 128 channels.
-        conv_cfg (dict, optional): as for mmcv's ``ConvModule``.
-        norm_cfg (dict, optional): likewise; None for no norm layers, and then the convolutions have
-            biases.
+        norm_cfg (dict, optional): as for mmcv's ``ConvModule``; None for no norm layers, and then
+            the convolutions have biases.
         act_cfg (dict, optional): likewise; None for a linear net.
         init_cfg (dict | list[dict], optional): as for mmengine's ``BaseModule``; by default
             Xavier's with the gain of a ReLU.
@@ -52,7 +51,6 @@ class BasicNet(BaseModule):
     def __init__(
         self,
         width='64-1x',
-        conv_cfg=None,
         norm_cfg=_NORM_CFG,
         act_cfg=_ACT_CFG,
         init_cfg=_INIT_CFG,
@@ -71,7 +69,6 @@ class BasicNet(BaseModule):
                     out_channels,
                     kernel_size,
                     padding=kernel_size // 2,
-                    conv_cfg=conv_cfg,
                     norm_cfg=norm_cfg,
                     act_cfg=act_cfg,
                 )

@@ -5,11 +5,9 @@ mmpretrain lacks them: its ``ResNet_CIFAR`` is the ImageNet net with a small ste
 
 import torch.nn as nn
 import torch.nn.functional as F
-from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
+from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
-
-from ..upstream import BatchNormBase
 
 # Only read (mmengine copies init_cfg), so sharing them between calls is safe.
 _NORM_CFG = dict(type='BN', requires_grad=True)
@@ -59,15 +57,13 @@ class CIFARBasicBlock(BaseModule):
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
-    def __init__(self, in_channels, out_channels, stride, shortcut, conv_cfg, norm_cfg, act_cfg):
+    def __init__(self, in_channels, out_channels, stride, shortcut, norm_cfg, act_cfg):
         super().__init__()
         bias = norm_cfg is None
-        self.conv1 = build_conv_layer(
-            conv_cfg, in_channels, out_channels, 3, stride=stride, padding=1, bias=bias
-        )
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=bias)
         self.norm1_name, norm1 = _build_norm(norm_cfg, out_channels, postfix=1)
         self.add_module(self.norm1_name, norm1)
-        self.conv2 = build_conv_layer(conv_cfg, out_channels, out_channels, 3, padding=1, bias=bias)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=bias)
         self.norm2_name, norm2 = _build_norm(norm_cfg, out_channels, postfix=2)
         self.add_module(self.norm2_name, norm2)
         self.act = _build_act(act_cfg)
@@ -77,7 +73,7 @@ class CIFARBasicBlock(BaseModule):
             self.downsample = ZeroPadShortcut(in_channels, out_channels, stride)
         else:
             self.downsample = nn.Sequential(
-                build_conv_layer(conv_cfg, in_channels, out_channels, 1, stride=stride, bias=bias),
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=bias),
                 _build_norm(norm_cfg, out_channels)[1],
             )
 
@@ -105,12 +101,10 @@ class CIFARResNet(BaseModule):
             parameters); 'B' uses conv1x1 + norm (that of Frankle et al., arXiv 2003.00152).
         base_channels (int): channels of the first stage, >= 1; 16 * k for WRN-depth-k of Frankle et
             al.
-        conv_cfg (dict, optional): as for mmcv's ``build_conv_layer``.
         norm_cfg (dict, optional): as for mmcv's ``build_norm_layer``;
             ``dict(type='psBN', alpha=0.1)`` for post-shifted BN; None for no norm layers, and then
             the convolutions have biases.
         act_cfg (dict, optional): as for mmcv's ``build_activation_layer``; None for a linear net.
-        norm_eval (bool): keep BatchNorm layers in eval mode while training.
         init_cfg (dict | list[dict], optional): as for mmengine's ``BaseModule``.
 
     Raises:
@@ -125,10 +119,8 @@ class CIFARResNet(BaseModule):
         depth=20,
         shortcut='A',
         base_channels=16,
-        conv_cfg=None,
         norm_cfg=_NORM_CFG,
         act_cfg=_ACT_CFG,
-        norm_eval=False,
         init_cfg=_INIT_CFG,
     ):
         super().__init__(init_cfg)
@@ -144,10 +136,7 @@ class CIFARResNet(BaseModule):
             )
         if base_channels < 1:
             raise ValueError(f'base_channels must be >= 1, got {base_channels}')
-        self.norm_eval = norm_eval
-        self.conv1 = build_conv_layer(
-            conv_cfg, 3, base_channels, 3, padding=1, bias=norm_cfg is None
-        )
+        self.conv1 = nn.Conv2d(3, base_channels, 3, padding=1, bias=norm_cfg is None)
         self.norm1_name, norm1 = _build_norm(norm_cfg, base_channels, postfix=1)
         self.add_module(self.norm1_name, norm1)
         self.act = _build_act(act_cfg)
@@ -158,9 +147,7 @@ class CIFARResNet(BaseModule):
             for index in range(num_blocks):
                 stride = 2 if stage > 1 and index == 0 else 1
                 blocks.append(
-                    CIFARBasicBlock(
-                        in_channels, out_channels, stride, shortcut, conv_cfg, norm_cfg, act_cfg
-                    )
+                    CIFARBasicBlock(in_channels, out_channels, stride, shortcut, norm_cfg, act_cfg)
                 )
                 in_channels = out_channels
             self.add_module(f'layer{stage}', nn.Sequential(*blocks))
@@ -168,11 +155,3 @@ class CIFARResNet(BaseModule):
     def forward(self, x):
         x = self.act(getattr(self, self.norm1_name)(self.conv1(x)))
         return (self.layer3(self.layer2(self.layer1(x))),)
-
-    def train(self, mode=True):
-        super().train(mode)
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, BatchNormBase):
-                    module.eval()
-        return self

@@ -19,7 +19,7 @@ from ..functional.activations import DEAD_EPS
 from ..functional.checks import is_count
 from .activation import ActivationWindow
 from .cost import count_positions, model_cost
-from .criteria import CRITERIA, keep_mask_of, removable_without_loss
+from .criteria import LOSSLESS_CRITERIA, keep_mask_of, removable_without_loss
 from .forward import ForwardFn, call_with, observing, tensors_in
 from .graph import NOT_REACHED, ChannelGraph, trace_channel_graph
 from .prune import Removal, prune_channels, prune_what_holds
@@ -85,8 +85,8 @@ def prune_dead_channels(
     Raises:
         ValueError, TypeError, RuntimeError: bad input; the model is as before.
     """
-    if criterion not in CRITERIA:
-        raise ValueError(f'criterion must be one of {CRITERIA}, got {criterion!r}')
+    if criterion not in LOSSLESS_CRITERIA:
+        raise ValueError(f'criterion must be one of {LOSSLESS_CRITERIA}, got {criterion!r}')
     rounding = dict(round_to=round_to, min_channels=min_channels)
     for name, value in rounding.items():
         if not is_count(value):
@@ -121,7 +121,7 @@ def prune_dead_channels(
         graph.groups,
         keep_masks,
         scores=scores,
-        constants=window.values() if criterion == 'collapsed' else None,
+        constants=[window.values()] if criterion == 'collapsed' else (),
         norm_of=graph.norm_of,
         batch=probe,
         forward_fn=forward_fn,

@@ -4,9 +4,8 @@ What SparsityHook logs and the report shows is counted on this (``measures``, ``
 and biases as they stand, and activations of what the layers behind read, from ``observation``.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from ..functional.statistics import filter_l1_norms
 from .flow import Call, trace_readers
 from .forward import ForwardFn, output_dim
 from .graph import ChannelGraph, ChannelGroup, Member
-from .observation import observe_calls
 from .sparsity import scale_layers
 
 
@@ -94,46 +92,36 @@ def take_census(
         writer_of |= {name: name for name in bare}
         order = {name: k for k, (name, _) in enumerate(model.named_modules())}
         names = sorted([*names, *bare], key=order.__getitem__)
-    filters = dict.fromkeys(writer_of.values())
-    gammas, biases, l1_norms = _vectors(model, names, scales, filters)
     seen = {}
     if channel_map is not None and observed is not None:
         seen = _activations(model, names, channel_map, observed)
-    return {
-        name: LayerChannels(
-            gammas.get(name),
-            biases[name],
-            writer_of.get(name),
-            l1_norms.get(writer_of.get(name)),
-            seen.get(name),
-        )
-        for name in names
-    }
-
-
-def _vectors(
-    model: nn.Module, names: Sequence[str], scales: Mapping[str, nn.Module], writers: Iterable[str]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Gammas, biases and L1 norms by layer, from the device in one transfer."""
-    # SparsityHook asks every few iterations: one transfer waits for the device once
-    found: dict[tuple[int, str], Tensor] = {}
+    vectors: dict[tuple[str, str], Tensor] = {}
     for name in names:
         layer = model.get_submodule(name)
         if name in scales:
-            found[0, name] = layer.weight
+            vectors[name, 'gamma'] = layer.weight
         size = layer.weight.size(0 if name in scales else output_dim(layer))
-        found[1, name] = layer.weight.new_zeros(size) if layer.bias is None else layer.bias
-    for name in writers:
-        layer = model.get_submodule(name)
-        found[2, name] = filter_l1_norms(layer.weight, channel_dim=output_dim(layer))
-    if not found:
-        return {}, {}, {}
-    joined = torch.cat([vector.detach().float() for vector in found.values()]).cpu()
-    parts = zip(found, joined.split([len(vector) for vector in found.values()]))
-    result: tuple[dict, dict, dict] = {}, {}, {}
-    for (kind, name), vector in parts:
-        result[kind][name] = vector
-    return result
+        vectors[name, 'bias'] = layer.weight.new_zeros(size) if layer.bias is None else layer.bias
+        if name in writer_of:
+            writer = model.get_submodule(writer_of[name])
+            l1_norms = filter_l1_norms(writer.weight, channel_dim=output_dim(writer))
+            vectors[name, 'l1_norms'] = l1_norms
+    fields: dict[str, dict[str, Tensor]] = {name: dict(gamma=None) for name in names}
+    for (name, field), vector in zip(vectors, _moved_at_once(list(vectors.values()))):
+        fields[name][field] = vector
+    return {
+        name: LayerChannels(**of_layer, writer=writer_of.get(name), activations=seen.get(name))
+        for name, of_layer in fields.items()
+    }
+
+
+def _moved_at_once(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Float32 copies on the CPU: SparsityHook asks every few iterations, and one transfer waits for
+    the device once."""
+    if not vectors:
+        return []
+    joined = torch.cat([vector.detach().float() for vector in vectors]).cpu()
+    return joined.split([len(vector) for vector in vectors])
 
 
 def _activations(
@@ -202,18 +190,3 @@ def _grouped_inputs(layer: nn.Module, index: Tensor, channel: Tensor) -> tuple[T
     pairs = torch.stack([block, channel], 1).unique(dim=0)
     inputs = pairs[:, :1] * width + torch.arange(width)
     return inputs.flatten(), pairs[:, 1].repeat_interleave(width)
-
-
-def observe_channels(
-    model: nn.Module,
-    channel_map: ChannelMap,
-    batches: Iterable[Any],
-    forward_fn: ForwardFn,
-    *,
-    all_reduce: Callable[[Tensor, str], Tensor] | None = None,
-) -> dict[Call, ActivationStatistics]:
-    """:func:`observe_calls` at the calls of ``channel_map.readers``."""
-    calls: dict[str, int] = {}
-    for name, k in chain.from_iterable(channel_map.readers.values()):
-        calls[name] = max(calls.get(name, 0), k + 1)
-    return observe_calls(model, batches, forward_fn, calls=calls, all_reduce=all_reduce)

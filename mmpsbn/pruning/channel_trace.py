@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .forward import input_channel_dim
-from .labels import FIXED, LabelTable, Vector
+from .union_find import FIXED, UnionFind, Vector
 
 # dimension -> label of each position; a dimension of size 1 never carries labels
 Axes = dict[int, Vector]
@@ -39,7 +39,7 @@ class ChannelTrace:
     """What forward passes of a model tell of its channels.
 
     Attributes:
-        labels: the table of all labels.
+        labels: all labels, and which go together.
         source: label -> (parameter or buffer, dimension, position).
         writes: (parameter or buffer, dimension) that make channels.
         readers: layer -> labels of its weight's input dimension, by position.
@@ -51,7 +51,7 @@ class ChannelTrace:
     """
 
     def __init__(self, model: nn.Module):
-        self.labels = LabelTable()
+        self.labels = UnionFind()
         self.source: dict[int, tuple[str, int, int]] = {}
         self.writes: set[tuple[str, int]] = set()
         self.readers: dict[str, Vector] = {}

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..functional.selection import select_keep_mask
 from ..functional.statistics import collapsed_mask
-from .folding import why_not_foldable
+from .folding import takes_constants
 from .graph import ChannelGroup
 from .sparsity import scale_layers
 
-CRITERIA = ('dead', 'collapsed')
+LOSSLESS_CRITERIA = ('dead', 'collapsed')
 # Not without a loss: what only comes from the negative side of a leaky activation (DemP F.7).
 NEVER_POSITIVE = 'never_positive'
 
@@ -50,7 +49,7 @@ def removable_without_loss(
         score, spread: of :class:`ActivationWindow`, the largest over all models, shapes
             (channels,), on the CPU; ``positive`` scores for NEVER_POSITIVE. A spread of None says
             nothing, as of a window in which weights have moved.
-        fold_padding: see :func:`why_not_foldable`.
+        fold_padding: accept zero padding in the readers, see :func:`takes_constants`.
     """
     removable = score <= eps
     if criterion == 'collapsed':
@@ -92,7 +91,7 @@ def foldable_channels(
     """Channels whose constant every reader can take into a bias; shape (channels,), bool."""
     foldable = torch.ones(group.channels, dtype=torch.bool)
     for reader in group.readers:
-        if why_not_foldable(model, reader.layer, norm_of, padded=fold_padding):
+        if not takes_constants(model, reader.layer, norm_of, padded=fold_padding):
             foldable[torch.tensor(reader.channel)] = False
     return foldable
 
@@ -107,20 +106,33 @@ def keep_mask_of(
 ) -> Tensor:
     """The keep mask that removes what is removable, shape (channels,), bool.
 
+    Each layer that writes the group keeps as many removable channels as it takes to reach
+    ``min_channels`` and then the next multiple of ``round_to``, at most its width: those with the
+    highest score; ties keep the lower index.
+
     Args:
-        scores: max |activation| of each channel; of the removable ones those with the
-            highest score stay where the next two ask for it.
-        removable: shape (channels,), bool.
-        min_channels, round_to: every layer that writes the group keeps that many channels
-            and a multiple of that, where it has enough.
+        scores: shape (channels,), on the CPU, e.g. max |activation|; of what is not removable
+            any value.
+        removable: shape (channels,), bool; what is not is never removed.
+        min_channels, round_to: >= 1.
     """
-    return select_keep_mask(
-        scores,
-        removable,
-        min_channels=min_channels,
-        round_to=round_to,
-        widths=[(torch.tensor(member.channel), member.size) for member in group.writers],
-    )
+    keep_mask = ~removable
+    by_score = torch.sort(scores, descending=True, stable=True).indices  # stable: ties by index
+    layers = [(torch.tensor(member.channel), member.size) for member in group.writers]
+    kept_before = -1
+    while int(keep_mask.sum()) > kept_before:  # what one layer keeps may unround another
+        kept_before = int(keep_mask.sum())
+        for channels, size in layers:
+            kept = size - int((~keep_mask[channels]).sum())
+            wanted = max(kept, min_channels)
+            missing = min(-(-wanted // round_to) * round_to, size) - kept
+            # a channel may fill several positions of a layer (a group of a grouped convolution),
+            # so positions are counted; the last one may overshoot, for channels are not split
+            positions = torch.bincount(channels, minlength=group.channels)
+            candidates = by_score[(~keep_mask & (positions > 0))[by_score]]
+            taken = positions[candidates].cumsum(0) - positions[candidates]
+            keep_mask[candidates[taken < missing]] = True
+    return keep_mask
 
 
 def also_live(

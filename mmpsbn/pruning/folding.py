@@ -10,31 +10,30 @@ from ..upstream import ConvBase, InstanceNormBase, NormBase
 from .graph import ChannelGroup, Member
 
 
-def why_not_foldable(
+def takes_constants(
     model: nn.Module, reader: str, norm_of: Mapping[str, tuple[str, ...]], *, padded: bool
-) -> str | None:
-    """Why a constant that a layer reads cannot become its bias; None if it can.
+) -> bool:
+    """Whether a constant that a layer reads can become its bias, or a shift of the running means
+    of the norms that follow it.
 
     Args:
         padded: accept zero padding, where this is exact only away from the border.
     """
     layer = model.get_submodule(reader)
-    if not isinstance(layer, (nn.Linear, ConvBase)):
-        return f'{reader} is a {type(layer).__name__}'  # a deformable convolution, say
+    if not isinstance(layer, (nn.Linear, ConvBase)):  # a deformable convolution, say
+        return False
     if _pads_with_zeros(layer) and not padded:  # at the border some taps see 0, not the constant
-        return f'{reader} pads with zeros'
-    if getattr(layer, 'transposed', False):
-        return f'{reader} is a transposed convolution'  # with a stride, taps differ by pixel
+        return False
+    if getattr(layer, 'transposed', False):  # with a stride, taps differ by pixel
+        return False
     bias = _own_bias(layer)
     if bias is not None:
         # a bias that two layers share would shift both
         owned = dict(recurse=False, remove_duplicate=False)
         owners = sum(bias is own for m in model.modules() for _, own in m.named_parameters(**owned))
-        return f'{reader} shares its bias' if owners > 1 else None
+        return owners == 1
     norms = [model.get_submodule(name) for name in norm_of.get(reader, ())]
-    if not norms or not all(_takes_shift(norm) for norm in norms):
-        return f'{reader} has no bias, and no norm with a running mean follows it'
-    return None
+    return bool(norms) and all(_takes_shift(norm) for norm in norms)
 
 
 def _pads_with_zeros(layer: nn.Module) -> bool:

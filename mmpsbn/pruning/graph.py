@@ -1,15 +1,16 @@
 """What belongs together: channel groups, read from a trace of the model."""
 
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .channel_trace import ChannelTrace
 from .forward import ForwardFn, is_conv_or_linear, observing, output_dim
-from .labels import LabelTable
 from .tracing import trace_pass
+from .union_find import UnionFind
 
 NOT_REACHED = 'not reached by the trace'
 
@@ -121,6 +122,47 @@ def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> 
     return _GraphBuilder(model, trace).build()
 
 
+def trace_held_groups(
+    model: nn.Module, groups: Mapping[str, ChannelGroup], forward: Callable[[], Any]
+) -> tuple[dict[str, str], set[str]]:
+    """Which groups cannot lose channels for what another pass does with them: that of the losses,
+    say, with heads that run in training alone.
+
+    The model runs as it stands: in its mode, with its random numbers and buffers.
+
+    Args:
+        groups: of :func:`trace_channel_graph`.
+        forward: the other pass; returns tensors, in lists, tuples and dicts of any nesting.
+
+    Returns:
+        Group -> why it must stay whole: in this pass a channel of it is an output, goes
+        through an operation without a rule, or belongs with slices that the group does not
+        have. And the layers that ran.
+    """
+    with torch.no_grad():
+        trace = trace_pass(model, forward)
+    channel_at = {
+        (tensor, dim, position): (name, channel)
+        for name, group in groups.items()
+        for member in group.members
+        for tensor, dim in member.tensors
+        for position, channel in zip(member.index, member.channel)
+    }
+    together: dict[int, list[tuple[str, int, int]]] = {}
+    for label, place in trace.source.items():
+        together.setdefault(trace.labels.find(label), []).append(place)
+    pinned = trace.labels.reasons()
+    held: dict[str, str] = {}
+    for root, places in together.items():
+        owners = {channel_at.get(place) for place in places}
+        if root not in pinned and len(owners) == 1:  # all of one channel, or of no group at all
+            continue
+        for owner in owners - {None}:
+            others = (name for name, *at in places if channel_at.get((name, *at)) != owner)
+            held.setdefault(owner[0], pinned.get(root) or f'goes with {next(others)}')
+    return held, trace.called
+
+
 class _GraphBuilder:
     """Turns joined labels into groups of channels."""
 
@@ -167,17 +209,17 @@ class _GraphBuilder:
     def _units_that_share_layers(self, pinned: Set[int]) -> list[list[list[tuple[str, int, int]]]]:
         """Units of one group: the same layers write them, which must not be left without."""
         units = self._units(pinned)
-        table = LabelTable()  # here of units, to join those with a writer in common
-        ids = table.new(len(units))
+        joined = UnionFind()  # of units: those with a writer in common
+        ids = joined.new(len(units))
         holder: dict[str, int] = {}
         for unit, places in zip(ids, units):
             for name, dim, _ in places:
                 # apart, two groups might each take "all but one" of the same layer
                 if (name, dim) in self.trace.writes:
-                    table.join_all((holder.setdefault(_layer(name), unit), unit), '')
+                    joined.join_all((holder.setdefault(_layer(name), unit), unit), '')
         groups: dict[int, list] = {}
         for unit, places in zip(ids, units):
-            groups.setdefault(table.find(unit), []).append(places)
+            groups.setdefault(joined.find(unit), []).append(places)
         return list(groups.values())
 
     def _group(self, units: list[list[tuple[str, int, int]]]) -> ChannelGroup:

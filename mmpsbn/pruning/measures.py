@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,48 +33,41 @@ class Measure:
 
     Attributes:
         meaning: in words, of the channels that have it.
-        needs_data: whether it takes activations.
-        mask: of the channels of a layer, shape (C,), bool; None where that layer cannot tell.
+        needs_data: whether it takes activations; else it takes scales.
+        has: which channels of a layer that has these, shape (C,), bool.
     """
 
     meaning: str
     needs_data: bool
-    mask: Callable[[LayerChannels, Limits], Tensor | None]
+    has: Callable[[LayerChannels, Limits], Tensor]
 
-
-def _collapsed(channels: LayerChannels, limits: Limits) -> Tensor | None:
-    if channels.gamma is None:  # a bare convolution has no scale to tell by
-        return None
-    return collapsed_mask(channels.gamma, threshold=limits.gamma)
-
-
-def _hardly_active(channels: LayerChannels, limits: Limits) -> Tensor | None:
-    if channels.gamma is None:
-        return None
-    return activation_probability(channels.gamma, channels.bias) < 1 - _MOSTLY
-
-
-def _dead(channels: LayerChannels, limits: Limits) -> Tensor | None:
-    if channels.activations is None:
-        return None
-    return channels.activations.inactive_mask(eps=limits.eps)
-
-
-def _mostly_zero(channels: LayerChannels, limits: Limits) -> Tensor | None:
-    if channels.activations is None:
-        return None
-    return channels.activations.zero_share() > _MOSTLY
+    def mask(self, channels: LayerChannels, limits: Limits) -> Tensor | None:
+        """Which channels of a layer have it, shape (C,), bool; None where the layer cannot tell."""
+        known = channels.activations if self.needs_data else channels.gamma
+        return None if known is None else self.has(channels, limits)
 
 
 MEASURES: dict[str, Measure] = {
-    'collapsed': Measure('have a scale of nearly 0', False, _collapsed),
+    'collapsed': Measure(
+        'have a scale of nearly 0',
+        False,
+        lambda channels, limits: collapsed_mask(channels.gamma, threshold=limits.gamma),
+    ),
     'hardly_active': Measure(
         'would pass a ReLU right behind on less than 1 % of normally distributed inputs',
         False,
-        _hardly_active,
+        lambda channels, _: activation_probability(channels.gamma, channels.bias) < 1 - _MOSTLY,
     ),
-    'dead': Measure('were 0 on all that was looked at', True, _dead),
-    'mostly_zero': Measure('were 0 on more than 99 % of what was looked at', True, _mostly_zero),
+    'dead': Measure(
+        'were 0 on all that was looked at',
+        True,
+        lambda channels, limits: channels.activations.inactive_mask(eps=limits.eps),
+    ),
+    'mostly_zero': Measure(
+        'were 0 on more than 99 % of what was looked at',
+        True,
+        lambda channels, _: channels.activations.zero_share() > _MOSTLY,
+    ),
 }
 
 
@@ -82,12 +76,15 @@ class ChannelCounts:
     """How many channels of each layer a measure finds.
 
     Attributes:
-        by_layer: layer -> (channels found, channels); of the layers that can tell.
-        masks: layer -> True where found, shape (C,), bool.
+        masks: layer that can tell -> True where found, shape (C,), bool.
     """
 
-    by_layer: dict[str, tuple[int, int]]
     masks: dict[str, Tensor]
+
+    @cached_property
+    def by_layer(self) -> dict[str, tuple[int, int]]:
+        """Layer -> (channels found, channels)."""
+        return {name: (int(mask.sum()), mask.numel()) for name, mask in self.masks.items()}
 
     @property
     def total(self) -> tuple[int, int]:
@@ -105,12 +102,7 @@ class ChannelCounts:
         """The same without the channels of some layers that are True in ``left_out``, which still
         count among the channels there are."""
         masks = {n: m & ~left_out[n] if n in left_out else m for n, m in self.masks.items()}
-        return counted(masks)
-
-
-def counted(masks: dict[str, Tensor]) -> ChannelCounts:
-    """Of masks by layer."""
-    return ChannelCounts({n: (int(m.sum()), m.numel()) for n, m in masks.items()}, masks)
+        return ChannelCounts(masks)
 
 
 def count_channels(
@@ -118,8 +110,7 @@ def count_channels(
 ) -> ChannelCounts:
     """Count what one of :data:`MEASURES` finds in the layers of a census."""
     masks = {name: MEASURES[measure].mask(channels, limits) for name, channels in census.items()}
-    masks = {name: mask for name, mask in masks.items() if mask is not None}
-    return counted(masks)
+    return ChannelCounts({name: mask for name, mask in masks.items() if mask is not None})
 
 
 def mean_universality(census: Mapping[str, LayerChannels]) -> float:

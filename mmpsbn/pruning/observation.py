@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from .flow import Call
 from .forward import ForwardFn, first_argument, input_channel_dim, observing
 
 
-def observe_calls(
+def observe_channels(
     model: nn.Module,
+    readers: Mapping[str, tuple[Call, ...]],
     batches: Iterable[Any],
     forward_fn: ForwardFn,
     *,
-    calls: Mapping[str, int],
-    all_reduce: Callable[[Tensor, str], Tensor] | None,
+    all_reduce: Callable[[Tensor, str], Tensor] | None = None,
 ) -> dict[Call, ActivationStatistics]:
     """Call of a convolution or linear layer -> the statistics of its input channels, in eval mode.
 
@@ -29,9 +30,9 @@ def observe_calls(
 
     Args:
         model: any module, not changed.
+        readers: the calls to tell apart, by what they read (:class:`.ChannelMap`); further calls of
+            a layer count with its last. What no batch reaches has statistics of 0 samples.
         batches: inputs on the model's device, for ``forward_fn(model, batch)``.
-        calls: layer -> how many calls in a forward pass, >= 1, to tell apart; further ones count
-            with the last. What no batch reaches has statistics of 0 samples.
         all_reduce: ``all_reduce(tensor, op)`` returns the element-wise ``'sum'`` or ``'max'``
             over the ranks, each of which observes batches of its own. Called three times.
 
@@ -39,6 +40,9 @@ def observe_calls(
         ValueError: nothing to observe: no layer, or no batch reached one.
         RuntimeError: a pass failed on another rank; on that one its own error.
     """
+    calls: dict[str, int] = {}
+    for name, k in chain.from_iterable(readers.values()):
+        calls[name] = max(calls.get(name, 0), k + 1)
     if not calls:
         raise ValueError(f'{type(model).__name__} has no convolution or linear layer to observe')
     observed: dict[Call, ActivationStatistics] = {}

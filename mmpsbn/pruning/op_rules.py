@@ -11,15 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .labels import FIXED, Vector
+from .union_find import FIXED, Vector
 
 # memory that is not computed from its arguments
-FACTORIES = {
-    f'{prefix}{kind}{suffix}'
-    for prefix in ('', 'new_')
-    for kind in ('empty', 'zeros', 'ones', 'full')
-    for suffix in ('', '_like', '_strided')
-} - {'new_empty_like', 'new_zeros_like', 'new_ones_like', 'new_full_like'}
+FACTORIES = set(
+    'empty zeros ones full empty_like zeros_like ones_like full_like empty_strided new_empty '
+    'new_zeros new_ones new_full new_empty_strided'.split()
+)
 
 RULES: dict[str, Callable] = {}
 

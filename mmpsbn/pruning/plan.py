@@ -13,8 +13,6 @@ from ..functional.checks import short_repr
 from .graph import ChannelGroup
 
 _FORMAT_VERSION = 1
-# No tensor is larger; keeps what a broken plan claims within Python's reach.
-_MAX_DIMS, _MAX_SIZE = 16, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,10 @@ class PrunePlan:
                 )
             where = f'prune plan, {name}'
             shape = entry.get('shape') if isinstance(entry, Mapping) else None
-            if not _is_shape(shape):
+            # no tensor is larger; keeps what a broken plan claims within Python's reach
+            if not (
+                _is_ints(shape) and len(shape) <= 16 and all(0 <= size < 2**63 for size in shape)
+            ):
                 raise ValueError(
                     f'{where}: shape must be a list of ints >= 0, got {short_repr(shape)}'
                 )
@@ -99,16 +100,6 @@ def _is_ints(values: Any) -> bool:
         isinstance(values, (list, tuple))
         and len(values) > 0
         and all(type(value) is int for value in values)
-    )
-
-
-def _is_shape(values: Any) -> bool:
-    """Could a tensor have it?"""
-    return (
-        isinstance(values, (list, tuple))
-        and len(values) <= _MAX_DIMS
-        and _is_ints(values)
-        and all(0 <= size <= _MAX_SIZE for size in values)
     )
 
 

@@ -64,20 +64,6 @@ class Removal:
         return cls(PrunePlan({}, {}), {}, 0.0, 0.0, {}, {})
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model under surgery.
-
-    Attributes:
-        model: not wrapped in DDP.
-        constants: reader -> the value to fold at each position of its input (see
-            ``fold_constants``); None where all that goes is 0.
-    """
-
-    model: nn.Module
-    constants: Mapping[str, Tensor] | None = None
-
-
 def prune_channels(
     model: nn.Module,
     groups: Mapping[str, ChannelGroup],
@@ -87,9 +73,9 @@ def prune_channels(
     forward_fn: ForwardFn,
     tolerance: float,
     optimizers: Iterable[Optimizer] = (),
-    constants: Mapping[str, Tensor] | None = None,
+    averages: Sequence[nn.Module] = (),
+    constants: Sequence[Mapping[str, Tensor]] = (),
     norm_of: Mapping[str, tuple[str, ...]] | None = None,
-    averages: Sequence[Subject] = (),
     live: bool = False,
     agree: Callable[[float], float] = float,
 ) -> Removal:
@@ -102,9 +88,10 @@ def prune_channels(
         batch: the probe, passed to ``forward_fn(model, batch)``.
         tolerance: largest relative error of the outputs that passes for rounding.
         optimizers: those that hold the model's parameters.
-        constants: as of :class:`Subject`.
-        norm_of: of the graph; needed with ``constants``.
         averages: of the model; they lose the same channels and are verified alike.
+        constants: of the model and each average, reader -> the value to fold at each position of
+            its input (see ``fold_constants``); empty where all that goes is 0.
+        norm_of: of the graph; needed with ``constants``.
         live: what goes may be alive: the outputs must be those of a model whose readers see 0
             of it.
         agree: makes an error measured here the one all ranks act on (their maximum).
@@ -118,12 +105,13 @@ def prune_channels(
         ValueError: a mask that does not fit its group. Nothing changed.
     """
     return _Surgery(
-        [Subject(model, constants), *averages],
+        [model, *averages],
         groups,
         batch=batch,
         forward_fn=forward_fn,
         tolerance=tolerance,
         optimizers=list(optimizers),
+        constants=constants,
         norm_of=norm_of,
         live=live,
         agree=agree,
@@ -187,24 +175,25 @@ class _Surgery:
     """Tries removals on models that go together. Fields are arguments of :func:`prune_channels`,
     but for the last two."""
 
-    subjects: Sequence[Subject]
+    models: Sequence[nn.Module]
     groups: Mapping[str, ChannelGroup]
     batch: Any
     forward_fn: ForwardFn
     tolerance: float
     optimizers: list[Optimizer]
+    constants: Sequence[Mapping[str, Tensor]]
     norm_of: Mapping[str, tuple[str, ...]] | None
     live: bool
     agree: Callable[[float], float]
-    before: list[list[Tensor]] = field(default_factory=list)  # what each subject must give after
+    before: list[list[Tensor]] = field(default_factory=list)  # what each model must give after
     failure: Exception | None = None  # of the last forward pass that could not be made
 
     def perform(self, keep_masks: Mapping[str, Tensor]) -> Removal:
-        plan = plan_from_keep_masks(self.subjects[0].model, self.groups, keep_masks)
+        plan = plan_from_keep_masks(self.models[0], self.groups, keep_masks)
         if not plan:
             return Removal.of_nothing()
-        repeated = repeated_sizes(self.subjects[0].model, plan)  # as it is before the cut
-        self.before = [self._expected(subject.model, keep_masks) for subject in self.subjects]
+        repeated = repeated_sizes(self.models[0], plan)  # as it is before the cut
+        self.before = [self._expected(model, keep_masks) for model in self.models]
         absolute, relative = self._try(keep_masks, keep=True)
         if relative > self.tolerance:
             cause = self.failure  # the search for those at fault makes further passes
@@ -232,7 +221,7 @@ class _Surgery:
     def _why(self, cause: Exception | None) -> str:
         if cause is not None:
             return f' ({type(cause).__name__}: {cause})'
-        chosen = selecting_operations(self.subjects[0].model, self.batch, self.forward_fn)
+        chosen = selecting_operations(self.models[0], self.batch, self.forward_fn)
         return (
             f' (but {", ".join(chosen)} choose or order them, so that a rounding error may come '
             'out as another choice: give a forward_fn that returns what goes into these)'
@@ -241,29 +230,26 @@ class _Surgery:
         )
 
     def _cut(self, keep_masks: Mapping[str, Tensor]) -> Callable[[], None]:
-        """Cut all subjects; returns the way back."""
-        plan = plan_from_keep_masks(self.subjects[0].model, self.groups, keep_masks)
+        """Cut all models; returns the way back."""
+        plan = plan_from_keep_masks(self.models[0], self.groups, keep_masks)
         with ExitStack() as undo:  # an interrupt, say, unwinds it: nothing is ever half pruned
-            for subject in self.subjects:
-                values = subject.constants
-                if values is not None:  # folded while the weights to fold with are still there
-                    unfold = fold_constants(
-                        subject.model, self.groups, keep_masks, values, self.norm_of
-                    )
-                    undo.callback(unfold)
+            # folded while the weights to fold with are still there
+            for model, values in zip(self.models, self.constants):
+                undo.callback(fold_constants(model, self.groups, keep_masks, values, self.norm_of))
+            for model in self.models:
                 # an average has no optimizer: its tensors are in the state of none
-                undo.callback(apply_plan(subject.model, plan, self.optimizers))
+                undo.callback(apply_plan(model, plan, self.optimizers))
             return undo.pop_all().close
 
     def _try(self, keep_masks: Mapping[str, Tensor], *, keep: bool) -> tuple[float, float]:
-        """The errors of the worst subject; unless they pass and ``keep``, all is undone."""
+        """The errors of the worst model; unless they pass and ``keep``, all is undone."""
         restore = self._cut(keep_masks)
         # infinite until measured: where it raises, the ranks still meet in agree()
         errors, self.failure = (float('inf'), float('inf')), None
         try:
             found = [
-                output_errors(before, probe_outputs(s.model, self.batch, self.forward_fn))
-                for s, before in zip(self.subjects, self.before)
+                output_errors(before, probe_outputs(model, self.batch, self.forward_fn))
+                for model, before in zip(self.models, self.before)
             ]
             errors = tuple(map(max, zip(*found)))
         except Exception as failure:  # the shapes no longer fit each other: as wrong as can be
@@ -282,7 +268,7 @@ class _Surgery:
             return []
         if len(masks) < len(keep_masks):  # of all of them it is known
             if self.live:  # what is expected is the model masked by what goes this time
-                self.before = [self._expected(subject.model, masks) for subject in self.subjects]
+                self.before = [self._expected(model, masks) for model in self.models]
             if self._try(masks, keep=False)[1] <= self.tolerance:
                 return []
         if len(masks) == 1:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.statistics import filter_l1_norms
-from ..upstream import NormBase
 from .cost import model_cost
 from .criteria import keep_mask_of
 from .graph import ChannelGroup, Member
 from .plan import plan_from_keep_masks
+from .sparsity import scale_layers
 
 RANKING_CRITERIA = ('bn_scale', 'l1', 'random', 'uniform')
 
@@ -24,7 +24,8 @@ RANKING_CRITERIA = ('bn_scale', 'l1', 'random', 'uniform')
 def rank_channels(
     model: nn.Module, groups: Mapping[str, ChannelGroup], *, criterion: str, seed: int
 ) -> dict[str, Tensor]:
-    """The scores of a criterion, by group; ``seed`` is for ``'random'`` alone.
+    """The scores of a criterion, by group; ``seed`` is for ``'random'`` alone. ``'l1'`` compares
+    filters over the whole model, ``'uniform'`` within each layer.
 
     Raises:
         ValueError: an unknown criterion.
@@ -36,7 +37,7 @@ def rank_channels(
     if criterion == 'random':
         return random_scores(groups, seed=seed)
     if criterion == 'uniform':
-        return uniform_scores(model, groups)
+        return layerwise_l1_scores(model, groups)
     raise ValueError(f'criterion must be one of {RANKING_CRITERIA}, got {criterion!r}')
 
 
@@ -47,17 +48,13 @@ def bn_scale_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dic
     times the median |gamma| of the other channels: the average filter counts as much as
     the typical normalised channel. Where no channel has a gamma, the l1 scores are all there is.
     """
-    gammas = {}
-    for name, group in groups.items():
-        layers = [(member, model.get_submodule(member.layer)) for member in group.channelwise]
-        gammas[name] = _strongest(
-            group,
-            [
-                (member, layer.weight.detach().abs())
-                for member, layer in layers
-                if isinstance(layer, (NormBase, nn.GroupNorm)) and layer.weight is not None
-            ],
+    scales = {name: layer.weight.detach().abs() for name, layer in scale_layers(model).items()}
+    gammas = {
+        name: _strongest(
+            group, ((m, scales[m.layer]) for m in group.channelwise if m.layer in scales)
         )
+        for name, group in groups.items()
+    }
     l1 = l1_scores(model, groups)
     if all(gamma.isnan().all() for gamma in gammas.values()):
         return l1
@@ -84,18 +81,23 @@ def random_scores(groups: Mapping[str, ChannelGroup], *, seed: int) -> dict[str,
     }
 
 
-def uniform_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
-    """1 - rank / C, rank 0 being the largest l1 of the group's C channels: below any
-    threshold lies the same fraction of each group (psBN paper, "uniform ablation")."""
+def layerwise_l1_scores(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
+    """Layer-wise L1: 1 - rank / C, rank 0 being the largest l1 of the group's C channels, so that
+    below any threshold lies the same fraction of each group (psBN paper, "uniform ablation")."""
     return {name: _ranks(l1) for name, l1 in l1_scores(model, groups).items()}
 
 
 def _ranks(values: Tensor) -> Tensor:
     """1 for the largest of C values .. 1 / C for the smallest; infinity stays."""
+    return (1 - _places(values) / len(values)).where(values < math.inf, math.inf)
+
+
+def _places(values: Tensor) -> Tensor:
+    """0 for the largest value, 1 for the next; of equal ones the earlier comes first."""
     order = torch.sort(values, descending=True, stable=True).indices
-    ranks = torch.empty_like(values)
-    ranks[order] = 1 - torch.arange(len(values), dtype=values.dtype) / len(values)
-    return ranks.where(values < math.inf, math.inf)
+    places = torch.empty_like(values)
+    places[order] = torch.arange(len(values), dtype=values.dtype)
+    return places
 
 
 def _filter_norms(model: nn.Module, writer: Member) -> Tensor:
@@ -119,7 +121,7 @@ def _strongest(group: ChannelGroup, values: Iterable[tuple[Member, Tensor]]) -> 
 
 def fisher_scores(saliency: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The rank in its group of what the loss misses without a channel, as in
-    :func:`uniform_scores`; 0 for what it misses nothing of.
+    :func:`layerwise_l1_scores`; 0 for what it misses nothing of.
 
     So each layer is left the same fraction of its channels, whatever is dead goes first, and the
     loss decides within a layer. Compared over the whole model, as in Group Fisher Pruning, the
@@ -194,8 +196,5 @@ def _global_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not scores:
         return {}
     joined = torch.cat(list(scores.values()))
-    # descending and stable: of equal scores the earlier one gets the higher rank, and stays
-    order = torch.sort(joined, descending=True, stable=True).indices
-    ranks = torch.empty_like(joined)
-    ranks[order] = torch.arange(len(order), 0, -1, dtype=joined.dtype)
+    ranks = len(joined) - _places(joined)
     return dict(zip(scores, ranks.split([len(score) for score in scores.values()])))

@@ -3,8 +3,8 @@
 Here outputs are made and compared; ``prune`` acts on it.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -30,17 +30,27 @@ class VerificationError(RuntimeError):
 def probe_outputs(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[Tensor]:
     """The output tensors of one forward pass in eval mode, in full float32 precision and from
     one seed."""
-    # TF32 kernels round to 10 bits, and another width picks another kernel
-    with (
-        observing(model),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
-    ):
+    with observing(model), _full_precision():
         outputs = list(tensors_in(forward_fn(model, batch)))
     if not outputs:
         raise ValueError(
             f'{type(model).__name__}: the forward function returned no tensor to compare'
         )
     return outputs
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """TF32 and bfloat16 kernels round to 10 and 7 bits, and another width picks another kernel."""
+    with ExitStack() as restore:
+        with suppress(RuntimeError):  # where a precision was set by torch 2.9's names, it stays
+            precision = torch.get_float32_matmul_precision()
+            restore.callback(torch.set_float32_matmul_precision, precision)
+            torch.set_float32_matmul_precision('highest')
+        restore.enter_context(
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
+        )
+        yield
 
 
 def masked_outputs(

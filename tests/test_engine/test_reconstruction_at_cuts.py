@@ -22,7 +22,7 @@ def first_cut(tmp_path, monkeypatch):
         cut, prune = [], budget_pruner.prune_channels
 
         def note(model, groups, keep_masks, **how):
-            models = [model, *(average.model for average in how['averages'])]
+            models = [model, *how['averages']]
             weights = [{k: p.detach().clone() for k, p in m.named_parameters()} for m in models]
             readers = {f'{r.layer}.weight' for n in keep_masks for r in groups[n].readers}
             masked = masked_outputs(model, groups, keep_masks, how['batch'], forward_tensors)

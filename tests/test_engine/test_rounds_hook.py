@@ -16,7 +16,7 @@ from toy import ToyNet, kill_channels, toy_runner
 from toy_validation import validation
 
 from mmpsbn.engine import RoundsHook
-from mmpsbn.functional.shuffling import shuffle_
+from mmpsbn.functional.rounds import shuffle_
 
 HOOK = dict(type='RoundsHook')
 

@@ -5,8 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpsbn.functional.noise import add_gaussian_noise_, live_channel_mask
-from mmpsbn.functional.penalties import PENALTY_KINDS, add_penalty_gradient_
+from mmpsbn.functional.perturbation import (
+    PENALTY_KINDS,
+    add_gaussian_noise_,
+    add_penalty_gradient_,
+    live_channel_mask,
+)
 
 PENALTIES = {
     'lasso': lambda w, strength: strength * w.abs().sum(),

@@ -1,4 +1,4 @@
-"""Every psBN-like layer beside its plain form, and their formula written out by hand."""
+"""Every psBN-like layer beside its plain form."""
 
 import torch
 from torch import nn
@@ -46,25 +46,3 @@ def make(case, seed=0, **kwargs):
     ps, plain, shape = CASES[case]
     x = torch.randn(shape, generator=generator(seed + 2), dtype=torch.float64) * 2 + 0.7
     return randomise(ps(**kwargs), seed).double(), randomise(plain(), seed + 1).double(), x
-
-
-def by_hand(layer, x, gamma, b):
-    """gamma * xhat + b with xhat from first principles, for the mode ``layer`` is in."""
-    shape = [1, -1] + [1] * (x.dim() - 2)
-    running = getattr(layer, 'running_mean', None)
-    if isinstance(layer, nn.GroupNorm):
-        grouped = x.reshape(x.size(0), layer.num_groups, -1)
-        mean, var = grouped.mean(2, keepdim=True), grouped.var(2, unbiased=False, keepdim=True)
-        xhat = ((grouped - mean) / (var + layer.eps).sqrt()).reshape(x.shape)
-    else:
-        if running is not None and not layer.training:
-            mean, var = running.view(shape), layer.running_var.view(shape)
-        else:
-            dims = (
-                [2, 3]
-                if 'Instance' in type(layer).__name__ or 'IN' in type(layer).__name__
-                else [0, *range(2, x.dim())]
-            )
-            mean, var = x.mean(dims, keepdim=True), x.var(dims, unbiased=False, keepdim=True)
-        xhat = (x - mean) / (var + layer.eps).sqrt()
-    return gamma.view(shape) * xhat + b.view(shape)

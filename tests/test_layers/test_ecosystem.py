@@ -31,12 +31,6 @@ def config(name, **kwargs):
     return dict(type=name, **(dict(num_groups=3) if name == 'psGN' else {}), **kwargs)
 
 
-def resnet(norm='psBN', **kwargs):
-    return ResNet(
-        18, norm_cfg=dict(type=norm, requires_grad=True), base_channels=8, stem_channels=8, **kwargs
-    )
-
-
 @pytest.mark.parametrize('name', REGISTERED)
 def test_mmcv_builds_each_layer_from_a_config(name):
     abbreviation, layer = build_norm_layer(
@@ -59,21 +53,6 @@ def test_fused_convolution_computes_the_same(fuse, name):
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
     before = model(x)
     torch.testing.assert_close(fuse(model)(x), before, **close)
-
-
-def test_mmcv_efficient_conv_bn_eval_computes_the_same_and_trains_b():
-    block = ConvModule(
-        3, C, 3, norm_cfg=dict(type='psBN', alpha=0.5), efficient_conv_bn_eval=True
-    ).double()
-    randomise(block.bn)
-    block.train()
-    block.bn.eval()  # norm_eval: the case mmcv has a fast path for
-    assert block.efficient_conv_bn_eval_forward is not None
-    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    out = block(x)
-    torch.testing.assert_close(out, torch.relu(block.bn(block.conv(x))), **close)
-    out.sum().backward()
-    torch.testing.assert_close(block.bn.bias.grad, (out > 0).sum((0, 2, 3)).double(), **close)
 
 
 def biases(model):
@@ -100,7 +79,11 @@ def test_init_code_that_writes_0_means_beta():
     assert torch.equal(found['conv.bn'], torch.full((C,), 0.3))
     assert torch.equal(found['plain.0'], torch.full((C,), 0.3))
     assert torch.equal(found['plain.1'], torch.full((C,), 2.0))
-    net = resnet(
+    net = ResNet(
+        18,
+        norm_cfg=dict(type='psBN', requires_grad=True),
+        base_channels=8,
+        stem_channels=8,
         zero_init_residual=True,
         init_cfg=[
             dict(type='Kaiming', layer='Conv2d'),
@@ -133,19 +116,6 @@ def test_init_cfg_finds_the_layer_by_the_name_of_its_kind(layer):
     initialize(model, dict(type='Constant', val=0.25, bias=2.0, layer=kinds))
     assert torch.equal(layer.weight, torch.full((C,), 0.25))
     assert torch.equal(layer.bias, torch.full((C,), 2.0))
-
-
-def test_norm_eval_and_frozen_stages_apply_to_psbn():
-    model = resnet(norm_eval=True, frozen_stages=1)
-    model.train()
-    norms = {name: m for name, m in model.named_modules() if isinstance(m, PostShift)}
-    assert len(norms) == 20 and not any(m.training for m in norms.values())
-    for name, layer in norms.items():
-        frozen = name == 'bn1' or name.startswith('layer1')
-        assert layer.bias.requires_grad is layer.weight.requires_grad is not frozen
-    trained = resnet(norm_eval=False, frozen_stages=1)
-    trained.train()
-    assert trained.layer2[0].bn1.training and not trained.bn1.training
 
 
 def decays_to(bias):

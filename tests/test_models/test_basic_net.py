@@ -1,14 +1,9 @@
-import importlib.util
 from math import sqrt
 
 import pytest
 import torch
+from mmpretrain.registry import MODELS
 from torch import nn
-
-if importlib.util.find_spec('mmpretrain') is None:
-    pytest.skip('BasicNet needs mmpretrain', allow_module_level=True)
-
-from mmpretrain.registry import MODELS  # noqa: E402
 
 
 def build(**settings):

@@ -4,17 +4,11 @@ BN-only: table 1 and table C.1 of Frankle et al., arXiv 2003.00152. BasicNet: Me
 2019. Built on the meta device, where even ResNet-1202 takes a second.
 """
 
-import importlib.util
-
+import mmpretrain.models  # noqa: F401
 import pytest
 import torch
+from mmpretrain.registry import MODELS
 from torch import nn
-
-if importlib.util.find_spec('mmpretrain') is None:
-    pytest.skip('the networks need mmpretrain', allow_module_level=True)
-
-import mmpretrain.models  # noqa: E402,F401
-from mmpretrain.registry import MODELS  # noqa: E402
 
 CONVOLUTIONS = (nn.Conv2d,)
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)

@@ -15,7 +15,7 @@ from mmpsbn.pruning import trace_channel_graph
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.flow import READERS
 from mmpsbn.pruning.forward import call_with as forward
-from mmpsbn.pruning.observation import observe_calls
+from mmpsbn.pruning.observation import observe_channels
 from mmpsbn.pruning.plan import plan_from_keep_masks
 
 
@@ -222,8 +222,9 @@ def random_plan(model, batch, seed=0):
 
 def observe(model, batches, forward_fn=forward, all_reduce=None):
     """Convolution or linear layer -> the statistics of all that it reads."""
-    calls = {name: 1 for name, module in model.named_modules() if isinstance(module, READERS)}
-    seen = observe_calls(model, batches, forward_fn, calls=calls, all_reduce=all_reduce)
+    layers = [name for name, module in model.named_modules() if isinstance(module, READERS)]
+    readers = {name: ((name, 0),) for name in layers}
+    seen = observe_channels(model, readers, batches, forward_fn, all_reduce=all_reduce)
     return {name: statistics for (name, _), statistics in seen.items()}
 
 

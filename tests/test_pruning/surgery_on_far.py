@@ -7,7 +7,6 @@ import pytest
 import torch
 from nets import NETS, build, flat, silence
 
-from mmpsbn.functional.selection import select_keep_mask
 from mmpsbn.pruning import prune_dead_channels, trace_channel_graph
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.forward import call_with
@@ -68,10 +67,3 @@ def test_channels_are_chosen_as_on_the_cpu(criterion):
         masks, _ = keep_masks_for_budget(model, graph.groups, scores, positions, **how)
         chosen.append({name: mask.tolist() for name, mask in masks.items()})
     assert chosen[0] == chosen[1] and not all(map(all, chosen[0].values()))
-
-
-def test_a_keep_mask_is_where_its_scores_are():
-    scores, widths = torch.tensor([3.0, 0.0, 1.0, 0.0], device='far'), [(torch.arange(4), 4)]
-    how = dict(min_channels=1, round_to=3, widths=widths)
-    mask = select_keep_mask(scores, scores < 2, **how)
-    assert mask.device.type == 'far' and mask.tolist() == [True, True, True, False]

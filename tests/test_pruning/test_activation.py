@@ -2,12 +2,11 @@
 
 import json
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from nets import build, flat, forward, trace
+from ranks import run_in_threads
 from torch import nn
 
 from mmpsbn.pruning.activation import ActivationWindow
@@ -108,21 +107,8 @@ def test_a_reader_that_saw_nothing_or_too_little_tells_nothing(conv):
 
 
 def joined(windows):
-    """Join windows as ranks do, each in a thread of its own."""
-    barrier, sent = threading.Barrier(len(windows), timeout=60), {}
-
-    def join(rank):
-        def all_reduce(tensor, op):
-            sent[rank] = tensor
-            barrier.wait()
-            stacked = torch.stack([sent[k] for k in range(len(windows))])
-            barrier.wait()
-            return stacked.sum(0) if op == 'sum' else stacked.amax(0)
-
-        windows[rank].join(all_reduce)
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(join, range(len(windows))))
+    """Join windows as ranks do."""
+    run_in_threads(lambda rank, all_reduce: windows[rank].join(all_reduce), len(windows))
 
 
 def test_joined_windows_are_that_of_all_ranks_however_often_they_are_joined():

@@ -11,7 +11,7 @@ from toy import ToyNet, kill_channels
 
 from mmpsbn.functional.activations import activation_statistics
 from mmpsbn.layers import psBN2d
-from mmpsbn.pruning.census import map_channels, observe_channels, take_census
+from mmpsbn.pruning.census import map_channels, take_census
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.flow import trace_readers
 from mmpsbn.pruning.measures import (
@@ -22,6 +22,7 @@ from mmpsbn.pruning.measures import (
     counts_table,
     mean_universality,
 )
+from mmpsbn.pruning.observation import observe_channels
 from mmpsbn.pruning.sparsity import idle_shares, scale_layers
 
 LIMITS = Limits(gamma=1e-3, eps=1e-12)
@@ -29,7 +30,8 @@ LIMITS = Limits(gamma=1e-3, eps=1e-12)
 
 def census_of(model, batches):
     channel_map = map_channels(model, trace(model, batches[0]), batches[0], forward)
-    return take_census(model, channel_map, observe_channels(model, channel_map, batches, forward))
+    seen = observe_channels(model, channel_map.readers, batches, forward)
+    return take_census(model, channel_map, seen)
 
 
 def same(x, y):
@@ -240,8 +242,8 @@ def test_mean_universality_is_that_of_the_definition_and_counts_what_is_never_ac
 
 def test_the_table_of_counts():
     counts = dict(
-        collapsed=ChannelCounts({'a': (0, 4), 'b': (1, 5)}, {}),
-        mostly_zero=ChannelCounts({'b': (2, 5), 'conv': (0, 3)}, {}),
+        collapsed=ChannelCounts(dict(a=torch.arange(4) < 0, b=torch.arange(5) < 1)),
+        mostly_zero=ChannelCounts(dict(b=torch.arange(5) < 2, conv=torch.arange(3) < 0)),
     )
     assert [line.split() for line in counts_table(counts).splitlines()] == [
         ['layer', 'channels', 'collapsed', 'mostly', 'zero'],

@@ -2,12 +2,11 @@
 
 import copy
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from nets import build, generator, observe
+from ranks import run_in_threads
 from torch import nn
 
 from mmpsbn.functional.activations import ActivationStatistics, activation_statistics
@@ -56,25 +55,19 @@ def test_ranks_with_data_of_their_own_see_that_of_all():
     model, _ = build('chain')
     batch = torch.cat(batches_of(6))
     parts = [[batch[:2]], [batch[2:]], []]  # a rank without data sees that of the others too
-    barrier, sent = threading.Barrier(len(parts), timeout=60), {}
 
-    def of_rank(rank):
-        def all_reduce(tensor, op):
+    def of_rank(rank, all_reduce):
+        def counted(tensor, op):
             calls.append(op)
-            sent[rank] = tensor
-            barrier.wait()
-            stacked = torch.stack([sent[k] for k in range(len(parts))])
-            barrier.wait()
-            return stacked.sum(0) if op == 'sum' else stacked.amax(0)
+            return all_reduce(tensor, op)
 
         calls = []
-        return observe(copy.deepcopy(model), parts[rank], all_reduce=all_reduce), calls
+        return observe(copy.deepcopy(model), parts[rank], all_reduce=counted), calls
 
     whole = observe(model, [batch])
-    with ThreadPoolExecutor() as pool:
-        for seen, calls in pool.map(of_rank, range(len(parts))):
-            assert calls == ['max', 'max', 'sum']  # whether one failed, peaks, counts
-            assert all(same(seen[name], whole[name]) for name in whole)
+    for seen, calls in run_in_threads(of_rank, len(parts)):
+        assert calls == ['max', 'max', 'sum']  # whether one failed, peaks, counts
+        assert all(same(seen[name], whole[name]) for name in whole)
 
 
 def test_nothing_to_observe_is_an_error():

@@ -17,8 +17,8 @@ from mmpsbn.pruning.ranking import (
     _global_ranks,
     fisher_scores,
     keep_masks_for_budget,
+    layerwise_l1_scores,
     rank_channels,
-    uniform_scores,
 )
 from mmpsbn.pruning.verification import masked_outputs
 
@@ -101,7 +101,7 @@ def test_uniform_has_the_same_fraction_of_each_group_below_any_threshold():
     model, batch = build('fpn')
     groups = trace(model, batch).groups
     for threshold in (0.2, 0.5, 0.8):
-        for score in uniform_scores(model, groups).values():
+        for score in layerwise_l1_scores(model, groups).values():
             assert abs(float((score <= threshold).double().mean()) - threshold) <= 1 / len(score)
 
 

@@ -230,7 +230,7 @@ def test_constants_are_unfolded_if_the_surgery_fails():
             forward_fn=call_with,
             optimizers=[optimizer],
             tolerance=1.0,
-            constants=dict(reader=torch.ones(6)),
+            constants=[dict(reader=torch.ones(6))],
             norm_of=graph.norm_of,
         )
     assert_same(before, snapshot(net, optimizer))

@@ -142,6 +142,22 @@ def test_probe_outputs_flattens_any_nesting_and_needs_a_tensor():
         probe_outputs(nn.ReLU(), None, lambda m, x: dict(a='text'))
 
 
+def test_probe_outputs_are_in_full_precision_whatever_training_asks_for():
+    seen = []
+
+    def forward_fn(model, batch):
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return model(batch)
+
+    torch.set_float32_matmul_precision('medium')
+    try:
+        probe_outputs(nn.ReLU(), torch.ones(1), forward_fn)
+        assert seen == [('highest', False)]
+        assert torch.get_float32_matmul_precision() == 'medium'
+    finally:
+        torch.set_float32_matmul_precision('highest')
+
+
 NAN, INF = float('nan'), float('inf')
 NOT_THE_SAME = INF, INF
 

@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from mmpsbn.pruning.forward import tensors_in
+
 _NORMS = (_NormBase, nn.GroupNorm)
 _ADDITIONS = {'add', 'add_', '__add__', '__radd__', '__iadd__'}
 _RELUS = {'relu', 'relu_', 'relu6'}
@@ -66,17 +68,6 @@ def take_census(model: nn.Module, forward: Callable[[nn.Module], object]) -> Cen
     )
 
 
-def tensors_in(value) -> list[Tensor]:
-    """The tensors of a nested value, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    return []
-
-
 class _Watch(TorchFunctionMode):
     """What happens to each tensor during a forward pass.
 
@@ -120,7 +111,7 @@ class _Watch(TorchFunctionMode):
             handles.append(layer.register_forward_hook(self._leaving(name)))
         try:
             with torch.no_grad(), self:
-                outputs = tensors_in(forward(self._model))
+                outputs = list(tensors_in(forward(self._model)))
         finally:
             for handle in handles:
                 handle.remove()
@@ -157,10 +148,10 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        inputs = tensors_in([args, kwargs])
+        inputs = list(tensors_in([args, kwargs]))
         before = [self._of(x) for x in inputs]
         output = func(*args, **kwargs)
-        results = tensors_in(output)
+        results = list(tensors_in(output))
         if self._layers_open or not results:  # a layer's own arithmetic; a shape, a device
             return output
         name = getattr(func, '__name__', '')

@@ -9,9 +9,10 @@ from ...commands.launch import first_line
 from ...functional.checks import is_count, is_number
 from ...functional.statistics import collapsed_mask
 from ...layers import PostShift
-from ...pruning.census import LayerChannels, map_channels, observe_channels, take_census
+from ...pruning.census import LayerChannels, map_channels, take_census
 from ...pruning.cost import Cost, count_positions, model_cost
 from ...pruning.graph import ChannelGraph
+from ...pruning.observation import observe_channels
 from ...pruning.sparsity import scale_layers, scales_clamped
 from .subject import Loaded, Subject, progress
 
@@ -100,7 +101,7 @@ def take_snapshot(
     if subject.has_data and channel_map is not None and channel_map.readers:
         batches = _first(subject.batches(model), settings.num_samples, sizes)
         batches = progress(batches, f'{name}: activations')
-        observed = observe_channels(model, channel_map, batches, subject.forward_fn)
+        observed = observe_channels(model, channel_map.readers, batches, subject.forward_fn)
         found.samples = sum(sizes)
     found.layers = take_census(model, channel_map, observed)
     if subject.has_data and settings.score:

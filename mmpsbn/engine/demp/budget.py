@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...pruning.cost import model_cost
 from ...pruning.graph import ChannelGroup
 from ...pruning.plan import plan_from_keep_masks
-from ...pruning.ranking import keep_masks_for_budget, uniform_scores
+from ...pruning.ranking import keep_masks_for_budget, layerwise_l1_scores
 from ...pruning.surgery import apply_plan
 from .latency import milliseconds
 from .settings import BudgetSettings, PruneSettings
@@ -184,7 +184,7 @@ class Budget:
     def _fastest_multiple(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> int:
         """The multiple of which widths are that takes least time for as many MACs."""
         best, shortest = 1, math.inf
-        aim, scores = self.target * self._dense['macs'], uniform_scores(model, groups)
+        aim, scores = self.target * self._dense['macs'], layerwise_l1_scores(model, groups)
         for multiple in reversed(_MULTIPLES):
             masks, left = self.nearest(model, groups, scores, aim, round_to=multiple)
             if abs(left / aim - 1) > self._tolerance:
@@ -235,7 +235,7 @@ class Budget:
     def _find_macs_in_time(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> float:
         """By false position between the narrowest model and the one at the start."""
         below, above = self._narrowest, self._dense
-        scores, time = uniform_scores(model, groups), self.target * self._dense['latency_ms']
+        scores, time = layerwise_l1_scores(model, groups), self.target * self._dense['latency_ms']
         for _ in range(_MOST_COPIES):
             aim = _on_the_line(below, above, time)
             masks, macs = self._in_the_end(model, groups, scores, aim)

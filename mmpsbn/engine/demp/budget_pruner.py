@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...functional.schedules import steps_of
 from ...pruning import VerificationError
-from ...pruning.prune import Removal, Subject, prune_channels
+from ...pruning.prune import Removal, prune_channels
 from ...pruning.reconstruction import InputMoments
 from ...upstream import accumulative_counts, load_from, resumes
 from ..openmmlab import forward_tensors
@@ -310,7 +310,7 @@ class BudgetPruner(OnlinePruner):
             forward_fn=forward_tensors,
             tolerance=self.settings.tolerance,
             optimizers=[self._optimizer],
-            averages=[Subject(average) for average in averages],
+            averages=averages,
             live=True,
             agree=over_ranks,
         )

@@ -15,7 +15,7 @@ from ...pruning.criteria import (
     removable_without_loss,
 )
 from ...pruning.graph import ChannelGraph, ChannelGroup
-from ...pruning.prune import Removal, Subject, prune_channels, prune_what_holds
+from ...pruning.prune import Removal, prune_channels, prune_what_holds
 from ...pruning.ranking import rank_channels
 from ...pruning.verification import probe_outputs
 from ..openmmlab import forward_tensors
@@ -111,10 +111,9 @@ def cut(
         VerificationError: with ``on_failure='stop'``.
     """
     folds = settings.criterion == 'collapsed' and not live
-    constants = [seen.values() if folds else None for seen in probes]
     how |= dict(
-        constants=constants[0],
-        averages=[Subject(*pair) for pair in zip(models[1:], constants[1:])],
+        averages=models[1:],
+        constants=[seen.values() for seen in probes] if folds else (),
         live=live,
         forward_fn=forward_tensors,
         tolerance=settings.tolerance,

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from ...functional.activations import DEAD_EPS
 from ...functional.checks import is_count, is_number
-from ...functional.penalties import PENALTY_KINDS
+from ...functional.perturbation import PENALTY_KINDS
 from ...functional.schedules import Schedule, steps_of
-from ...pruning.criteria import CRITERIA, NEVER_POSITIVE
+from ...pruning.criteria import LOSSLESS_CRITERIA, NEVER_POSITIVE
 from ...pruning.ranking import RANKING_CRITERIA
 from ...pruning.saliency import GATE_SCORES
 from ..arguments import require
 
 TIMINGS = ('gradual', 'start', 'early')
 SCOPES = ('gamma', 'all')
-_CRITERIA = (*CRITERIA, NEVER_POSITIVE)
+_CRITERIA = (*LOSSLESS_CRITERIA, NEVER_POSITIVE)
 # Of training, until when live channels may go: what was cut must be trained on.
 LAST_END = 0.9
 

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ...functional.noise import add_gaussian_noise_, live_channel_mask
-from ...functional.penalties import add_penalty_gradient_
+from ...functional.perturbation import (
+    add_gaussian_noise_,
+    add_penalty_gradient_,
+    live_channel_mask,
+)
 from .settings import NoiseSettings, PenaltySettings
 
 # Distance between the noise streams of consecutive steps; more optimizers than this

@@ -8,8 +8,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from ...pruning.forward import tensors_in
-from ...pruning.graph import ChannelGroup
-from ...pruning.other_pass import trace_other_pass
+from ...pruning.graph import ChannelGroup, trace_held_groups
 from ...upstream import DropoutBase, NormBase
 from ..random_numbers import frozen_random_numbers
 from ..ranks import on_any_rank, over_ranks
@@ -223,7 +222,7 @@ def _trace_losses(model: nn.Module, data_batch: dict, groups: Mapping[str, Chann
                 module.training = False
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         losses = partial(model, **data) if isinstance(data, dict) else partial(model, *data)
-        return trace_other_pass(model, groups, lambda: losses(mode='loss'))
+        return trace_held_groups(model, groups, lambda: losses(mode='loss'))
 
 
 def _copy_of(model: nn.Module) -> nn.Module:

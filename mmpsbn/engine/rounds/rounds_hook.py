@@ -9,8 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ...functional.checks import is_number
-from ...functional.optimizer_state import reset_state_
-from ...functional.shuffling import shuffle_
+from ...functional.rounds import reset_state_, shuffle_
 from ...pruning.activation import ActivationWindow
 from ...pruning.measures import Limits
 from ..arguments import names_its_arguments

@@ -9,12 +9,12 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ...pruning import PrunePlan
-from ...pruning.census import ChannelMap, LayerChannels, map_channels, observe_channels, take_census
+from ...pruning.census import ChannelMap, LayerChannels, map_channels, take_census
 from ...pruning.cost import model_cost
 from ...pruning.flow import READERS
 from ...pruning.graph import ChannelGraph
 from ...pruning.measures import MEASURES, ChannelCounts, Limits, count_channels, mean_universality
-from ...pruning.observation import raise_on_all
+from ...pruning.observation import observe_channels, raise_on_all
 from ...pruning.sparsity import idle_shares, layers_at_zero, scale_layers
 from ..input_size import count_at_one_size
 from ..openmmlab import example_inputs, forward_tensors, trace_at_any_size
@@ -202,7 +202,7 @@ class ChannelWatch:
         model = bare_model(runner)
         with frozen_random_numbers(model):
             seen = observe_channels(
-                model, self._map, data_batches, _forward_batch, all_reduce=reduced
+                model, self._map.readers, data_batches, _forward_batch, all_reduce=reduced
             )
         census = self._chosen(take_census(model, self._map, seen))
         reading = Reading(

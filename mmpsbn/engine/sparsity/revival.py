@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ...functional.statistics import dead_overlap, revived_mask
+from ...functional.statistics import dead_overlap
 
 
 class Revival:
@@ -34,7 +34,7 @@ class Revival:
                 torch.cat([masks[name] for name in known])
                 for masks in (self._last, self._ever, dead)
             )
-            values['revived'] = int(revived_mask(last, now).sum())
+            values['revived'] = int((last & ~now).sum())
             values['dead_overlap'] = dead_overlap(ever, now)
         self._ever = {
             name: mask | self._ever[name] if name in known else mask for name, mask in dead.items()

@@ -1,6 +1,6 @@
-"""Channel labels: which slices of which tensors must go together.
+"""A union-find over channel labels: which slices of which tensors must go together.
 
-Plain numbers, so that a tensor's labels can be kept, compared and moved as tuples.
+Labels are plain numbers, so that those of a tensor can be kept, compared and moved as tuples.
 """
 
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ FIXED = 0
 Vector = tuple[int, ...]
 
 
-class LabelTable:
-    """A union-find over labels, some of them pinned.
+class UnionFind:
+    """Sets of labels, some of them pinned.
 
     A label stands for one slice of a parameter or buffer (one position along one of its
     dimensions). Labels that are joined can only be removed together; one that is pinned
-    cannot be removed, and the table says why.
+    cannot be removed, and keeps the reason.
     """
 
     def __init__(self):

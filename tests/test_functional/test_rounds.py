@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from mmpsbn.functional.optimizer_state import reset_state_
-from mmpsbn.functional.shuffling import shuffle_
+from mmpsbn.functional.rounds import reset_state_, shuffle_
 
 
 def shuffled(seed):
