@@ -13,7 +13,6 @@ from mmpsbn.analysis.report.pictures import (
     draw_l1_norms,
     draw_paths,
     draw_plane,
-    draw_rounds,
     draw_scales,
     draw_universality,
     draw_zero_shares,
@@ -161,18 +160,3 @@ def test_a_channel_that_is_not_finite_is_no_path():
     assert lost.tolist() == [False]
     broken = snapshot({'a': layer([np.nan], [0.0])})
     assert draw_paths(*paths_through(broken, broken)) is None
-
-
-def test_rounds():
-    base = dict(scaled_channels=10, observed_channels=20, macs=1000)
-    totals = [
-        dict(base, **{'collapsed_0.001': 1, 'dead': None, 'mostly_zero': None, 'macs_at_stake': 0}),
-        dict(base, **{'collapsed_0.001': 4, 'dead': 5, 'mostly_zero': 6, 'macs_at_stake': 300}),
-    ]
-    figure = draw_rounds(totals, [None, 91.0], 'top1')
-    for key, values in {
-        'collapsed_0.001': [10, 40], 'dead': [np.nan, 25], 'mostly_zero': [np.nan, 30],
-        'macs_at_stake': [0, 30], 'score': [np.nan, 91],
-    }.items():  # fmt: skip
-        np.testing.assert_array_equal(of(figure, key).get_ydata(), values)
-    assert len(draw_rounds(totals, [None, None], None).axes) == 1
