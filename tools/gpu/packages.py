@@ -1,30 +1,8 @@
 """What is installed here, and whether a check can use it."""
 
-from importlib import metadata
 from importlib.util import find_spec
 
 from .checks import Skip
-
-_PACKAGES = dict(
-    mmengine=('onedl-mmengine', 'mmengine'),
-    mmcv=('onedl-mmcv', 'mmcv', 'mmcv-lite'),
-    mmdet=('onedl-mmdetection', 'mmdet'),
-    mmpretrain=('onedl-mmpretrain', 'mmpretrain'),
-    mmpsbn=('mmpsbn',),
-)
-
-
-def versions() -> dict[str, str]:
-    return {name: _version(*names) for name, names in _PACKAGES.items()}
-
-
-def _version(*distributions: str) -> str:
-    for name in distributions:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return 'not installed'
 
 
 def mmcv_operations() -> str:
