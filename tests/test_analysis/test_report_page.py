@@ -28,6 +28,10 @@ def convolutions(norm=nn.BatchNorm2d):
     return model
 
 
+def without_norms():
+    return convolutions(norm=lambda channels: nn.Identity())
+
+
 def with_a_dead_channel(norm=nn.BatchNorm2d):
     model = convolutions(norm)
     with torch.no_grad():
@@ -87,7 +91,7 @@ def test_layers_with_channels_have_numbers(tmp_path):
 
 
 def test_a_model_without_normalisation(tmp_path):
-    page = write({'x.pth': convolutions(norm=lambda channels: nn.Identity())}, tmp_path)
+    page = write({'x.pth': without_norms()}, tmp_path)
     assert 'This model has no normalisation layer with a scale' in page.text
     assert 'observed channels' in page.text and page.pictures >= 2
 
@@ -135,8 +139,10 @@ def test_large_models_fit_a_page(tmp_path, layers, channels):
     assert ('<details>' in html) == (layers > 60)  # closed where it is long
 
 
-def test_several_checkpoints_are_compared(tmp_path):
-    models = {f'run/epoch_{k}.pth': convolutions() for k in (1, 2, 3)}
+def test_several_checkpoints_are_compared_with_or_without_scales(tmp_path):
+    write({'a.pth': convolutions(), 'b.pth': convolutions()}, tmp_path)
+    assert 'Ways through the' in (tmp_path / 'report.html').read_text()
+    models = {f'run/epoch_{k}.pth': without_norms() for k in (1, 2, 3)}
     page = write(models, tmp_path)
     assert 'From checkpoint to checkpoint' in page.text and 'given: epoch_3.pth' in page.text
     html = (tmp_path / 'report.html').read_text().replace('<wbr>', '')  # names may be broken
