@@ -10,8 +10,7 @@ from torch import nn
 from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.layers import psBN1d, psBN2d, psGN, psIN, psSyncBN
 
-from .checks import Found, Part, Setup, Skip, require
-from .packages import needs_detector
+from .checks import Found, Part, Setup, Skip, needs_detector, require
 from .runs import (
     SGD,
     classifier,

@@ -9,8 +9,7 @@ import timing
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from .checks import ROOT, Found, Part, Setup, Skip, require
-from .packages import needs_detector, needs_digits
+from .checks import ROOT, Found, Part, Setup, Skip, needs_detector, needs_digits, require
 
 CONFIGS = ROOT / 'configs'
 FAST = Part()

@@ -14,8 +14,7 @@ from mmpsbn.experiments.folder import this_machine
 from mmpsbn.experiments.folder import write as write_whole
 from mmpsbn.experiments.tables import markdown
 
-from .checks import Found, Outcome
-from .packages import mmcv_operations
+from .checks import Found, Outcome, mmcv_operations
 
 _JSON = 'gpu_check.json'
 
