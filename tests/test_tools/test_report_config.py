@@ -70,15 +70,6 @@ def test_a_config_with_its_own_data_and_evaluator(folder, tmp_path, capsys):
         assert 'Average Precision' not in text and 'loading annotations' not in text
 
 
-def test_training_data_is_not_needed_to_look_at_test_data(folder, tmp_path):
-    checkpoints = [folder / f'epoch_{k}.pth' for k in (1, 2)]
-    run(
-        *(folder / 'small.py', *checkpoints, '--data', '--no-score', '--out', tmp_path / 'out'),
-        *('--cfg-options', 'train_dataloader.dataset.data_root=nowhere/'),
-    )
-    assert len(report(tmp_path / 'out')['checkpoints']) == 2
-
-
 def _saved_by_pruning(folder):
     """MACs that pruning saves on the very images the report looked at."""
     cfg = Config.fromfile(str(folder / 'small.py'))

@@ -19,7 +19,6 @@ from .snapshot import Snapshot
 _REGION = 0.01
 _FLOOR = 1e-6  # scales below it are drawn there
 _MOSTLY = 0.99
-_BARS = 120  # more of them are drawn without gaps
 _MOST_PATHS = 400  # more of them are a smear; those that collapse are drawn first
 _STATES = dict(other=BLUE, dead=ORANGE, collapsed=RED)
 
@@ -112,11 +111,7 @@ def draw_depth(channels: np.recarray) -> Figure | None:
         share = 100 * np.bincount(known.depth, known[key], layers) / np.maximum(total, 1)
         highest = max(highest, share.max())
         label = key.replace('_', ' ')
-        style = dict(color=colour, label=label, gid=label)
-        if layers <= _BARS:
-            axes.bar(np.arange(1, layers + 1), share, width, **style)
-        else:  # one shape
-            axes.stairs(share, np.arange(layers + 1) + 0.5, fill=True, **style)
+        axes.bar(np.arange(1, layers + 1), share, width, color=colour, label=label)
     if not highest:
         return None
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
