@@ -15,7 +15,6 @@ from mmpsbn.datasets.digits import (
     BACKGROUNDS,
     CLASSES,
     SETTINGS_FILE,
-    _enlarge_digit,
     load_split_digits,
     write_digits_dataset,
 )
@@ -101,14 +100,6 @@ def test_boxes_are_tight_on_the_ink(monkeypatch, tmp_path):
         x, y, w, h = annotation['bbox']
         measured = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         np.testing.assert_allclose([x, y, x + w, y + h], measured, atol=2)
-
-
-def test_enlarged_digit_has_ink_on_all_four_sides():
-    digits, _ = load_split_digits('train')
-    rng = np.random.default_rng(0)
-    for row in list(digits)[::40]:
-        ink = _enlarge_digit(rng, digits[row], (160, 128)) >= 0.5
-        assert ink[0].any() and ink[-1].any() and ink[:, 0].any() and ink[:, -1].any()
 
 
 def test_train_and_val_share_no_digit_and_no_photograph(dataset):

@@ -170,7 +170,9 @@ def test_the_file_is_plain(small, by_l1):
 
 @pytest.mark.slow
 def test_it_goes_on_with_test_and_train(small, by_l1, tmp_path):
-    run('test', small / 'small.py', by_l1[0], '--work-dir', tmp_path)
+    options = ('--work-dir', tmp_path, '--tta', '--show-dir', 'shown')
+    run('test', small / 'small.py', by_l1[0], *options)
+    assert len(list(tmp_path.glob('*/shown/*.jpg'))) == 4
     run('train', small / 'small.py', '--load-from', by_l1[0], '--work-dir', tmp_path)
     pruned = torch.load(by_l1[0], weights_only=True)
     trained = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
