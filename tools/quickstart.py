@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import mmpsbn  # noqa: F401  (registers layers and hooks)
-from mmpsbn.analysis.demo import run_quickstart
+from mmpsbn.analysis.quickstart import run_quickstart
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,11 +8,11 @@ from mmengine.device import get_device
 
 from ..commands import launch
 from ..commands.data_paths import check_data_paths
-from ..commands.one_shot import BUDGET_CRITERIA, OneShotSettings, prune_checkpoint
+from ..commands.prune import BUDGET_CRITERIA, PruneOptions, prune_checkpoint
 from ..pruning.criteria import LOSSLESS_CRITERIA
 from .arguments import add_config, add_config_options, command_line
 
-# of OneShotSettings, and what they are
+# of PruneOptions, and what they are
 _NUMBERS = dict(
     recalibrate='estimate the BatchNorm statistics anew on N batches of training data',
     num_samples='training images on which a dead channel must be silent, or of which fisher and '
@@ -29,7 +29,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument('checkpoint', help='path or URL of the checkpoint, pruned or not')
     parser.add_argument(
         '--criterion',
-        default=OneShotSettings.criterion,
+        default=PruneOptions.criterion,
         choices=LOSSLESS_CRITERIA + BUDGET_CRITERIA,
         help='dead and collapsed remove what does nothing, the others the least important '
         '(default: %(default)s)',
@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     )
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for the checkpoint')
     for name, what in _NUMBERS.items():
-        default = getattr(OneShotSettings, name)
+        default = getattr(PruneOptions, name)
         how = dict(type=type(default), default=default, metavar='N')
         option = '--' + name.replace('_', '-')
         parser.add_argument(option, **how, help=f'{what} (default: %(default)s)')
@@ -55,7 +55,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument(
         '--reconstruct',
         action=argparse.BooleanOptionalAction,
-        default=OneShotSettings.reconstruct,
+        default=PruneOptions.reconstruct,
         help='live channels: what stays takes over what a linear function of it tells',
     )
     parser.add_argument('--device', default=get_device())
@@ -67,16 +67,14 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse_args(argv, prog)
     try:
-        settings = OneShotSettings(
-            **{f.name: getattr(args, f.name) for f in fields(OneShotSettings)}
-        )
+        options = PruneOptions(**{f.name: getattr(args, f.name) for f in fields(PruneOptions)})
         cfg = launch.load_config(args.config, cfg_options=args.cfg_options)
         launch.existing(args.checkpoint)
         check_data_paths(cfg, splits=('train',))
         result = prune_checkpoint(
             cfg,
             args.checkpoint,
-            settings,
+            options,
             out_dir=args.out,
             device=args.device,
             force=args.force,
@@ -90,11 +88,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     print(
         f'{result.macs[1] / result.dense_macs:.1%} of the dense MACs are left; the outputs are '
         f'{kept} within {result.relative_error:.1e} of their maximum.\n'
-        f'Wrote {result.checkpoint}. Next:'
+        f'Wrote {result.path}. Next:'
     )
     for words in (
-        ('test', args.config, result.checkpoint),
-        ('train', args.config, '--load-from', result.checkpoint),
-        ('export', args.config, result.checkpoint, '--out', args.out),
+        ('test', args.config, result.path),
+        ('train', args.config, '--load-from', result.path),
+        ('export', args.config, result.path, '--out', args.out),
     ):
         print('  ' + command_line(*words, *args.cfg_words))

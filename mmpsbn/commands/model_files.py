@@ -20,7 +20,7 @@ from ..engine.checkpoints.pruned_structure import saved_by
 from ..engine.files import AtomicLocalBackend
 from ..engine.openmmlab import model_cfg_of
 from ..engine.sparsity.growth import GROWTH_KEY
-from ..models import check_state_dict, loads_pretrained, unpack_seed_checkpoint
+from ..models import check_state_dict, unpack_seed_checkpoint
 from ..pruning import PrunePlan, apply_plan
 from ..pruning.surgery import is_applied
 
@@ -35,28 +35,8 @@ class LoadedModel:
     model: nn.Module  # in eval mode, on the CPU
     plan: PrunePlan  # what the checkpoint had pruned; the model has that structure
     dataset_meta: dict | None  # class names and the like
-    iterations: int | None = None  # that the model was trained for
-    epoch_length: int | None = None  # iterations in an epoch of its training
     growth: dict | None = None  # what SparsityHook wrote down of layers whose gamma began at 0
     unused: tuple[str, ...] = ()  # tensors of the checkpoint that the model has no place for
-
-
-def draw_untrained(cfg: Config) -> nn.Module:
-    """The config's model as ``init_weights`` leaves it, without the parts that take pretrained
-    weights: these stay as they are built, and nothing is fetched."""
-    with torch.random.fork_rng(devices=[]):
-        model = _build(cfg)
-        for module in model.modules():
-            if loads_pretrained(module):
-                module.is_init = True
-        if not model.is_init:
-            model.init_weights()
-    return model
-
-
-def _build(cfg: Config) -> nn.Module:
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    return MODELS.build(model_cfg_of(cfg))
 
 
 def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
@@ -65,7 +45,8 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     Raises:
         ValueError: plan, weights and model do not fit; names the first tensor.
     """
-    model = revert_sync_batchnorm(_build(cfg))
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = revert_sync_batchnorm(MODELS.build(model_cfg_of(cfg)))
     with _readable(checkpoint_path):
         checkpoint = CheckpointLoader.load_checkpoint(checkpoint_path, map_location='cpu')
     state_dict = state_dict_in(checkpoint, checkpoint_path)
@@ -80,8 +61,6 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
         model.eval(),
         plan,
         meta.get('dataset_meta'),
-        iterations=meta.get('iter'),
-        epoch_length=_epoch_length(checkpoint),
         growth=meta.get(GROWTH_KEY),
         unused=tuple(state_dict.keys() - model.state_dict().keys()),
     )
@@ -112,20 +91,6 @@ def state_dict_in(checkpoint: Any, path: str) -> dict:
         raise ValueError(f'{path!r} holds a {type(checkpoint).__name__}, not a state dict')
     consume_prefix_in_state_dict_if_present(state, 'module.')
     return state
-
-
-def _epoch_length(checkpoint: dict) -> int | None:
-    # MMEngine's logger knows the plan of the run; epochs and iterations done give it only where
-    # the checkpoint was written at the end of an epoch
-    planned = (checkpoint.get('message_hub') or {}).get('runtime_info') or {}
-    meta = checkpoint.get('meta', {})
-    for iterations, epochs in (
-        (planned.get('max_iters'), planned.get('max_epochs')),
-        (meta.get('iter'), meta.get('epoch')),
-    ):
-        if iterations and epochs:
-            return iterations // epochs
-    return None
 
 
 def load_seed_checkpoint(cfg: Config, checkpoint_path: str) -> nn.Module:

@@ -15,8 +15,7 @@ def recalibrate_batch_norms(model: nn.Module, batches: Iterable[Tensor]) -> None
     the calls of a layer that runs several times).
 
     Everything else stays in eval mode. Frozen BatchNorms are estimated too: pruning has
-    changed what they read. A layer that no batch reaches keeps its statistics, and all do
-    where a batch fails.
+    changed what they read. A layer that no batch reaches keeps its statistics.
 
     Raises:
         ValueError: the model has no BatchNorm with running statistics.
@@ -31,24 +30,19 @@ def recalibrate_batch_norms(model: nn.Module, batches: Iterable[Tensor]) -> None
             f'{type(model).__name__} has no BatchNorm statistics to estimate; '
             'leave out --recalibrate'
         )
-    momenta = [norm.momentum for norm in norms]
-    before = [[x.clone() for x in _statistics(norm)] for norm in norms]
-    done = False
-    try:
-        with torch.no_grad(), evaluating(model):
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the cumulative mean
-                norm.training = True
-            for batch in batches:
-                forward_tensors(model, batch)
-        done = True
-    finally:
-        for norm, momentum, statistics in zip(norms, momenta, before):
-            norm.momentum = momentum
-            if not (done and norm.num_batches_tracked):
-                for now, then in zip(_statistics(norm), statistics):
-                    now.copy_(then)
+    before = [(norm.momentum, [x.clone() for x in _statistics(norm)]) for norm in norms]
+    with torch.no_grad(), evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the cumulative mean
+            norm.training = True
+        for batch in batches:
+            forward_tensors(model, batch)
+    for norm, (momentum, statistics) in zip(norms, before):
+        norm.momentum = momentum
+        if not norm.num_batches_tracked:
+            for now, then in zip(_statistics(norm), statistics):
+                now.copy_(then)
 
 
 def _statistics(norm: BatchNormBase) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import json
 import os
-import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -82,25 +82,22 @@ def write_digits_dataset(out_dir, *, num_train, num_val, image_size, seed):
         seed (int): >= 0.
 
     Raises:
-        ValueError: an argument out of range; ``out_dir`` holds something else, other settings or
-            an incomplete set (it is left as it is).
+        ValueError: an argument out of range; ``out_dir`` holds something else or other settings
+            (it is left as it is).
         ModuleNotFoundError: scikit-image or scikit-learn is not installed.
-        FileNotFoundError: an installed scikit-image or scikit-learn lacks a photograph.
     """
     out_dir = Path(out_dir).absolute()
     settings = _check_settings(num_train, num_val, image_size, seed)
     if _is_reusable(out_dir, settings):
         return out_dir
-    # A dot-name beside the target: same file system, so the rename is atomic; the process id keeps
-    # two runs apart.
-    building_dir = out_dir.parent / f'.{out_dir.name}.building-{os.getpid()}'
-    try:
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    # beside the target: on the same file system the rename is atomic
+    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f'.{out_dir.name}.') as folder:
+        building = Path(folder, 'set')
         for split, num_images in (('train', num_train), ('val', num_val)):
-            _write_split(building_dir, split, num_images, tuple(settings['image_size']), seed)
-        (building_dir / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + '\n')
-        _move_into_place(building_dir, out_dir, settings)
-    finally:
-        shutil.rmtree(building_dir, ignore_errors=True)
+            _write_split(building, split, num_images, tuple(settings['image_size']), seed)
+        (building / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + '\n')
+        os.replace(building, out_dir)  # also over an empty folder
     return out_dir
 
 
@@ -121,7 +118,7 @@ def _check_settings(num_train, num_val, image_size, seed):
 
 
 def _is_reusable(out_dir, settings):
-    """True: a complete set with these settings lies there. False: nothing does. Else an error."""
+    """True: the set with these settings lies there. False: nothing does. Else an error."""
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return False
     settings_path = out_dir / SETTINGS_FILE
@@ -130,12 +127,7 @@ def _is_reusable(out_dir, settings):
             f'{out_dir} exists and is not a digits data set (no {SETTINGS_FILE}); '
             'name another folder or remove this one'
         )
-    try:
-        found = json.loads(settings_path.read_text())
-    except ValueError:
-        raise ValueError(
-            f'{settings_path} is not valid JSON; remove {out_dir} to have the data set made again'
-        ) from None
+    found = json.loads(settings_path.read_text())
     different = [
         f'{name} {found.get(name)} (asked for {value})'
         for name, value in settings.items()
@@ -146,26 +138,7 @@ def _is_reusable(out_dir, settings):
             f'{out_dir} holds a digits data set with {", ".join(different)}; '
             'name another folder, or remove this one to have it made again'
         )
-    for split in ('train', 'val'):
-        num_found = len(list((out_dir / split).glob('*.jpg')))
-        if (
-            num_found != settings[f'num_{split}']
-            or not (out_dir / 'annotations' / f'{split}.json').is_file()
-        ):
-            raise ValueError(
-                f'{out_dir} is incomplete: {num_found} of {settings[f"num_{split}"]} {split} '
-                'images, or their annotations are missing; remove the folder to have it made again'
-            )
     return True
-
-
-def _move_into_place(building_dir, out_dir, settings):
-    try:
-        os.replace(building_dir, out_dir)  # also over an empty folder
-    except OSError:
-        # Another process may have finished the same set first; then its copy is as good as ours.
-        if not _is_reusable(out_dir, settings):
-            raise
 
 
 def _write_split(root, split, num_images, image_size, seed):
@@ -189,14 +162,6 @@ def _write_split(root, split, num_images, image_size, seed):
             held |= dict(iscrowd=0, bbox=box, area=box[2] * box[3], digit_index=row)
             annotations.append(held)
     content = dict(
-        info=dict(
-            description=f'Handwritten digits on photographs, {split} split',
-            version=str(FORMAT_VERSION),
-            year=2025,
-            contributor='mmpsbn',
-            url='',
-            date_created='',
-        ),
         licenses=[
             dict(
                 id=1,
@@ -231,24 +196,18 @@ def load_split_digits(split):
     return digits, labels
 
 
-@functools.cache
 def load_backgrounds(split):
     """The photographs of ``'train'`` or ``'val'``: {file name: PIL image, RGB}."""
     photographs = {}
     for package, inner_path in BACKGROUNDS[split]:
         spec = importlib.util.find_spec(package)
-        distribution = dict(skimage='scikit-image', sklearn='scikit-learn')[package]
         if spec is None:
+            distribution = dict(skimage='scikit-image', sklearn='scikit-learn')[package]
             raise ModuleNotFoundError(
                 f'the digits data set needs {distribution}; '
                 f'install it with: pip install {distribution}'
             )
         path = Path(spec.origin).parent / inner_path
-        if not path.is_file():
-            raise FileNotFoundError(
-                f'{distribution} should ship {inner_path}, but {path} does not exist; '
-                f'reinstall {distribution}'
-            )
         with Image.open(path) as image:
             photographs[path.name] = image.convert('RGB')
     return photographs

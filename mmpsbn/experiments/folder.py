@@ -96,7 +96,7 @@ class ExperimentFolder:
 
 def write_numbers(work_dir: Path, numbers: Mapping[str, Any]) -> None:
     """By which a run is finished; with them the machine this runs on."""
-    write(work_dir / 'machine.json', json.dumps(_this_machine(), indent=1))
+    write(work_dir / 'machine.json', json.dumps(this_machine(), indent=1))
     write(work_dir / 'numbers.json', json.dumps(numbers, indent=1))
 
 
@@ -109,7 +109,7 @@ def write(path: Path, text: str) -> None:
     AtomicLocalBackend().put(text.encode(), str(path))
 
 
-def _this_machine() -> dict[str, Any]:
+def this_machine() -> dict[str, Any]:
     """What a reader must know to compare numbers."""
     info = Path('/proc/cpuinfo')  # where Linux tells the model of the processor
     lines = info.read_text().splitlines() if info.exists() else []

@@ -6,7 +6,7 @@ Importing this package registers them.
 from importlib.util import find_spec
 
 from .filter_init import RandomFiltersInit
-from .norm_init import NormAffineInit, loads_pretrained, start_at_alpha
+from .norm_init import NormAffineInit, start_at_alpha
 from .pruned import build_pruned_model, check_state_dict, fuse_norms
 from .seed_checkpoint import draw_model, pack_seed_checkpoint, unpack_seed_checkpoint
 from .trained_parts import TrainedParts
@@ -19,7 +19,6 @@ __all__ = [
     'check_state_dict',
     'draw_model',
     'fuse_norms',
-    'loads_pretrained',
     'pack_seed_checkpoint',
     'start_at_alpha',
     'unpack_seed_checkpoint',

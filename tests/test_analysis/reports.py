@@ -41,18 +41,15 @@ class Chain(nn.Module):
 class Given(Subject):
     """A subject of models that exist, by checkpoint; what else there is can be given."""
 
-    def __init__(self, models, *, batches=None, zero=None, growth=None, log=None, score=None):
+    def __init__(self, models, *, batches=None, growth=None, score=None):
         self.title, self.has_data = 'given', batches != ()
         self.models, self.data = models, batches or [torch.randn(4, 3, 6, 6)]
-        self.zero, self.growth, self.log = zero or {}, growth or {}, log
+        self.growth = growth or {}
         self.score = score or (lambda model: {'accuracy': float('nan')})
 
     def load(self, checkpoint):
         model = self.models[checkpoint].eval()
-        return Loaded(model, {}, None, None, self.growth.get(checkpoint))
-
-    def begins_at_zero(self):
-        return self.zero
+        return Loaded(model, {}, self.growth.get(checkpoint))
 
     def example(self, model):
         return torch.randn(1, 3, 6, 6)
@@ -66,9 +63,6 @@ class Given(Subject):
 
     def batches(self, model):
         return iter(self.data)
-
-    def log_looks_at(self):
-        return self.log
 
 
 def write(subject, out_dir, *, settings=SETTINGS, force=False, prune_command=None):

@@ -6,11 +6,9 @@ import json
 import pytest
 import torch
 from reports import SETTINGS, UNSCORED, Chain, Given, rows_of, snapshot_of, totals_of, write
-from torch import nn
-from torch.nn import functional as F
 
 from mmpsbn.analysis.report import Settings
-from mmpsbn.analysis.report.write import file_labels
+from mmpsbn.analysis.report.snapshot import checkpoint_names
 
 
 @pytest.fixture
@@ -68,56 +66,6 @@ def test_without_data_idle_means_collapsed(chain):
     assert whole['macs_at_stake'] == pytest.approx(stake)
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.conv, self.bn = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.fc = nn.Linear(6, 3)
-
-    def forward(self, x):
-        x = F.relu(self.norm(self.stem(x)))
-        return self.fc(F.relu(x + self.bn(self.conv(x))).mean((2, 3)))
-
-
-def test_activations_against_all_of_them_kept():
-    torch.manual_seed(3)
-    model = Residual().eval()
-    with torch.no_grad():
-        for norm in (model.norm, model.bn):
-            norm.weight.uniform_(-1, 1)
-            norm.bias.uniform_(-3, 1)
-            norm.bias[0] = -60
-    batches = [torch.randn(n, 3, 6, 6) for n in (5, 1, 9)]
-    found = snapshot_of(model, batches=batches, settings=SETTINGS)
-    x = torch.cat(batches)
-    with torch.no_grad():
-        stem = F.relu(model.norm(model.stem(x)))
-        stream = F.relu(stem + model.bn(model.conv(stem))).mean((2, 3), keepdim=True)
-    for row, seen in zip(rows_of(found), (stem, stream)):
-        peaks = seen.amax((2, 3))
-        zero = (seen == 0).double().mean((0, 2, 3))
-        above = (peaks > 1e-3 * peaks.amax(0)).double().mean(0)
-        assert row['dead'] == int((seen.amax((0, 2, 3)) == 0).sum()) >= 1
-        assert row['mostly_zero'] == int((zero > 0.99).sum())
-        assert row['mean_zero_share'] == pytest.approx(float(zero.mean()))
-        # the bounds of universality are one bin of a ninth apart
-        assert row['mean_universality'] == pytest.approx(float(above.mean()), abs=0.05)
-    # channel 0 is dead in the stem alone, or in the stream as well: only then it can be cut
-    assert totals_of(found)['dead'] >= 2
-
-
-def test_what_is_dead_in_one_branch_of_a_stream_is_not_removable():
-    torch.manual_seed(0)
-    model = Residual().eval()
-    with torch.no_grad():
-        model.norm.weight[0], model.norm.bias[0] = 0, -1  # the stem's channel alone is dead
-        model.bn.weight[0], model.bn.bias[0] = 1, 9
-    found = totals_of(snapshot_of(model, batches=[torch.randn(8, 3, 6, 6)], settings=SETTINGS))
-    assert found['dead'] == 1 and found['removable'] == 0
-    assert found['macs_at_stake'] > 0 == found['macs_removable']
-
-
 def test_only_so_many_samples_are_looked_at():
     read = []
 
@@ -173,7 +121,7 @@ def test_csv_json_and_the_terminal_hold_the_same_numbers(chain, tmp_path, capsys
     assert [path.name for path in files] == ['report.html', 'report.json', 'layers.csv']
     assert sorted((tmp_path / 'new').iterdir()) == sorted(files)
     report = json.loads(files[1].read_text(), parse_constant=pytest.fail)
-    assert [c['name'] for c in report['checkpoints']] == ['first', 'last']
+    assert [c['name'] for c in report['checkpoints']] == ['first.pth', 'last.pth']
     assert report['checkpoints'][1]['totals']['dead'] == 3
     assert report['checkpoints'][1]['scores'] == {'accuracy': None}
     lines = list(csv.DictReader(files[2].open()))
@@ -219,4 +167,4 @@ def test_nothing_is_written_where_it_fails(tmp_path):
     ],
 )
 def test_checkpoints_are_called_by_file_name(paths, labels):
-    assert file_labels(paths) == labels
+    assert checkpoint_names(paths) == labels

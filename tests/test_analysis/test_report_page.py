@@ -28,6 +28,10 @@ def convolutions(norm=nn.BatchNorm2d):
     return model
 
 
+def without_norms():
+    return convolutions(norm=lambda channels: nn.Identity())
+
+
 def with_a_dead_channel(norm=nn.BatchNorm2d):
     model = convolutions(norm)
     with torch.no_grad():
@@ -77,29 +81,17 @@ def test_the_next_step_is_a_command_that_does_not_break_at_a_hyphen(tmp_path):
     assert '<code>mmpsbn.pruning.prune_dead' in (tmp_path / 'report.html').read_text()
 
 
-@pytest.mark.parametrize(
-    'eps, words',
-    [
-        (1e-12, 'looked at the last 2 batches, this report looks at 4 samples of the test data.'),
-        (1e-3, 'looked at the last 2 batches and calls |a| ≤ 0.001 dead, this report looks at 4'),
-    ],
-)
-def test_why_the_log_counts_other_dead_channels(tmp_path, eps, words):
-    page = write({'x.pth': Chain()}, tmp_path, log=('the last 2 batches', eps))
-    assert f'The training log may count others: SparsityHook {words}' in page.text
-
-
-def test_one_number_of_layers(tmp_path):
-    """Two with channels; the linear layer, which has none of its own, has MACs and no number."""
+def test_layers_with_channels_have_numbers(tmp_path):
+    """The linear layer, which has none of its own, has MACs and no number."""
     page = write({'x.pth': Chain()}, tmp_path)
     html = (tmp_path / 'report.html').read_text()
-    assert '<b>2</b><span>layers with channels</span>' in html and 'All layers' in page.text
+    assert 'All layers' in page.text
     assert '<td>2</td><td class="name">bn2</td>' in html
     assert '<td></td><td class="name">fc</td>' in html
 
 
 def test_a_model_without_normalisation(tmp_path):
-    page = write({'x.pth': convolutions(norm=lambda channels: nn.Identity())}, tmp_path)
+    page = write({'x.pth': without_norms()}, tmp_path)
     assert 'This model has no normalisation layer with a scale' in page.text
     assert 'observed channels' in page.text and page.pictures >= 2
 
@@ -147,15 +139,15 @@ def test_large_models_fit_a_page(tmp_path, layers, channels):
     assert ('<details>' in html) == (layers > 60)  # closed where it is long
 
 
-def test_several_checkpoints_have_their_rounds(tmp_path):
-    models = {f'run/epoch_{k}.pth': convolutions() for k in (1, 2, 3)}
+def test_several_checkpoints_are_compared_with_or_without_scales(tmp_path):
+    write({'a.pth': convolutions(), 'b.pth': convolutions()}, tmp_path)
+    assert 'Ways through the' in (tmp_path / 'report.html').read_text()
+    models = {f'run/epoch_{k}.pth': without_norms() for k in (1, 2, 3)}
     page = write(models, tmp_path)
     assert 'From checkpoint to checkpoint' in page.text and 'given: epoch_3.pth' in page.text
     html = (tmp_path / 'report.html').read_text().replace('<wbr>', '')  # names may be broken
     assert all(f'<td class="name">epoch_{k}.pth</td>' in html for k in (1, 2, 3))
-    assert 'Theory' not in page.text  # of which there is nothing to say
-    one = write({'x.pth': convolutions()}, tmp_path)
-    assert 'From checkpoint' not in one.text and 'Forecast' not in one.text
+    assert 'From checkpoint' not in write({'x.pth': convolutions()}, tmp_path).text
 
 
 def test_the_same_numbers_give_the_same_page(tmp_path):

@@ -13,7 +13,6 @@ from mmpsbn.analysis.report.pictures import (
     draw_l1_norms,
     draw_paths,
     draw_plane,
-    draw_rounds,
     draw_scales,
     draw_universality,
     draw_zero_shares,
@@ -113,17 +112,7 @@ def test_depth(channels):
     assert heights == {
         'mostly zero': [66.667, 0, 0], 'dead': [66.667, 0, 0], 'collapsed': [33.333, 0, 0]
     }  # fmt: skip
-
-
-def test_depth_of_many_layers():
-    layers = {str(k): layer([1.0, 0.0] if k == 7 else [1.0, 1.0], [0.0, 0.0]) for k in range(121)}
-    figure = draw_depth(channel_table(snapshot(layers)))
-    (stairs,) = (p for p in figure.axes[0].patches if p.get_gid() == 'collapsed')
-    values, edges, _ = stairs.get_data()
-    assert np.flatnonzero(values).tolist() == [7] and values[7] == 50
-    assert edges[7:9].tolist() == [7.5, 8.5]  # the eighth layer
-    layers['7'] = layers['8']
-    assert draw_depth(channel_table(snapshot(layers))) is None
+    assert draw_depth(channel_table(snapshot({'a': layer([1.0], [0.0])}))) is None
 
 
 def test_many_channels_are_pixels_and_few_are_shapes():
@@ -161,18 +150,3 @@ def test_a_channel_that_is_not_finite_is_no_path():
     assert lost.tolist() == [False]
     broken = snapshot({'a': layer([np.nan], [0.0])})
     assert draw_paths(*paths_through(broken, broken)) is None
-
-
-def test_rounds():
-    base = dict(scaled_channels=10, observed_channels=20, macs=1000)
-    totals = [
-        dict(base, **{'collapsed_0.001': 1, 'dead': None, 'mostly_zero': None, 'macs_at_stake': 0}),
-        dict(base, **{'collapsed_0.001': 4, 'dead': 5, 'mostly_zero': 6, 'macs_at_stake': 300}),
-    ]
-    figure = draw_rounds(totals, [None, 91.0], 'top1')
-    for key, values in {
-        'collapsed_0.001': [10, 40], 'dead': [np.nan, 25], 'mostly_zero': [np.nan, 30],
-        'macs_at_stake': [0, 30], 'score': [np.nan, 91],
-    }.items():  # fmt: skip
-        np.testing.assert_array_equal(of(figure, key).get_ydata(), values)
-    assert len(draw_rounds(totals, [None, None], None).axes) == 1

@@ -15,7 +15,6 @@ from mmpsbn.datasets.digits import (
     BACKGROUNDS,
     CLASSES,
     SETTINGS_FILE,
-    _enlarge_digit,
     load_split_digits,
     write_digits_dataset,
 )
@@ -53,7 +52,6 @@ def test_a_perfect_detector_gets_a_perfect_score_from_coco(dataset, split):
     coco = COCO(str(dataset / 'annotations' / f'{split}.json'))
     assert len(coco.getImgIds()) == SETTINGS[f'num_{split}']
     assert [category['name'] for category in coco.loadCats(coco.getCatIds())] == list(CLASSES)
-    assert set(coco.dataset) >= {'info', 'licenses', 'images', 'annotations', 'categories'}
     for image in coco.loadImgs(coco.getImgIds()):
         with Image.open(dataset / split / image['file_name']) as picture:
             assert picture.size == (image['width'], image['height']) == SETTINGS['image_size']
@@ -104,14 +102,6 @@ def test_boxes_are_tight_on_the_ink(monkeypatch, tmp_path):
         np.testing.assert_allclose([x, y, x + w, y + h], measured, atol=2)
 
 
-def test_enlarged_digit_has_ink_on_all_four_sides():
-    digits, _ = load_split_digits('train')
-    rng = np.random.default_rng(0)
-    for row in list(digits)[::40]:
-        ink = _enlarge_digit(rng, digits[row], (160, 128)) >= 0.5
-        assert ink[0].any() and ink[-1].any() and ink[:, 0].any() and ink[:, -1].any()
-
-
 def test_train_and_val_share_no_digit_and_no_photograph(dataset):
     train_digits, train_labels = load_split_digits('train')
     val_digits, val_labels = load_split_digits('val')
@@ -136,20 +126,13 @@ def test_a_complete_set_is_reused_and_another_refused(dataset):
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob('*')} == before
 
 
-def test_foreign_broken_and_incomplete_folders_are_refused_and_left_alone(tmp_path):
+def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     foreign = tmp_path / 'foreign'
     foreign.mkdir()
     (foreign / 'thesis.txt').write_text('mine')
     with pytest.raises(ValueError, match='is not a digits data set'):
         write_digits_dataset(foreign, **SMALL)
     assert (foreign / 'thesis.txt').read_text() == 'mine'
-    root = write_digits_dataset(tmp_path / 'set', **SMALL)
-    (root / 'train/000001.jpg').unlink()
-    with pytest.raises(ValueError, match='is incomplete: 1 of 2 train images'):
-        write_digits_dataset(root, **SMALL)
-    (root / SETTINGS_FILE).write_text('{')
-    with pytest.raises(ValueError, match='is not valid JSON; remove'):
-        write_digits_dataset(root, **SMALL)
 
 
 def test_the_folder_appears_complete_or_not_at_all(monkeypatch, tmp_path):
@@ -177,33 +160,9 @@ def test_the_folder_appears_complete_or_not_at_all(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_losing_a_race_against_the_same_settings_is_no_error(monkeypatch, tmp_path):
-    target = tmp_path / 'set'
-    real_replace = os.replace
-
-    def replace_too_late(source, destination):
-        if not target.exists():
-            monkeypatch.setattr(os, 'replace', real_replace)
-            write_digits_dataset(target, **SMALL)  # the other process
-            monkeypatch.setattr(os, 'replace', replace_too_late)
-        real_replace(source, destination)
-
-    # The other process must not share our temporary folder, which is named after the process id.
-    process_ids = iter(range(1000, 1010))
-    monkeypatch.setattr(os, 'getpid', lambda: next(process_ids))
-    monkeypatch.setattr(os, 'replace', replace_too_late)
-    assert write_digits_dataset(target, **SMALL) == target
-    assert [path.name for path in tmp_path.iterdir()] == ['set']
-
-
-def test_a_missing_package_or_photograph_is_named(monkeypatch, tmp_path):
-    digits_module.load_backgrounds.cache_clear()
-    monkeypatch.setitem(BACKGROUNDS, 'train', (('skimage', 'data/nowhere.png'),))
-    message = 'scikit-image should ship data/nowhere.png.*reinstall scikit-image'
-    with pytest.raises(FileNotFoundError, match=message):
-        write_digits_dataset(tmp_path / 'set', **SMALL)
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(digits_module.importlib.util, 'find_spec', lambda name: None)
-    message = 'needs scikit-image; install it with: pip install scikit-image'
+    message = 'needs scikit-learn; install it with: pip install scikit-learn'
     with pytest.raises(ModuleNotFoundError, match=message):
         write_digits_dataset(tmp_path / 'set', **SMALL)
     assert not list(tmp_path.iterdir())

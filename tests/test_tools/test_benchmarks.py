@@ -44,7 +44,8 @@ def rows_of(benchmark, monkeypatch, capsys):
         monkeypatch.setattr(benchmark('timing'), 'wall_clock', lambda has_gpu: clock())
         benchmark(name).main(f'{options} --rounds 2 --min-seconds 0'.split())
         printed = capsys.readouterr().out
-        assert f'clock: wall, seed: 0, torch: {torch.__version__}' in printed
+        assert printed.startswith('clock: wall, seed: 0, ')
+        assert f'torch: {torch.__version__}' in printed
         table = [line[2:-2].split(' | ') for line in printed.splitlines() if line[:2] == '| ']
         return table[2:], printed
 

@@ -39,7 +39,7 @@ def test_the_modules_of_other_commands_are_not_imported():
     assert 'usage: mmpsbn plot' in done.stdout, done.stderr
     imported = {line.rpartition('|')[2].strip() for line in done.stderr.splitlines()}
     assert 'mmpsbn.analysis' in imported
-    assert not imported & {'mmdet', 'mmpsbn.commands.one_shot', 'mmpsbn.experiments'}
+    assert not imported & {'mmdet', 'mmpsbn.commands.prune', 'mmpsbn.experiments'}
 
 
 def test_a_config_of_an_installed_package():

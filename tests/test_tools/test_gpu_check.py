@@ -191,16 +191,15 @@ def test_only_a_whole_cifar10_is_trained_on(gpu_check, setup, checks, tmp_path):
 
 
 def test_what_the_detector_needs(gpu_check, checks, monkeypatch):
-    packages = importlib.import_module('gpu.packages')
-    monkeypatch.setattr(packages, 'mmcv_operations', lambda: 'cpu')
-    packages.needs_detector('cuda', 'cpu')
+    monkeypatch.setattr(checks, 'mmcv_operations', lambda: 'cpu')
+    checks.needs_detector('cuda', 'cpu')
     with pytest.raises(checks.Skip, match="needs mmcv's operations for cuda: for cpu here"):
-        packages.needs_detector('cuda')
-    monkeypatch.setattr(packages, 'find_spec', lambda name: None)
+        checks.needs_detector('cuda')
+    monkeypatch.setattr(checks, 'find_spec', lambda name: None)
     with pytest.raises(checks.Skip, match='MMDetection is not installed'):
-        packages.needs_detector('cpu')
+        checks.needs_detector('cpu')
     with pytest.raises(checks.Skip, match='scikit-learn is not installed'):
-        packages.needs_digits()
+        checks.needs_digits()
 
 
 def test_a_format_that_is_lost_is_found(gpu_check):
@@ -230,9 +229,8 @@ def test_a_device_that_is_wrong_is_found(gpu_check, setup):
         correct._as_on_the_cpu(setup, build, prepare=moved(1e-4))
 
 
-def test_without_a_gpu_it_says_so(gpu_check, tmp_path, capsys):
-    if torch.cuda.is_available():
-        return
+def test_without_a_gpu_it_says_so(gpu_check, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(SystemExit):
         gpu_check.main(['--out', str(tmp_path)])
     assert 'there is no GPU here; --device cpu tries' in capsys.readouterr().err

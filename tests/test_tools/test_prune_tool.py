@@ -10,7 +10,6 @@ from small_detector import assert_near, images, load, next_commands, outputs, re
 from torch import nn
 
 from mmpsbn.commands.model_files import save_weights
-from mmpsbn.commands.recalibration import recalibrate_batch_norms
 
 DEAD = ('backbone.layer2.0.bn1', [1, 5, 6])
 OPTIONS = ('train_dataloader.batch_size=2', 'model.bbox_head.loss_cls.gamma=1.5')
@@ -155,7 +154,7 @@ def test_without_a_loss_no_layer_shows_what_it_reads(small, tmp_path, monkeypatc
     def fail(model, data_batch):
         raise TypeError('no labels')
 
-    monkeypatch.setattr('mmpsbn.commands.one_shot.batch_loss', fail)
+    monkeypatch.setattr('mmpsbn.commands.prune.batch_loss', fail)
     message = refusal(prune, small, 'dense.pth', tmp_path, *L1)
     assert '(TypeError: no labels)' in message and message.endswith('--no-reconstruct')
     prune(small, 'dense.pth', tmp_path, *L1, '--no-reconstruct')
@@ -171,7 +170,9 @@ def test_the_file_is_plain(small, by_l1):
 
 @pytest.mark.slow
 def test_it_goes_on_with_test_and_train(small, by_l1, tmp_path):
-    run('test', small / 'small.py', by_l1[0], '--work-dir', tmp_path)
+    options = ('--work-dir', tmp_path, '--tta', '--show-dir', 'shown')
+    run('test', small / 'small.py', by_l1[0], *options)
+    assert len(list(tmp_path.glob('*/shown/*.jpg'))) == 4
     run('train', small / 'small.py', '--load-from', by_l1[0], '--work-dir', tmp_path)
     pruned = torch.load(by_l1[0], weights_only=True)
     trained = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
@@ -195,18 +196,6 @@ def test_statistics_are_estimated_anew(small, by_l1, tmp_path):
     for name, parameter in fresh.named_parameters():
         assert torch.equal(parameter, stale.get_parameter(name)), name
     assert fresh.backbone.bn1.num_batches_tracked == 2 and fresh.backbone.bn1.momentum == 0.1
-
-
-def test_the_new_statistics_are_the_mean_over_batches():
-    model = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(0.9))
-    model[0].eval(), model[1].train()
-    model.forward = lambda x, mode: nn.Sequential.forward(model, x)
-    batches = torch.randn(3, 4, 2, 5, 5)
-    recalibrate_batch_norms(model, iter(batches))
-    norm = model[0]
-    torch.testing.assert_close(norm.running_mean, batches.mean((0, 1, 3, 4)))
-    torch.testing.assert_close(norm.running_var, batches.transpose(1, 2).flatten(2).var(2).mean(0))
-    assert norm.momentum == 0.1 and not norm.training and model[1].training
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_any_model_with_data(arch, tmp_path):
         *('--out', tmp_path / 'out', '--num-samples', '7', '--thresholds', '0.001', '2'),
     )
     found = report(tmp_path / 'out')['checkpoints'][0]
-    assert found['name'] == 'net' and found['samples'] == 7
+    assert found['name'] == 'net.pth' and found['samples'] == 7
     totals = found['totals']
     assert (totals['collapsed_0.001'], totals['collapsed_2'], totals['dead']) == (2, 4, 1)
     assert totals['dead_of_collapsed'] == 1 and totals['macs'] == 36 * 4 * 27 + 8
@@ -193,7 +193,7 @@ def test_files_that_are_no_checkpoint_or_no_python(arch, tmp_path):
     for source, message in (('def net(:', 'invalid syntax'), ('import no_such', 'no_such')):
         (tmp_path / 'bad.py').write_text(source)
         assert message in refusal('--arch', f'{tmp_path / "bad.py"}:net', *out)
-    assert 'is not a .py file' in refusal('--arch', f'{path}:net', *out)
+    assert 'text does not load: invalid syntax' in refusal('--arch', f'{path}:net', *out)
     assert "text' is a file; give a folder" in refusal('--arch', nets, '--out', path / 'out')
 
 

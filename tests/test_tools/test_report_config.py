@@ -12,7 +12,6 @@ from small_detector import load, report, run_tool
 
 pytest.importorskip('matplotlib', reason='the report draws with matplotlib')
 
-from mmpsbn.analysis.report.config import ConfigSubject  # noqa: E402
 from mmpsbn.commands.model_files import load_model, save_weights  # noqa: E402
 from mmpsbn.engine.openmmlab import (  # noqa: E402
     example_inputs,
@@ -37,12 +36,12 @@ def folder(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp('epochs')
     shutil.copy(small / 'small.py', folder)
     loaded = load(small / 'small.py', small / 'dense.pth')
-    save_weights(loaded.model, str(folder / 'epoch_1.pth'), iter=2, epoch=1)
+    save_weights(loaded.model, str(folder / 'epoch_1.pth'))
     norm = loaded.model.get_submodule('backbone.layer2.0.bn1')
     with torch.no_grad():
         norm.weight[[1, 5, 6]] = 0
         norm.bias[[1, 5, 6]] = -1
-    save_weights(loaded.model, str(folder / 'epoch_2.pth'), iter=4, epoch=2)
+    save_weights(loaded.model, str(folder / 'epoch_2.pth'))
     return folder
 
 
@@ -51,14 +50,11 @@ def test_a_config_with_its_own_data_and_evaluator(folder, tmp_path, capsys):
     run(
         *(folder / 'small.py', *checkpoints, '--data', '--out', tmp_path / 'out'),
         *('--num-samples', '3', '--thresholds', '0.001'),
-        *('--cfg-options', 'optim_wrapper.optimizer.type=SGD'),
-        *('optim_wrapper.optimizer.momentum=0.9', 'optim_wrapper.accumulative_counts=2'),
     )
     said, shown = capsys.readouterr()
     found = report(tmp_path / 'out')
     first, last = found['checkpoints']
-    # the optimizer steps at every second iteration
-    assert (first['samples'], first['step'], last['step']) == (3, 1, 2)
+    assert first['samples'] == 3
     assert last['totals']['collapsed_0.001'] == 3 and first['totals']['collapsed_0.001'] == 0
     row = next(r for r in last['layers'] if r['layer'] == 'backbone.layer2.0.bn1')
     assert row['dead'] >= 3 and row['writer'] == 'backbone.layer2.0.conv1'
@@ -66,33 +62,12 @@ def test_a_config_with_its_own_data_and_evaluator(folder, tmp_path, capsys):
     assert last['totals']['macs_removable'] == pytest.approx(_saved_by_pruning(folder))
     assert 'coco/bbox_mAP' in last['scores']
     assert last['clamped_scores']['0.001'] == last['scores']  # they were 0 already
-    assert 'weight_decay' in found['forecast']['sentence']
     page = (tmp_path / 'out' / 'report.html').read_text()
     assert 'Ways through the' in page and 'small: epoch_2.pth' in page
     command = shlex.join(['prune', f'{folder}/small.py', f'{folder}/epoch_2.pth'])
     assert f'mmpsbn {command} --criterion dead' in said
-    assert 'SparsityHook looked at the last 2 batches of the training data, this report' in said
     for text in (said, shown):  # what pycocotools prints
         assert 'Average Precision' not in text and 'loading annotations' not in text
-
-
-def test_training_data_is_not_needed_to_look_at_test_data(folder, tmp_path):
-    checkpoints = [folder / f'epoch_{k}.pth' for k in (1, 2)]
-    run(
-        *(folder / 'small.py', *checkpoints, '--data', '--no-score', '--out', tmp_path / 'out'),
-        *('--cfg-options', 'train_dataloader.dataset.data_root=nowhere/'),
-        *('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.loss_scale=dynamic'),
-    )
-    found = report(tmp_path / 'out')  # on a machine without a GPU, too
-    assert found['drops'] == [] and 'weight_decay' in found['forecast']['sentence']
-
-
-def test_training_settings_that_do_not_build_cost_the_forecast_only(folder, tmp_path):
-    run(
-        *(folder / 'small.py', folder / 'epoch_1.pth', '--out', tmp_path / 'out'),
-        *('--cfg-options', 'optim_wrapper.constructor=Nobodys'),
-    )
-    assert 'Nobodys is not in' in report(tmp_path / 'out')['forecast']['sentence']
 
 
 def _saved_by_pruning(folder):
@@ -138,61 +113,14 @@ def test_what_cannot_be_done_with_a_config_is_said_in_a_sentence(folder, tmp_pat
     assert 'more.pth holds backbone.layer9.weight, which the model of' in refusal(
         small, tmp_path / 'more.pth', *out
     )
-    whole = good.read_bytes()
-    for content in (b'', b'elo\n', whole[:5000], whole[: len(whole) // 2]):
-        (tmp_path / 'bad.pth').write_bytes(content)
-        assert "bad.pth' is not a checkpoint that can be read" in refusal(
-            small, tmp_path / 'bad.pth', *out
-        )
-    for held in ([1], {0: 1}, {'state_dict': None}):
-        torch.save(held, tmp_path / 'bad.pth')
-        assert 'not a state dict' in refusal(small, tmp_path / 'bad.pth', *out)
+    (tmp_path / 'half.pth').write_bytes(good.read_bytes()[:5000])
+    assert "half.pth' is not a checkpoint that can be read" in refusal(
+        small, tmp_path / 'half.pth', *out
+    )
+    torch.save({'state_dict': None}, tmp_path / 'none.pth')
+    assert 'not a state dict' in refusal(small, tmp_path / 'none.pth', *out)
     missing = ('--cfg-options', 'test_dataloader.dataset.data_root=nowhere/')
     assert "'nowhere/' (test_dataloader.dataset.data_root) does not exist" in refusal(
         small, good, *out, '--data', *missing
     )
     assert not (tmp_path / 'out').exists()
-
-
-def test_the_length_of_an_epoch_in_a_checkpoint_from_the_middle_of_one(folder):
-    cfg, path = Config.fromfile(str(folder / 'small.py')), folder / 'middle.pth'
-    checkpoint = torch.load(folder / 'epoch_1.pth', weights_only=True)
-    checkpoint['meta'] |= dict(iter=150, epoch=1)
-    planned = dict(runtime_info=dict(max_iters=1200, max_epochs=12))
-    for hub, length in ((planned, 100), (None, 150)):
-        torch.save(dict(checkpoint, message_hub=hub), path)
-        assert load_model(cfg, str(path)).epoch_length == length
-
-
-def test_noise_is_that_of_the_batches_of_a_step(folder):
-    def noise(counts):
-        cfg = Config.fromfile(str(folder / 'small.py'))
-        cfg.optim_wrapper.accumulative_counts = counts
-        subject = ConfigSubject(cfg, use_data=True, input_size=None, device='cpu')
-        return subject.gradient_noise(subject.load(str(folder / 'epoch_1.pth')))
-
-    one, four = noise(1), noise(4)
-    assert one and {name: c / 2 for name, c in one.items()} == pytest.approx(four)
-
-
-@pytest.mark.parametrize(
-    'hooks, looked',
-    [
-        ([], None),
-        ([dict(type='SparsityHook', measures=['collapsed'])], None),
-        ([dict(type='SparsityHook')], ('the last 2 batches of the training data', 0.0)),
-        (
-            [dict(type='mmpsbn.SparsityHook', activations=dict(num_batches=1, eps=0.5))],
-            ('the last 1 batch of the training data', 0.5),
-        ),
-        (
-            [dict(type='SparsityHook', activations=dict(loader=dict(batch_size=4)))],
-            ('the first 2 batches of its own loader', 0.0),
-        ),
-    ],
-)
-def test_what_the_training_log_looks_at(small, hooks, looked):
-    cfg = Config.fromfile(str(small / 'small.py'))
-    cfg.custom_hooks = hooks
-    subject = ConfigSubject(cfg, use_data=False, input_size=None, device='cpu')
-    assert subject.log_looks_at() == looked

@@ -164,11 +164,11 @@ class Training:
             self.runner.train_loop.step()
 
 
-def measure_hooks(bench, args, work_dir):
-    """Trainings by hook, and the seconds of their iterations by round."""
-    how = dict(size=args.size, batch_size=args.batch_size, bench=bench, work_dir=work_dir)
-    runs = {name: Training(args.config, hook, **how) for name, hook in HOOKS.items()}
-    plain = Training(args.config, None, **how)
+def measure_hooks(config, *, bench, **how):
+    """Trainings by hook, and the seconds of their iterations by round. ``how`` is of Training."""
+    how |= dict(bench=bench)
+    runs = {name: Training(config, hook, **how) for name, hook in HOOKS.items()}
+    plain = Training(config, None, **how)
     for run in (plain, *runs.values()):
         run.step()  # the first step traces the model
         run.laps.clear()
@@ -212,11 +212,11 @@ def kill_channels(model, fraction, seed):
                 layer.weight[dead], layer.bias[dead] = 0, -1.0
 
 
-def measure_event(bench, args, work_dir):
+def measure_event(config, *, side, bench, work_dir):
     """Seconds of the first prune event of a new model; parameters before and after."""
     hook = dict(type='DemPHook', prune=dict(interval=1, num_samples=1), **ACTIVE)
-    how = dict(size=(args.event_side,) * 2, batch_size=2, bench=bench, work_dir=work_dir)
-    training = Training(args.event_config, hook, **how)
+    how = dict(size=(side, side), batch_size=2, bench=bench, work_dir=work_dir)
+    training = Training(config, hook, **how)
     model = training.runner.model
     kill_channels(model, fraction=0.1, seed=bench.seed)
     before = sum(p.numel() for p in model.parameters())
@@ -245,8 +245,13 @@ def main(argv=None):
     bench = timing.begin(args)
     with tempfile.TemporaryDirectory() as work_dir, warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        report_hooks(*measure_hooks(bench, args, work_dir))
-        events = [measure_event(bench, args, work_dir) for _ in range(args.events)]
+        how = dict(bench=bench, work_dir=work_dir)
+        sizes = dict(size=args.size, batch_size=args.batch_size)
+        report_hooks(*measure_hooks(args.config, **sizes, **how))
+        events = [
+            measure_event(args.event_config, side=args.event_side, **how)
+            for _ in range(args.events)
+        ]
     seconds, before, after = (statistics.median(column) for column in zip(*events))
     print(f'prune event, {before:,} -> {after:,} parameters: {seconds:.2f} s, target 3 s')
 

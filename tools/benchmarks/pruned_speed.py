@@ -139,23 +139,24 @@ def runs_of(model, images, memory_format):
     return dict(training=training, inference=inference)
 
 
-def measure(name, args, bench):
-    """The rows of a model: one for each phase, sparsity and rounding."""
-    build, side, batch = CASES[name]
-    side, batch = args.side or side, args.batch or batch
+def measure(name, bench, *, sparsities, roundings, side, batch, memory_format, alone, device):
+    """The rows of a model: one for each phase, sparsity and rounding. ``side`` and ``batch`` are
+    by default the model's."""
+    build, usual_side, usual_batch = CASES[name]
+    side, batch = side or usual_side, batch or usual_batch
     torch.manual_seed(bench.seed)
-    dense = build().to(args.device)
-    images = torch.randn(batch, 3, side, side, device=args.device)
+    dense = build().to(device)
+    images = torch.randn(batch, 3, side, side, device=device)
     models, copies = {'dense': dense}, {}
-    for round_to in args.round_to:
-        how = dict(sparsities=args.sparsity, round_to=round_to, seed=bench.seed)
+    for round_to in roundings:
+        how = dict(sparsities=sparsities, round_to=round_to, seed=bench.seed)
         pruned, macs = pruned_copies(dense, images[:1], **how)
         for sparsity, (ours, plan) in pruned.items():
             key = f'{sparsity:.0%}, {round_to}'
             copies[key], models[key] = round_to, ours
-            if not args.alone:
+            if not alone:
                 models[f'TP {key}'] = prune_as_torch_pruning(dense, images[:1], plan)
-    runs = {key: runs_of(model, images, FORMATS[args.format]) for key, model in models.items()}
+    runs = {key: runs_of(model, images, memory_format) for key, model in models.items()}
     rows = []
     for phase in ('training', 'inference'):
         seconds = bench.side_by_side({key: run[phase] for key, run in runs.items()})
@@ -172,7 +173,7 @@ def measure(name, args, bench):
                     ' -> '.join(f'{timing.milliseconds(seconds[k]):.1f}' for k in ('dense', key)),
                     gain,
                     f'{efficiency:.2f}' + ' (missed)' * (efficiency < TARGET),
-                    '' if args.alone else timing.ratio(seconds, key, f'TP {key}'),
+                    '' if alone else timing.ratio(seconds, key, f'TP {key}'),
                 ]
             )
     return rows
@@ -195,7 +196,11 @@ def main(argv=None):
     args = parse_args(argv)
     bench = timing.begin(args)
     warnings.simplefilter('ignore')
-    timing.print_table(HEAD, [row for name in args.models for row in measure(name, args, bench)])
+    how = dict(side=args.side, batch=args.batch, alone=args.alone, device=args.device)
+    how |= dict(sparsities=args.sparsity, roundings=args.round_to)
+    how['memory_format'] = FORMATS[args.format]
+    rows = [row for name in args.models for row in measure(name, bench, **how)]
+    timing.print_table(HEAD, rows)
 
 
 if __name__ == '__main__':

@@ -2,17 +2,16 @@
 
 import argparse
 import functools
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.benchmark import Timer
 
+from mmpsbn.experiments.folder import this_machine
 from mmpsbn.experiments.tables import markdown
 
 
@@ -99,17 +98,8 @@ def begin(args: argparse.Namespace) -> Bench:
             '--cpu-time does not see what a GPU does: hide it with CUDA_VISIBLE_DEVICES= or leave '
             '--cpu-time out'
         )
-    machine = dict(
-        cpu=cpu_model(),
-        threads=threads(),
-        clock='processor' if args.cpu_time else 'wall',
-        seed=args.seed,
-        torch=torch.__version__,
-        python=platform.python_version(),
-    )
-    if has_gpu:
-        machine['gpu'] = torch.cuda.get_device_name()
-    print(', '.join(f'{key}: {value}' for key, value in machine.items()), flush=True)
+    known = dict(clock='processor' if args.cpu_time else 'wall', seed=args.seed) | this_machine()
+    print(', '.join(f'{key}: {value}' for key, value in known.items()), flush=True)
     clock = time.process_time if args.cpu_time else functools.partial(wall_clock, has_gpu)
     return Bench(args.rounds, args.min_seconds, args.seed, clock)
 
@@ -118,15 +108,6 @@ def wall_clock(has_gpu: bool) -> float:
     if has_gpu:
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    models = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
-    return next(models, platform.machine())
 
 
 def milliseconds(seconds: Sequence[float]) -> float:

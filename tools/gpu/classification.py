@@ -7,7 +7,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
-from torch.utils.data import Dataset
 
 from mmpsbn.engine.openmmlab import model_cfg_of
 
@@ -18,20 +17,12 @@ _CONFIG = ROOT / 'configs/demp_cls/resnet18_sgdm_cifar10.py'
 _STEPS = 12
 
 
-class _Bytes(Dataset):
+def _packed(seed: int, count: int = 64) -> list[dict]:
     """Noise of 32x32 as mmpretrain packs pictures."""
-
-    def __init__(self, seed: int, count: int = 64):
-        generator = torch.Generator().manual_seed(seed)
-        self._pictures = torch.randint(
-            0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator
-        )
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, i: int) -> dict:
-        return dict(inputs=self._pictures[i], data_samples=DataSample().set_gt_label(i % 10))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    samples = [DataSample().set_gt_label(i % 10) for i in range(count)]
+    return [dict(inputs=x, data_samples=sample) for x, sample in zip(noise, samples)]
 
 
 def export_of_a_run(setup: Setup) -> str:
@@ -51,7 +42,7 @@ def export_of_a_run(setup: Setup) -> str:
     stages = (getattr(model.backbone, f'layer{i}') for i in range(1, 5))
     kill_channels([block.bn1 for stage in stages for block in stage], [1, 3])
     folder = setup.folder / 'export'
-    how = dict(steps=_STEPS, seed=setup.seed, data=_Bytes(setup.seed), collate='pseudo_collate')
+    how = dict(steps=_STEPS, seed=setup.seed, data=_packed(setup.seed), collate='pseudo_collate')
     runner = train(folder, model, [demp()], device=setup.device, default_scope='mmpretrain', **how)
     require(bool(plan_of(runner)), 'no channel went')
     config = str(folder / 'resnet18.py')

@@ -10,14 +10,13 @@ from torch import nn
 from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.layers import psBN1d, psBN2d, psGN, psIN, psSyncBN
 
-from .checks import Found, Part, Setup, Skip, require
-from .packages import needs_detector
+from .checks import Found, Part, Setup, Skip, needs_detector, require
 from .runs import (
     SGD,
-    Pictures,
     classifier,
     demp,
     furthest,
+    pictures,
     plan_of,
     tensors_of,
     train,
@@ -224,7 +223,7 @@ def resume(setup: Setup) -> Found:
     noisy = demp(noise=dict(peak_std=1e-3))
     how = dict(device=setup.device, seed=setup.seed, steps=steps, deterministic=True)
     build = partial(_resnet18(setup), dtype=torch.float32, norm='psBN')
-    data = Pictures(setup.seed, torch.float32)
+    data = pictures(setup.seed, torch.float32)
     hooks = [noisy, EMA, dict(type='SparsityHook', interval=5)]
     whole = train(setup.folder / 'whole', build(), hooks, data=data, **how)
     half = str(setup.folder / 'whole' / f'iter_{steps // 2}.pth')
@@ -240,7 +239,7 @@ def resume(setup: Setup) -> Found:
 def retinanet(setup: Setup) -> Found:
     """RetinaNet (R50; R18 on the CPU) under DemPHook: the same events and weights as on the CPU."""
     needs_detector('cuda', 'cpu')
-    from .detector import Detections, retinanet_with_dead_channels
+    from .detector import detections, retinanet_with_dead_channels
 
     how = dict(depth=50, width=64) if setup.on_gpu else dict(depth=18, width=8)
     build = partial(retinanet_with_dead_channels, setup.seed, dtype='float64', **how)
@@ -250,7 +249,7 @@ def retinanet(setup: Setup) -> Found:
         setup,
         build,
         [demp(prune=dict(interval=3, num_samples=4))],
-        data=Detections(setup.seed, side=side),
+        data=detections(setup.seed, side=side),
         batch_size=2,
         collate='pseudo_collate',
         optim_wrapper=dict(optimizer=dict(SGD, lr=1e-3), clip_grad=dict(max_norm=10)),

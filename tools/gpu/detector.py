@@ -8,7 +8,6 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
-from torch.utils.data import Dataset
 
 from .runs import kill_channels
 
@@ -41,18 +40,10 @@ def retinanet_with_dead_channels(seed: int, *, depth: int, width: int, dtype: st
     return model.to(getattr(torch, dtype))
 
 
-class Detections(Dataset):
+def detections(seed: int, *, side: int, count: int = 8) -> list[dict]:
     """Noise with boxes, from a seed."""
-
-    def __init__(self, seed: int, *, side: int, count: int = 8):
-        torch.manual_seed(seed)
-        batch = demo_mm_inputs(
-            count, image_shapes=[(3, side, side)] * count, num_items=[4] * count, num_classes=80
-        )
-        self._pictures = [dict(zip(batch, picture)) for picture in zip(*batch.values())]
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, i: int) -> dict:
-        return self._pictures[i]
+    torch.manual_seed(seed)
+    batch = demo_mm_inputs(
+        count, image_shapes=[(3, side, side)] * count, num_items=[4] * count, num_classes=80
+    )
+    return [dict(zip(batch, picture)) for picture in zip(*batch.values())]

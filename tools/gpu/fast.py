@@ -2,15 +2,13 @@
 
 import tempfile
 import time
-from argparse import Namespace
 from functools import partial
 
 import timing
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from .checks import ROOT, Found, Part, Setup, Skip, require
-from .packages import needs_detector, needs_digits
+from .checks import ROOT, Found, Part, Setup, Skip, needs_detector, needs_digits, require
 
 CONFIGS = ROOT / 'configs'
 FAST = Part()
@@ -61,9 +59,9 @@ def hooks_in_a_step(setup: Setup) -> Found:
     from hook_overhead import HEAD, hook_rows, measure_hooks
 
     config = str(CONFIGS / 'bccd/retinanet_r18_bn_bccd.py')
-    args = Namespace(config=config, size=(640, 640), batch_size=4)
     with tempfile.TemporaryDirectory() as folder:
-        rows, _, iteration = hook_rows(*measure_hooks(_bench(setup, 4), args, folder))
+        how = dict(size=(640, 640), batch_size=4, bench=_bench(setup, 4), work_dir=folder)
+        rows, _, iteration = hook_rows(*measure_hooks(config, **how))
     return Found(f'a plain iteration takes {1e3 * iteration:.1f} ms', HEAD, rows)
 
 
@@ -74,22 +72,22 @@ def prune_event(setup: Setup) -> Found:
     from hook_overhead import measure_event
 
     config = str(CONFIGS / 'retinanet/retinanet_r50_bn_demp.py')
-    args = Namespace(event_config=config, event_side=256)
     with tempfile.TemporaryDirectory() as folder:
-        seconds, before, after = measure_event(_bench(setup, 1), args, folder)
+        how = dict(side=256, bench=_bench(setup, 1), work_dir=folder)
+        seconds, before, after = measure_event(config, **how)
     return Found(f'{seconds:.2f} s, {before:,} -> {after:,} parameters')
 
 
-def _pruned(setup: Setup, name: str, **changes) -> Found:
+def _pruned(setup: Setup, name: str, *, side=None, batch=None, tiny=32) -> Found:
+    """``tiny`` is the side of the pictures on a CPU."""
     from pruned_speed import HEAD, measure
 
-    how = dict(sparsity=[0.5, 0.8, 0.9], round_to=[1, 8, 16], side=None, batch=None, alone=True)
-    how |= dict(device=setup.device, format='channels_last') | changes
+    how = dict(side=side, batch=batch) if setup.on_gpu else dict(side=tiny, batch=2)
+    how |= dict(sparsities=[0.5, 0.8, 0.9], roundings=[1, 8, 16])
     if setup.quick:
-        how |= dict(sparsity=[0.5, 0.9], round_to=[8])
-    if not setup.on_gpu:
-        how |= dict(batch=2, side=changes.get('tiny', 32))
-    rows = measure(name, Namespace(**how), _bench(setup, 3))
+        how |= dict(sparsities=[0.5, 0.9], roundings=[8])
+    how |= dict(memory_format=torch.channels_last, alone=True, device=setup.device)
+    rows = measure(name, _bench(setup, 3), **how)
     return Found(f'{len(rows)} rows, channels_last; {_RATIO}', HEAD[:-1], [r[:-1] for r in rows])
 
 

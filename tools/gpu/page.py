@@ -2,36 +2,31 @@
 run is cut off is whole."""
 
 import json
-import os
-import platform
 from collections import Counter
 from dataclasses import asdict, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
-import timing
 import torch
 
-from mmpsbn.engine.files import AtomicLocalBackend
+from mmpsbn.experiments.folder import this_machine
+from mmpsbn.experiments.folder import write as write_whole
 from mmpsbn.experiments.tables import markdown
 
-from .checks import Found, Outcome
-from .packages import mmcv_operations, versions
+from .checks import Found, Outcome, mmcv_operations
 
 _JSON = 'gpu_check.json'
 
 
 def machine() -> dict:
     """What a reader must know to compare numbers."""
-    known = dict(
-        processor=timing.cpu_model(),
-        cores=os.cpu_count(),
-        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else 'none',
-        python=platform.python_version(),
-        torch=torch.__version__,
+    return this_machine() | dict(
         cuda=torch.version.cuda,
         cudnn=torch.backends.cudnn.version(),
+        mmdet=import_module('mmdet').__version__ if find_spec('mmdet') else 'not installed',
+        mmcv_operations=mmcv_operations(),
     )
-    return known | versions() | dict(mmcv_operations=mmcv_operations())
 
 
 class Page:
@@ -79,8 +74,8 @@ class Page:
     def write(self, *, ended: bool) -> None:
         parts = {part: [asdict(o) for o in found] for part, found in self._found()}
         record = dict(self._about, ended=ended, summary=self.summary, parts=parts)
-        self._put(_JSON, json.dumps(record, indent=1, default=str) + '\n')
-        self._put('gpu_check.md', self._markdown(ended))
+        write_whole(self._folder / _JSON, json.dumps(record, indent=1, default=str) + '\n')
+        write_whole(self._folder / 'gpu_check.md', self._markdown(ended))
 
     def _found(self) -> list[tuple[str, list[Outcome]]]:
         return [(part, list(found.values())) for part, found in self.outcomes.items()]
@@ -105,9 +100,6 @@ class Page:
                     lines += ['', f'### {o.name}', o.shows, '']
                     lines += [markdown([*o.found.head], *cells)]
         return '\n'.join(lines) + '\n'
-
-    def _put(self, name: str, text: str) -> None:
-        AtomicLocalBackend().put(text.encode(), str(self._folder / name))
 
 
 def _plain(value: object) -> object:

@@ -6,8 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .checks import Found, Part, Setup, Skip, child_environment, require
-from .packages import needs_digits
+from .checks import Found, Part, Setup, Skip, child_environment, needs_digits, require
 
 PAPERS = Part()
 _RESERVE = 15.0  # seconds, for the checkpoints of what is stopped, and the page

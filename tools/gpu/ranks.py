@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from .checks import Setup, require
-from .runs import Pictures, classifier, demp, furthest, plan_of, tensors_of, train
+from .runs import classifier, demp, furthest, pictures, plan_of, tensors_of, train
 
 _CLOSE = 1e-6
 _STEPS, _BATCH, _WIDTH = 12, 8, 8
@@ -22,7 +22,7 @@ def _trained(folder: Path, device: str, seed: int, norm: str, ranks: int):
     how = dict(device=device, seed=seed, steps=_STEPS, batch_size=_BATCH // ranks, shuffle=False)
     if ranks > 1:
         how |= dict(launcher='pytorch', cfg=dict(model_wrapper_cfg=_DDP))
-    data = Pictures(seed, torch.float64)
+    data = pictures(seed, torch.float64)
     model = classifier(seed, width=_WIDTH, norm=norm)
     return train(folder, model, [demp()], data=data, **how)
 

@@ -14,7 +14,6 @@ from mmpretrain.models import ResNet_CIFAR
 from mmpretrain.models.backbones.resnet import BasicBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from mmpsbn.engine import DemPHook
 from mmpsbn.engine.runner_parts import averaged_models_of, bare_model
@@ -46,19 +45,12 @@ class Classifier(BaseModel):
         return dict(loss=F.cross_entropy(logits, labels)) if mode == 'loss' else logits
 
 
-class Pictures(Dataset):
+def pictures(seed: int, dtype: torch.dtype, count: int = 64) -> list[dict]:
     """Noise of 32x32 with labels, from a seed."""
-
-    def __init__(self, seed: int, dtype: torch.dtype, count: int = 64):
-        generator = torch.Generator().manual_seed(seed)
-        self.inputs = torch.randn(count, 3, 32, 32, generator=generator, dtype=dtype)
-        self.labels = torch.randint(0, 10, (count,), generator=generator)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> dict:
-        return dict(inputs=self.inputs[i], labels=self.labels[i])
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 3, 32, 32, generator=generator, dtype=dtype)
+    labels = torch.randint(0, 10, (count,), generator=generator)
+    return [dict(inputs=x, labels=y) for x, y in zip(inputs, labels)]
 
 
 def classifier(
@@ -104,7 +96,7 @@ def train(
     device: str,
     steps: int,
     seed: int,
-    data: Dataset | None = None,
+    data: Sequence[dict] | None = None,
     batch_size: int = 8,
     collate: str = 'default_collate',
     shuffle: bool = True,
@@ -125,7 +117,7 @@ def train(
             train_dataloader=dict(
                 batch_size=batch_size,
                 num_workers=0,
-                dataset=data or Pictures(seed, torch.float64),
+                dataset=data or pictures(seed, torch.float64),
                 sampler=dict(type='InfiniteSampler', shuffle=shuffle),
                 collate_fn=dict(type=collate),
             ),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmpsbn.engine import DemPHook
 
 from .checks import Setup, require
-from .runs import SGD, Pictures, classifier, demp, furthest, plan_of, tensors_of, train
+from .runs import SGD, classifier, demp, furthest, pictures, plan_of, tensors_of, train
 
 _FIRST = 2.0**20  # overflows, and after few halvings does not
 
@@ -68,7 +68,7 @@ def compare_scaled(setup: Setup, *, steps: int) -> str:
     """
     how = dict(device=setup.device, seed=setup.seed, steps=steps, deterministic=True)
     build = partial(classifier, setup.seed, width=16, dtype=torch.float32)
-    data = Pictures(setup.seed, torch.float32)
+    data = pictures(setup.seed, torch.float32)
 
     def trained(**wrapper):
         wrapper |= dict(optimizer=dict(SGD))

@@ -1,6 +1,6 @@
 """Any PyTorch model as the subject of a report: a callable that builds it, and its state dicts."""
 
-import importlib.util
+import runpy
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +13,6 @@ from ...commands.model_files import read_plain, state_dict_in
 from ...pruning import trace_channel_graph
 from ...pruning.forward import call_with, observing
 from ...pruning.graph import ChannelGraph
-from ...pruning.sparsity import layers_at_zero
 from .subject import Loaded, Subject, noise_of
 
 
@@ -31,19 +30,13 @@ def load_callable(reference: str, option: str) -> Callable:
         raise ValueError(f'{option} must be FILE:CALLABLE, got {reference!r}')
     if not Path(path).is_file():
         raise FileNotFoundError(f'{option}: file {path!r} does not exist')
-    spec = importlib.util.spec_from_file_location(f'_report_{Path(path).stem}', path)
-    if spec is None:
-        raise ValueError(f'{option}: {path!r} is not a .py file')
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look there
     folder = str(Path(path).resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
     try:
-        spec.loader.exec_module(module)
+        found = runpy.run_path(path).get(name)
     except (SyntaxError, ImportError) as error:
         raise ValueError(f'{option}: {path} does not load: {error}') from error
-    found = getattr(module, name, None)
     if not callable(found):
         raise ValueError(f'{option}: {path} has no callable {name!r}')
     return found
@@ -89,10 +82,7 @@ class ArchSubject(Subject):
                 what = textwrap.shorten(str(error).splitlines()[1], 200, placeholder=' ...')
                 fault = f'{checkpoint} does not fit the --arch model: {what}'
                 raise ValueError(fault) from error
-        return Loaded(model.eval().to(self._device), kept={}, step=None, epoch_length=None)
-
-    def begins_at_zero(self) -> dict[str, int]:
-        return layers_at_zero(self.load(None).model)
+        return Loaded(model.eval().to(self._device), kept={})
 
     def example(self, model: nn.Module) -> Tensor | None:
         """Noise of the size given, else a sample of the data."""

@@ -4,40 +4,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from ...version import __version__
 from . import pictures
-from .look import Look
 from .numbers import channel_table, layer_rows, totals
-from .tables import checkpoint_table, drop_table, layer_tables, tiles_of
+from .snapshot import Snapshot
+from .tables import checkpoint_table, layer_table
 from .words import findings_of
 
-_SAID = ('name', 'step', 'samples', 'untraced', 'input_shape')  # of a snapshot, as it is
+_SAID = ('name', 'samples', 'untraced', 'input_shape', 'scores')  # of a snapshot, as it is
 
 
 def report_of(
-    look: Look, labels: Sequence[str], prune_command: str | None
+    title: str, snapshots: Sequence[Snapshot], prune_command: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a report says: what the page is rendered from, of the last checkpoint and of what
     changed; and all numbers of all checkpoints, in plain types.
 
     Args:
-        labels: what the checkpoints are called.
+        title: of the subject.
+        snapshots: of its checkpoints, in the order of training; one or more.
         prune_command: see :func:`.write_report`.
     """
-    tables = [channel_table(snapshot) for snapshot in look.snapshots]
-    rows = [layer_rows(*pair) for pair in zip(look.snapshots, tables)]
-    found = [totals(*parts) for parts in zip(look.snapshots, tables, rows)]
-    last = look.snapshots[-1]
+    tables = [channel_table(snapshot) for snapshot in snapshots]
+    rows = [layer_rows(*pair) for pair in zip(snapshots, tables)]
+    found = [totals(*parts) for parts in zip(snapshots, tables, rows)]
+    last, several = snapshots[-1], len(snapshots) > 1
     looked = f'{last.samples:,} samples' if last.samples else 'its weights alone'
     content = dict(
-        title=f'{look.title}: {labels[-1]}',
+        title=f'{title}: {last.name}',
         subtitle=f'Sparsity report of {looked}, by mmpsbn {__version__}',
-        findings=findings_of(
-            last, found[-1], prune_command=prune_command, log_looks_at=look.log_looks_at
-        ),
-        tiles=list(tiles_of(last, found[-1])),
+        findings=findings_of(last, found[-1], prune_command=prune_command),
         last=last,
         figures=dict(
             depth=pictures.draw_depth(tables[-1]),
@@ -46,53 +42,28 @@ def report_of(
             l1=pictures.draw_l1_norms(tables[-1]),
             zero_share=pictures.draw_zero_shares(tables[-1]),
             universality=pictures.draw_universality(tables[-1]),
+            paths=pictures.draw_paths(*pictures.paths_of(snapshots, tables)) if several else None,
         ),
-        layer_tables=layer_tables(rows[-1], last.settings),
-        checkpoint_table=None,
-        drops=None,
-        forecast=None,
+        layer_table=layer_table(rows[-1], last.settings),
+        checkpoint_table=checkpoint_table(snapshots, found) if several else None,
     )
-    if len(look.snapshots) > 1:
-        metric = next((name for s in look.snapshots for name in s.scores), None)
-        scores = [s.scores.get(metric) for s in look.snapshots]
-        content['checkpoint_table'] = checkpoint_table(look.snapshots, labels, found, metric)
-        content['figures'] |= dict(
-            rounds=pictures.draw_rounds(found, scores, metric),
-            paths=pictures.draw_paths(*pictures.paths_of(look.snapshots, tables)),
-        )
-    if look.drops:  # Theorem 1 against what happened, on average over channels
-        drops = [drop for layers in look.drops.values() for drop in layers]
-        weights = [drop.channels for drop in drops]
-        content['figures']['drops'] = pictures.draw_drops(drops)
-        content['drops'] = dict(
-            predicted=np.average([drop.predicted for drop in drops], weights=weights),
-            observed=np.average([drop.observed for drop in drops], weights=weights),
-            table=drop_table([(labels[k], labels[k + 1], d) for k, d in look.drops.items()]),
-        )
-    if look.course is not None and not look.course.sentence.startswith('forecast: none'):
-        content['forecast'] = look.course.sentence.removeprefix('forecast: ')
-    return content, _data(look, rows, found)
+    return content, _data(title, snapshots, rows, found)
 
 
-def _data(look: Look, rows: Sequence, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = [snapshot.name for snapshot in look.snapshots]
+def _data(
+    title: str, snapshots: Sequence[Snapshot], rows: Sequence, found: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     return dict(
-        title=look.title,
+        title=title,
         version=__version__,
-        settings=asdict(look.snapshots[-1].settings),
+        settings=asdict(snapshots[-1].settings),
         checkpoints=[
             {key: getattr(snapshot, key) for key in _SAID}
             | dict(
                 totals=found[k],
-                scores=snapshot.scores,
                 clamped_scores={f'{t:g}': s for t, s in snapshot.clamped_scores.items()},
                 layers=rows[k],
             )
-            for k, snapshot in enumerate(look.snapshots)
+            for k, snapshot in enumerate(snapshots)
         ],
-        drops=[
-            dict(before=names[k], after=names[k + 1], layers=[asdict(drop) for drop in layers])
-            for k, layers in look.drops.items()
-        ],
-        forecast=None if look.course is None else dict(sentence=look.course.sentence),
     )

@@ -32,8 +32,7 @@ def channel_table(snapshot: Snapshot) -> np.recarray:
     b, ``l1`` the L1 norm of the filter, ``relative_l1`` that over the median of the layer,
     ``zero_share`` Pr[a = 0], ``universality`` the middle of its bounds, ``peak`` max |a|. 0 or 1
     are ``collapsed`` (by the first threshold), ``collapsed_<threshold>``, ``not_grown``,
-    ``perhaps_not_grown``, ``hardly_active``, ``dead`` and ``mostly_zero``. What is known not to
-    have grown has not collapsed; what perhaps never grew has.
+    ``hardly_active``, ``dead`` and ``mostly_zero``. What has not grown has not collapsed.
     """
     nobody = LayerChannels(None, torch.zeros(0))  # a model without layers has the columns, too
     columns: dict[str, list[Tensor]] = {}
@@ -68,20 +67,18 @@ def _columns(snapshot: Snapshot, name: str, channels: LayerChannels) -> dict[str
         dead=None if unreached(channels) else mask('dead'),
         mostly_zero=None if unreached(channels) else mask('mostly_zero'),
     )
-    known = bool(snapshot.growth_from)
     for threshold in snapshot.settings.thresholds:
         small, young = mask('collapsed', threshold), snapshot.not_grown.get(threshold, {}).get(name)
-        found[collapsed_column(threshold)] = small if young is None or not known else small * ~young
+        found[collapsed_column(threshold)] = small if young is None else small * ~young
     young = snapshot.not_grown.get(snapshot.threshold, {}).get(name)
-    young = None if young is None else young.float()
-    found |= dict(not_grown=young if known else None, perhaps_not_grown=None if known else young)
+    found['not_grown'] = None if young is None else young.float()
     return found | dict(collapsed=found[collapsed_column(snapshot.threshold)])
 
 
 def _counts(snapshot: Snapshot, table: np.recarray) -> dict[str, int | None]:
     """Channels by property; None where no layer can tell."""
     thresholds = map(collapsed_column, snapshot.settings.thresholds)
-    keys = (*thresholds, 'not_grown', 'perhaps_not_grown', 'hardly_active', 'dead', 'mostly_zero')
+    keys = (*thresholds, 'not_grown', 'hardly_active', 'dead', 'mostly_zero')
     return {k: None if np.isnan(table[k]).all() else int(np.nansum(table[k])) for k in keys}
 
 
@@ -151,8 +148,7 @@ def totals(
     """The model as a whole; None where a number does not apply.
 
     ``not_grown``: filters under the first threshold that are in layers whose gamma began at 0 and
-    have not grown, so that they are not among the collapsed; ``perhaps_not_grown``: those among
-    the collapsed of which nothing tells whether they ever grew. None without such layers.
+    have not grown, so that they are not among the collapsed; None without such layers.
     ``dead_of_collapsed``: how many of the collapsed filters are dead, of the
     ``observed_collapsed`` that data reached; ``dead_above``: how many dead channels have a scale
     above the first threshold.

@@ -4,7 +4,7 @@
 is nothing to draw: no scales, no writers, or no data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -12,15 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ..style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend, new_figure, scatter
+from ..style import BLUE, GREY, INK, ORANGE, RED, legend, new_figure, scatter
 from .snapshot import Snapshot
-from .theorem import Drop
 
 # The non-trainable region: a ReLU right behind passes less than this of a normal input.
 _REGION = 0.01
 _FLOOR = 1e-6  # scales below it are drawn there
 _MOSTLY = 0.99
-_BARS = 120  # more of them are drawn without gaps
 _MOST_PATHS = 400  # more of them are a smear; those that collapse are drawn first
 _STATES = dict(other=BLUE, dead=ORANGE, collapsed=RED)
 
@@ -113,11 +111,7 @@ def draw_depth(channels: np.recarray) -> Figure | None:
         share = 100 * np.bincount(known.depth, known[key], layers) / np.maximum(total, 1)
         highest = max(highest, share.max())
         label = key.replace('_', ' ')
-        style = dict(color=colour, label=label, gid=label)
-        if layers <= _BARS:
-            axes.bar(np.arange(1, layers + 1), share, width, **style)
-        else:  # one shape
-            axes.stairs(share, np.arange(layers + 1) + 0.5, fill=True, **style)
+        axes.bar(np.arange(1, layers + 1), share, width, color=colour, label=label)
     if not highest:
         return None
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
@@ -173,37 +167,6 @@ def _histogram(
     return figure
 
 
-def draw_rounds(
-    totals: Sequence[Mapping], scores: Sequence[float | None], metric: str | None
-) -> Figure:
-    """Collapsed and dead channels, FLOPs at stake and the score by checkpoint (psBN paper
-    figure 3); ``metric`` is what is scored."""
-    has_scores = any(score is not None for score in scores)
-    figure, grid = new_figure(1 + has_scores, 1, height=5.0 if has_scores else 3.3, sharex=True)
-    x = np.arange(1, len(totals) + 1)
-    top = grid[0, 0]
-    first = next(key for key in totals[0] if key.startswith('collapsed_'))
-    for key, of, label, colour in (
-        (first, 'scaled_channels', 'collapsed filters', RED),
-        ('dead', 'observed_channels', 'dead channels', INK),
-        ('mostly_zero', 'observed_channels', 'mostly zero', ORANGE),
-        ('macs_at_stake', 'macs', 'FLOPs at stake', GREEN),
-    ):
-        share = [100 * t[key] / t[of] if t[key] is not None and t[of] else np.nan for t in totals]
-        if np.isfinite(share).any():
-            top.plot(x, share, color=colour, marker='o', markersize=4, label=label, gid=key)
-    top.set_ylim(0, max(top.get_ylim()[1], 1))
-    top.yaxis.set_major_formatter(PercentFormatter(decimals=None))
-    legend(top)
-    if has_scores:
-        values = [np.nan if score is None else score for score in scores]
-        grid[1, 0].plot(x, values, color=BLUE, marker='o', markersize=4, gid='score')
-        grid[1, 0].set_ylabel(metric)
-    grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    grid[-1, 0].set_xlabel('checkpoint, in the order given')
-    return figure
-
-
 def paths_of(
     snapshots: Sequence[Snapshot], tables: Sequence[np.recarray]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -247,20 +210,5 @@ def draw_paths(points: np.ndarray, lost: np.ndarray) -> Figure | None:
     margin = 0.05 * (np.nanmax(drawn[..., 1]) - bottom + 1e-3)
     axes.set(xlabel='|γ|', ylabel='effective bias b (dot: the last checkpoint)')
     axes.set(xlim=(-0.02 * right, right), ylim=(bottom - margin, None))
-    legend(axes)
-    return figure
-
-
-def draw_drops(drops: Sequence[Drop]) -> Figure:
-    """Theorem 1 against what happened, by layer."""
-    figure, ((axes,),) = new_figure()
-    x, y = [drop.predicted for drop in drops], [drop.observed for drop in drops]
-    label = 'a layer between two checkpoints'
-    scatter(axes, x, y, colour=BLUE, label=label, gid='drops', size=20)
-    axes.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle='--', label='as predicted')
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
-        axis.set_major_formatter('{x:.2g}')
-    axes.set(xlabel='change of Φ by Theorem 1', ylabel='observed change of Φ')
     legend(axes)
     return figure

@@ -1,11 +1,13 @@
 """What one checkpoint holds: its channels, what was seen of them, and what it scores."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from torch import Tensor, nn
 
 from ...commands.launch import first_line
+from ...engine.sparsity.growth import Growth
 from ...functional.checks import is_count, is_number
 from ...functional.statistics import collapsed_mask
 from ...layers import PostShift
@@ -45,12 +47,11 @@ class Snapshot:
     """One checkpoint.
 
     ``not_grown`` is threshold -> layer whose gamma began at 0 -> which of its channels are below
-    the threshold and had not grown before, shape (C,), bool; ``growth_from`` is what tells that
-    they had not: 'record' (SparsityHook's, in the checkpoint), 'checkpoints' (several), or None:
-    one checkpoint alone cannot tell them from those that have collapsed.
+    the threshold and had not grown before, shape (C,), bool; by SparsityHook's record in the
+    checkpoint, without which all of them count as collapsed.
     """
 
-    name: str  # as CSV and JSON call it
+    name: str
     settings: Settings
     layers: dict[str, LayerChannels] = field(default_factory=dict)  # the census
     kept: dict[str, tuple[int, ...]] = field(default_factory=dict)  # see :class:`.Loaded`
@@ -61,10 +62,8 @@ class Snapshot:
     samples: int = 0  # that activations were taken of
     scores: dict[str, float] = field(default_factory=dict)  # of the model as it is
     clamped_scores: dict[float, dict[str, float]] = field(default_factory=dict)  # by threshold
-    step: int | None = None  # see :class:`.Loaded`
     has_psbn: bool = False  # or other layers that are shifted
     not_grown: dict[float, dict[str, Tensor]] = field(default_factory=dict)
-    growth_from: str | None = None
 
     @property
     def threshold(self) -> float:
@@ -72,17 +71,47 @@ class Snapshot:
         return self.settings.thresholds[0]
 
 
-def take_snapshot(
-    subject: Subject, loaded: Loaded, *, name: str, settings: Settings, **growth
-) -> Snapshot:
-    """Look at a loaded model. It is not changed. ``growth`` is what is known of it.
+def take_snapshots(
+    subject: Subject, checkpoints: Sequence[str], settings: Settings
+) -> list[Snapshot]:
+    """Look at one checkpoint after the other; without any, at the subject as it is built.
+
+    Raises:
+        ValueError: a checkpoint that does not fit, or an empty data set.
+    """
+    names = checkpoint_names(checkpoints) or ['as built']
+    return [
+        take_snapshot(subject, subject.load(path), name=name, settings=settings)
+        for name, path in zip(names, checkpoints or [None])
+    ]
+
+
+def checkpoint_names(paths: Sequence[str]) -> list[str]:
+    """File names, with as many folders before each as it takes to tell them apart."""
+    parts = [PurePath(path).parts for path in paths]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = [str(PurePath(*part[-count:])) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
+
+
+def take_snapshot(subject: Subject, loaded: Loaded, *, name: str, settings: Settings) -> Snapshot:
+    """Look at a loaded model. It is not changed.
 
     Raises:
         ValueError: the data set is empty.
     """
     model, example = loaded.model, subject.example(loaded.model)
-    found = Snapshot(name, settings, kept=loaded.kept, step=loaded.step, **growth)
+    found = Snapshot(name, settings, kept=loaded.kept)
     found.has_psbn = any(isinstance(module, PostShift) for module in model.modules())
+    if loaded.growth:
+        growth = Growth()
+        growth.restore(loaded.growth)
+        scales = scale_layers(model).items()
+        gammas = {name: layer.weight.detach().float().cpu() for name, layer in scales}
+        growth.update(gammas, loaded.kept)
+        found.not_grown = {t: growth.not_grown(threshold=t) for t in settings.thresholds}
     channel_map = observed = None
     sizes: list[int] = []
     if example is None and subject.has_data:

@@ -14,24 +14,12 @@ _EXACT = 1e-12  # the papers call a channel that stays below it 0
 
 
 def findings_of(
-    snapshot: Snapshot,
-    totals: Mapping[str, Any],
-    *,
-    prune_command: str | None,
-    log_looks_at: tuple[str, float] | None,
+    snapshot: Snapshot, totals: Mapping[str, Any], *, prune_command: str | None
 ) -> tuple[Finding, ...]:
-    """The summary.
-
-    Args:
-        prune_command: what cuts out the dead channels.
-        log_looks_at: the data and the eps by which the training log counts dead channels.
-    """
-    dead = dead_words(snapshot, totals)
-    if snapshot.samples and log_looks_at is not None:
-        dead += ' ' + _other_count(snapshot, *log_looks_at)
+    """The summary. ``prune_command`` is what cuts out the dead channels."""
     findings = [
         Finding('Collapsed', collapsed_words(snapshot, totals)),
-        Finding('Dead', dead),
+        Finding('Dead', dead_words(snapshot, totals)),
         Finding('Cost', cost_words(snapshot, totals)),
     ]
     if snapshot.scores:
@@ -52,11 +40,6 @@ def _collapsed_count(snapshot: Snapshot, totals: Mapping[str, Any]) -> int:
     return totals[collapsed_column(snapshot.threshold)]
 
 
-def _collapsed(totals: Mapping[str, Any]) -> str:
-    """What is said of those: nobody knows of some of them whether they ever grew."""
-    return 'collapsed or never grown' if totals['perhaps_not_grown'] else 'collapsed'
-
-
 def collapsed_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
     channels = totals['scaled_channels']
     if not channels:
@@ -71,25 +54,16 @@ def collapsed_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
     if count:
         words = (
             f'{count:,} of {channels:,} filters ({share(count, channels)}) '
-            f'{"has" if count == 1 else "have"} {_collapsed(totals)}: '
+            f'{"has" if count == 1 else "have"} collapsed: '
             f'|γ| < {snapshot.threshold:g}, where {median}.'
         )
     else:
         words = f'No filter of {channels:,} has collapsed (|γ| < {snapshot.threshold:g}); {median}.'
-    if totals['perhaps_not_grown']:
-        some = _counted(totals['perhaps_not_grown'], 'of them is', 'of them are')
-        words += (
-            f' {some} in layers whose γ begins at 0: whether they ever grew, one checkpoint '
-            'cannot tell.'
-        )
     if totals['not_grown']:
         more = _counted(totals['not_grown'], 'more is', 'more are')
-        words += f' {more} below that in layers whose γ begins at 0: not grown yet, '
         words += (
-            'as SparsityHook has written down.'
-            if snapshot.growth_from == 'record'
-            else 'unless grown and fallen again before the first of these checkpoints or between '
-            'two of them.'
+            f' {more} below that in layers whose γ began at 0: not grown yet, as SparsityHook has '
+            'written down.'
         )
     if totals['not_finite']:
         scales = _counted(totals['not_finite'], 'scale is', 'scales are')
@@ -126,8 +100,7 @@ def dead_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
     if collapsed:
         both = totals['dead_of_collapsed']
         which = {collapsed: 'all', 0: 'none'}.get(both, f'{both:,}')
-        what = _collapsed(totals)
-        filters = _counted(collapsed, f'{what} filter', f'{what} filters')
+        filters = _counted(collapsed, 'collapsed filter', 'collapsed filters')
         whole = collapsed == _collapsed_count(snapshot, totals)
         words += f' Dead among the {filters}{"" if whole else " that were observed"}: {which}.'
     if totals['dead_above']:
@@ -145,22 +118,12 @@ def dead_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
     return words
 
 
-def _other_count(snapshot: Snapshot, data: str, eps: float) -> str:
-    """Why the training log counts otherwise."""
-    own = snapshot.settings.eps
-    theirs, ours = ('' if eps == own else f' and calls |a| ≤ {e:g} dead' for e in (eps, own))
-    return (
-        f'The training log may count others: SparsityHook looked at {data}{theirs}, this report '
-        f'looks at {snapshot.samples:,} samples of the test data{ours}.'
-    )
-
-
 def cost_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
     if snapshot.untraced:
         return (
             f'What they cost in FLOPs is not known: the model was not traced ({snapshot.untraced}).'
         )
-    what = 'dead' if snapshot.samples else _collapsed(totals)
+    what = 'dead' if snapshot.samples else 'collapsed'
     size = '×'.join(map(str, snapshot.input_shape[1:]))
     macs = totals['macs']
     amount = f'{macs / 1e6:,.1f} M' if macs >= 1e6 else f'{macs:,}'
@@ -192,8 +155,7 @@ def score_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
             change = 'no change' if score == value else f'{score - value:+.2g}'
             parts.append(f'{score:.4g} ({change}) for the {count:,} below {threshold:g}')
     first = clamped[snapshot.threshold]
-    unlike = totals['not_grown'] or totals['perhaps_not_grown']
-    which = 'filters below the first threshold' if unlike else 'collapsed filters'
+    which = 'filters below the first threshold' if totals['not_grown'] else 'collapsed filters'
     if not small_count(snapshot, snapshot.threshold):
         verdict = f'{metric} is {value:.4g}'
     elif math.isnan(first - value):
@@ -226,12 +188,6 @@ def advice(
             else 'Nothing to do as far as the weights tell; with `--data` activations tell more.'
         )
         return
-    if totals['perhaps_not_grown']:
-        yield step(
-            f'{_counted(collapsed, "filter has", "filters have")} collapsed or never grown: '
-            'earlier checkpoints of the run, given before this one, tell which, and so does '
-            'SparsityHook in the run.'
-        )
     if totals['removable'] and snapshot.samples:
         smaller = 'To make the model smaller and keep its function'
         if prune_command is None:

@@ -7,15 +7,14 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from ...commands.model_files import refuse_to_overwrite
 from ..page import render_page
 from ..view import Finding
 from .contents import report_of
-from .look import look_at
-from .snapshot import Settings
+from .snapshot import Settings, take_snapshots
 from .subject import Subject
 
 FILES = ('report.html', 'report.json', 'layers.csv')
@@ -52,9 +51,8 @@ def write_report(
         raise PermissionError(f'{str(above)!r} cannot be written to; give another --out')
     if not force:
         refuse_to_overwrite(*(str(out / name) for name in FILES))
-    labels = file_labels(checkpoints) or ['as built']
-    look = look_at(subject, checkpoints, settings)
-    content, data = report_of(look, labels, prune_command)
+    snapshots = take_snapshots(subject, checkpoints, settings)
+    content, data = report_of(subject.title, snapshots, prune_command)
     page = render_page('report.html', **content)
     texts = dict(zip(FILES, (page, as_json(data), as_csv(data))))
     out.mkdir(parents=True, exist_ok=True)
@@ -65,16 +63,6 @@ def write_report(
             os.replace(Path(folder, name), out / name)
     print(as_text(content['title'], content['findings']))
     return [out / name for name in FILES]
-
-
-def file_labels(paths: Sequence[str]) -> list[str]:
-    """File names, with as many folders before each as it takes to tell them apart."""
-    parts = [PurePath(path).parts for path in paths]
-    for count in range(1, max(map(len, parts), default=0) + 1):
-        labels = [str(PurePath(*part[-count:])) for part in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return list(paths)
 
 
 def as_text(title: str, findings: Sequence[Finding]) -> str:

@@ -95,13 +95,6 @@ def _course(
     )
 
 
-def gamma_lrs(runner) -> list[float] | None:
-    """Learning rate of the trained gammas (of the largest part with the same settings) at each
-    optimizer step to come; None where the schedule is not known, or no gamma is trained."""
-    parts = _trained_gammas(runner)
-    return _scheduled_lrs(runner, _largest(parts)) if parts else None
-
-
 def _trained_gammas(runner) -> list[_Gammas]:
     """Param groups of equal settings as one."""
     layers = scale_layers(bare_model(runner)).values()

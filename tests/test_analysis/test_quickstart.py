@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpsbn.analysis import demo
+from mmpsbn.analysis import quickstart
 from mmpsbn.datasets import write_digits_dataset
 
 CONFIGS = Path(__file__).parents[2] / 'configs/quickstart'
@@ -24,7 +24,7 @@ def small_run(tmp_path, monkeypatch):
     def write_few(out_dir, **settings):
         write_digits_dataset(out_dir, **{**settings, 'num_train': 16, 'num_val': 12})
 
-    monkeypatch.setattr(demo, 'write_digits_dataset', write_few)
+    monkeypatch.setattr(quickstart, 'write_digits_dataset', write_few)
 
     def run(epochs=3, resume=False, pruning=CHOOSING):
         files = {}
@@ -32,7 +32,7 @@ def small_run(tmp_path, monkeypatch):
             files[name] = tmp_path / f'{name}.py'
             base = str(CONFIGS / 'retinanet_r18_psbn_digits.py')
             files[name].write_text(SMALL.format(base=base, epochs=epochs, pruning=hook))
-        return demo.run_quickstart(
+        return quickstart.run_quickstart(
             *map(str, files.values()),
             data_root=str(tmp_path / 'digits'),
             work_dir=str(tmp_path / 'run'),

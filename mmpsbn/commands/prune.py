@@ -42,7 +42,7 @@ _BUDGET_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
-class OneShotSettings:
+class PruneOptions:
     """What to remove: the options of ``mmpsbn prune``, under their names, which the command's help
     explains. Raises ValueError for one out of range."""
 
@@ -74,7 +74,7 @@ class OneShotSettings:
 
 
 @dataclass(frozen=True)
-class OneShotResult:
+class PrunedCheckpoint:
     """What was pruned. Pairs are before and after.
 
     ``relative_error`` is that of the outputs on one image, relative to their maximum: against those
@@ -82,7 +82,7 @@ class OneShotResult:
     the channels that went.
     """
 
-    checkpoint: str  # path of the file written
+    path: str  # of the file written
     input_size: tuple[int, ...]  # of the image that MACs are of
     params: tuple[int, int]
     macs: tuple[int, int]
@@ -114,12 +114,12 @@ class OneShotResult:
 def prune_checkpoint(
     cfg: Config,
     checkpoint_path: str,
-    settings: OneShotSettings,
+    options: PruneOptions,
     *,
     out_dir: str,
     device: str,
     force: bool,
-) -> OneShotResult:
+) -> PrunedCheckpoint:
     """Prune a checkpoint and write ``out_dir/<name>_<criterion>.pth``, for the same config.
 
     A checkpoint that is pruned already is pruned further.
@@ -134,13 +134,13 @@ def prune_checkpoint(
         raise ValueError(
             f'{cfg.filename} has no train_dataloader, and pruning looks at training data'
         )
-    path = osp.join(out_dir, f'{file_name(checkpoint_path)}_{settings.criterion}.pth')
+    path = osp.join(out_dir, f'{file_name(checkpoint_path)}_{options.criterion}.pth')
     if not force:
         refuse_to_overwrite(path)
     loaded = load_model(cfg, checkpoint_path)
     model = loaded.model.to(device)
-    set_random_seed(settings.seed)  # augmentations draw from the global generators
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=settings.seed)
+    set_random_seed(options.seed)  # augmentations draw from the global generators
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=options.seed)
     first = example_inputs(model, next(iter(loader), None), 1)
     graph, probe = trace_at_any_size(model, first)
     if not graph.groups:
@@ -150,21 +150,21 @@ def prune_checkpoint(
     positions, input_size = count_at_one_size(model, cfg, probe)
     dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
-    if settings.criterion in LOSSLESS_CRITERIA:
+    if options.criterion in LOSSLESS_CRITERIA:
         removal = prune_dead_channels(
             model,
-            itertools.chain([probe], _images(model, loader, settings.num_samples)),
-            criterion=settings.criterion,
+            itertools.chain([probe], _images(model, loader, options.num_samples)),
+            criterion=options.criterion,
             forward_fn=forward_tensors,
-            tolerance=settings.tolerance,
-            fold_padding=settings.fold_padding,
-            round_to=settings.round_to,
+            tolerance=options.tolerance,
+            fold_padding=options.fold_padding,
+            round_to=options.round_to,
         )
         skipped = removal.skipped
     else:
         skipped = graph.skipped
-        scores, moments = _look(model, graph, loader, settings)
-        keep_masks = _masks_for_budget(model, graph, scores, positions, dense_macs, settings)
+        scores, moments = _look(model, graph, loader, options)
+        keep_masks = _masks_for_budget(model, graph, scores, positions, dense_macs, options)
         with moments.reconstructed([model], keep_masks):
             removal = prune_channels(
                 model,
@@ -172,18 +172,18 @@ def prune_checkpoint(
                 keep_masks,
                 batch=probe,
                 forward_fn=forward_tensors,
-                tolerance=settings.tolerance,
+                tolerance=options.tolerance,
                 live=True,
             )
     if not removal.plan:
         refused = [f'; {name}: {skipped[name]}' for name in graph.groups if name in skipped]
         raise ValueError(
-            f'criterion {settings.criterion!r} finds nothing to remove (widths in multiples of '
-            f'{settings.round_to}); nothing was written{"".join(refused)}'
+            f'criterion {options.criterion!r} finds nothing to remove (widths in multiples of '
+            f'{options.round_to}); nothing was written{"".join(refused)}'
         )
-    if settings.recalibrate:
+    if options.recalibrate:
         epochs = itertools.chain.from_iterable(itertools.repeat(loader))
-        batches = itertools.islice(epochs, settings.recalibrate)
+        batches = itertools.islice(epochs, options.recalibrate)
         recalibrate_batch_norms(
             model, (example_inputs(model, batch, len(batch['inputs'])) for batch in batches)
         )
@@ -195,8 +195,8 @@ def prune_checkpoint(
         dataset_meta=loaded.dataset_meta,
         **{META_KEY: dict(plan=compose_plans(loaded.plan, removal.plan).to_dict())},
     )
-    return OneShotResult(
-        checkpoint=path,
+    return PrunedCheckpoint(
+        path=path,
         input_size=input_size,
         params=(before.params, after.params),
         macs=(before.macs, after.macs),
@@ -211,34 +211,34 @@ def prune_checkpoint(
 
 
 def _look(
-    model: nn.Module, graph: ChannelGraph, loader: DataLoader, settings: OneShotSettings
+    model: nn.Module, graph: ChannelGraph, loader: DataLoader, options: PruneOptions
 ) -> tuple[dict[str, Tensor], InputMoments]:
     """The scores of a criterion; and the moments of what is read, where readers take over."""
-    criterion = settings.criterion
+    criterion = options.criterion
     if criterion == 'bn_scale' and not scale_layers(model):
         raise ValueError(
             'bn_scale ranks by the scales of normalisation layers, and '
             f'{type(model).__name__} has none; rank by l1'
         )
-    moments = InputMoments(model, graph.groups if settings.reconstruct else {})
+    moments = InputMoments(model, graph.groups if options.reconstruct else {})
     with closing(moments):
         if criterion == 'fisher':
             saliency = GateSaliency(model, graph.groups, graph.norm_of)
-            for loss in _losses(model, loader, settings.num_samples):
+            for loss in _losses(model, loader, options.num_samples):
                 loss.backward()
                 saliency.add()
             return fisher_scores(_scores_of(saliency, model)), moments
-        if settings.reconstruct:
+        if options.reconstruct:
             try:
                 with torch.no_grad():
-                    deque(_losses(model, loader, settings.num_samples), maxlen=0)
+                    deque(_losses(model, loader, options.num_samples), maxlen=0)
             except Exception as error:
                 raise RuntimeError(
                     f'{type(model).__name__} cannot be trained on a batch of the train_dataloader '
                     f'({type(error).__name__}: {error}), which shows what its layers read; without '
                     'that: --no-reconstruct'
                 ) from error
-    return rank_channels(model, graph.groups, criterion=criterion, seed=settings.seed), moments
+    return rank_channels(model, graph.groups, criterion=criterion, seed=options.seed), moments
 
 
 def _losses(model: nn.Module, loader: DataLoader, num_samples: int) -> Iterator[Tensor]:
@@ -286,7 +286,7 @@ def _masks_for_budget(
     scores: Mapping[str, Tensor],
     positions: Mapping[str, float],
     dense_macs: int,
-    settings: OneShotSettings,
+    options: PruneOptions,
 ) -> dict[str, Tensor]:
     keep_masks, macs = keep_masks_for_budget(
         model,
@@ -294,16 +294,16 @@ def _masks_for_budget(
         scores,
         positions,
         measure='macs',
-        target=settings.target_flops * dense_macs,
+        target=options.target_flops * dense_macs,
         min_channels=1,
-        round_to=settings.round_to,
+        round_to=options.round_to,
     )
     reached = macs / dense_macs
-    if abs(reached / settings.target_flops - 1) > _BUDGET_TOLERANCE:
+    if abs(reached / options.target_flops - 1) > _BUDGET_TOLERANCE:
         now = model_cost(model, positions).macs / dense_macs
         raise ValueError(
-            f'{settings.target_flops:.2%} of the dense MACs cannot be reached: {now:.2%} are left '
-            f'now, and the nearest is {reached:.2%} (widths in multiples of {settings.round_to}, '
+            f'{options.target_flops:.2%} of the dense MACs cannot be reached: {now:.2%} are left '
+            f'now, and the nearest is {reached:.2%} (widths in multiples of {options.round_to}, '
             'at least one channel a layer); ask for that, or for a smaller --round-to'
         )
     return keep_masks
