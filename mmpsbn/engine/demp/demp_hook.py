@@ -6,7 +6,6 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from ...functional.schedules import Schedule
-from ...layers import calls_step_hooks
 from ...pruning.sparsity import scale_layers
 from ...upstream import resumes
 from ..arguments import build, names_its_arguments
@@ -77,6 +76,7 @@ class DemPHook(Hook):
             run in training only and cannot be traced, or leave no channel to prune, after it.
         TypeError: a wrapper or an optimizer that holds copies of the parameters, before the first
             step.
+        RuntimeError: an optimizer that calls no step hooks, before the first step.
     """
 
     prunes_while_training = True
@@ -106,8 +106,6 @@ class DemPHook(Hook):
                 free_widths='round_to' not in (prune or {}),
             )
         self._noise_seed: int | None = None
-        self._perturbation: StepPerturbation | None = None
-        self._steps_at_event = 0
         self._step_hooks: list = []
 
     def before_run(self, runner) -> None:
@@ -138,8 +136,6 @@ class DemPHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.pruner.after_iteration(runner, data_batch, outputs)
         if self.pruner.is_due(runner):
-            if self._kills:
-                self._check_steps(runner)
             self.pruner.prune(runner, data_batch)
         # shares of the peaks: MMEngine's log shows four decimals, and a noise of 5e-5 as 0.0000
         scalars = {f'{what}_left': share for what, share in self.pruner.progress.left.items()}
@@ -177,24 +173,8 @@ class DemPHook(Hook):
         """Whether penalty and noise are at work; under a budget channels are chosen."""
         return isinstance(self.pruner, DeadChannelPruner)
 
-    def _check_steps(self, runner) -> None:
-        steps, self._steps_at_event = self._steps_at_event, self._perturbation.steps
-        if self._steps_at_event > steps:
-            return
-        if not all(map(calls_step_hooks, optimizers_of(runner))):
-            raise RuntimeError(
-                'no step hook of the optimizer has run, so penalty and noise did not act: '
-                'torch 2.1 switches these hooks off for the process once torch.compile '
-                'was used in it; train in a process without it'
-            )
-        runner.logger.warning(
-            f'iteration {runner.iter + 1}: the optimizer has taken no step since the last prune '
-            'event, or since the start: gradients are accumulated over more iterations, or AMP '
-            'skips its steps'
-        )
-
     def _perturb_steps(self, runner) -> None:
-        self._perturbation = StepPerturbation(
+        perturbation = StepPerturbation(
             penalised=self._penalised(runner),
             noisy=self.pruner.parameters(bare_model(runner)),
             penalty=self.penalty,
@@ -203,7 +183,7 @@ class DemPHook(Hook):
             step=lambda: runner.iter,
             seed=self._noise_seed,
         )
-        self._step_hooks = self._perturbation.attach(
+        self._step_hooks = perturbation.attach(
             optimizers_of(runner), compiled=bool(runner.cfg.get('compile'))
         )
 

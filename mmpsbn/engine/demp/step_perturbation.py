@@ -49,7 +49,6 @@ class StepPerturbation:
         self._strength = strength
         self._step = step
         self._seed = seed
-        self.steps = 0  # optimizer steps seen
         self._live: dict[nn.Parameter, Tensor | None] = {}
         self._generators: dict[torch.device, torch.Generator] = {}
 
@@ -79,7 +78,6 @@ class StepPerturbation:
 
     @torch.no_grad()
     def _before_step(self, penalised, noisy) -> None:
-        self.steps += 1
         strength = self._strength()
         if strength == 0:
             return
