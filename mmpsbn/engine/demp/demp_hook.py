@@ -1,5 +1,7 @@
 """DemP (Maxwell's Demon at Work): prune a network while it trains."""
 
+from collections.abc import Mapping
+
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -17,7 +19,6 @@ from ..wrapper import check_held, check_wrapper, use_compiled_step
 from .budget_pruner import BudgetPruner
 from .dead_channel_pruner import DeadChannelPruner
 from .online_pruner import OnlinePruner
-from .saved_state import check_saved_state
 from .settings import (
     BudgetSettings,
     NoiseSettings,
@@ -156,13 +157,29 @@ class DemPHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         saved = saved_by(checkpoint)
-        goes_on = saved is not None and resumes(runner) and 'pruner' in saved
-        if goes_on:
-            check_saved_state(saved, kind=self.pruner.kind)
+        if saved is not None and resumes(runner) and 'pruner' in saved:
+            self._go_on_from(saved)
         self.pruner.structure.load(runner, checkpoint)
-        if goes_on:
+
+    def _go_on_from(self, saved: Mapping) -> None:
+        """Raises ValueError where another kind of run, or another version, has saved it."""
+        began, now = saved['pruner'].get('budget', {}).get('kind'), self.pruner.kind
+        if began != now:
+            theirs, ours = (f'a budget in {kind}' if kind else 'no budget' for kind in (began, now))
+            raise ValueError(
+                f'the checkpoint cannot be resumed: the run began with {theirs}, and DemPHook has '
+                f'{ours} now; resume with the settings it began with, or start a new run from its '
+                'weights with load_from'
+            )
+        try:
             self._noise_seed = saved['noise_seed']
             self.pruner.restore(saved['pruner'])
+        except KeyError as error:
+            raise ValueError(
+                f'the checkpoint cannot be resumed: its pruning state has no {error}, so it is of '
+                'another version of mmpsbn; resume with that one, or start a new run from its '
+                'weights with load_from'
+            ) from error
 
     def _strength(self, runner) -> float:
         """Fraction of the peaks of penalty and noise now."""

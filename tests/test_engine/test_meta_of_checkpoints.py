@@ -113,14 +113,8 @@ def test_a_stranger_s_plan_is_a_value_error_or_loads_and_never_half(checkpoint, 
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda m: m.pop('noise_seed'), 'noise_seed .* must be an int, got no such entry'),
-        (lambda m: m.update(pruner=[1]), r'pruner .* must be a dict, got \[1\]'),
-        (lambda m: m['pruner'].update(windows={}), 'windows .* must be a list, got {}'),
-        (lambda m: m['pruner'].update(samples=exploding()), 'samples .* must be an int, got'),
-        (
-            lambda m: m['pruner'].pop('channel_dims'),
-            'channel_dims .* a dict, got no such entry; the file',
-        ),
+        (lambda m: m.pop('noise_seed'), "state has no 'noise_seed', so it is of another version"),
+        (lambda m: m['pruner'].pop('channel_dims'), "its pruning state has no 'channel_dims', so"),
         (lambda m: m.pop('plan'), 'prune plan version must be 1, got None'),
         (lambda m: m['plan']['tensors'].popitem(), 'has shape .* in the checkpoint and'),
     ],
