@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
+from ..functional.checks import is_count, is_number
+
 
 def no_such_argument(owner: str, unknown: Sequence[str], allowed: Sequence[str]) -> str:
     """The sentence that refuses names which ``owner`` does not take."""
@@ -35,6 +37,22 @@ def names_its_arguments(init: Callable) -> Callable:
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def require_one_of(allowed: Sequence, name: str, value) -> None:
+    require(value in allowed, f'{name} must be one of {allowed}, got {value!r}')
+
+
+def require_count(name: str, value) -> None:
+    require(is_count(value), f'{name} must be an int >= 1, got {value!r}')
+
+
+def require_not_negative(name: str, value) -> None:
+    require(is_number(value) and value >= 0, f'{name} must be a finite number >= 0, got {value!r}')
+
+
+def require_bool(name: str, value) -> None:
+    require(isinstance(value, bool), f'{name} must be True or False, got {value!r}')
 
 
 def build(settings: type, name: str, values: dict | None):

@@ -35,7 +35,11 @@ from mmpsbn.pruning import prune_dead_channels
         ('prune', dict(criterion='lazy'), r"one of \('dead', 'collapsed', 'never_pos"),
         ('prune', dict(allow_live=True, criterion='collapsed'), "goes with criterion='dead'"),
         ('prune', dict(allow_live=True, criterion='never_positive'), "got 'never_positive'"),
-        ('prune', dict(on_failure='ask'), "on_failure must be 'continue' or 'stop', got 'ask'"),
+        (
+            'prune',
+            dict(on_failure='ask'),
+            r"on_failure must be one of \('continue', 'stop'\), got 'ask'",
+        ),
         ('budget', dict(), 'budget must be one of .* got none'),
         ('budget', dict(flops=0.5, params=0.5), r"got \['flops', 'params'\]"),
         ('budget', dict(flops=1.0), r'budget flops must be a number in \(0, 1\), got 1.0'),
@@ -50,7 +54,7 @@ from mmpsbn.pruning import prune_dead_channels
             dict(flops=0.5, reconstruct=1),
             'budget reconstruct must be True or False, got 1',
         ),
-        ('budget', dict(flops=0.5, cuts=0), 'budget cuts must be an int >= 1 or None, got 0'),
+        ('budget', dict(flops=0.5, cuts=0), 'budget cuts must be an int >= 1, got 0'),
         ('budget', dict(flops=0.5, score='taylor'), "budget score must be one of .* got 'taylor'"),
     ],
 )

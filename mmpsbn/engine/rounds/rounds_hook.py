@@ -13,7 +13,7 @@ from ...functional.optimizer_state import reset_state_
 from ...functional.shuffling import shuffle_
 from ...pruning.activation import ActivationWindow
 from ...pruning.measures import Limits
-from ..arguments import names_its_arguments
+from ..arguments import names_its_arguments, require, require_bool
 from ..ranks import joined_scores
 from ..runner_parts import bare_model, epoch_length, in_epochs, optimizers_of
 from ..sparsity.channel_watch import FLOPS, NOT_GROWN, WEIGHTS, ChannelWatch
@@ -64,11 +64,12 @@ class RoundsHook(Hook):
         reset_optimizer: bool = False,
         shuffle: bool = False,
     ):
-        if not (is_number(gamma_threshold) and gamma_threshold > 0):
-            raise ValueError(f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}')
-        for name, value in dict(reset_optimizer=reset_optimizer, shuffle=shuffle).items():
-            if not isinstance(value, bool):
-                raise ValueError(f'{name} must be True or False, got {value!r}')
+        require(
+            is_number(gamma_threshold) and gamma_threshold > 0,
+            f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}',
+        )
+        require_bool('reset_optimizer', reset_optimizer)
+        require_bool('shuffle', shuffle)
         self.reset_optimizer = reset_optimizer
         self.shuffle = shuffle
         self._watch = ChannelWatch(

@@ -12,8 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 
-from ...functional.checks import is_count
-from ..arguments import names_its_arguments
+from ..arguments import names_its_arguments, require_count
 from ..files import AtomicLocalBackend, atomic_backend_args
 from ..runner_parts import bare_model, in_epochs, pruning_hook
 from .round_ends import round_ends
@@ -82,8 +81,7 @@ class SnapshotEnsembleHook(Hook):
 
     @names_its_arguments
     def __init__(self, num_snapshots: int = 3):
-        if not is_count(num_snapshots):
-            raise ValueError(f'num_snapshots must be an int >= 1, got {num_snapshots!r}')
+        require_count('num_snapshots', num_snapshots)
         self.num_snapshots = num_snapshots
         self._ends: list[int] = []  # in iterations
 

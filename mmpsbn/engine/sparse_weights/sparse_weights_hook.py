@@ -8,11 +8,17 @@ from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ...functional.checks import is_count, is_number
+from ...functional.checks import is_number
 from ...functional.schedules import steps_of
 from ...functional.sparse_weights import DISTRIBUTIONS, DYNAMIC_METHODS, GRADUAL_METHODS
 from ...upstream import resumes
-from ..arguments import build, names_its_arguments, require
+from ..arguments import (
+    build,
+    names_its_arguments,
+    require,
+    require_count,
+    require_one_of,
+)
 from ..input_size import count_at_one_size
 from ..openmmlab import crop, example_inputs
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, pruning_hook
@@ -37,9 +43,7 @@ class UpdateSettings:
     end: float
 
     def __post_init__(self):
-        require(
-            is_count(self.interval), f'updates interval must be an int >= 1, got {self.interval!r}'
-        )
+        require_count('updates interval', self.interval)
         require(
             is_number(self.begin) and is_number(self.end) and 0 <= self.begin < self.end <= 1,
             'updates begin and end must be fractions of training, 0 <= begin < end <= 1, got '
@@ -123,16 +127,13 @@ class SparseWeightsHook(Hook):
         drop_fraction: float = 0.3,
         dense: list[str] | None = None,
     ):
-        require(method in METHODS, f'method must be one of {METHODS}, got {method!r}')
+        require_one_of(METHODS, 'method', method)
         for name, value in (('sparsity', sparsity), ('drop_fraction', drop_fraction)):
             require(
                 is_number(value) and 0 < value < 1,
                 f'{name} must be a number in (0, 1), got {value!r}',
             )
-        require(
-            distribution in DISTRIBUTIONS,
-            f'distribution must be one of {DISTRIBUTIONS}, got {distribution!r}',
-        )
+        require_one_of(DISTRIBUTIONS, 'distribution', distribution)
         require(
             dense is None or isinstance(dense, (list, tuple)),
             f'dense must be None or a list of pieces of names, got {dense!r}',

@@ -8,10 +8,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...functional.checks import is_count, is_number
+from ...functional.checks import is_number
 from ...pruning.measures import Limits, counts_table
 from ...pruning.sparsity import scale_layers
-from ..arguments import build, names_its_arguments
+from ..arguments import build, names_its_arguments, require, require_count
 from ..norms.beta_decay import check_beta_decay
 from ..runner_parts import bare_model, epoch_length, in_epochs, whole_weights
 from .alarm import Alarm, worst_layers
@@ -90,16 +90,17 @@ class SparsityHook(Hook):
         stop_at: dict | None = None,
         name: str = '',
     ):
-        if not is_count(interval):
-            raise ValueError(f'interval must be an int >= 1, got {interval!r}')
+        require_count('interval', interval)
         thresholds = _as_list(gamma_threshold)
-        if not (thresholds and all(is_number(t) and t > 0 for t in thresholds)):
-            raise ValueError(f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}')
-        unknown = [measure for measure in measures if measure not in ALL_MEASURES]
-        if unknown or not measures:
-            raise ValueError(f'measures must be some of {ALL_MEASURES}, got {measures!r}')
-        if not isinstance(name, str):
-            raise ValueError(f'name must be a string, got {name!r}')
+        require(
+            thresholds and all(is_number(t) and t > 0 for t in thresholds),
+            f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}',
+        )
+        require(
+            measures and all(measure in ALL_MEASURES for measure in measures),
+            f'measures must be some of {ALL_MEASURES}, got {measures!r}',
+        )
+        require(isinstance(name, str), f'name must be a string, got {name!r}')
         self.name = name
         self.interval = interval
         self.activations: ActivationSettings = build(ActivationSettings, 'activations', activations)
