@@ -97,15 +97,12 @@ class BudgetPruner(OnlinePruner):
     def end(self, runner) -> None:
         if self.graph is not None and not self.budget.met:
             self._log_budget(runner, share=1.0)
-        super().end(runner)
-
-    def close(self) -> None:
         if self._step_hook is not None:
             self._step_hook.remove()
         self._moments.close()
         self._step_hook = None
         self._scorer.close()
-        super().close()
+        super().end(runner)
 
     def start(self, runner, data_batch: dict) -> Tensor:
         """As :meth:`.OnlinePruner.start`.
@@ -192,9 +189,6 @@ class BudgetPruner(OnlinePruner):
 
     def _before_step(self, *_) -> None:
         self._scorer.add(shifted=self._owned)
-
-    def leave_out(self, names: Container[str]) -> None:
-        """Nothing: what is held is left out when channels are chosen."""
 
     def after_iteration(self, runner, data_batch: dict, outputs: dict | None) -> None:
         super().after_iteration(runner, data_batch, outputs)

@@ -1,7 +1,6 @@
 """The paper's demon: what was dead in the window before an event and still is goes."""
 
 import time
-from collections.abc import Container
 
 from torch import Tensor, nn
 
@@ -43,9 +42,9 @@ class DeadChannelPruner(OnlinePruner):
         self._window.restore(state)
         self._channel_dims = state['channel_dims']
 
-    def close(self) -> None:
+    def end(self, runner) -> None:
         self._window.close()
-        super().close()
+        super().end(runner)
 
     def start(self, runner, data_batch: dict) -> Tensor:
         """As :meth:`.OnlinePruner.start`.
@@ -107,9 +106,7 @@ class DeadChannelPruner(OnlinePruner):
     def after_iteration(self, runner, data_batch: dict, outputs: dict | None) -> None:
         self._window.join(runner)
         super().after_iteration(runner, data_batch, outputs)
-
-    def leave_out(self, names: Container[str]) -> None:
-        self._window.leave_out(names)
+        self._window.leave_out(self._coverage.held)
 
     def prune(self, runner, data_batch: dict) -> None:
         """Remove the channels that were dead in the window and still are."""
