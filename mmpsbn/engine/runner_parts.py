@@ -145,3 +145,8 @@ def epoch_length(loader) -> int | None:
         return len(loader)
     except TypeError:
         return None
+
+
+def batch_size(loader) -> int:
+    """Samples in a batch of a data loader, on one rank."""
+    return loader.batch_size or loader.batch_sampler.batch_size

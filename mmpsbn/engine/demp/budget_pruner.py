@@ -25,19 +25,20 @@ from ..runner_parts import (
 )
 from ..wrapper import only_optimizer
 from .budget import Budget
-from .budget_schedule import LEAST_STEPS, BudgetSchedule
-from .loss_watch import LossWatch
-from .online_pruner import OnlinePruner
-from .prune_event import look_at
-from .scorer import ChannelScorer
-from .settings import LAST_END, BudgetSettings, PruneSettings
-from .single_shot import (
+from .budget_schedule import (
+    LEAST_STEPS,
+    BudgetSchedule,
     EarlyCropTiming,
     check_data,
     schedule_of,
     shares_of_rounds,
-    train_nothing,
 )
+from .loss_watch import LossWatch
+from .online_pruner import OnlinePruner
+from .prune_event import look_at
+from .score_passes import train_nothing
+from .scorer import ChannelScorer
+from .settings import LAST_END, BudgetSettings, PruneSettings
 
 _MOST_TRIES = 3
 

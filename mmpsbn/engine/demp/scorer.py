@@ -10,7 +10,7 @@ from ...pruning.prune import Removal
 from ...pruning.ranking import fisher_scores, rank_channels
 from ...pruning.saliency import GATE_SCORES, GateSaliency
 from .progress import what_the_loss_misses
-from .single_shot import scores_of_passes, try_score
+from .score_passes import scores_of_passes, try_score
 
 
 class ChannelScorer:
