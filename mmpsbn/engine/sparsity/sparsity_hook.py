@@ -20,7 +20,7 @@ from .diagnosis import likely_causes
 from .forecast import collapse_forecast
 from .growth import load_growth, save_growth
 from .settings import ActivationSettings
-from .words import alarm_text, scalars, summary
+from .words import scalars, summary
 
 DEFAULT_MEASURES = ('collapsed', 'flops_sparsity', 'dead')
 
@@ -210,23 +210,14 @@ class SparsityHook(Hook):
         return reading
 
     def _alarm_text(self, runner, alarm: Alarm, measure: str, reading: Reading) -> str:
-        counts, limit = reading.counts[measure], alarm.limits[measure]
-        worst, before = worst_layers(counts), self._at_start.counts.get(measure)
-        at_start = None if before is None else before.share
+        counts, at_start = reading.counts[measure], self._at_start.counts.get(measure)
         causes = likely_causes(
             runner,
-            worst,
+            worst_layers(counts),
             threshold=self._watch.limits.gamma,
-            at_start=at_start is not None and at_start >= limit,
+            at_start=at_start is not None and at_start.share >= alarm.limits[measure],
         )
-        return alarm_text(
-            measure,
-            counts,
-            limit=f'{alarm.name} {limit:.1%}',
-            at_start=at_start,
-            worst_layers=worst,
-            causes=causes,
-        )
+        return alarm.text(measure, counts, at_start, causes)
 
     def _summary(self, reading: Reading) -> str:
         return summary(

@@ -1,9 +1,8 @@
-"""What a reading of a model's channels says: to the visualizer, in the log, in an alarm."""
+"""What a reading of a model's channels says: to the visualizer, and in the log."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from ...pruning.measures import MEASURES, ChannelCounts
 from .channel_watch import FLOPS, NOT_GROWN, Reading
 
 
@@ -42,30 +41,3 @@ def summary(
             text += f' at {"x".join(map(str, counted_size))}'
         parts.append(f'{text} {value}' if isinstance(value, int) else f'{text} {value:.2%}')
     return f'{f"sparsity {name}".rstrip()}: {"; ".join(parts)}'
-
-
-def alarm_text(
-    measure: str,
-    counts: ChannelCounts,
-    *,
-    limit: str,
-    at_start: float | None,
-    worst_layers: Mapping[str, tuple[int, int]],
-    causes: Sequence[str],
-) -> str:
-    """An alarm about the channels that a measure finds.
-
-    Args:
-        limit: which one is reached, and where it lies.
-        at_start: the share when training started; None where nobody looked.
-        worst_layers: layer -> (channels found, channels).
-    """
-    found, channels = counts.total
-    layers = ', '.join(f'{name} {n} of {size}' for name, (n, size) in worst_layers.items())
-    started = '' if at_start is None else f', {at_start:.1%} when training started'
-    return (
-        f'sparsity alarm: {found} of {channels} filters, {counts.share:.1%}, '
-        f'{MEASURES[measure].meaning} ({measure}, {limit}{started}). Worst layers: {layers}. '
-        'Likely causes, and what to do: '
-        + '; '.join(f'({k}) {cause}' for k, cause in enumerate(causes, start=1))
-    )
