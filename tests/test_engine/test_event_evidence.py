@@ -150,6 +150,14 @@ def test_what_is_nan_in_a_window_is_never_dead(caplog):
     assert 'blocks.0.conv1: NaN or inf in the activations of 1 channels' in caplog.text
 
 
+def test_a_saved_window_of_another_width_is_an_error_that_names_the_layer():
+    model = ToyNet()
+    groups = trace_channel_graph(model, torch.randn(1, 3, 8, 8), forward_tensors).groups
+    window = ActivationWindow(model, groups, in_training_only=False)
+    with pytest.raises(ValueError, match='fc reads 8 channels, its saved window has 1'):
+        window.restore(dict(fc=dict(samples=1, low=[0.0], high=[0.0])))
+
+
 def test_the_outputs_of_averages_are_verified_and_all_models_put_back(tmp_path, monkeypatch):
     states = []
 
