@@ -16,7 +16,7 @@ from ...upstream import load_from, resumes
 from ..arguments import names_its_arguments
 from ..files import AtomicLocalBackend
 from ..openmmlab import model_cfg_of
-from ..runner_parts import bare_model, optimizers_of, unwrapped_model
+from ..runner_parts import bare_model, optimizers_of, pruning_hook, unwrapped_model
 
 
 @HOOKS.register_module()
@@ -46,8 +46,9 @@ class FreezeHook(Hook):
 
     Raises:
         ValueError: an argument out of range. Before the first step: a part that the model
-            lacks, nothing trained or nothing frozen; with ``seed``, a config without ``model``,
-            ``load_from``, or a resumed run whose frozen weights are not the seed's.
+            lacks, nothing trained or nothing frozen; DemPHook in the same run; with ``seed``, a
+            config without ``model``, ``load_from``, or a resumed run whose frozen weights are not
+            the seed's.
         RuntimeError: after training, a frozen tensor has moved; names it.
     """
 
@@ -70,6 +71,11 @@ class FreezeHook(Hook):
         self._handles: list = []
 
     def before_run(self, runner) -> None:
+        if pruning_hook(runner) is not None:
+            raise ValueError(
+                'FreezeHook keeps frozen tensors to the bit, and DemPHook cuts them: train with '
+                'one of the two'
+            )
         with unwrapped_model(runner) as model:  # DDP must not wait for what is frozen
             frozen = self.parts.frozen(model, seed=0)
             for name, parameter in model.named_parameters():
