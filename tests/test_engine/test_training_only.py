@@ -201,14 +201,6 @@ def test_a_run_is_refused_after_an_iteration_where_nothing_is_left(tmp_path, mod
     assert not iterations
 
 
-def test_a_window_that_is_open_from_the_start_leaves_whole_what_is_held(tmp_path):
-    torch.manual_seed(0)
-    model = TrainingNet(a_reader_of_an_inner_layer, linear=nn.Linear(12, 1))
-    hooks = [demp(num_samples=999)]
-    train(tmp_path, hooks, killing([1, 3], [1, 3]), model=model, optim_wrapper=slow())
-    assert inner_widths(model) == [12, 10]
-
-
 class Mixup(ToyPreprocessor):
     """Draws from NumPy, as mmpretrain's does, and from ``random``, as MMDetection's do."""
 
