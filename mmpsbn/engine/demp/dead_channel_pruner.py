@@ -106,7 +106,6 @@ class DeadChannelPruner(OnlinePruner):
     def after_iteration(self, runner, data_batch: dict, outputs: dict | None) -> None:
         self._window.join(runner)
         super().after_iteration(runner, data_batch, outputs)
-        self._window.leave_out(self._coverage.held)
 
     def prune(self, runner, data_batch: dict) -> None:
         """Remove the channels that were dead in the window and still are."""
@@ -131,6 +130,8 @@ class DeadChannelPruner(OnlinePruner):
                 samples=samples,
                 positive=self.settings.criterion == NEVER_POSITIVE,
             )
+            # the losses may have held a group while the window was open
+            scores = {name: score for name, score in scores.items() if name in self.prunable}
             keep_masks, live = select_keep_masks(models, self.graph, scores, self.settings)
             groups = {name: self.graph.groups[name] for name in keep_masks}
             removal = cut(

@@ -1,6 +1,6 @@
 """The window before a prune event: when it opens, and what the models see in it."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.logging import MMLogger
@@ -83,11 +83,6 @@ class EventWindow:
         if runner.world_size > 1:
             for window in self._windows:
                 window.join(reduced)
-
-    def leave_out(self, names: Container[str]) -> None:
-        """Tell nothing of these groups from now on; ranks call it together."""
-        for window in self._windows:
-            window.leave_out(names)
 
     def close(self) -> tuple[list[ActivationWindow], int]:
         """Stop watching; returns what the model and its averages saw, and of how many samples."""
