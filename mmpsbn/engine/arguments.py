@@ -39,7 +39,7 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def require_one_of(allowed: Sequence, name: str, value) -> None:
+def require_one_of(name: str, value, allowed: Sequence) -> None:
     require(value in allowed, f'{name} must be one of {allowed}, got {value!r}')
 
 

@@ -174,7 +174,7 @@ class BudgetPruner(OnlinePruner):
         model = bare_model(runner)
         self._scorer.open(model, self.graph, self.prunable)
         # a layer that begins to run late is one that runs in the last steps before a cut
-        if self._is_near(runner, event) and not self._coverage.watching:
+        if self._is_near(runner, event):
             self._coverage.open(model)
         if event == runner.iter + 1:  # what was read earlier is of weights that are gone
             self._moments.close()

@@ -35,8 +35,8 @@ class PenaltySettings:
     peak: float = 1e-3
 
     def __post_init__(self):
-        require_one_of(PENALTY_KINDS, 'penalty kind', self.kind)
-        require_one_of(SCOPES, 'penalty scope', self.scope)
+        require_one_of('penalty kind', self.kind, PENALTY_KINDS)
+        require_one_of('penalty scope', self.scope, SCOPES)
         require_not_negative('penalty peak', self.peak)
 
 
@@ -126,13 +126,13 @@ class PruneSettings:
             require_not_negative(f'prune {name}', getattr(self, name))
         for name in ('fold_padding', 'allow_live'):
             require_bool(f'prune {name}', getattr(self, name))
-        require_one_of(('continue', 'stop'), 'prune on_failure', self.on_failure)
+        require_one_of('prune on_failure', self.on_failure, ('continue', 'stop'))
         require(
             not self.allow_live or self.criterion == 'dead',
             "prune allow_live goes with criterion='dead': of live channels nothing can be folded, "
             f'got {self.criterion!r}',
         )
-        require_one_of(_CRITERIA, 'prune criterion', self.criterion)
+        require_one_of('prune criterion', self.criterion, _CRITERIA)
 
     def next_event(self, step: int, total_steps: int) -> int | None:
         """Steps done at the first event after ``step`` of ``total_steps`` steps; None if
@@ -203,8 +203,8 @@ class BudgetSettings:
         )
         if self.cuts is not None:
             require_count('budget cuts', self.cuts)
-        require_one_of(('fisher', *RANKING_CRITERIA, *GATE_SCORES), 'budget score', self.score)
-        require_one_of(TIMINGS, 'budget timing', self.timing)
+        require_one_of('budget score', self.score, ('fisher', *RANKING_CRITERIA, *GATE_SCORES))
+        require_one_of('budget timing', self.timing, TIMINGS)
         paced = [name for name in ('begin', 'end', 'cuts') if getattr(self, name) is not None]
         require(
             self.timing == 'gradual' or not paced,

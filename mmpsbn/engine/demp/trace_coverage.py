@@ -85,8 +85,8 @@ class TraceCoverage:
 
     def open(self, model: nn.Module) -> None:
         """Watch until closed."""
-        self._tried = set()
         if self._called is None:
+            self._tried = set()
             self._called = CalledLayers(model, in_training_only=True)
 
     def close(self) -> None:

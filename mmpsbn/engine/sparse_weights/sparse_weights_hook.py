@@ -127,13 +127,13 @@ class SparseWeightsHook(Hook):
         drop_fraction: float = 0.3,
         dense: list[str] | None = None,
     ):
-        require_one_of(METHODS, 'method', method)
+        require_one_of('method', method, METHODS)
         for name, value in (('sparsity', sparsity), ('drop_fraction', drop_fraction)):
             require(
                 is_number(value) and 0 < value < 1,
                 f'{name} must be a number in (0, 1), got {value!r}',
             )
-        require_one_of(DISTRIBUTIONS, 'distribution', distribution)
+        require_one_of('distribution', distribution, DISTRIBUTIONS)
         require(
             dense is None or isinstance(dense, (list, tuple)),
             f'dense must be None or a list of pieces of names, got {dense!r}',
