@@ -177,7 +177,6 @@ class BudgetPruner(OnlinePruner):
         if self._is_near(runner, event):
             self._coverage.open(model)
         if event == runner.iter + 1:  # what was read earlier is of weights that are gone
-            self._moments.close()
             watched = self.prunable if self._budget_settings.reconstructs else {}
             self._moments = InputMoments(model, watched)
         if self._budget_settings.timing == 'start' and not runner.iter:
