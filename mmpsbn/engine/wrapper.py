@@ -21,7 +21,7 @@ def check_wrapper(runner, *, hook: str) -> None:
         TypeError: a wrapper or an optimizer of such a kind.
         RuntimeError: an optimizer calls no step hooks.
     """
-    check_replaceable(runner.model, hook=hook)
+    check_replaceable(runner.model, who=hook)
     if is_compiled(runner):
         raise TypeError(f"{hook} does not know FlexibleRunner's compiled steps; use Runner")
     if runner.cfg.get('compile') and digit_version(TORCH_VERSION) < digit_version('2.2'):

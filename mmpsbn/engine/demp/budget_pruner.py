@@ -219,7 +219,7 @@ class BudgetPruner(OnlinePruner):
             shares = shares_of_rounds(1 - self.budget.target) + shares[1:]
         self._another_try = None
         went = False
-        with unwrapped_model(runner) as model:
+        with unwrapped_model(runner, who='DemPHook') as model:
             averages = averaged_models_of(runner)
             probe = self._probe_of(model, data_batch)
             scores = self._scores(runner, model)

@@ -115,7 +115,7 @@ class DeadChannelPruner(OnlinePruner):
         if self._coverage.unknown:
             self._skip(runner, '; '.join(self._coverage.unknown))
             return
-        with unwrapped_model(runner) as model:
+        with unwrapped_model(runner, who='DemPHook') as model:
             models = [model, *averaged_models_of(runner)]
             probe = self._probe_of(model, data_batch)
             seen = look_at(models, windows[0].groups, probe)

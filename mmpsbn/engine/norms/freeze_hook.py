@@ -76,7 +76,7 @@ class FreezeHook(Hook):
                 'FreezeHook keeps frozen tensors to the bit, and DemPHook cuts them: train with '
                 'one of the two'
             )
-        with unwrapped_model(runner) as model:  # DDP must not wait for what is frozen
+        with unwrapped_model(runner, who='FreezeHook') as model:  # DDP must not wait for the frozen
             frozen = self.parts.frozen(model, seed=0)
             for name, parameter in model.named_parameters():
                 if frozen.get(name, True) is None:
