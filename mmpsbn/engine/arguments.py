@@ -51,6 +51,14 @@ def require_not_negative(name: str, value) -> None:
     require(is_number(value) and value >= 0, f'{name} must be a finite number >= 0, got {value!r}')
 
 
+def require_window(name: str, begin, end, *, last: float = 1) -> None:
+    require(
+        is_number(begin) and is_number(end) and 0 <= begin < end <= last,
+        f'{name} begin and end must be fractions of training, 0 <= begin < end <= {last}, got '
+        f'{begin!r} and {end!r}',
+    )
+
+
 def require_bool(name: str, value) -> None:
     require(isinstance(value, bool), f'{name} must be True or False, got {value!r}')
 

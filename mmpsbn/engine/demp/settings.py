@@ -16,6 +16,7 @@ from ..arguments import (
     require_count,
     require_not_negative,
     require_one_of,
+    require_window,
 )
 
 TIMINGS = ('gradual', 'start', 'early')
@@ -114,14 +115,7 @@ class PruneSettings:
     def __post_init__(self):
         for name in ('interval', 'num_samples', 'round_to', 'min_channels'):
             require_count(f'prune {name}', getattr(self, name))
-        require(
-            is_number(self.begin) and 0 <= self.begin <= 1,
-            f'prune begin must be in [0, 1], got {self.begin!r}',
-        )
-        require(
-            is_number(self.end) and self.begin < self.end <= 1,
-            f'prune end must be above begin={self.begin} and at most 1, got {self.end!r}',
-        )
+        require_window('prune', self.begin, self.end)
         for name in ('eps', 'gamma_threshold', 'tolerance'):
             require_not_negative(f'prune {name}', getattr(self, name))
         for name in ('fold_padding', 'allow_live'):
@@ -194,13 +188,8 @@ class BudgetSettings:
             self.device is None or (self.is_latency and isinstance(self.device, str)),
             f'budget device is a string that goes with a latency, got {self.device!r}',
         )
-        window = self.begin, self.end
-        require(
-            window == (None, None)
-            or (all(map(is_number, window)) and 0 <= self.begin < self.end <= LAST_END),
-            'budget begin and end must be fractions of training, 0 <= begin < end <= '
-            f'{LAST_END}, or both None, got {self.begin!r} and {self.end!r}',
-        )
+        if (self.begin, self.end) != (None, None):
+            require_window('budget', self.begin, self.end, last=LAST_END)
         if self.cuts is not None:
             require_count('budget cuts', self.cuts)
         require_one_of('budget score', self.score, ('fisher', *RANKING_CRITERIA, *GATE_SCORES))

@@ -18,6 +18,7 @@ from ..arguments import (
     require,
     require_count,
     require_one_of,
+    require_window,
 )
 from ..input_size import count_at_one_size
 from ..openmmlab import crop, example_inputs
@@ -44,11 +45,7 @@ class UpdateSettings:
 
     def __post_init__(self):
         require_count('updates interval', self.interval)
-        require(
-            is_number(self.begin) and is_number(self.end) and 0 <= self.begin < self.end <= 1,
-            'updates begin and end must be fractions of training, 0 <= begin < end <= 1, got '
-            f'{self.begin!r} and {self.end!r}',
-        )
+        require_window('updates', self.begin, self.end)
 
     def last_until(self, step: int, total_steps: int) -> int | None:
         """Iterations done at the last update that is planned until ``step`` of them, the first one
