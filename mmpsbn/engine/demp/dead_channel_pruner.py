@@ -12,7 +12,7 @@ from .online_pruner import OnlinePruner
 from .progress import what_went
 from .prune_event import cut, look_at, select_keep_masks
 from .settings import PruneSettings
-from .window import EventWindow, silence_scores
+from .window import EventWindow, peak_activations
 
 
 class DeadChannelPruner(OnlinePruner):
@@ -123,7 +123,7 @@ class DeadChannelPruner(OnlinePruner):
                 self._skip(runner, 'the outputs are NaN or inf before pruning')
                 return
             probes, before = seen
-            scores = silence_scores(
+            scores = peak_activations(
                 windows,
                 probes,
                 runner.logger,

@@ -121,11 +121,11 @@ def what_went(
     """How many of the channels that went were dead on the samples, and what the others were."""
     dead = others = 0
     for name, keep_mask in keep_masks.items():
-        silent = scores[name][~keep_mask] <= settings.eps
-        dead += int(silent.sum())
-        others += int((~silent).sum())
-    silence = 'never positive' if settings.criterion == NEVER_POSITIVE else 'dead'
-    text = f'{dead or "none"} {silence} on {samples} samples'
+        are_dead = scores[name][~keep_mask] <= settings.eps
+        dead += int(are_dead.sum())
+        others += int((~are_dead).sum())
+    called = 'never positive' if settings.criterion == NEVER_POSITIVE else 'dead'
+    text = f'{dead or "none"} {called} on {samples} samples'
     if not others:
         return text
     if settings.criterion == 'collapsed':

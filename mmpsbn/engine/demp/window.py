@@ -93,7 +93,7 @@ class EventWindow:
         return windows, samples
 
 
-def silence_scores(
+def peak_activations(
     windows: Sequence[ActivationWindow],
     probes: Sequence[ActivationWindow],
     logger: MMLogger,
@@ -101,7 +101,8 @@ def silence_scores(
     samples: int,
     positive: bool,
 ) -> dict[str, Tensor]:
-    """:func:`joined_scores` over the windows before an event and the probes at it.
+    """The largest |activation| of each channel, :func:`joined_scores`, over the windows before an
+    event and the probes at it.
 
     Args:
         windows: what the models saw in training, on ``samples`` samples.
