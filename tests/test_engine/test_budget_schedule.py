@@ -124,11 +124,8 @@ def test_what_is_frozen_or_trained_later_takes_no_others_place():
 
 
 def test_the_ranks_decide_together(monkeypatch):
-    def hear_rank_0(told):
-        told[0] = 0.1
-
     model = nn.Linear(2, 1)
     early = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
     model.weight.data += 100
-    monkeypatch.setattr('mmpsbn.engine.demp.budget_schedule.broadcast_object_list', hear_rank_0)
+    monkeypatch.setattr('mmpsbn.engine.demp.budget_schedule.of_rank_0', lambda value: 0.1)
     assert early.has_come(model, 10)

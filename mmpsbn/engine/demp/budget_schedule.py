@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from mmengine.dist import broadcast_object_list, get_world_size
+from mmengine.dist import get_world_size
 from torch import nn
 
 from ...functional.schedules import steps_of
 from ...pruning.saliency import GATE_SCORES
+from ..ranks import of_rank_0
 from ..runner_parts import bare_model, batch_size, epoch_length
 from .settings import LAST_END, BudgetSettings
 
@@ -156,10 +157,9 @@ class EarlyCropTiming:
             return True
         now = dict(model.named_parameters())
         distance = _norm(now[name] - first.to(now[name]) for name, first in self._first.items())
-        moved = [abs(distance - self._distance) / _norm(self._first.values())]
-        broadcast_object_list(moved)  # all ranks must act on one number
+        moved = of_rank_0(abs(distance - self._distance) / _norm(self._first.values()))
         self._distance = distance
-        if 0 < moved[0] < self._left or event == self._last:
+        if 0 < moved < self._left or event == self._last:
             self._found, self._first = event, {}
         return bool(self._found)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
@@ -14,6 +13,7 @@ from ..arguments import build, names_its_arguments
 from ..checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from ..checkpoints.pruned_structure import saved_by
 from ..norms.beta_decay import check_beta_decay
+from ..ranks import of_rank_0
 from ..runner_parts import bare_model, optimizers_of
 from ..wrapper import check_held, check_wrapper, use_compiled_step
 from .budget_pruner import BudgetPruner
@@ -122,9 +122,7 @@ class DemPHook(Hook):
         if self._kills:
             self._penalised(runner)
         if self._noise_seed is None:
-            seed = [runner.seed]
-            broadcast_object_list(seed)  # diff_rank_seed gives each rank its own
-            self._noise_seed = seed[0]
+            self._noise_seed = of_rank_0(runner.seed)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if self.pruner.graph is None:

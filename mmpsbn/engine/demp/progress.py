@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
 from ...pruning.cost import Cost, model_cost
@@ -11,6 +10,7 @@ from ...pruning.criteria import NEVER_POSITIVE
 from ...pruning.graph import ChannelGroup
 from ...pruning.prune import Removal
 from ..input_size import count_at_one_size
+from ..ranks import of_rank_0
 from .settings import PruneSettings
 
 
@@ -63,10 +63,9 @@ class Progress:
     def count_on(self, model: nn.Module, cfg: Config, traced: Tensor) -> None:
         """Choose the image that MACs are counted on (see ``count_at_one_size``): one for all
         ranks, whose batches may differ in size, and for the whole run, resumed or not."""
-        counted = [count_at_one_size(model, cfg, traced)]
-        broadcast_object_list(counted)
+        counted = of_rank_0(count_at_one_size(model, cfg, traced))
         if not self.positions:
-            self.positions, self.counted_size = counted[0]
+            self.positions, self.counted_size = counted
 
     def begin(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> None:
         """Count the model; that of a run which is not resumed is the one at the start."""

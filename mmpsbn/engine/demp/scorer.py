@@ -2,13 +2,13 @@
 
 from collections.abc import Container, Mapping
 
-from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
 from ...pruning.graph import ChannelGraph, ChannelGroup
 from ...pruning.prune import Removal
 from ...pruning.ranking import fisher_scores, rank_channels
 from ...pruning.saliency import GATE_SCORES, GateSaliency
+from ..ranks import of_rank_0
 from .progress import what_the_loss_misses
 from .score_passes import scores_of_passes, try_score
 
@@ -97,14 +97,13 @@ class ChannelScorer:
         saliency, self._saliency = self._saliency, None
         if self.takes_passes:
             scores = scores_of_passes(runner, model, graph, groups, self._score, draw)
-            found = [(0, scores)]
+            found = 0, scores
         elif self._by_gradients:
-            found = [(int(saliency.steps), saliency.scores())]
+            found = int(saliency.steps), saliency.scores()
         else:
             seed = runner.seed + runner.iter
-            found = [(0, rank_channels(model, groups, criterion=self._score, seed=seed))]
-        broadcast_object_list(found)
-        steps, scores = found[0]
+            found = 0, rank_channels(model, groups, criterion=self._score, seed=seed)
+        steps, scores = of_rank_0(found)
         if self._by_gradients and steps < saliency.seen:
             runner.logger.warning(
                 f'{saliency.seen - steps} of {saliency.seen} optimizer steps had gradients that '

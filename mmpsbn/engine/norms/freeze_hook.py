@@ -4,7 +4,7 @@ import io
 import os
 
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from ...upstream import load_from, resumes
 from ..arguments import names_its_arguments
 from ..files import AtomicLocalBackend
 from ..openmmlab import model_cfg_of
+from ..ranks import of_rank_0
 from ..runner_parts import bare_model, optimizers_of, pruning_hook, unwrapped_model
 
 
@@ -86,9 +87,8 @@ class FreezeHook(Hook):
         model = bare_model(runner)
         if self.seed is not None:
             self._draw(runner, model)
-        mask_seed = [runner.seed if self.seed is None else self.seed]
-        broadcast_object_list(mask_seed)  # diff_rank_seed gives each rank its own
-        self._frozen = self.parts.frozen(model, mask_seed[0])
+        mask_seed = of_rank_0(runner.seed) if self.seed is None else self.seed
+        self._frozen = self.parts.frozen(model, mask_seed)
         self._digests = self._digests_of(model)
         self._hold(model, optimizers_of(runner))
 

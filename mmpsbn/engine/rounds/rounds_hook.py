@@ -4,7 +4,7 @@ import os
 from numbers import Real
 
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -14,7 +14,7 @@ from ...functional.shuffling import shuffle_
 from ...pruning.activation import ActivationWindow
 from ...pruning.measures import Limits
 from ..arguments import names_its_arguments, require, require_bool
-from ..ranks import joined_scores
+from ..ranks import joined_scores, of_rank_0
 from ..runner_parts import bare_model, epoch_length, in_epochs, optimizers_of
 from ..sparsity.channel_watch import FLOPS, NOT_GROWN, WEIGHTS, ChannelWatch
 from ..sparsity.growth import load_growth, save_growth
@@ -92,9 +92,7 @@ class RoundsHook(Hook):
                 self._table.read(runner.iter)
             except ValueError as error:  # the other ranks wait to hear of it
                 failure = error
-        # diff_rank_seed gives each rank its own
-        shared = [self._table.rows, runner.seed, failure]
-        broadcast_object_list(shared)
+        shared = of_rank_0((self._table.rows, runner.seed, failure))
         self._table.rows, self._seed, failure = shared
         if failure is not None:
             raise failure

@@ -4,7 +4,6 @@ import math
 from dataclasses import asdict, dataclass
 
 import torch
-from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -22,6 +21,7 @@ from ..arguments import (
 )
 from ..input_size import count_at_one_size
 from ..openmmlab import crop, example_inputs
+from ..ranks import of_rank_0
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, pruning_hook
 from ..wrapper import check_held, check_wrapper, only_optimizer
 from .masks import WeightMasks, layer_weights, maskable_weights
@@ -157,11 +157,10 @@ class SparseWeightsHook(Hook):
         self._handles: list = []
 
     def before_train(self, runner) -> None:
-        (optimizer, weights), seed = self._checked(runner), [runner.seed]
-        broadcast_object_list(seed)  # diff_rank_seed gives each rank its own
+        optimizer, weights = self._checked(runner)
         self._updated = 0
         self._run = self._settings | asdict(self.updates) | dict(max_iters=runner.max_iters)
-        seed = seed[0] if self._saved is None else self._saved['seed']
+        seed = of_rank_0(runner.seed) if self._saved is None else self._saved['seed']
         self.masks = WeightMasks(weights, seed=seed, **self._settings)
         if self._saved is not None:
             self._check_began_alike(self._saved['run'])
@@ -211,18 +210,18 @@ class SparseWeightsHook(Hook):
 
     def _count(self, runner, data_batch: dict) -> None:
         model = bare_model(runner)
-        found: list[dict] = [{}]
+        found: dict[str, float] = {}
         try:
             image = crop(example_inputs(model, data_batch, 1))
-            found = [count_at_one_size(model, runner.cfg, image)[0]]
+            found, _ = count_at_one_size(model, runner.cfg, image)
         except Exception as error:  # whatever a model raises that has no mode='tensor'
             runner.logger.warning(
                 "sparse/macs_left is left out: MACs are counted in model(inputs, mode='tensor'), "
                 f'which raised {type(error).__name__}: {error}'
             )
-        broadcast_object_list(found)  # batches may differ in size
+        found = of_rank_0(found)  # batches may differ in size
         own = dict(model.named_parameters(remove_duplicate=False))
-        self._positions = {name: n for name, n in found[0].items() if name in own}
+        self._positions = {name: n for name, n in found.items() if name in own}
         names = self._positions or layer_weights(model)
         self._sizes = {name: own[name].numel() for name in names}
         self._log(runner)
