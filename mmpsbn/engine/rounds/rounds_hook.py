@@ -15,7 +15,13 @@ from ...pruning.activation import ActivationWindow
 from ...pruning.measures import Limits
 from ..arguments import names_its_arguments, require, require_bool
 from ..ranks import joined_scores, of_rank_0
-from ..runner_parts import bare_model, epoch_length, in_epochs, optimizers_of
+from ..runner_parts import (
+    bare_model,
+    check_replaceable,
+    epoch_length,
+    in_epochs,
+    optimizers_of,
+)
 from ..sparsity.channel_watch import FLOPS, NOT_GROWN, WEIGHTS, ChannelWatch
 from ..sparsity.growth import load_growth, save_growth
 from .round_ends import round_ends
@@ -53,6 +59,7 @@ class RoundsHook(Hook):
     Raises:
         ValueError: an argument out of range. Before the first step: no restarts in the
             learning rate, or rounds that do not end with the training.
+        TypeError: a wrapper that holds the weights in another form (FSDP), before the first step.
     """
 
     priority = 'LOW'  # after optimizer, EMA and pruning, before the checkpoint is saved
@@ -83,6 +90,7 @@ class RoundsHook(Hook):
         self._seed = 0
 
     def before_train(self, runner) -> None:
+        check_replaceable(runner.model, who='RoundsHook')
         self._watch.begin(runner)
         self._ends = round_ends(runner)
         self._table = RoundsTable(os.path.join(runner.work_dir, 'rounds.json'))
