@@ -16,7 +16,7 @@ from runs import EMA, demp, inner_widths, scalars
 from torch import nn
 from toy import ToyData, ToyNet, kill_channels, toy_runner
 
-from mmpsbn.engine import FreezeHook, RoundsHook
+from mmpsbn.engine import FreezeHook, RoundsHook, SnapshotEnsembleHook
 from mmpsbn.engine.runner_parts import (
     averaged_models_of,
     bare_model,
@@ -108,8 +108,9 @@ def test_wrappers_within_the_model_are_refused():
     runner = SimpleNamespace(model=model, hooks=[])
     with pytest.raises(TypeError, match=f'FreezeHook{said}'):
         FreezeHook(train=['norm']).before_run(runner)
-    with pytest.raises(TypeError, match=f'RoundsHook{said}'):
-        RoundsHook().before_train(runner)
+    for hook in (RoundsHook(), SnapshotEnsembleHook()):
+        with pytest.raises(TypeError, match=f'{type(hook).__name__}{said}'):
+            hook.before_train(runner)
 
 
 def test_a_fused_optimizer_under_amp_and_an_old_compiler_are_refused(monkeypatch):

@@ -14,7 +14,7 @@ from mmengine.runner import CheckpointLoader
 
 from ..arguments import names_its_arguments, require_count
 from ..files import AtomicLocalBackend, atomic_backend_args
-from ..runner_parts import bare_model, in_epochs, pruning_hook
+from ..runner_parts import bare_model, check_replaceable, in_epochs, pruning_hook
 from .round_ends import round_ends
 
 
@@ -72,7 +72,8 @@ class SnapshotEnsembleHook(Hook):
         ValueError: an argument out of range. Before the first step: as ``RoundsHook``; fewer
             rounds than snapshots; no validation; DemPHook.
         FileNotFoundError: a resumed run lacks the snapshot of a round that is over.
-        TypeError: predictions without class probabilities, at the first validation.
+        TypeError: a wrapper that holds the weights in another form (FSDP), before the first step;
+            predictions without class probabilities, at the first validation.
     """
 
     # after the buffers are averaged over the ranks and before the checkpoint is saved: who
@@ -86,6 +87,7 @@ class SnapshotEnsembleHook(Hook):
         self._ends: list[int] = []  # in iterations
 
     def before_train(self, runner) -> None:
+        check_replaceable(runner.model, who='SnapshotEnsembleHook')
         self._ends = round_ends(runner)
         if len(self._ends) < self.num_snapshots:
             raise ValueError(
