@@ -17,7 +17,7 @@ from toy import ToyNet
 from mmpsbn.engine import DemPHook
 from mmpsbn.engine.demp.budget_schedule import LEAST_STEPS
 from mmpsbn.engine.runner_parts import bare_model
-from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES
+from mmpsbn.engine.sparsity.reading import ALL_MEASURES
 
 BUDGET = dict(type='DemPHook', budget=dict(flops=0.7))
 LOOKS = dict(interval_epochs=1)

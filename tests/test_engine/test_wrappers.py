@@ -23,7 +23,7 @@ from mmpsbn.engine.runner_parts import (
     check_replaceable,
     whole_weights,
 )
-from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES
+from mmpsbn.engine.sparsity.reading import ALL_MEASURES
 from mmpsbn.engine.wrapper import check_wrapper
 
 DEMP = demp(interval=4, num_samples=8)

@@ -22,8 +22,9 @@ from ..runner_parts import (
     in_epochs,
     optimizers_of,
 )
-from ..sparsity.channel_watch import FLOPS, NOT_GROWN, WEIGHTS, ChannelWatch
+from ..sparsity.channel_watch import ChannelWatch
 from ..sparsity.growth import load_growth, save_growth
+from ..sparsity.reading import FLOPS, NOT_GROWN, WEIGHTS
 from .round_ends import round_ends
 from .table import RoundsTable
 

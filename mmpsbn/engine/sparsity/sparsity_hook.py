@@ -15,12 +15,12 @@ from ..arguments import build, names_its_arguments, require, require_count
 from ..norms.beta_decay import check_beta_decay
 from ..runner_parts import bare_model, epoch_length, in_epochs, whole_weights
 from .alarm import Alarm, worst_layers
-from .channel_watch import ALL_MEASURES, DATA_MEASURES, ChannelWatch, Reading
+from .channel_watch import ChannelWatch
 from .diagnosis import likely_causes
 from .forecast import collapse_forecast
 from .growth import load_growth, save_growth
+from .reading import ALL_MEASURES, DATA_MEASURES, Reading
 from .settings import ActivationSettings
-from .words import scalars, summary
 
 DEFAULT_MEASURES = ('collapsed', 'flops_sparsity', 'dead')
 
@@ -199,7 +199,7 @@ class SparsityHook(Hook):
     def _report(self, runner, *, step: int, with_data: bool) -> Reading:
         reading = self._read(runner, with_data=with_data)
         self._reported_step = step
-        if values := scalars(reading, name=self.name):
+        if values := reading.scalars(name=self.name):
             runner.visualizer.add_scalars(values, step=step)
         for measure in self._warn.reached(reading.counts):
             runner.logger.warning(self._alarm_text(runner, self._warn, measure, reading))
@@ -220,8 +220,7 @@ class SparsityHook(Hook):
         return alarm.text(measure, counts, at_start, causes)
 
     def _summary(self, reading: Reading) -> str:
-        return summary(
-            reading,
+        return reading.summary(
             name=self.name,
             gamma_threshold=self._watch.limits.gamma,
             counted_size=self._watch.counted_size,
