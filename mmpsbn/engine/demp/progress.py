@@ -130,17 +130,3 @@ def what_went(
     if settings.criterion == 'collapsed':
         return f'{text}, {others} collapsed (|gamma| < {settings.gamma_threshold:g})'
     return f'{text}, {others} live'
-
-
-def what_the_loss_misses(removal: Removal, scores: Mapping[str, Tensor]) -> str:
-    """How many channels that went the loss misses nothing of, and how much it is to miss of the
-    others."""
-    dead = alive = 0
-    gone, total = 0.0, sum(float(score.sum()) for score in scores.values())
-    for name, keep_mask in removal.keep_masks.items():
-        score = scores[name][~keep_mask]
-        dead += int((score == 0).sum())
-        alive += int((score > 0).sum())
-        gone += float(score.sum())
-    share = gone / total if total else 0.0
-    return f'{dead or "none"} dead and {alive or "none"} alive, with {share:.1%} of the saliency'

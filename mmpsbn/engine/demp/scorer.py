@@ -9,7 +9,6 @@ from ...pruning.prune import Removal
 from ...pruning.ranking import fisher_scores, rank_channels
 from ...pruning.saliency import GATE_SCORES, GateSaliency
 from ..ranks import of_rank_0
-from .progress import what_the_loss_misses
 from .score_passes import scores_of_passes, try_score
 
 
@@ -120,7 +119,18 @@ class ChannelScorer:
         return fisher_scores(scores) if self._by_gradients else scores
 
     def words(self, removal: Removal, scores: Mapping[str, Tensor]) -> str:
-        """As what channels went."""
-        if self._by_gradients:
-            return what_the_loss_misses(removal, scores)
-        return f'chosen by {self._score}'
+        """As what channels went: how many the loss misses nothing of, and how much it is to miss of
+        the others."""
+        if not self._by_gradients:
+            return f'chosen by {self._score}'
+        dead = alive = 0
+        gone, total = 0.0, sum(float(score.sum()) for score in scores.values())
+        for name, keep_mask in removal.keep_masks.items():
+            score = scores[name][~keep_mask]
+            dead += int((score == 0).sum())
+            alive += int((score > 0).sum())
+            gone += float(score.sum())
+        share = gone / total if total else 0.0
+        return (
+            f'{dead or "none"} dead and {alive or "none"} alive, with {share:.1%} of the saliency'
+        )
