@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
+from ..functional.checks import is_count, is_number
+
 
 def no_such_argument(owner: str, unknown: Sequence[str], allowed: Sequence[str]) -> str:
     """The sentence that refuses names which ``owner`` does not take."""
@@ -35,6 +37,30 @@ def names_its_arguments(init: Callable) -> Callable:
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def require_one_of(name: str, value, allowed: Sequence) -> None:
+    require(value in allowed, f'{name} must be one of {allowed}, got {value!r}')
+
+
+def require_count(name: str, value) -> None:
+    require(is_count(value), f'{name} must be an int >= 1, got {value!r}')
+
+
+def require_not_negative(name: str, value) -> None:
+    require(is_number(value) and value >= 0, f'{name} must be a finite number >= 0, got {value!r}')
+
+
+def require_window(name: str, begin, end, *, last: float = 1) -> None:
+    require(
+        is_number(begin) and is_number(end) and 0 <= begin < end <= last,
+        f'{name} begin and end must be fractions of training, 0 <= begin < end <= {last}, got '
+        f'{begin!r} and {end!r}',
+    )
+
+
+def require_bool(name: str, value) -> None:
+    require(isinstance(value, bool), f'{name} must be True or False, got {value!r}')
 
 
 def build(settings: type, name: str, values: dict | None):

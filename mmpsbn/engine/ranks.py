@@ -1,6 +1,7 @@
 """What all ranks of a run agree on."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, broadcast_object_list
@@ -9,6 +10,14 @@ from torch import Tensor
 
 from ..pruning.activation import ActivationWindow
 from ..pruning.graph import ChannelGraph
+
+
+def of_rank_0(value: Any) -> Any:
+    """What rank 0 has here, on every rank: a number on which all must act, or its seed, where
+    ``diff_rank_seed`` gives each its own. Ranks call it together."""
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 def over_ranks(value: float) -> float:
@@ -29,9 +38,7 @@ def on_any_rank(found: Iterable[str], names: list[str]) -> set[str]:
 def check_same_on_all_ranks(graph: ChannelGraph) -> None:
     """Raises RuntimeError on every rank where one of them has traced another structure."""
     ours = [(group.name, group.channels) for group in graph.groups.values()]
-    first = [ours]
-    broadcast_object_list(first)
-    if over_ranks(float(first[0] != ours)):
+    if over_ranks(float(of_rank_0(ours) != ours)):
         raise RuntimeError(
             'the ranks have traced different groups of channels: the model runs differently on '
             'different batches, so that nothing can be pruned alike on all ranks'

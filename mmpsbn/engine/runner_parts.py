@@ -84,9 +84,9 @@ def pruning_hook(runner) -> Hook | None:
     return next((h for h in runner.hooks if getattr(h, 'prunes_while_training', False)), None)
 
 
-def check_replaceable(model: nn.Module, *, hook: str) -> None:
-    """Raises TypeError for ``hook`` unless the model is plain, or in one DDP wrapper that can be
-    put around it anew after its parameters have changed shape."""
+def check_replaceable(model: nn.Module, *, who: str) -> None:
+    """Raises TypeError, in the name of ``who`` needs it, unless the model is plain, or in one DDP
+    wrapper that can be put around it anew after its parameters have changed shape."""
     inner = (name for name, m in unwrap(model).named_modules() if is_model_wrapper(m))
     if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
         what = f'{type(model).__name__}, which holds its parameters in another form'
@@ -95,19 +95,22 @@ def check_replaceable(model: nn.Module, *, hook: str) -> None:
     else:
         return
     raise TypeError(
-        f'{hook} needs a plain or DDP model, got {what}; train with MMDistributedDataParallel'
+        f'{who} needs a plain or DDP model, got {what}; train with MMDistributedDataParallel'
     )
 
 
 @contextmanager
-def unwrapped_model(runner) -> Iterator[nn.Module]:
+def unwrapped_model(runner, *, who: str) -> Iterator[nn.Module]:
     """The bare model, free to change shape, and its averages with it; DDP is wrapped around it
     anew on exit.
 
     The old DDP wrapper must be gone before a parameter changes shape: its reducer
     holds gradient accumulators that know the old one.
+
+    Args:
+        who: see :func:`check_replaceable`.
     """
-    check_replaceable(runner.model, hook='DemPHook')
+    check_replaceable(runner.model, who=who)
     wrapped = is_model_wrapper(runner.model)
     if wrapped:
         _set_model(runner, runner.model.module)
@@ -145,3 +148,8 @@ def epoch_length(loader) -> int | None:
         return len(loader)
     except TypeError:
         return None
+
+
+def batch_size(loader) -> int:
+    """Samples in a batch of a data loader, on one rank."""
+    return loader.batch_size or loader.batch_sampler.batch_size

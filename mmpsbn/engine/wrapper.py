@@ -15,8 +15,13 @@ from .runner_parts import check_replaceable, groups_by_parameter, optimizers_of,
 
 
 def check_wrapper(runner, *, hook: str) -> None:
-    """Raises TypeError where parameters, steps or calls are not what ``hook`` sees."""
-    check_replaceable(runner.model, hook=hook)
+    """Refuse runs in which ``hook`` would not see the parameters, the steps or the calls.
+
+    Raises:
+        TypeError: a wrapper or an optimizer of such a kind.
+        RuntimeError: an optimizer calls no step hooks.
+    """
+    check_replaceable(runner.model, who=hook)
     if is_compiled(runner):
         raise TypeError(f"{hook} does not know FlexibleRunner's compiled steps; use Runner")
     if runner.cfg.get('compile') and digit_version(TORCH_VERSION) < digit_version('2.2'):
@@ -31,25 +36,20 @@ def check_wrapper(runner, *, hook: str) -> None:
                 f'{hook} acts on unscaled gradients, and under AMP a fused optimizer '
                 'unscales within its step; use fused=False'
             )
+    if not all(map(calls_step_hooks, optimizers_of(runner))):
+        raise RuntimeError(
+            f'the optimizer calls no step hooks, in which {hook} acts: torch 2.1 switches them '
+            'off for the process once torch.compile was used in it; train in a process without it'
+        )
 
 
 def only_optimizer(runner, *, hook: str) -> Optimizer:
-    """The one at whose steps ``hook`` acts.
-
-    Raises:
-        TypeError: the run has several.
-        RuntimeError: it calls no step hooks.
-    """
+    """The one at whose steps ``hook`` acts. Raises TypeError for a run that has several."""
     optimizers = optimizers_of(runner)
     if len(optimizers) != 1:
         raise TypeError(
             f'{hook} acts at the steps of one optimizer, and this run has {len(optimizers)}; '
             'train with one'
-        )
-    if not calls_step_hooks(optimizers[0]):
-        raise RuntimeError(
-            f'the optimizer calls no step hooks, in which {hook} acts: torch 2.1 switches them '
-            'off for the process once torch.compile was used in it; train in a process without it'
         )
     return optimizers[0]
 

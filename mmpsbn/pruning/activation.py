@@ -1,6 +1,6 @@
 """Which channels still speak: the running max of what each reader sees."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -42,21 +42,12 @@ class ActivationWindow:
         self.samples: dict[str, int] = {}
         # Of the samples those that are of all ranks: ranges may be joined twice, counts may not.
         self._joined: dict[str, int] = {}
-        self._positions = self._positions_read()
+        readers = {m.layer: m.size for group in groups.values() for m in group.readers}
+        self._positions = dict(sorted(readers.items()))  # ranks concatenate in this order
         self._handles = [
             model.get_submodule(name).register_forward_pre_hook(self._watch(name), with_kwargs=True)
             for name in self._positions
         ]
-
-    def _positions_read(self) -> dict[str, int]:
-        readers = {m.layer: m.size for group in self.groups.values() for m in group.readers}
-        return dict(sorted(readers.items()))  # ranks concatenate what is of these, in this order
-
-    def leave_out(self, names: Container[str]) -> None:
-        """Tell nothing of these groups from now on; ranks call it together."""
-        self.groups = {name: group for name, group in self.groups.items() if name not in names}
-        # the hooks stay; what they gather of others is not looked at
-        self._positions = self._positions_read()
 
     def _watch(self, name: str):
         watched = self._model.get_submodule(name)

@@ -17,13 +17,13 @@ from toy import ToyNet
 from mmpsbn.engine import DemPHook
 from mmpsbn.engine.demp.budget_schedule import LEAST_STEPS
 from mmpsbn.engine.runner_parts import bare_model
-from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES
+from mmpsbn.engine.sparsity.reading import ALL_MEASURES
 
 BUDGET = dict(type='DemPHook', budget=dict(flops=0.7))
 LOOKS = dict(interval_epochs=1)
 WATCHES = dict(type='SparsityHook', interval=5, measures=ALL_MEASURES, activations=LOOKS)
 LONG = 10**6
-SILENT = dict(interval=LONG, activations=dict(interval_epochs=LONG))
+SILENT = dict(type='SparsityHook', interval=LONG, activations=dict(interval_epochs=LONG))
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -111,7 +111,7 @@ def test_a_look_takes_no_random_numbers_of_the_devices_training(run):
         runner = run('far', [hook], model='DropoutNet', epochs=2)
         return on_cpu(state_of(runner)), torch.far.get_rng_state()
 
-    assert_same(drawn(WATCHES), drawn(dict(type='SparsityHook', **SILENT)))
+    assert_same(drawn(WATCHES), drawn(SILENT))
 
 
 @pytest.mark.parametrize('name', ['penalty, noise and averages', 'budget'])
@@ -137,9 +137,7 @@ def test_what_the_losses_hold_is_followed(run, hook):
 ITERATIONS = 60
 RARE = dict(interval=ITERATIONS, num_samples=1)
 QUIET = {
-    'SparsityHook': dict(
-        type='SparsityHook', interval=LONG, activations=dict(interval_epochs=LONG)
-    ),
+    'SparsityHook': SILENT,
     'DemPHook between windows': demp(penalty=0.01, noise=1e-3, **RARE),
     'DemPHook in a window': demp(penalty=0.01, noise=1e-3, **RARE | dict(num_samples=LONG)),
     'DemPHook with a budget': BUDGET,

@@ -1,58 +1,68 @@
 """A budget by itself: what a clock says, and what it may choose."""
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
 from toy import ToyNet
 
-from mmpsbn.engine.demp import budget
+from mmpsbn.engine.demp import budget as budget_module
 from mmpsbn.engine.demp.budget import Budget
 from mmpsbn.engine.demp.settings import BudgetSettings, PruneSettings
 from mmpsbn.pruning import apply_plan, trace_channel_graph
 from mmpsbn.pruning.cost import count_positions, model_cost
+from mmpsbn.pruning.forward import call_with
 from mmpsbn.pruning.plan import plan_from_keep_masks
 
+INPUTS = torch.randn(1, 3, 8, 8)
 
-def by_itself(monkeypatch, clock, **settings):
-    """A budget, its model and that model's graph; ``clock(macs)``: milliseconds."""
+
+def start(monkeypatch, clock=None, *, width=32, inner=48, free_widths=False, prune=None, **budget):
+    """A budget that has begun, and its model; ``clock(model, macs)``: milliseconds."""
     torch.manual_seed(0)
-    model, inputs = ToyNet(width=32, inner=48), torch.randn(1, 3, 8, 8)
+    model = ToyNet(width=width, inner=inner)
+    positions = count_positions(model, INPUTS, call_with)
 
-    def forward(m, b):
-        return m(b)
+    def milliseconds(model, *_):
+        return clock(model, model_cost(model, positions).macs)
 
-    positions = count_positions(model, inputs, forward)
-    monkeypatch.setattr(budget, 'milliseconds', lambda m, *_: clock(model_cost(m, positions).macs))
-    graph = trace_channel_graph(model, inputs, forward)
-    found = Budget(BudgetSettings(**settings), PruneSettings(), free_widths=False)
-    found.start(model, graph.groups, positions, inputs, '')
-    return SimpleNamespace(budget=found, model=model, inputs=inputs, forward=forward)
+    monkeypatch.setattr(budget_module, 'milliseconds', milliseconds)
+    budget = Budget(BudgetSettings(**budget), PruneSettings(**prune or {}), free_widths=free_widths)
+    budget.start(model, groups_of(model), positions, INPUTS, '')
+    return budget, model
+
+
+def groups_of(model):
+    return trace_channel_graph(model, INPUTS, call_with).groups
+
+
+def cut(budget, model, share, scores=None):
+    """The keep masks of a cut, by scores that are random by default."""
+    groups = groups_of(model)
+    scores = scores or {name: torch.rand(g.channels).double() for name, g in groups.items()}
+    masks = budget.choose(model, groups, scores, share)
+    apply_plan(model, plan_from_keep_masks(model, groups, masks))
+    budget.count(model)
+    return masks
 
 
 def test_a_latency_is_met_through_the_line_of_latency_over_macs(monkeypatch):
-    dense = 2_000_000.0
-    at = by_itself(monkeypatch, lambda macs: 4 + 6 * macs / dense, latency_ms=7.0)
+    budget, model = start(monkeypatch, lambda _, macs: 4 + 3e-6 * macs, latency_ms=7.0)
     for share in (0.25, 0.5, 0.75, 1.0):  # each cut comes nearer
-        graph = trace_channel_graph(at.model, at.inputs, at.forward)
-        scores = {n: torch.rand(g.channels).double() for n, g in graph.groups.items()}
-        masks = at.budget.choose(at.model, graph.groups, scores, share)
-        apply_plan(at.model, plan_from_keep_masks(at.model, graph.groups, masks))
-        at.budget.count(at.model)
-    assert at.budget.met and abs(at.budget.left / at.budget.target - 1) <= 0.02
+        cut(budget, model, share)
+    assert budget.met and abs(budget.left / budget.target - 1) <= 0.02
 
 
 def test_a_latency_that_the_model_has_already_is_refused(monkeypatch):
     with pytest.raises(ValueError, match='budget latency_ms=7.0 is met by the model as it is'):
-        by_itself(monkeypatch, lambda macs: 5.0, latency_ms=7.0)
+        start(monkeypatch, lambda *_: 5.0, latency_ms=7.0)
 
 
 def test_a_latency_that_hardly_depends_on_the_width_is_refused(monkeypatch):
     with pytest.raises(
         ValueError, match=r'budget latency=0.8 cannot be met: .* 9\d.\d% of the latency_ms are left'
     ):
-        by_itself(monkeypatch, lambda macs: 10 + macs / 1e8, latency=0.8)
+        start(monkeypatch, lambda _, macs: 10 + macs / 1e8, latency=0.8)
 
 
 @pytest.mark.parametrize('step, chosen', [(8, (8, 16)), (1, (1,))])
@@ -65,14 +75,9 @@ def test_the_fastest_multiple_is_that_of_the_clock(monkeypatch, step, chosen):
             * model.stem.out_channels
         )
 
-    torch.manual_seed(0)
-    model, inputs = ToyNet(width=64, inner=100), torch.randn(1, 3, 8, 8)
-    graph = trace_channel_graph(model, inputs, lambda m, b: m(b))
-    positions = count_positions(model, inputs, lambda m, b: m(b))
-    monkeypatch.setattr(budget, 'milliseconds', in_blocks)
-    found = Budget(BudgetSettings(latency=0.5), PruneSettings(), free_widths=True)
-    found.start(model, graph.groups, positions, inputs, '')
-    assert found.state()['multiples'][0] in chosen
+    toy = dict(width=64, inner=100, free_widths=True)
+    budget, _ = start(monkeypatch, in_blocks, latency=0.5, **toy)
+    assert budget.state()['multiples'][0] in chosen
 
 
 @pytest.mark.parametrize('bend', [0.3, 1.0, 2.0])
@@ -80,33 +85,28 @@ def test_a_clock_that_is_no_line_is_met_and_odd_widths_on_the_way_lead_nowhere(m
     """It goes with a power of the MACs; any but the last cut leaves odd widths, which are slow."""
     dense, odd = [], []
 
-    def clock(macs):
+    def clock(_, macs):
         dense.append(macs)  # the first one is that of the model at the start
         return (10 if odd else 5) * (macs / dense[0]) ** bend + 5
 
-    at = by_itself(monkeypatch, clock, latency=0.8)
+    budget, model = start(monkeypatch, clock, latency=0.8)
     for share in (0.3, 0.6, 1.0):
-        groups = trace_channel_graph(at.model, at.inputs, at.forward).groups
-        scores = {name: torch.rand(group.channels).double() for name, group in groups.items()}
-        masks = at.budget.choose(at.model, groups, scores, share)
-        apply_plan(at.model, plan_from_keep_masks(at.model, groups, masks))
         odd[:] = [share] * (share < 1)
-        at.budget.count(at.model)
-    assert at.budget.met and at.budget.left > 0.8 * 0.95
+        cut(budget, model, share)
+    assert budget.met and budget.left > 0.8 * 0.95
 
 
 def test_what_takes_longer_than_the_copies_did_is_cut_once_more(monkeypatch):
-    slow = []
-    at = by_itself(monkeypatch, lambda macs: (1.2 if slow else 1) * (1 + macs / 1e6), latency=0.6)
-    left = []
+    slow, left = [], []
+
+    def clock(_, macs):
+        return (1.2 if slow else 1) * (1 + macs / 1e6)
+
+    budget, model = start(monkeypatch, clock, latency=0.6)
     slow.append(True)
     for _ in range(2):
-        groups = trace_channel_graph(at.model, at.inputs, at.forward).groups
-        scores = {name: torch.rand(group.channels).double() for name, group in groups.items()}
-        masks = at.budget.choose(at.model, groups, scores, 1.0)
-        apply_plan(at.model, plan_from_keep_masks(at.model, groups, masks))
-        at.budget.count(at.model)
-        left.append(at.budget.left)
+        cut(budget, model, 1.0)
+        left.append(budget.left)
     assert left[1] < left[0]
 
 
@@ -118,27 +118,15 @@ def test_a_resumed_budget_keeps_the_multiple_that_the_clock_chose(free_widths, m
     assert goes_on.state()['multiples'] == multiples
 
 
-def widths_after_cuts(count, *, width, inner, free_widths=True, **prune):
+def widths_after_cuts(count, monkeypatch, **toy):
     """Of what the ToyNet's groups are left after each of so many even cuts to half of the MACs."""
-    torch.manual_seed(0)
-    model, inputs = ToyNet(width=width, inner=inner), torch.randn(1, 3, 8, 8)
-
-    def forward(m, b):
-        return m(b)
-
-    positions = count_positions(model, inputs, forward)
-    found = Budget(BudgetSettings(flops=0.5), PruneSettings(**prune), free_widths=free_widths)
-    groups = trace_channel_graph(model, inputs, forward).groups
-    found.start(model, groups, positions, inputs, '')
-    scores = {n: torch.linspace(1, 2, g.channels).double() for n, g in groups.items()}
+    budget, model = start(monkeypatch, flops=0.5, **toy)
+    scores = {n: torch.linspace(1, 2, g.channels).double() for n, g in groups_of(model).items()}
     steps = []
     for k in range(1, count + 1):
-        groups = trace_channel_graph(model, inputs, forward).groups
-        masks = found.choose(model, groups, scores, k / count)
-        apply_plan(model, plan_from_keep_masks(model, groups, masks))
-        found.count(model)
+        masks = cut(budget, model, k / count, scores)
         planned = 1 - 0.5 * k / count
-        assert abs(found.left / planned - 1) <= 0.025  # what one channel is
+        assert abs(budget.left / planned - 1) <= 0.025  # what one channel is
         scores = {n: s[masks[n]] if n in masks else s for n, s in scores.items()}
         steps.append([len(score) for score in scores.values()])
     return steps
@@ -147,15 +135,15 @@ def widths_after_cuts(count, *, width, inner, free_widths=True, **prune):
 @pytest.mark.parametrize(
     'toy, multiple',
     [
-        (dict(width=88, inner=136), 8),
-        (dict(width=40, inner=72, free_widths=False), 1),
-        (dict(width=64, inner=96, free_widths=False, round_to=16), 16),
-        (dict(width=24, inner=36), 2),
+        (dict(width=88, inner=136, free_widths=True), 8),
+        (dict(width=40, inner=72), 1),
+        (dict(width=64, inner=96, prune=dict(round_to=16)), 16),
+        (dict(width=24, inner=36, free_widths=True), 2),
     ],
     ids=['by default', 'as asked for', 'coarser', 'where a model is narrow'],
 )
-def test_widths_are_multiples_after_the_last_cut_and_any_before(toy, multiple):
-    *before, last = widths_after_cuts(5, **toy)
+def test_widths_are_multiples_after_the_last_cut_and_any_before(monkeypatch, toy, multiple):
+    *before, last = widths_after_cuts(5, monkeypatch, **toy)
     assert all(width % multiple == 0 for width in last)
     assert any(width % (2 * multiple) for width in last)
     if multiple > 2:
@@ -164,7 +152,7 @@ def test_widths_are_multiples_after_the_last_cut_and_any_before(toy, multiple):
         assert all(a >= b for a, b in zip(wider, narrower))
 
 
-def test_small_cuts_take_from_all_layers_alike():
+def test_small_cuts_take_from_all_layers_alike(monkeypatch):
     """With multiples of 16 too, of which a layer has four to six."""
-    first, *_ = widths_after_cuts(10, width=64, inner=96, free_widths=False, round_to=16)
+    first, *_ = widths_after_cuts(10, monkeypatch, width=64, inner=96, prune=dict(round_to=16))
     assert max(width / before for width, before in zip(first, (64, 96, 96, 96))) < 1

@@ -19,9 +19,7 @@ from runs import (
     train,
 )
 from snapshots import assert_same
-from test_training_only import inner
-from torch import nn
-from torch.nn import functional as F
+from test_training_only import IdleBranchNet
 from toy import ToyNet, kill_channels
 
 from mmpsbn.engine.demp import budget, latency
@@ -176,30 +174,12 @@ def test_a_resumed_run_whose_cuts_are_past_says_that_the_budget_is_missed(tmp_pa
     assert len(missed) == 2  # at once, and at the end
 
 
-class Besides(ToyNet):
-    """What it has ``besides`` reads the inner channels of the first block, in training from an
-    iteration on, or never."""
-
-    def __init__(self, first):
-        super().__init__(width=32, inner=48)
-        self.besides, self.first, self.count = nn.Conv2d(48, 1, 1), first, 0
-
-    def forward(self, inputs, labels=None, mode='tensor'):
-        out = super().forward(inputs, labels, mode)
-        self.count += mode == 'loss' and torch.is_grad_enabled()
-        if mode == 'loss' and self.count < self.first:
-            return out
-        x = F.relu(self.norm(self.stem(inputs)))
-        extra = self.besides(inner(self.blocks[0], x)).mean((1, 2, 3))
-        return out | dict(loss_besides=extra.mean()) if mode == 'loss' else (out, extra)
-
-
 def test_channels_stay_whose_reader_does_not_train(tmp_path):
     """No gradient tells what it needs."""
-    model = Besides(first=10**9)
-    runner, messages = run(tmp_path, hook=choosing(flops=0.8), iters=50, model=model)
-    assert inner_widths(runner.model)[0] == 48 > inner_widths(runner.model)[1]
-    assert any('besides reads it and does not run in training' in m for m in messages)
+    model, hook = IdleBranchNet(width=32), choosing(flops=0.8)
+    runner, messages = run(tmp_path, hook=hook, iters=50, model=model)
+    assert inner_widths(runner.model)[0] == 12 > inner_widths(runner.model)[1]
+    assert any('branch reads it and does not run in training' in m for m in messages)
 
 
 @torch.no_grad()

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+import torch
+from torch import nn
 
-from mmpsbn.engine.demp.budget_schedule import LEAST_STEPS, BudgetSchedule
+from mmpsbn.engine.demp.budget_schedule import LEAST_STEPS, BudgetSchedule, EarlyCropTiming
 from mmpsbn.engine.demp.settings import BudgetSettings
 
 
@@ -80,3 +82,50 @@ def test_the_error_says_what_there_is_no_room_for():
 )
 def test_methods_of_others_do_not_reconstruct(settings, reconstructs):
     assert BudgetSettings(flops=0.5, **settings).reconstructs is reconstructs
+
+
+# --- at EarlyCroP's time -------------------------------------------------------------------------
+
+
+def test_an_epoch_that_moves_nothing_does_not_count_and_the_last_one_always_does():
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data = torch.tensor([[3.0, 4.0]])
+    early = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
+    assert not early.has_come(model, 10)
+    model.weight.data += torch.tensor([[0.0, 2.0]])
+    assert not early.has_come(model, 20)  # 2 / 5
+    model.weight.data += torch.tensor([[0.0, 1.0]])
+    after = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
+    after.restore(early.state())
+    assert early.has_come(model, 30) and after.has_come(model, 30)  # 1 / 5
+    assert early.next_event(29) is early.next_event(30) is None
+    never = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
+    assert [never.next_event(step) for step in (0, 9, 10, 39, 40)] == [10, 10, 20, 40, None]
+    assert not never.has_come(model, 30) and never.has_come(model, 40)
+    with pytest.raises(ValueError, match="'early' .* none of 10 .* train for 12 iterations"):
+        EarlyCropTiming(model, left=0.3, epoch=10, iters=11)
+    EarlyCropTiming(model, left=0.3, epoch=10, iters=12)
+
+
+def test_what_is_frozen_or_trained_later_takes_no_others_place():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for layer, value in zip(model, (-1.0, 1.0)):
+        nn.init.constant_(layer.weight, value)
+        nn.init.constant_(layer.bias, value)
+    model[1].bias.requires_grad_(False)
+    far, near = (EarlyCropTiming(model, left=left, epoch=10, iters=50) for left in (0.31, 0.29))
+    model[0].requires_grad_(False)
+    model[1].bias.requires_grad_(True)
+    model[1].weight.data[0, 0] += 0.3 * 10**0.5  # times the norm of the ten that are trainable
+    resumed = EarlyCropTiming(model, left=0.31, epoch=10, iters=50)
+    resumed.restore(far.state())
+    assert far.has_come(model, 10) and resumed.has_come(model, 10)
+    assert not near.has_come(model, 10)
+
+
+def test_the_ranks_decide_together(monkeypatch):
+    model = nn.Linear(2, 1)
+    early = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
+    model.weight.data += 100
+    monkeypatch.setattr('mmpsbn.engine.demp.budget_schedule.of_rank_0', lambda value: 0.1)
+    assert early.has_come(model, 10)

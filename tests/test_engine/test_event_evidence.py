@@ -139,14 +139,10 @@ def test_nan_outputs_skip_the_event_and_blame_nobody(tmp_path, of):
     assert not any('changes the outputs' in m for m in messages)
 
 
-def watched(model, x):
-    groups = trace_channel_graph(model, x, forward_tensors).groups
-    return groups, ActivationWindow(model, groups, in_training_only=True)
-
-
 def test_what_is_nan_in_a_window_is_never_dead(caplog):
     model, x = ToyNet(), torch.randn(2, 3, 8, 8)
-    _, window = watched(model, x)
+    groups = trace_channel_graph(model, x, forward_tensors).groups
+    window = ActivationWindow(model, groups, in_training_only=True)
     model.blocks[0].bn1.weight.data[4] = torch.nan
     model.train()(x)
     score = joined_scores([window], logging.getLogger())['blocks.0.conv1']
@@ -154,11 +150,12 @@ def test_what_is_nan_in_a_window_is_never_dead(caplog):
     assert 'blocks.0.conv1: NaN or inf in the activations of 1 channels' in caplog.text
 
 
-def test_a_trace_does_not_write_into_an_open_window():
-    model, x = ToyNet(), torch.randn(1, 3, 8, 8)
-    _, window = watched(model, x)
-    trace_channel_graph(model, x, forward_tensors)
-    assert window.ranges == {}
+def test_a_saved_window_of_another_width_is_an_error_that_names_the_layer():
+    model = ToyNet()
+    groups = trace_channel_graph(model, torch.randn(1, 3, 8, 8), forward_tensors).groups
+    window = ActivationWindow(model, groups, in_training_only=False)
+    with pytest.raises(ValueError, match='fc reads 8 channels, its saved window has 1'):
+        window.restore(dict(fc=dict(samples=1, low=[0.0], high=[0.0])))
 
 
 def test_the_outputs_of_averages_are_verified_and_all_models_put_back(tmp_path, monkeypatch):

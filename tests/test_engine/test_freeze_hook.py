@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from ranks import ON_RANKS, run_on_ranks
-from runs import hook_of, resume_from
+from runs import demp, hook_of, resume_from
 from snapshots import assert_same
 from toy import TRAINED_PARTS, toy_runner
 
@@ -172,6 +172,14 @@ def test_a_seed_and_weights_to_load(tmp_path):
 def test_a_seed_and_a_run_without_a_config(tmp_path):
     with pytest.raises(ValueError, match='has no model; start the run with mmpsbn train'):
         build(tmp_path, dict(BN_ONLY, seed=7), cfg=None).train()
+
+
+@pytest.mark.parametrize('prunes', [demp(), dict(type='DemPHook', budget=dict(flops=0.5))])
+def test_a_run_that_prunes_is_refused_before_the_first_step(tmp_path, prunes):
+    runner = build(tmp_path, hooks=[prunes])
+    with pytest.raises(ValueError, match='DemPHook cuts them: train with one of the two'):
+        runner.train()
+    assert runner.iter == 0
 
 
 @pytest.mark.parametrize('seed', [-1, 1.5, True, '7'])

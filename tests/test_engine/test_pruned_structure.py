@@ -1,22 +1,29 @@
 """Checkpoints of pruned runs: plain data, loaded where they fit and refused elsewhere."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import STREAM, demp, inner_widths, killing, resume_from, train
+from runs import EMA, STREAM, average_of, demp, inner_widths, killing, resume_from, train
 from snapshots import assert_same
+from spoilt import exploding
 from toy import kill_channels, toy_runner
+
+from mmpsbn.engine.checkpoints.pruned_structure import PrunedStructure
+from mmpsbn.engine.checkpoints.pruned_weights import note_plan
 
 DEAD = [1, 3, 5]
 LOADS = dict(type='PrunedCheckpointHook')
+PRUNES = [demp(num_samples=24), EMA]
 
 
 @pytest.fixture(scope='module')
 def pruned(tmp_path_factory):
-    """The folder of a run whose first block has lost channels."""
+    """The folder of a run whose first block has lost channels; it ends in the window of the next
+    event."""
     folder = tmp_path_factory.mktemp('pruned')
-    train(folder, [demp()], killing(DEAD))
+    train(folder, PRUNES, killing(DEAD))
     return folder
 
 
@@ -29,7 +36,7 @@ def test_the_plan_in_a_checkpoint_is_plain_and_safe_to_load(tmp_path, checkpoint
     meta = checkpoint['meta']['mmpsbn']
     torch.save(dict(meta=meta, state_dict=checkpoint['state_dict']), tmp_path / 'safe.pth')
     loaded = torch.load(tmp_path / 'safe.pth', weights_only=True)
-    assert loaded['meta'] == meta
+    assert loaded['meta'] == meta and all(meta['pruner']['windows'])
     kept = loaded['meta']['plan']['tensors']['blocks.0.conv1.weight']
     alive = [c for c in range(12) if c not in DEAD]
     assert kept == dict(shape=[12, 8, 3, 3], kept={'0': alive})
@@ -62,27 +69,11 @@ def test_a_pruned_head_finetunes_to_other_classes(tmp_path, hook):
     assert other.model.fc.weight.shape == (6, 7) and other.model.stem.out_channels == 7
 
 
-@pytest.mark.parametrize(
-    'hook, model, message',
-    [
-        (
-            demp(),
-            dict(type='ToyNet', inner=16),
-            r'the prune plan expects blocks.0.\S+ of shape .*12.* the model has .*16',
-        ),
-        (
-            dict(type='SparsityHook'),
-            None,
-            r"is pruned to shape .*add dict\(type='PrunedCheckpointHook'",
-        ),
-    ],
-)
-def test_it_is_refused_by_another_model_and_a_run_that_knows_nothing_of_it(
-    tmp_path, pruned, hook, model, message
-):
-    other = toy_runner(tmp_path, [hook], model=model)
+def test_another_model_refuses_it(tmp_path, pruned):
+    other = toy_runner(tmp_path, [demp()], model=dict(type='ToyNet', inner=16))
     before = copy.deepcopy(other.model.state_dict())
-    with pytest.raises(ValueError, match=message):
+    said = r'the prune plan expects blocks.0.\S+ of shape .*12.* the model has .*16'
+    with pytest.raises(ValueError, match=said):
         other.load_checkpoint(str(pruned / 'epoch_4.pth'))
     assert_same(other.model.state_dict(), before)
 
@@ -91,14 +82,40 @@ SHAPES = 'blocks.0.conv1.weight has shape {} in the checkpoint and {} in the mod
 WIDE, NARROW = r'\(12, 8, 3, 3\)', r'\(9, 8, 3, 3\)'
 
 
-def test_a_resumed_run_refuses_it_without_its_plan(tmp_path, checkpoint):
-    del checkpoint['meta']['mmpsbn']
-    torch.save(checkpoint, tmp_path / 'no_plan.pth')
-    runner = toy_runner(tmp_path, [demp()], **resume_from(tmp_path / 'no_plan.pth'))
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda meta: meta.pop('mmpsbn'), SHAPES.format(NARROW, WIDE)),
+        (lambda meta: meta['mmpsbn'].pop('plan'), 'prune plan version must be 1, got None'),
+        (
+            lambda meta: meta['mmpsbn']['plan']['tensors'].pop('blocks.0.conv2.weight'),
+            'blocks.0.conv2.weight has shape .* in the checkpoint and',
+        ),
+        (lambda meta: meta['mmpsbn'].pop('noise_seed'), "state has no 'noise_seed', so it is of"),
+        (lambda meta: meta['mmpsbn']['pruner'].pop('samples'), "pruning state has no 'samples'"),
+    ],
+)
+def test_a_resumed_run_names_what_is_wrong_and_nothing_has_changed(
+    tmp_path, checkpoint, change, message
+):
+    change(checkpoint['meta'])
+    torch.save(checkpoint, tmp_path / 'changed.pth')
+    runner = toy_runner(tmp_path, PRUNES, **resume_from(tmp_path / 'changed.pth'))
     before = copy.deepcopy(runner.model.state_dict())
-    with pytest.raises(ValueError, match=SHAPES.format(NARROW, WIDE)):
+    with pytest.raises(ValueError, match=message):
         runner.train()
-    assert_same(runner.model.state_dict(), before)
+    for model in (runner.model, average_of(runner)):
+        assert_same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize('meta', [[], 3, 'plan', {'plan': None}, exploding()])
+def test_what_is_no_plan_is_refused_by_every_loader(checkpoint, meta):
+    checkpoint['meta'] = dict(mmpsbn=meta)
+    said = 'must be a dict, got|version must be 1, got None'
+    with pytest.raises(ValueError, match=said):
+        note_plan(checkpoint)
+    with pytest.raises(ValueError, match=said):
+        PrunedStructure().load(SimpleNamespace(hooks=[]), checkpoint)
 
 
 def test_a_pruned_run_refuses_a_dense_checkpoint(tmp_path):

@@ -16,7 +16,8 @@ from toy import ToyData, ToyNet, kill_channels, toy_runner
 
 from mmpsbn.engine import SparsityHook
 from mmpsbn.engine.runner_parts import bare_model
-from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES, ChannelWatch
+from mmpsbn.engine.sparsity.channel_watch import ChannelWatch
+from mmpsbn.engine.sparsity.reading import ALL_MEASURES
 from mmpsbn.engine.sparsity.revival import Revival
 from mmpsbn.engine.sparsity.settings import ActivationSettings
 

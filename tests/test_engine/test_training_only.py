@@ -1,7 +1,9 @@
 """What runs in training only: groups that it holds stay whole, the others are pruned."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,9 +12,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from ranks import run_on_ranks
 from runs import STREAM, demp, inner_widths, killing, slow, train
+from snapshots import assert_same
 from torch import nn
 from torch.nn import functional as F
-from toy import ToyNet, kill_channels
+from toy import ToyData, ToyNet, ToyPreprocessor, kill_channels
 
 from mmpsbn.engine.demp.trace_coverage import held_by_losses
 from mmpsbn.engine.openmmlab import forward_tensors
@@ -198,12 +201,42 @@ def test_a_run_is_refused_after_an_iteration_where_nothing_is_left(tmp_path, mod
     assert not iterations
 
 
-def test_a_window_that_is_open_from_the_start_leaves_whole_what_is_held(tmp_path):
-    torch.manual_seed(0)
-    model = TrainingNet(a_reader_of_an_inner_layer, linear=nn.Linear(12, 1))
-    hooks = [demp(num_samples=999)]
-    train(tmp_path, hooks, killing([1, 3], [1, 3]), model=model, optim_wrapper=slow())
-    assert inner_widths(model) == [12, 10]
+class Mixup(ToyPreprocessor):
+    """Draws from NumPy, as mmpretrain's does, and from ``random``, as MMDetection's do."""
+
+    def forward(self, data, training=False):
+        if not training:
+            return data
+        return dict(data, inputs=data['inputs'] * float(np.random.beta(1, 1)) * random.random())
+
+
+def losses_with_a_memory(model, stem, labels):
+    """As DynamicRoIHead has, and a tensor that torch does not copy."""
+    loss = embedded_labels(model, stem, labels)
+    model.history.append(loss.item())
+    model.last = [dict(loss=loss * 2)]
+    return loss
+
+
+def random_states():
+    return torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].astype('int64'))
+
+
+def test_a_look_at_the_losses_leaves_no_trace_in_model_batch_and_random_numbers():
+    model = TrainingNet(losses_with_a_memory, embedding=nn.Embedding(4, 12)).train()
+    model.data_preprocessor, model.history = Mixup(), []
+    model.blocks[0].bn1.eval()
+    groups = trace_channel_graph(model, torch.randn(1, 3, 8, 8), forward_tensors).groups
+    data = ToyData()
+    batch = dict(inputs=data.inputs[:8], labels=data.labels[:8])
+    model(**batch, mode='loss')
+    modes = [module.training for module in model.modules()]
+    before = copy.deepcopy((model.state_dict(), batch, random_states()))
+    kept = random.getstate(), list(model.history), model.last
+    assert held_by_losses(model, batch, groups, ['extra.embedding']) == {}
+    assert_same((model.state_dict(), batch, random_states()), before)
+    assert [module.training for module in model.modules()] == modes
+    assert kept == (random.getstate(), model.history, model.last) and len(model.history) == 1
 
 
 def look_on_one_rank():

@@ -16,14 +16,14 @@ from runs import EMA, demp, inner_widths, scalars
 from torch import nn
 from toy import ToyData, ToyNet, kill_channels, toy_runner
 
+from mmpsbn.engine import FreezeHook, RoundsHook, SnapshotEnsembleHook
 from mmpsbn.engine.runner_parts import (
     averaged_models_of,
     bare_model,
     check_replaceable,
-    unwrapped_model,
     whole_weights,
 )
-from mmpsbn.engine.sparsity.channel_watch import ALL_MEASURES
+from mmpsbn.engine.sparsity.reading import ALL_MEASURES
 from mmpsbn.engine.wrapper import check_wrapper
 
 DEMP = demp(interval=4, num_samples=8)
@@ -99,16 +99,18 @@ def test_compiled_steps_of_a_flexible_runner_are_refused(tmp_path, monkeypatch):
 
 def test_wrappers_within_the_model_are_refused():
     model = ToyNet()
-    check_replaceable(model, hook='DemPHook')
+    check_replaceable(model, who='DemPHook')
     model.stem = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
     torch.nn.Module.__init__(model.stem)
-    for hook in ('DemPHook', 'SparseWeightsHook'):
-        said = f'{hook} needs a plain or DDP model, got ToyNet, which wraps stem'
-        with pytest.raises(TypeError, match=said):
-            check_replaceable(model, hook=hook)
+    said = ' needs a plain or DDP model, got ToyNet, which wraps stem'
+    with pytest.raises(TypeError, match=f'SparseWeightsHook{said}'):
+        check_replaceable(model, who='SparseWeightsHook')
     runner = SimpleNamespace(model=model, hooks=[])
-    with pytest.raises(TypeError, match='needs a plain or DDP model'), unwrapped_model(runner):
-        pass
+    with pytest.raises(TypeError, match=f'FreezeHook{said}'):
+        FreezeHook(train=['norm']).before_run(runner)
+    for hook in (RoundsHook(), SnapshotEnsembleHook()):
+        with pytest.raises(TypeError, match=f'{type(hook).__name__}{said}'):
+            hook.before_train(runner)
 
 
 def test_a_fused_optimizer_under_amp_and_an_old_compiler_are_refused(monkeypatch):

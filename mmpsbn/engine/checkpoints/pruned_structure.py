@@ -73,7 +73,8 @@ class PrunedStructure:
         if is_applied(bare_model(runner), plan):
             self._check_shapes(runner, checkpoint, plan)
         else:
-            with unwrapped_model(runner) as model, ExitStack() as undo:
+            whole = unwrapped_model(runner, who='a pruned checkpoint')
+            with whole as model, ExitStack() as undo:
                 undo.callback(apply_plan(model, plan, optimizers_of(runner)))
                 for averaged in averaged_models_of(runner):
                     undo.callback(apply_plan(averaged, plan))

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
 from ...pruning.cost import model_cost
@@ -13,6 +12,7 @@ from ...pruning.graph import ChannelGroup
 from ...pruning.plan import plan_from_keep_masks
 from ...pruning.ranking import keep_masks_for_budget, layerwise_l1_scores
 from ...pruning.surgery import apply_plan
+from ..ranks import of_rank_0
 from .latency import milliseconds
 from .settings import BudgetSettings, PruneSettings
 
@@ -177,9 +177,7 @@ class Budget:
 
     def _milliseconds(self, model: nn.Module) -> float:
         device = self._settings.device or str(self._image.device)
-        measured = [milliseconds(model, self._image, device)]
-        broadcast_object_list(measured)  # all ranks must act on one number
-        return measured[0]
+        return of_rank_0(milliseconds(model, self._image, device))
 
     def _fastest_multiple(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> int:
         """The multiple of which widths are that takes least time for as many MACs."""

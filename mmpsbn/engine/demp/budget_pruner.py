@@ -25,19 +25,20 @@ from ..runner_parts import (
 )
 from ..wrapper import only_optimizer
 from .budget import Budget
-from .budget_schedule import LEAST_STEPS, BudgetSchedule
-from .loss_watch import LossWatch
-from .online_pruner import OnlinePruner
-from .prune_event import look_at
-from .scorer import ChannelScorer
-from .settings import LAST_END, BudgetSettings, PruneSettings
-from .single_shot import (
+from .budget_schedule import (
+    LEAST_STEPS,
+    BudgetSchedule,
     EarlyCropTiming,
     check_data,
     schedule_of,
     shares_of_rounds,
-    train_nothing,
 )
+from .loss_watch import LossWatch
+from .online_pruner import OnlinePruner
+from .prune_event import look_at
+from .score_passes import train_nothing
+from .scorer import ChannelScorer
+from .settings import LAST_END, BudgetSettings, PruneSettings
 
 _MOST_TRIES = 3
 
@@ -97,15 +98,12 @@ class BudgetPruner(OnlinePruner):
     def end(self, runner) -> None:
         if self.graph is not None and not self.budget.met:
             self._log_budget(runner, share=1.0)
-        super().end(runner)
-
-    def close(self) -> None:
         if self._step_hook is not None:
             self._step_hook.remove()
         self._moments.close()
         self._step_hook = None
         self._scorer.close()
-        super().close()
+        super().end(runner)
 
     def start(self, runner, data_batch: dict) -> Tensor:
         """As :meth:`.OnlinePruner.start`.
@@ -176,10 +174,9 @@ class BudgetPruner(OnlinePruner):
         model = bare_model(runner)
         self._scorer.open(model, self.graph, self.prunable)
         # a layer that begins to run late is one that runs in the last steps before a cut
-        if self._is_near(runner, event) and not self._coverage.watching:
+        if self._is_near(runner, event):
             self._coverage.open(model)
         if event == runner.iter + 1:  # what was read earlier is of weights that are gone
-            self._moments.close()
             watched = self.prunable if self._budget_settings.reconstructs else {}
             self._moments = InputMoments(model, watched)
         if self._budget_settings.timing == 'start' and not runner.iter:
@@ -192,9 +189,6 @@ class BudgetPruner(OnlinePruner):
 
     def _before_step(self, *_) -> None:
         self._scorer.add(shifted=self._owned)
-
-    def leave_out(self, names: Container[str]) -> None:
-        """Nothing: what is held is left out when channels are chosen."""
 
     def after_iteration(self, runner, data_batch: dict, outputs: dict | None) -> None:
         super().after_iteration(runner, data_batch, outputs)
@@ -225,7 +219,7 @@ class BudgetPruner(OnlinePruner):
             shares = shares_of_rounds(1 - self.budget.target) + shares[1:]
         self._another_try = None
         went = False
-        with unwrapped_model(runner) as model:
+        with unwrapped_model(runner, who='DemPHook') as model:
             averages = averaged_models_of(runner)
             probe = self._probe_of(model, data_batch)
             scores = self._scores(runner, model)

@@ -1,7 +1,6 @@
 """The paper's demon: what was dead in the window before an event and still is goes."""
 
 import time
-from collections.abc import Container
 
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from .online_pruner import OnlinePruner
 from .progress import what_went
 from .prune_event import cut, look_at, select_keep_masks
 from .settings import PruneSettings
-from .window import EventWindow, silence_scores
+from .window import EventWindow, peak_activations
 
 
 class DeadChannelPruner(OnlinePruner):
@@ -43,9 +42,9 @@ class DeadChannelPruner(OnlinePruner):
         self._window.restore(state)
         self._channel_dims = state['channel_dims']
 
-    def close(self) -> None:
+    def end(self, runner) -> None:
         self._window.close()
-        super().close()
+        super().end(runner)
 
     def start(self, runner, data_batch: dict) -> Tensor:
         """As :meth:`.OnlinePruner.start`.
@@ -108,9 +107,6 @@ class DeadChannelPruner(OnlinePruner):
         self._window.join(runner)
         super().after_iteration(runner, data_batch, outputs)
 
-    def leave_out(self, names: Container[str]) -> None:
-        self._window.leave_out(names)
-
     def prune(self, runner, data_batch: dict) -> None:
         """Remove the channels that were dead in the window and still are."""
         start = time.perf_counter()
@@ -119,7 +115,7 @@ class DeadChannelPruner(OnlinePruner):
         if self._coverage.unknown:
             self._skip(runner, '; '.join(self._coverage.unknown))
             return
-        with unwrapped_model(runner) as model:
+        with unwrapped_model(runner, who='DemPHook') as model:
             models = [model, *averaged_models_of(runner)]
             probe = self._probe_of(model, data_batch)
             seen = look_at(models, windows[0].groups, probe)
@@ -127,13 +123,15 @@ class DeadChannelPruner(OnlinePruner):
                 self._skip(runner, 'the outputs are NaN or inf before pruning')
                 return
             probes, before = seen
-            scores = silence_scores(
+            scores = peak_activations(
                 windows,
                 probes,
                 runner.logger,
                 samples=samples,
                 positive=self.settings.criterion == NEVER_POSITIVE,
             )
+            # the losses may have held a group while the window was open
+            scores = {name: score for name, score in scores.items() if name in self.prunable}
             keep_masks, live = select_keep_masks(models, self.graph, scores, self.settings)
             groups = {name: self.graph.groups[name] for name in keep_masks}
             removal = cut(

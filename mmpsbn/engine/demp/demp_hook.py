@@ -1,24 +1,24 @@
 """DemP (Maxwell's Demon at Work): prune a network while it trains."""
 
-from mmengine.dist import broadcast_object_list
+from collections.abc import Mapping
+
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
 from ...functional.schedules import Schedule
-from ...layers import calls_step_hooks
 from ...pruning.sparsity import scale_layers
 from ...upstream import resumes
 from ..arguments import build, names_its_arguments
 from ..checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from ..checkpoints.pruned_structure import saved_by
 from ..norms.beta_decay import check_beta_decay
+from ..ranks import of_rank_0
 from ..runner_parts import bare_model, optimizers_of
 from ..wrapper import check_held, check_wrapper, use_compiled_step
 from .budget_pruner import BudgetPruner
 from .dead_channel_pruner import DeadChannelPruner
 from .online_pruner import OnlinePruner
-from .saved_state import check_saved_state
 from .settings import (
     BudgetSettings,
     NoiseSettings,
@@ -77,6 +77,7 @@ class DemPHook(Hook):
             run in training only and cannot be traced, or leave no channel to prune, after it.
         TypeError: a wrapper or an optimizer that holds copies of the parameters, before the first
             step.
+        RuntimeError: an optimizer that calls no step hooks, before the first step.
     """
 
     prunes_while_training = True
@@ -106,8 +107,6 @@ class DemPHook(Hook):
                 free_widths='round_to' not in (prune or {}),
             )
         self._noise_seed: int | None = None
-        self._perturbation: StepPerturbation | None = None
-        self._steps_at_event = 0
         self._step_hooks: list = []
 
     def before_run(self, runner) -> None:
@@ -123,9 +122,7 @@ class DemPHook(Hook):
         if self._kills:
             self._penalised(runner)
         if self._noise_seed is None:
-            seed = [runner.seed]
-            broadcast_object_list(seed)  # diff_rank_seed gives each rank its own
-            self._noise_seed = seed[0]
+            self._noise_seed = of_rank_0(runner.seed)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if self.pruner.graph is None:
@@ -138,8 +135,6 @@ class DemPHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.pruner.after_iteration(runner, data_batch, outputs)
         if self.pruner.is_due(runner):
-            if self._kills:
-                self._check_steps(runner)
             self.pruner.prune(runner, data_batch)
         # shares of the peaks: MMEngine's log shows four decimals, and a noise of 5e-5 as 0.0000
         scalars = {f'{what}_left': share for what, share in self.pruner.progress.left.items()}
@@ -160,13 +155,29 @@ class DemPHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         saved = saved_by(checkpoint)
-        goes_on = saved is not None and resumes(runner) and 'pruner' in saved
-        if goes_on:
-            check_saved_state(saved, kind=self.pruner.kind)
+        if saved is not None and resumes(runner) and 'pruner' in saved:
+            self._go_on_from(saved)
         self.pruner.structure.load(runner, checkpoint)
-        if goes_on:
+
+    def _go_on_from(self, saved: Mapping) -> None:
+        """Raises ValueError where another kind of run, or another version, has saved it."""
+        began, now = saved['pruner'].get('budget', {}).get('kind'), self.pruner.kind
+        if began != now:
+            theirs, ours = (f'a budget in {kind}' if kind else 'no budget' for kind in (began, now))
+            raise ValueError(
+                f'the checkpoint cannot be resumed: the run began with {theirs}, and DemPHook has '
+                f'{ours} now; resume with the settings it began with, or start a new run from its '
+                'weights with load_from'
+            )
+        try:
             self._noise_seed = saved['noise_seed']
             self.pruner.restore(saved['pruner'])
+        except KeyError as error:
+            raise ValueError(
+                f'the checkpoint cannot be resumed: its pruning state has no {error}, so it is of '
+                'another version of mmpsbn; resume with that one, or start a new run from its '
+                'weights with load_from'
+            ) from error
 
     def _strength(self, runner) -> float:
         """Fraction of the peaks of penalty and noise now."""
@@ -177,24 +188,8 @@ class DemPHook(Hook):
         """Whether penalty and noise are at work; under a budget channels are chosen."""
         return isinstance(self.pruner, DeadChannelPruner)
 
-    def _check_steps(self, runner) -> None:
-        steps, self._steps_at_event = self._steps_at_event, self._perturbation.steps
-        if self._steps_at_event > steps:
-            return
-        if not all(map(calls_step_hooks, optimizers_of(runner))):
-            raise RuntimeError(
-                'no step hook of the optimizer has run, so penalty and noise did not act: '
-                'torch 2.1 switches these hooks off for the process once torch.compile '
-                'was used in it; train in a process without it'
-            )
-        runner.logger.warning(
-            f'iteration {runner.iter + 1}: the optimizer has taken no step since the last prune '
-            'event, or since the start: gradients are accumulated over more iterations, or AMP '
-            'skips its steps'
-        )
-
     def _perturb_steps(self, runner) -> None:
-        self._perturbation = StepPerturbation(
+        perturbation = StepPerturbation(
             penalised=self._penalised(runner),
             noisy=self.pruner.parameters(bare_model(runner)),
             penalty=self.penalty,
@@ -203,7 +198,7 @@ class DemPHook(Hook):
             step=lambda: runner.iter,
             seed=self._noise_seed,
         )
-        self._step_hooks = self._perturbation.attach(
+        self._step_hooks = perturbation.attach(
             optimizers_of(runner), compiled=bool(runner.cfg.get('compile'))
         )
 

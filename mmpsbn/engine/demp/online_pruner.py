@@ -1,7 +1,6 @@
 """Prune events inside a training run: what is the same whoever chooses the channels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Container
 
 from torch import Tensor, nn
 
@@ -45,10 +44,6 @@ class OnlinePruner(ABC):
     def prune(self, runner, data_batch: dict) -> None:
         """An event: choose, cut and report."""
 
-    @abstractmethod
-    def leave_out(self, names: Container[str]) -> None:
-        """Tell nothing of these groups from now on; ranks call it together."""
-
     @property
     @abstractmethod
     def is_open(self) -> bool:
@@ -65,11 +60,7 @@ class OnlinePruner(ABC):
         self._coverage.restore(state)
 
     def end(self, runner) -> None:
-        """The training has ended."""
-        self.close()
-
-    def close(self) -> None:
-        """Stop watching; a later start begins anew."""
+        """The training has ended: stop watching; a later start begins anew."""
         self._coverage.close()
         self.graph = None
 
@@ -133,7 +124,11 @@ class OnlinePruner(ABC):
             ValueError: see :meth:`.TraceCoverage.check`.
         """
         self._coverage.check(
-            bare_model(runner), data_batch, self.graph.groups, self, logger=runner.logger
+            bare_model(runner),
+            data_batch,
+            self.graph.groups,
+            in_window=self.is_open,
+            logger=runner.logger,
         )
 
     def is_due(self, runner) -> bool:

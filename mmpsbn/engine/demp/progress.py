@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
 from ...pruning.cost import Cost, model_cost
@@ -11,6 +10,7 @@ from ...pruning.criteria import NEVER_POSITIVE
 from ...pruning.graph import ChannelGroup
 from ...pruning.prune import Removal
 from ..input_size import count_at_one_size
+from ..ranks import of_rank_0
 from .settings import PruneSettings
 
 
@@ -63,10 +63,9 @@ class Progress:
     def count_on(self, model: nn.Module, cfg: Config, traced: Tensor) -> None:
         """Choose the image that MACs are counted on (see ``count_at_one_size``): one for all
         ranks, whose batches may differ in size, and for the whole run, resumed or not."""
-        counted = [count_at_one_size(model, cfg, traced)]
-        broadcast_object_list(counted)
+        counted = of_rank_0(count_at_one_size(model, cfg, traced))
         if not self.positions:
-            self.positions, self.counted_size = counted[0]
+            self.positions, self.counted_size = counted
 
     def begin(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> None:
         """Count the model; that of a run which is not resumed is the one at the start."""
@@ -121,27 +120,13 @@ def what_went(
     """How many of the channels that went were dead on the samples, and what the others were."""
     dead = others = 0
     for name, keep_mask in keep_masks.items():
-        silent = scores[name][~keep_mask] <= settings.eps
-        dead += int(silent.sum())
-        others += int((~silent).sum())
-    silence = 'never positive' if settings.criterion == NEVER_POSITIVE else 'dead'
-    text = f'{dead or "none"} {silence} on {samples} samples'
+        are_dead = scores[name][~keep_mask] <= settings.eps
+        dead += int(are_dead.sum())
+        others += int((~are_dead).sum())
+    called = 'never positive' if settings.criterion == NEVER_POSITIVE else 'dead'
+    text = f'{dead or "none"} {called} on {samples} samples'
     if not others:
         return text
     if settings.criterion == 'collapsed':
         return f'{text}, {others} collapsed (|gamma| < {settings.gamma_threshold:g})'
     return f'{text}, {others} live'
-
-
-def what_the_loss_misses(removal: Removal, scores: Mapping[str, Tensor]) -> str:
-    """How many channels that went the loss misses nothing of, and how much it is to miss of the
-    others."""
-    dead = alive = 0
-    gone, total = 0.0, sum(float(score.sum()) for score in scores.values())
-    for name, keep_mask in removal.keep_masks.items():
-        score = scores[name][~keep_mask]
-        dead += int((score == 0).sum())
-        alive += int((score > 0).sum())
-        gone += float(score.sum())
-    share = gone / total if total else 0.0
-    return f'{dead or "none"} dead and {alive or "none"} alive, with {share:.1%} of the saliency'

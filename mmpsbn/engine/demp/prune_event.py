@@ -53,7 +53,7 @@ def select_keep_masks(
 
     Args:
         models: the trained one and its averages; what goes must be collapsed in all.
-        scores: of the groups to prune, from :func:`silence_scores`.
+        scores: of the groups to prune, from :func:`peak_activations`.
     """
     keep_masks, live = {}, False
     importance = {}
@@ -78,10 +78,10 @@ def select_keep_masks(
         live = live or (settings.criterion == NEVER_POSITIVE and bool(removable.any()))
         rounding = dict(min_channels=settings.min_channels, round_to=settings.round_to)
         if name in importance:
-            silent = removable
+            lossless = removable
             known = importance[name].where(score.isfinite(), torch.inf)
-            removable = also_live(group, silent, known, **rounding)
-            live = live or not torch.equal(silent, removable)
+            removable = also_live(group, lossless, known, **rounding)
+            live = live or not torch.equal(lossless, removable)
         keep_masks[name] = keep_mask_of(group, score, removable, **rounding)
     return keep_masks, live
 
@@ -102,7 +102,7 @@ def cut(
     stays until the next event, or with an error where the run is to stop there.
 
     Args:
-        scores: of :func:`silence_scores`.
+        scores: of :func:`peak_activations`.
         probes: what the readers of each model see; a constant is folded as its model emits it.
         live: live channels go too, of which nothing can be folded.
         how: ``batch``, ``optimizers`` and ``norm_of`` of :func:`prune_channels`.

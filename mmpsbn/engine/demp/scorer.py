@@ -2,15 +2,14 @@
 
 from collections.abc import Container, Mapping
 
-from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
 from ...pruning.graph import ChannelGraph, ChannelGroup
 from ...pruning.prune import Removal
 from ...pruning.ranking import fisher_scores, rank_channels
 from ...pruning.saliency import GATE_SCORES, GateSaliency
-from .progress import what_the_loss_misses
-from .single_shot import scores_of_passes, try_score
+from ..ranks import of_rank_0
+from .score_passes import scores_of_passes, try_score
 
 
 class ChannelScorer:
@@ -97,14 +96,13 @@ class ChannelScorer:
         saliency, self._saliency = self._saliency, None
         if self.takes_passes:
             scores = scores_of_passes(runner, model, graph, groups, self._score, draw)
-            found = [(0, scores)]
+            found = 0, scores
         elif self._by_gradients:
-            found = [(int(saliency.steps), saliency.scores())]
+            found = int(saliency.steps), saliency.scores()
         else:
             seed = runner.seed + runner.iter
-            found = [(0, rank_channels(model, groups, criterion=self._score, seed=seed))]
-        broadcast_object_list(found)
-        steps, scores = found[0]
+            found = 0, rank_channels(model, groups, criterion=self._score, seed=seed)
+        steps, scores = of_rank_0(found)
         if self._by_gradients and steps < saliency.seen:
             runner.logger.warning(
                 f'{saliency.seen - steps} of {saliency.seen} optimizer steps had gradients that '
@@ -121,7 +119,18 @@ class ChannelScorer:
         return fisher_scores(scores) if self._by_gradients else scores
 
     def words(self, removal: Removal, scores: Mapping[str, Tensor]) -> str:
-        """As what channels went."""
-        if self._by_gradients:
-            return what_the_loss_misses(removal, scores)
-        return f'chosen by {self._score}'
+        """As what channels went: how many the loss misses nothing of, and how much it is to miss of
+        the others."""
+        if not self._by_gradients:
+            return f'chosen by {self._score}'
+        dead = alive = 0
+        gone, total = 0.0, sum(float(score.sum()) for score in scores.values())
+        for name, keep_mask in removal.keep_masks.items():
+            score = scores[name][~keep_mask]
+            dead += int((score == 0).sum())
+            alive += int((score > 0).sum())
+            gone += float(score.sum())
+        share = gone / total if total else 0.0
+        return (
+            f'{dead or "none"} dead and {alive or "none"} alive, with {share:.1%} of the saliency'
+        )

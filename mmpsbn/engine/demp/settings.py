@@ -4,13 +4,20 @@ import math
 from dataclasses import dataclass
 
 from ...functional.activations import DEAD_EPS
-from ...functional.checks import is_count, is_number
+from ...functional.checks import is_number
 from ...functional.perturbation import PENALTY_KINDS
 from ...functional.schedules import Schedule, steps_of
 from ...pruning.criteria import LOSSLESS_CRITERIA, NEVER_POSITIVE
 from ...pruning.ranking import RANKING_CRITERIA
 from ...pruning.saliency import GATE_SCORES
-from ..arguments import require
+from ..arguments import (
+    require,
+    require_bool,
+    require_count,
+    require_not_negative,
+    require_one_of,
+    require_window,
+)
 
 TIMINGS = ('gradual', 'start', 'early')
 SCOPES = ('gamma', 'all')
@@ -29,15 +36,9 @@ class PenaltySettings:
     peak: float = 1e-3
 
     def __post_init__(self):
-        require(
-            self.kind in PENALTY_KINDS,
-            f'penalty kind must be one of {PENALTY_KINDS}, got {self.kind!r}',
-        )
-        require(self.scope in SCOPES, f'penalty scope must be one of {SCOPES}, got {self.scope!r}')
-        require(
-            is_number(self.peak) and self.peak >= 0,
-            f'penalty peak must be a finite number >= 0, got {self.peak!r}',
-        )
+        require_one_of('penalty kind', self.kind, PENALTY_KINDS)
+        require_one_of('penalty scope', self.scope, SCOPES)
+        require_not_negative('penalty peak', self.peak)
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,8 @@ class NoiseSettings:
     asymmetric: bool = True
 
     def __post_init__(self):
-        require(
-            is_number(self.peak_std) and self.peak_std >= 0,
-            f'noise peak_std must be a finite number >= 0, got {self.peak_std!r}',
-        )
-        require(
-            isinstance(self.asymmetric, bool),
-            f'noise asymmetric must be True or False, got {self.asymmetric!r}',
-        )
+        require_not_negative('noise peak_std', self.peak_std)
+        require_bool('noise asymmetric', self.asymmetric)
 
 
 @dataclass(frozen=True)
@@ -119,41 +114,19 @@ class PruneSettings:
 
     def __post_init__(self):
         for name in ('interval', 'num_samples', 'round_to', 'min_channels'):
-            value = getattr(self, name)
-            require(
-                is_count(value),
-                f'prune {name} must be an int >= 1, got {value!r}',
-            )
-        require(
-            is_number(self.begin) and 0 <= self.begin <= 1,
-            f'prune begin must be in [0, 1], got {self.begin!r}',
-        )
-        require(
-            is_number(self.end) and self.begin < self.end <= 1,
-            f'prune end must be above begin={self.begin} and at most 1, got {self.end!r}',
-        )
+            require_count(f'prune {name}', getattr(self, name))
+        require_window('prune', self.begin, self.end)
         for name in ('eps', 'gamma_threshold', 'tolerance'):
-            value = getattr(self, name)
-            require(
-                is_number(value) and value >= 0,
-                f'prune {name} must be a finite number >= 0, got {value!r}',
-            )
+            require_not_negative(f'prune {name}', getattr(self, name))
         for name in ('fold_padding', 'allow_live'):
-            value = getattr(self, name)
-            require(isinstance(value, bool), f'prune {name} must be True or False, got {value!r}')
-        require(
-            self.on_failure in ('continue', 'stop'),
-            f"prune on_failure must be 'continue' or 'stop', got {self.on_failure!r}",
-        )
+            require_bool(f'prune {name}', getattr(self, name))
+        require_one_of('prune on_failure', self.on_failure, ('continue', 'stop'))
         require(
             not self.allow_live or self.criterion == 'dead',
             "prune allow_live goes with criterion='dead': of live channels nothing can be folded, "
             f'got {self.criterion!r}',
         )
-        require(
-            self.criterion in _CRITERIA,
-            f'prune criterion must be one of {_CRITERIA}, got {self.criterion!r}',
-        )
+        require_one_of('prune criterion', self.criterion, _CRITERIA)
 
     def next_event(self, step: int, total_steps: int) -> int | None:
         """Steps done at the first event after ``step`` of ``total_steps`` steps; None if
@@ -215,22 +188,12 @@ class BudgetSettings:
             self.device is None or (self.is_latency and isinstance(self.device, str)),
             f'budget device is a string that goes with a latency, got {self.device!r}',
         )
-        window = self.begin, self.end
-        require(
-            window == (None, None)
-            or (all(map(is_number, window)) and 0 <= self.begin < self.end <= LAST_END),
-            'budget begin and end must be fractions of training, 0 <= begin < end <= '
-            f'{LAST_END}, or both None, got {self.begin!r} and {self.end!r}',
-        )
-        require(
-            self.cuts is None or is_count(self.cuts),
-            f'budget cuts must be an int >= 1 or None, got {self.cuts!r}',
-        )
-        scores = ('fisher', *RANKING_CRITERIA, *GATE_SCORES)
-        require(self.score in scores, f'budget score must be one of {scores}, got {self.score!r}')
-        require(
-            self.timing in TIMINGS, f'budget timing must be one of {TIMINGS}, got {self.timing!r}'
-        )
+        if (self.begin, self.end) != (None, None):
+            require_window('budget', self.begin, self.end, last=LAST_END)
+        if self.cuts is not None:
+            require_count('budget cuts', self.cuts)
+        require_one_of('budget score', self.score, ('fisher', *RANKING_CRITERIA, *GATE_SCORES))
+        require_one_of('budget timing', self.timing, TIMINGS)
         paced = [name for name in ('begin', 'end', 'cuts') if getattr(self, name) is not None]
         require(
             self.timing == 'gradual' or not paced,
@@ -242,10 +205,7 @@ class BudgetSettings:
             f"budget timing 'start' needs a score of {GATE_SCORES}, got {self.score!r}: before the "
             'first step there is nothing else to choose by',
         )
-        require(
-            isinstance(self.reconstruct, bool),
-            f'budget reconstruct must be True or False, got {self.reconstruct!r}',
-        )
+        require_bool('budget reconstruct', self.reconstruct)
 
     def window(self, *, finetunes: bool) -> tuple[float, float]:
         """``begin`` and ``end``, or what was best in docs/results.md: a trained detector has time

@@ -52,9 +52,7 @@ class StepPerturbation:
         self._strength = strength
         self._step = step
         self._seed = seed
-        self.steps = 0  # optimizer steps seen
         self._live: dict[nn.Parameter, Tensor | None] = {}
-        self._generators: dict[torch.device, torch.Generator] = {}
 
     def attach(self, optimizers: Iterable[Optimizer], compiled: bool = False) -> list:
         """Register on optimizers; returns the handles that take it off again.
@@ -82,7 +80,6 @@ class StepPerturbation:
 
     @torch.no_grad()
     def _before_step(self, penalised, noisy) -> None:
-        self.steps += 1
         strength = self._strength()
         if strength == 0:
             return
@@ -105,10 +102,8 @@ class StepPerturbation:
         live, self._live = self._live, {}
         if strength == 0 or not live:
             return
-        seeds = self._seed + self._step() * _STREAMS_PER_STEP + stream
-        for device in {p.device for p in live}:
-            generator = self._generators.setdefault(device, torch.Generator(device))
-            generator.manual_seed(seeds)
+        generator = torch.Generator(next(iter(live)).device)
+        generator.manual_seed(self._seed + self._step() * _STREAMS_PER_STEP + stream)
         for p in noisy:
             if p in live:
                 add_gaussian_noise_(
@@ -116,5 +111,5 @@ class StepPerturbation:
                     std=strength * self._noise.peak_std,
                     live_mask=live[p],
                     channel_dim=self._noisy[p],
-                    generator=self._generators[p.device],
+                    generator=generator,
                 )

@@ -12,7 +12,6 @@ from ...pruning.graph import ChannelGroup, trace_held_groups
 from ...upstream import DropoutBase, NormBase
 from ..random_numbers import frozen_random_numbers
 from ..ranks import on_any_rank, over_ranks
-from .window import EventWindow
 
 
 class CalledLayers:
@@ -85,8 +84,8 @@ class TraceCoverage:
 
     def open(self, model: nn.Module) -> None:
         """Watch until closed."""
-        self._tried = set()
         if self._called is None:
+            self._tried = set()
             self._called = CalledLayers(model, in_training_only=True)
 
     def close(self) -> None:
@@ -108,15 +107,15 @@ class TraceCoverage:
         model: nn.Module,
         data_batch: dict,
         groups: Mapping[str, ChannelGroup],
-        window: EventWindow,
         *,
+        in_window: bool,
         logger: MMLogger,
     ) -> None:
         """After an iteration. A group stays whole if a layer that reads it does not run in
         training, or if layers run in training only and the losses hold its channels.
 
         Args:
-            window: forgets the groups that are held from now on, if it is open.
+            in_window: go on watching after the first iteration.
 
         Raises:
             ValueError: in the first iteration, that no group is left, or that layers run in
@@ -126,7 +125,7 @@ class TraceCoverage:
             return
         called = on_any_rank(self._called.names, [name for name, _ in model.named_modules()])
         first, self._first = self._first, False
-        if first and not window.is_open:
+        if first and not in_window:
             self.close()
         whole = _not_read(groups, called) if first else {}
         if self._hold_what_is_not_read:
@@ -141,7 +140,6 @@ class TraceCoverage:
                     raise
                 self._training_only |= dict.fromkeys(untraced, str(error))
                 self._tried.update(untraced)
-        window.leave_out(self.held)
         for name, reason in whole.items():
             logger.warning(f'{name} is left whole: {reason}')
         if first and whole and whole.keys() == groups.keys():

@@ -1,6 +1,6 @@
 """The window before a prune event: when it opens, and what the models see in it."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.logging import MMLogger
@@ -84,11 +84,6 @@ class EventWindow:
             for window in self._windows:
                 window.join(reduced)
 
-    def leave_out(self, names: Container[str]) -> None:
-        """Tell nothing of these groups from now on; ranks call it together."""
-        for window in self._windows:
-            window.leave_out(names)
-
     def close(self) -> tuple[list[ActivationWindow], int]:
         """Stop watching; returns what the model and its averages saw, and of how many samples."""
         windows, samples = self._windows, self.samples
@@ -98,7 +93,7 @@ class EventWindow:
         return windows, samples
 
 
-def silence_scores(
+def peak_activations(
     windows: Sequence[ActivationWindow],
     probes: Sequence[ActivationWindow],
     logger: MMLogger,
@@ -106,7 +101,8 @@ def silence_scores(
     samples: int,
     positive: bool,
 ) -> dict[str, Tensor]:
-    """:func:`joined_scores` over the windows before an event and the probes at it.
+    """The largest |activation| of each channel, :func:`joined_scores`, over the windows before an
+    event and the probes at it.
 
     Args:
         windows: what the models saw in training, on ``samples`` samples.

@@ -4,7 +4,7 @@ import io
 import os
 
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from ...upstream import load_from, resumes
 from ..arguments import names_its_arguments
 from ..files import AtomicLocalBackend
 from ..openmmlab import model_cfg_of
-from ..runner_parts import bare_model, optimizers_of, unwrapped_model
+from ..ranks import of_rank_0
+from ..runner_parts import bare_model, optimizers_of, pruning_hook, unwrapped_model
 
 
 @HOOKS.register_module()
@@ -46,8 +47,9 @@ class FreezeHook(Hook):
 
     Raises:
         ValueError: an argument out of range. Before the first step: a part that the model
-            lacks, nothing trained or nothing frozen; with ``seed``, a config without ``model``,
-            ``load_from``, or a resumed run whose frozen weights are not the seed's.
+            lacks, nothing trained or nothing frozen; DemPHook in the same run; with ``seed``, a
+            config without ``model``, ``load_from``, or a resumed run whose frozen weights are not
+            the seed's.
         RuntimeError: after training, a frozen tensor has moved; names it.
     """
 
@@ -70,7 +72,12 @@ class FreezeHook(Hook):
         self._handles: list = []
 
     def before_run(self, runner) -> None:
-        with unwrapped_model(runner) as model:  # DDP must not wait for what is frozen
+        if pruning_hook(runner) is not None:
+            raise ValueError(
+                'FreezeHook keeps frozen tensors to the bit, and DemPHook cuts them: train with '
+                'one of the two'
+            )
+        with unwrapped_model(runner, who='FreezeHook') as model:  # DDP must not wait for the frozen
             frozen = self.parts.frozen(model, seed=0)
             for name, parameter in model.named_parameters():
                 if frozen.get(name, True) is None:
@@ -80,9 +87,8 @@ class FreezeHook(Hook):
         model = bare_model(runner)
         if self.seed is not None:
             self._draw(runner, model)
-        mask_seed = [runner.seed if self.seed is None else self.seed]
-        broadcast_object_list(mask_seed)  # diff_rank_seed gives each rank its own
-        self._frozen = self.parts.frozen(model, mask_seed[0])
+        mask_seed = of_rank_0(runner.seed) if self.seed is None else self.seed
+        self._frozen = self.parts.frozen(model, mask_seed)
         self._digests = self._digests_of(model)
         self._hold(model, optimizers_of(runner))
 

@@ -4,8 +4,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from ...functional.checks import is_number
 from ...layers import NORM_LAYERS
+from ..arguments import require_not_negative
 from ..runner_parts import optimizers_in
 from .beta_decay import check_betas_held
 
@@ -50,8 +50,7 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 mult = self.paramwise_cfg.get(key)
                 if mult is None:
                     continue
-                if not (is_number(mult) and mult >= 0):
-                    raise ValueError(f'{key} must be a finite number >= 0, got {mult!r}')
+                require_not_negative(key, mult)
                 if base[setting] is None:
                     raise ValueError(
                         f'{key}={mult} multiplies {setting}, which the optimizer '

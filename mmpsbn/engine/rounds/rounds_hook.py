@@ -4,7 +4,7 @@ import os
 from numbers import Real
 
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -12,11 +12,18 @@ from ...functional.checks import is_number
 from ...functional.rounds import reset_state_, shuffle_
 from ...pruning.activation import ActivationWindow
 from ...pruning.measures import Limits
-from ..arguments import names_its_arguments
-from ..ranks import joined_scores
-from ..runner_parts import bare_model, epoch_length, in_epochs, optimizers_of
-from ..sparsity.channel_watch import FLOPS, NOT_GROWN, WEIGHTS, ChannelWatch
+from ..arguments import names_its_arguments, require, require_bool
+from ..ranks import joined_scores, of_rank_0
+from ..runner_parts import (
+    bare_model,
+    check_replaceable,
+    epoch_length,
+    in_epochs,
+    optimizers_of,
+)
+from ..sparsity.channel_watch import ChannelWatch
 from ..sparsity.growth import load_growth, save_growth
+from ..sparsity.reading import FLOPS, NOT_GROWN, WEIGHTS
 from .round_ends import round_ends
 from .table import RoundsTable
 
@@ -52,6 +59,7 @@ class RoundsHook(Hook):
     Raises:
         ValueError: an argument out of range. Before the first step: no restarts in the
             learning rate, or rounds that do not end with the training.
+        TypeError: a wrapper that holds the weights in another form (FSDP), before the first step.
     """
 
     priority = 'LOW'  # after optimizer, EMA and pruning, before the checkpoint is saved
@@ -63,11 +71,12 @@ class RoundsHook(Hook):
         reset_optimizer: bool = False,
         shuffle: bool = False,
     ):
-        if not (is_number(gamma_threshold) and gamma_threshold > 0):
-            raise ValueError(f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}')
-        for name, value in dict(reset_optimizer=reset_optimizer, shuffle=shuffle).items():
-            if not isinstance(value, bool):
-                raise ValueError(f'{name} must be True or False, got {value!r}')
+        require(
+            is_number(gamma_threshold) and gamma_threshold > 0,
+            f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}',
+        )
+        require_bool('reset_optimizer', reset_optimizer)
+        require_bool('shuffle', shuffle)
         self.reset_optimizer = reset_optimizer
         self.shuffle = shuffle
         self._watch = ChannelWatch(
@@ -81,6 +90,7 @@ class RoundsHook(Hook):
         self._seed = 0
 
     def before_train(self, runner) -> None:
+        check_replaceable(runner.model, who='RoundsHook')
         self._watch.begin(runner)
         self._ends = round_ends(runner)
         self._table = RoundsTable(os.path.join(runner.work_dir, 'rounds.json'))
@@ -90,9 +100,7 @@ class RoundsHook(Hook):
                 self._table.read(runner.iter)
             except ValueError as error:  # the other ranks wait to hear of it
                 failure = error
-        # diff_rank_seed gives each rank its own
-        shared = [self._table.rows, runner.seed, failure]
-        broadcast_object_list(shared)
+        shared = of_rank_0((self._table.rows, runner.seed, failure))
         self._table.rows, self._seed, failure = shared
         if failure is not None:
             raise failure

@@ -12,10 +12,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 
-from ...functional.checks import is_count
-from ..arguments import names_its_arguments
+from ..arguments import names_its_arguments, require_count
 from ..files import AtomicLocalBackend, atomic_backend_args
-from ..runner_parts import bare_model, in_epochs, pruning_hook
+from ..runner_parts import bare_model, check_replaceable, in_epochs, pruning_hook
 from .round_ends import round_ends
 
 
@@ -73,7 +72,8 @@ class SnapshotEnsembleHook(Hook):
         ValueError: an argument out of range. Before the first step: as ``RoundsHook``; fewer
             rounds than snapshots; no validation; DemPHook.
         FileNotFoundError: a resumed run lacks the snapshot of a round that is over.
-        TypeError: predictions without class probabilities, at the first validation.
+        TypeError: a wrapper that holds the weights in another form (FSDP), before the first step;
+            predictions without class probabilities, at the first validation.
     """
 
     # after the buffers are averaged over the ranks and before the checkpoint is saved: who
@@ -82,12 +82,12 @@ class SnapshotEnsembleHook(Hook):
 
     @names_its_arguments
     def __init__(self, num_snapshots: int = 3):
-        if not is_count(num_snapshots):
-            raise ValueError(f'num_snapshots must be an int >= 1, got {num_snapshots!r}')
+        require_count('num_snapshots', num_snapshots)
         self.num_snapshots = num_snapshots
         self._ends: list[int] = []  # in iterations
 
     def before_train(self, runner) -> None:
+        check_replaceable(runner.model, who='SnapshotEnsembleHook')
         self._ends = round_ends(runner)
         if len(self._ends) < self.num_snapshots:
             raise ValueError(

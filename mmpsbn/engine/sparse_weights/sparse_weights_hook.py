@@ -4,17 +4,24 @@ import math
 from dataclasses import asdict, dataclass
 
 import torch
-from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ...functional.checks import is_count, is_number
+from ...functional.checks import is_number
 from ...functional.schedules import steps_of
 from ...functional.sparse_weights import DISTRIBUTIONS, DYNAMIC_METHODS, GRADUAL_METHODS
 from ...upstream import resumes
-from ..arguments import build, names_its_arguments, require
+from ..arguments import (
+    build,
+    names_its_arguments,
+    require,
+    require_count,
+    require_one_of,
+    require_window,
+)
 from ..input_size import count_at_one_size
 from ..openmmlab import crop, example_inputs
+from ..ranks import of_rank_0
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, pruning_hook
 from ..wrapper import check_held, check_wrapper, only_optimizer
 from .masks import WeightMasks, layer_weights, maskable_weights
@@ -37,14 +44,8 @@ class UpdateSettings:
     end: float
 
     def __post_init__(self):
-        require(
-            is_count(self.interval), f'updates interval must be an int >= 1, got {self.interval!r}'
-        )
-        require(
-            is_number(self.begin) and is_number(self.end) and 0 <= self.begin < self.end <= 1,
-            'updates begin and end must be fractions of training, 0 <= begin < end <= 1, got '
-            f'{self.begin!r} and {self.end!r}',
-        )
+        require_count('updates interval', self.interval)
+        require_window('updates', self.begin, self.end)
 
     def last_until(self, step: int, total_steps: int) -> int | None:
         """Iterations done at the last update that is planned until ``step`` of them, the first one
@@ -123,16 +124,13 @@ class SparseWeightsHook(Hook):
         drop_fraction: float = 0.3,
         dense: list[str] | None = None,
     ):
-        require(method in METHODS, f'method must be one of {METHODS}, got {method!r}')
+        require_one_of('method', method, METHODS)
         for name, value in (('sparsity', sparsity), ('drop_fraction', drop_fraction)):
             require(
                 is_number(value) and 0 < value < 1,
                 f'{name} must be a number in (0, 1), got {value!r}',
             )
-        require(
-            distribution in DISTRIBUTIONS,
-            f'distribution must be one of {DISTRIBUTIONS}, got {distribution!r}',
-        )
+        require_one_of('distribution', distribution, DISTRIBUTIONS)
         require(
             dense is None or isinstance(dense, (list, tuple)),
             f'dense must be None or a list of pieces of names, got {dense!r}',
@@ -159,11 +157,10 @@ class SparseWeightsHook(Hook):
         self._handles: list = []
 
     def before_train(self, runner) -> None:
-        (optimizer, weights), seed = self._checked(runner), [runner.seed]
-        broadcast_object_list(seed)  # diff_rank_seed gives each rank its own
+        optimizer, weights = self._checked(runner)
         self._updated = 0
         self._run = self._settings | asdict(self.updates) | dict(max_iters=runner.max_iters)
-        seed = seed[0] if self._saved is None else self._saved['seed']
+        seed = of_rank_0(runner.seed) if self._saved is None else self._saved['seed']
         self.masks = WeightMasks(weights, seed=seed, **self._settings)
         if self._saved is not None:
             self._check_began_alike(self._saved['run'])
@@ -213,18 +210,18 @@ class SparseWeightsHook(Hook):
 
     def _count(self, runner, data_batch: dict) -> None:
         model = bare_model(runner)
-        found: list[dict] = [{}]
+        found: dict[str, float] = {}
         try:
             image = crop(example_inputs(model, data_batch, 1))
-            found = [count_at_one_size(model, runner.cfg, image)[0]]
+            found, _ = count_at_one_size(model, runner.cfg, image)
         except Exception as error:  # whatever a model raises that has no mode='tensor'
             runner.logger.warning(
                 "sparse/macs_left is left out: MACs are counted in model(inputs, mode='tensor'), "
                 f'which raised {type(error).__name__}: {error}'
             )
-        broadcast_object_list(found)  # batches may differ in size
+        found = of_rank_0(found)  # batches may differ in size
         own = dict(model.named_parameters(remove_duplicate=False))
-        self._positions = {name: n for name, n in found[0].items() if name in own}
+        self._positions = {name: n for name, n in found.items() if name in own}
         names = self._positions or layer_weights(model)
         self._sizes = {name: own[name].numel() for name in names}
         self._log(runner)

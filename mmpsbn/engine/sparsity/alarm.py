@@ -51,6 +51,29 @@ class Alarm:
                 self._next[measure] = limit
         return found
 
+    def text(
+        self,
+        measure: str,
+        counts: ChannelCounts,
+        at_start: ChannelCounts | None,
+        causes: Sequence[str],
+    ) -> str:
+        """What is to be said of a limit that is reached.
+
+        Args:
+            at_start: the same when training started; None where nobody looked.
+        """
+        found, channels = counts.total
+        worst = worst_layers(counts).items()
+        layers = ', '.join(f'{name} {n} of {size}' for name, (n, size) in worst)
+        started = '' if at_start is None else f', {at_start.share:.1%} when training started'
+        return (
+            f'sparsity alarm: {found} of {channels} filters, {counts.share:.1%}, '
+            f'{MEASURES[measure].meaning} ({measure}, {self.name} {self.limits[measure]:.1%}'
+            f'{started}). Worst layers: {layers}. Likely causes, and what to do: '
+            + '; '.join(f'({k}) {cause}' for k, cause in enumerate(causes, start=1))
+        )
+
 
 def worst_layers(counts: ChannelCounts) -> dict[str, tuple[int, int]]:
     """The five layers with the largest shares: layer -> (channels found, channels)."""

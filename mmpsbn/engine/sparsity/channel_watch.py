@@ -1,7 +1,6 @@
 """What is measured of a model in training: where its channels go, and what is counted of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,31 +21,8 @@ from ..random_numbers import frozen_random_numbers
 from ..ranks import reduced
 from ..runner_parts import bare_model, pruning_hook
 from .growth import Growth, growth_of
+from .reading import FLOPS, NOT_GROWN, REVIVAL, UNIVERSALITY, WEIGHTS, Reading
 from .revival import Revival
-
-# Measures of a whole model, beside those that count channels.
-FLOPS, WEIGHTS = 'flops_sparsity', 'weight_sparsity'
-UNIVERSALITY, REVIVAL = 'universality', 'revival'
-ALL_MEASURES = (*MEASURES, FLOPS, WEIGHTS, UNIVERSALITY, REVIVAL)
-NOT_GROWN = 'not_grown'  # beside the collapsed, where layers began at 0
-DATA_MEASURES = (
-    *(name for name, measure in MEASURES.items() if measure.needs_data),
-    UNIVERSALITY,
-    REVIVAL,
-)
-
-
-@dataclass
-class Reading:
-    """What was measured at one moment.
-
-    Attributes:
-        counts: measure -> channels found, by layer.
-        values: measure -> number, of those that count no channels.
-    """
-
-    counts: dict[str, ChannelCounts] = field(default_factory=dict)
-    values: dict[str, float] = field(default_factory=dict)
 
 
 class ChannelWatch:
@@ -55,7 +31,7 @@ class ChannelWatch:
     Args:
         limits: what counts as small; of several the first, and under the others' gamma
             collapsed filters are counted too.
-        measures: of :data:`ALL_MEASURES`.
+        measures: of :data:`.ALL_MEASURES`.
         layers: patterns of :mod:`fnmatch` for names of layers; None for all.
 
     Attributes:

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ...functional.activations import DEAD_EPS
-from ...functional.checks import is_count, is_number
-from ..arguments import require
+from ..arguments import require, require_count, require_not_negative
 
 # Looking at one batch costs 0.4 of an iteration; once per 100 iterations that is 0.4 %.
 _ITERATIONS_PER_BATCH = 100
@@ -29,23 +28,14 @@ class ActivationSettings:
     eps: float = DEAD_EPS
 
     def __post_init__(self):
-        require(
-            self.interval_epochs is None or is_count(self.interval_epochs),
-            'activations interval_epochs must be an int >= 1 or None, '
-            f'got {self.interval_epochs!r}',
-        )
-        require(
-            is_count(self.num_batches),
-            f'activations num_batches must be an int >= 1, got {self.num_batches!r}',
-        )
+        if self.interval_epochs is not None:
+            require_count('activations interval_epochs', self.interval_epochs)
+        require_count('activations num_batches', self.num_batches)
         require(
             self.loader is None or isinstance(self.loader, dict),
             f"activations loader must be a data loader's config, got {self.loader!r}",
         )
-        require(
-            is_number(self.eps) and self.eps >= 0,
-            f'activations eps must be a finite number >= 0, got {self.eps!r}',
-        )
+        require_not_negative('activations eps', self.eps)
 
     def interval(self, epoch_length: int | None) -> int:
         """Iterations between two measurements: whole epochs, except where the data have no length

@@ -8,19 +8,19 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...functional.checks import is_count, is_number
+from ...functional.checks import is_number
 from ...pruning.measures import Limits, counts_table
 from ...pruning.sparsity import scale_layers
-from ..arguments import build, names_its_arguments
+from ..arguments import build, names_its_arguments, require, require_count
 from ..norms.beta_decay import check_beta_decay
 from ..runner_parts import bare_model, epoch_length, in_epochs, whole_weights
 from .alarm import Alarm, worst_layers
-from .channel_watch import ALL_MEASURES, DATA_MEASURES, ChannelWatch, Reading
+from .channel_watch import ChannelWatch
 from .diagnosis import likely_causes
 from .forecast import collapse_forecast
 from .growth import load_growth, save_growth
+from .reading import ALL_MEASURES, DATA_MEASURES, Reading
 from .settings import ActivationSettings
-from .words import alarm_text, scalars, summary
 
 DEFAULT_MEASURES = ('collapsed', 'flops_sparsity', 'dead')
 
@@ -90,16 +90,17 @@ class SparsityHook(Hook):
         stop_at: dict | None = None,
         name: str = '',
     ):
-        if not is_count(interval):
-            raise ValueError(f'interval must be an int >= 1, got {interval!r}')
+        require_count('interval', interval)
         thresholds = _as_list(gamma_threshold)
-        if not (thresholds and all(is_number(t) and t > 0 for t in thresholds)):
-            raise ValueError(f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}')
-        unknown = [measure for measure in measures if measure not in ALL_MEASURES]
-        if unknown or not measures:
-            raise ValueError(f'measures must be some of {ALL_MEASURES}, got {measures!r}')
-        if not isinstance(name, str):
-            raise ValueError(f'name must be a string, got {name!r}')
+        require(
+            thresholds and all(is_number(t) and t > 0 for t in thresholds),
+            f'gamma_threshold must be > 0 and finite, got {gamma_threshold!r}',
+        )
+        require(
+            measures and all(measure in ALL_MEASURES for measure in measures),
+            f'measures must be some of {ALL_MEASURES}, got {measures!r}',
+        )
+        require(isinstance(name, str), f'name must be a string, got {name!r}')
         self.name = name
         self.interval = interval
         self.activations: ActivationSettings = build(ActivationSettings, 'activations', activations)
@@ -198,7 +199,7 @@ class SparsityHook(Hook):
     def _report(self, runner, *, step: int, with_data: bool) -> Reading:
         reading = self._read(runner, with_data=with_data)
         self._reported_step = step
-        if values := scalars(reading, name=self.name):
+        if values := reading.scalars(name=self.name):
             runner.visualizer.add_scalars(values, step=step)
         for measure in self._warn.reached(reading.counts):
             runner.logger.warning(self._alarm_text(runner, self._warn, measure, reading))
@@ -209,27 +210,17 @@ class SparsityHook(Hook):
         return reading
 
     def _alarm_text(self, runner, alarm: Alarm, measure: str, reading: Reading) -> str:
-        counts, limit = reading.counts[measure], alarm.limits[measure]
-        worst, before = worst_layers(counts), self._at_start.counts.get(measure)
-        at_start = None if before is None else before.share
+        counts, at_start = reading.counts[measure], self._at_start.counts.get(measure)
         causes = likely_causes(
             runner,
-            worst,
+            worst_layers(counts),
             threshold=self._watch.limits.gamma,
-            at_start=at_start is not None and at_start >= limit,
+            at_start=at_start is not None and at_start.share >= alarm.limits[measure],
         )
-        return alarm_text(
-            measure,
-            counts,
-            limit=f'{alarm.name} {limit:.1%}',
-            at_start=at_start,
-            worst_layers=worst,
-            causes=causes,
-        )
+        return alarm.text(measure, counts, at_start, causes)
 
     def _summary(self, reading: Reading) -> str:
-        return summary(
-            reading,
+        return reading.summary(
             name=self.name,
             gamma_threshold=self._watch.limits.gamma,
             counted_size=self._watch.counted_size,

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from budget_runs import WIDE
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -17,18 +18,13 @@ from torch.utils.data import DataLoader
 from toy import ToyData, ToyNet, toy_runner
 
 from mmpsbn.engine.demp.budget import Budget
-from mmpsbn.engine.demp.single_shot import (
-    EarlyCropTiming,
-    passes_of_its_own,
-    scores_of_passes,
-    shares_of_rounds,
-)
+from mmpsbn.engine.demp.budget_schedule import shares_of_rounds
+from mmpsbn.engine.demp.score_passes import passes_of_its_own, scores_of_passes
 from mmpsbn.engine.openmmlab import batch_loss
 from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.pruning import VerificationError
 
 FAST = dict(optimizer=dict(type='SGD', lr=3.0))
-WIDE = dict(type='ToyNet', width=32, inner=48)
 
 
 def at_once(**budget) -> dict:
@@ -111,7 +107,7 @@ def batches(monkeypatch):
         seen.append(batch['labels'].tolist())
         return batch_loss(model, batch)
 
-    monkeypatch.setattr('mmpsbn.engine.demp.single_shot.batch_loss', spied)
+    monkeypatch.setattr('mmpsbn.engine.demp.score_passes.batch_loss', spied)
     return seen
 
 
@@ -137,7 +133,7 @@ def test_batches_with_a_loss_that_is_nan_count_for_nothing(tmp_path, monkeypatch
     def spoiled(model, batch):
         return batch_loss(model, batch) * (torch.nan if next(calls) in bad else 1)
 
-    monkeypatch.setattr('mmpsbn.engine.demp.single_shot.batch_loss', spoiled)
+    monkeypatch.setattr('mmpsbn.engine.demp.score_passes.batch_loss', spoiled)
     runner, messages = train(tmp_path, [at_once(flops=0.7)], iters=3, model=WIDE)
     said = f'{2 if met else 10} of 10 batches had a loss or gradients that are NaN or infinite'
     assert any(m.startswith(said) for m in messages)
@@ -233,57 +229,10 @@ def test_the_early_cut_is_after_the_first_epoch_that_hardly_moves_the_weights(tm
     assert set(events_of(messages)) == {4 * epoch} and pruner_of(runner).budget.met
 
 
-def test_an_epoch_that_moves_nothing_does_not_count_and_the_last_one_always_does():
-    model = nn.Linear(2, 1, bias=False)
-    model.weight.data = torch.tensor([[3.0, 4.0]])
-    early = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
-    assert not early.has_come(model, 10)
-    model.weight.data += torch.tensor([[0.0, 2.0]])
-    assert not early.has_come(model, 20)  # 2 / 5
-    model.weight.data += torch.tensor([[0.0, 1.0]])
-    after = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
-    after.restore(early.state())
-    assert early.has_come(model, 30) and after.has_come(model, 30)  # 1 / 5
-    assert early.next_event(29) is early.next_event(30) is None
-    never = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
-    assert [never.next_event(step) for step in (0, 9, 10, 39, 40)] == [10, 10, 20, 40, None]
-    assert not never.has_come(model, 30) and never.has_come(model, 40)
-    with pytest.raises(ValueError, match="'early' .* none of 10 .* train for 12 iterations"):
-        EarlyCropTiming(model, left=0.3, epoch=10, iters=11)
-    EarlyCropTiming(model, left=0.3, epoch=10, iters=12)
-
-
-def test_what_is_frozen_or_trained_later_takes_no_others_place():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    for layer, value in zip(model, (-1.0, 1.0)):
-        nn.init.constant_(layer.weight, value)
-        nn.init.constant_(layer.bias, value)
-    model[1].bias.requires_grad_(False)
-    far, near = (EarlyCropTiming(model, left=left, epoch=10, iters=50) for left in (0.31, 0.29))
-    model[0].requires_grad_(False)
-    model[1].bias.requires_grad_(True)
-    model[1].weight.data[0, 0] += 0.3 * 10**0.5  # times the norm of the ten that are trainable
-    resumed = EarlyCropTiming(model, left=0.31, epoch=10, iters=50)
-    resumed.restore(far.state())
-    assert far.has_come(model, 10) and resumed.has_come(model, 10)
-    assert not near.has_come(model, 10)
-
-
-def test_the_ranks_decide_together(monkeypatch):
-    def hear_rank_0(told):
-        told[0] = 0.1
-
-    model = nn.Linear(2, 1)
-    early = EarlyCropTiming(model, left=0.3, epoch=10, iters=50)
-    model.weight.data += 100
-    monkeypatch.setattr('mmpsbn.engine.demp.single_shot.broadcast_object_list', hear_rank_0)
-    assert early.has_come(model, 10)
-
-
 @pytest.mark.parametrize('ranks, drops, epoch', [(1, False, 4), (2, False, 2), (1, True, 3)])
 def test_an_epoch_is_all_samples_once_over_all_ranks(tmp_path, monkeypatch, ranks, drops, epoch):
     """The loader of a sampler that never ends is as long on each rank as the data."""
-    monkeypatch.setattr('mmpsbn.engine.demp.single_shot.get_world_size', lambda: ranks)
+    monkeypatch.setattr('mmpsbn.engine.demp.budget_schedule.get_world_size', lambda: ranks)
 
     def drop(runner):
         endless = InfiniteSampler(ToyData())  # at an end MMEngine waits for two seconds
