@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from mmpsbn.functional.simulation import (
-    estimate,
     simulate_absorbing_walk,
     simulate_activation_change,
-    simulate_geometric_walk,
+    simulate_geometric_rate,
 )
 from mmpsbn.functional.statistics import activation_probability
 from mmpsbn.functional.theory import (
@@ -138,10 +137,9 @@ def test_rate_by_hand():
 
 def test_rate_against_monte_carlo():
     noise = torch.tensor([-1.2, -0.4, 0.4, 1.2])
-    walks = simulate_geometric_walk(
+    rates = simulate_geometric_rate(
         -0.1, noise, lr=0.5, num_steps=200, num_walks=5000, generator=generator()
     )
-    rates = estimate(walks[-1] / 200)
     assert within_three_standard_errors(rates, geometric_rate(-0.1, noise, lr=0.5))
     assert float(rates.standard_error) < 0.001
 
