@@ -58,7 +58,7 @@ def sweep(
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure or a table of a paper. On the command line it has the name of its module.
+    """A figure or a table of a paper, with its name on the command line in the catalogue.
 
     Attributes:
         shows: the figure or table, in words.
