@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .measured import fields_of
 from .pictures import Panel
 from .scales import PICTURES, Data
-from .tables import ArmTable, GridTable
+from .tables import ArmTable, GridTable, fields_of
 
 Options = Mapping[str, Any]
 

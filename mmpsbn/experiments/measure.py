@@ -17,7 +17,7 @@ from ..functional.training_flops import training_flops_left
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
 from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
-from .trained import GAMMA, TrainedArm, convolution_weights
+from .trained import GAMMA, TrainedArm
 
 _LIMITS = Limits(gamma=GAMMA, eps=1e-12)  # Mehta et al. section 2.1
 _SMALL = (0.01, 0.05, 0.1)  # Frankle et al. section 5
@@ -88,8 +88,14 @@ def _removed_share(arm: TrainedArm) -> float:
     return removed / dense
 
 
+def _kernels(model: nn.Module) -> list[Tensor]:
+    return [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
 def _weights_removed(arm: TrainedArm) -> float:
-    return 1 - convolution_weights(arm.without_collapsed) / convolution_weights(arm.dense())
+    nets = arm.without_collapsed, arm.dense()
+    left, dense = (sum(kernel.numel() for kernel in _kernels(net)) for net in nets)
+    return 1 - left / dense
 
 
 def _small_gammas(arm: TrainedArm) -> Mapping[str, float]:
@@ -113,17 +119,13 @@ def _quantiles(values: Tensor) -> list[float]:
 
 def _l1_norms(arm: TrainedArm) -> Tensor:
     """Of the filters of all convolutions, over the largest of their layer."""
-    layers = [m.weight for m in arm.model.modules() if isinstance(m, nn.Conv2d)]
-    norms = [filter_l1_norms(weight, channel_dim=0).cpu() for weight in layers]
+    norms = [filter_l1_norms(kernel, channel_dim=0).cpu() for kernel in _kernels(arm.model)]
     return torch.cat([of / of.max() for of in norms])
 
 
-def _gammas(arm: TrainedArm) -> Tensor:
-    return torch.cat([of.gamma for of in take_census(arm.model).values()])
-
-
-def _betas(arm: TrainedArm) -> Tensor:
-    return torch.cat([of.bias for of in take_census(arm.model).values()])
+def _scales(arm: TrainedArm, part: str) -> Tensor:
+    """``'gamma'`` or ``'bias'`` of the channels of all norm layers."""
+    return torch.cat([getattr(of, part) for of in take_census(arm.model).values()])
 
 
 def _trained_parameters(arm: TrainedArm) -> int:
@@ -261,11 +263,11 @@ MEASURES = {
     ),
     # distributions, signed
     'zero_quantiles': Measure('Pr[a = 0] of a ReLU', lambda arm: _quantiles(torch.cat(arm.relus))),
-    'gamma_quantiles': Measure('gamma', lambda arm: _quantiles(_gammas(arm))),
-    'beta_quantiles': Measure('beta', lambda arm: _quantiles(_betas(arm))),
+    'gamma_quantiles': Measure('gamma', lambda arm: _quantiles(_scales(arm, 'gamma'))),
+    'beta_quantiles': Measure('beta', lambda arm: _quantiles(_scales(arm, 'bias'))),
     'negative_gammas': Measure(
         'gamma < 0, % of channels',
-        lambda arm: float((_gammas(arm) < 0).double().mean()),
+        lambda arm: _share(_scales(arm, 'gamma') < 0),
         share=True,
     ),
     'l1_quantiles': Measure(

@@ -68,14 +68,6 @@ def test_theorem_one_against_monte_carlo(gamma):
     assert bool((simulated.standard_error < 0.2 * predicted.abs()).all())
 
 
-def test_the_change_scales_with_lr_and_noise_squared_and_with_gamma_to_the_minus_two():
-    gamma, beta = torch.tensor([0.5, 1.0], **FLOAT), torch.tensor([0.25, 0.5], **FLOAT)
-    change = activation_probability_change(gamma, beta, lr=0.1, grad_std=1.0)
-    assert float(change[0] / change[1]) == pytest.approx(4)
-    doubled = activation_probability_change(gamma, beta, lr=0.2, grad_std=3.0)
-    torch.testing.assert_close(doubled, 36 * change)
-
-
 def test_the_theorem_breaks_down_where_the_step_is_as_large_as_gamma():
     at_zero = -1 / math.pi
     assert exact_change(0.0, 0.1) * 2 / 0.1**2 == pytest.approx(at_zero, rel=0.02)

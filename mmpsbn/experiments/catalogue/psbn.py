@@ -84,8 +84,8 @@ def _one_round(
 
 EXPERIMENTS = {}
 
-# Without a norm layer a tenth of the rate is ours. small: S = 2 rounds of 2.5, with 4 times the
-# decay of psbn-rounds and 4 epochs
+# Without a norm layer a tenth of the rate is ours. small: S = 2 rounds of 2.5, with twice the decay
+# of psbn-rounds and 8 epochs
 _VGG11 = {_DEPTH: 11}
 EXPERIMENTS['psbn-vgg11'] = Experiment(
     shows='sections 3.4 and 3.5 and figure 1a of the psBN paper: VGG-11 with BN, without, with '
