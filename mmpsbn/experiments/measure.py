@@ -99,9 +99,8 @@ def _weights_removed(arm: TrainedArm) -> float:
 
 
 def _small_gammas(arm: TrainedArm) -> Mapping[str, float]:
-    census = take_census(arm.model)
-    limits = {str(at): Limits(gamma=at, eps=0.0) for at in _SMALL}
-    return {at: count_channels(census, 'collapsed', of).share for at, of in limits.items()}
+    gammas = _scales(arm, 'gamma').abs()
+    return {str(at): _share(gammas < at) for at in _SMALL}
 
 
 def _change_clamped(arm: TrainedArm) -> Mapping[str, float]:
