@@ -66,18 +66,19 @@ def _dead_share(arm: TrainedArm) -> list[float | None]:
     return [None if r.get('dead') is None else r['dead'] / r['prunable'] for r in arm.rounds]
 
 
-def _backbone(arm: TrainedArm) -> dict[str, LayerChannels]:
-    return {n: layer for n, layer in arm.census.items() if n.startswith('backbone.')}
+def _backbone(census: Mapping[str, LayerChannels]) -> dict[str, LayerChannels]:
+    return {n: layer for n, layer in census.items() if n.startswith('backbone.')}
 
 
-def _filters(arm: TrainedArm, measure: str) -> ChannelCounts:
-    return count_channels(_backbone(arm), measure, _LIMITS)
+def _inactive(arm: TrainedArm) -> ChannelCounts:
+    return count_channels(_backbone(arm.census), 'dead', _LIMITS)
 
 
 def _removed_by_layer(arm: TrainedArm) -> dict[str, tuple[int, int]]:
     """Layer -> filters that are pruned or have collapsed, and those of the net as it began."""
     counts = {}
-    for name, (found, size) in _filters(arm, 'collapsed').by_layer.items():
+    scales = _backbone(take_census(arm.model))
+    for name, (found, size) in count_channels(scales, 'collapsed', _LIMITS).by_layer.items():
         dense = arm.dense_channels(name)
         counts[name] = found + dense - size, dense
     return counts
@@ -220,11 +221,9 @@ MEASURES = {
     'flops_left': Measure('FLOPs left, %', _flops_left, share=True),
     'prunable': Measure('channels', _by_round('prunable')),
     'dead_share': Measure('dead channels, %', _dead_share, share=True),
-    # of the filters of convolutions, over the training images
+    # of the filters of convolutions; inactive over the training images
     'small_share': Measure('filters with |gamma| < 1e-3 or pruned, %', _removed_share, share=True),
-    'inactive_share': Measure(
-        'inactive filters, %', lambda arm: _filters(arm, 'dead').share, share=True
-    ),
+    'inactive_share': Measure('inactive filters, %', lambda arm: _inactive(arm).share, share=True),
     'small_by_layer': Measure(
         'filters removed, %',
         lambda arm: [gone / dense for gone, dense in _removed_by_layer(arm).values()],
@@ -232,7 +231,7 @@ MEASURES = {
     ),
     'inactive_by_layer': Measure(
         'inactive filters, %',
-        lambda arm: [k / size for k, size in _filters(arm, 'dead').by_layer.values()],
+        lambda arm: [k / size for k, size in _inactive(arm).by_layer.values()],
         share=True,
     ),
     'weights_removed': Measure(
@@ -280,7 +279,7 @@ MEASURES = {
     # Mehta et al. section 3, over the training images
     'universality_by_layer': Measure(
         'mean universality',
-        lambda arm: [mean_universality({name: of}) for name, of in _backbone(arm).items()],
+        lambda arm: [mean_universality({name: of}) for name, of in _backbone(arm.census).items()],
     ),
     # of what pruning in training has left or removed
     'left': Measure('{} left, %', lambda arm: arm.left, share=True),
