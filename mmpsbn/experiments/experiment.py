@@ -6,7 +6,7 @@ from typing import Any
 
 from .pictures import Panel
 from .scales import PICTURES, Data
-from .tables import ArmTable, GridTable, fields_of
+from .tables import ArmTable, GridTable, fields_of, measure_of
 
 Options = Mapping[str, Any]
 
@@ -78,5 +78,6 @@ class Experiment:
     @property
     def measures(self) -> list[str]:
         """Of :data:`.measure.MEASURES`, those that the table and the pictures ask for."""
-        asked = [*self.table.cells, *(f'{{{name}}}' for p in self.panels for name in p.fields)]
-        return list(dict.fromkeys(name for cell in asked for name in fields_of(cell)))
+        fields = [field for cell in self.table.cells for field in fields_of(cell)]
+        fields += [field for panel in self.panels for field in panel.fields]
+        return list(dict.fromkeys(map(measure_of, fields)))

@@ -43,7 +43,7 @@ def over_steps(x: str, y: str) -> Panel:
     """A line an arm, over the number of the round or layer from 1."""
 
     def points(arm: Measured) -> Points:
-        return [(at + 1, arm.drawn(y, at)) for at in range(arm.steps(f'{{{y}}}'))]
+        return [(at + 1, arm.drawn(y, at)) for at in range(arm.steps([y]))]
 
     return Panel(x, y, lambda numbers: {n: points(arm) for n, arm in numbers.items()}, 'count')
 
@@ -75,7 +75,7 @@ def against(x: str, y: str) -> Panel:
     of each where these are measured."""
 
     def points(arm: Measured) -> Points:
-        steps = range(arm.steps(f'{{{x}}}{{{y}}}')) or [-1]
+        steps = range(arm.steps([x, y])) or [-1]
         return [(arm.drawn(x, at), arm.drawn(y, at)) for at in steps]
 
     def lines(numbers: Numbers) -> dict[str, Points]:

@@ -72,12 +72,10 @@ class Measured:
             for name, value in self.numbers.items()
         }
 
-    def steps(self, cell: str) -> int:
-        """How many rounds or layers there are of what a cell asks for."""
-        return max(
-            (len(self.numbers[n]) for n in fields_of(cell) if isinstance(self.numbers[n], list)),
-            default=0,
-        )
+    def steps(self, fields: Sequence[str]) -> int:
+        """How many rounds or layers there are of any of these numbers."""
+        asked = (self.numbers[measure_of(field)] for field in fields)
+        return max((len(of) for of in asked if isinstance(of, list)), default=0)
 
     def drawn(self, field: str, step: int = -1) -> Spread | None:
         """A number by its place, as in a cell."""
@@ -114,8 +112,12 @@ def write_cell(cell: str, numbers: Mapping[str, Any]) -> str:
 
 
 def fields_of(cell: str) -> list[str]:
-    """The measures that a cell asks for."""
-    return [re.match(r'\w+', name).group() for _, name, _, _ in Formatter().parse(cell) if name]
+    """The places of the numbers in a cell."""
+    return [field for _, field, _, _ in Formatter().parse(cell) if field]
+
+
+def measure_of(field: str) -> str:
+    return re.match(r'\w+', field).group()
 
 
 def markdown(head: Sequence[str], *rows: Sequence[str]) -> str:
@@ -147,11 +149,12 @@ class ArmTable:
 
     def lines(self, numbers: Numbers) -> list[tuple[str, ...]]:
         """The head and the rows."""
-        count = max(arm.steps(self.step) for arm in numbers.values())
+        fields = fields_of(self.step)
+        count = max(arm.steps(fields) for arm in numbers.values())
         heads = [self.step_head.format(at) for at in range(1, count + 1)]
         lines = [(self.corner, *heads, *self.columns)]
         for name, arm in numbers.items():
-            own = arm.steps(self.step)
+            own = arm.steps(fields)
             steps = [write_cell(self.step, arm.at(step)) for step in range(own)]
             cells = [write_cell(cell, arm.at(-1)) for cell in self.columns.values()]
             lines.append((name, *steps, *[''] * (count - own), *cells))
