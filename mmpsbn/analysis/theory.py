@@ -15,14 +15,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..datasets.digits import load_split_digits
+from ..functional.decoupled_decay import decoupled
 from ..functional.dying_mlp import dead_neurons_by_step
-from ..functional.scalar_decay import decay_curve
 from ..functional.simulation import (
     Estimate,
-    estimate,
     simulate_absorbing_walk,
     simulate_activation_change,
-    simulate_geometric_walk,
+    simulate_geometric_rate,
 )
 from ..functional.theory import (
     absorbing_survival,
@@ -78,7 +77,7 @@ def compare_theory(
     Args:
         num_samples, num_walks: draws of each Monte-Carlo estimate, > 1.
         num_steps: steps of the scalar decay, run by torch.optim itself.
-        weight_decay: lambda of the scalar decay, with L2.
+        weight_decay: lambda of the scalar decay, decoupled.
     """
     generator, rows = _seeded(), []
     u = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], **_FLOAT)
@@ -94,16 +93,15 @@ def compare_theory(
         predicted = geometric_rate(_CURVATURE, _NOISE, lr=lr)
         name = f'geometric walk: growth per step at lr = {lr:g}'
         rows.append(Comparison(name, predicted, *found))
-    for name, (build, settings) in OPTIMIZERS.items():
-        decay = dict(weight_decay=weight_decay, num_steps=num_steps)
-        predicted = predicted_decay(name, decoupled=False, gradients=None, **decay)[-1]
-        weight = torch.nn.Parameter(torch.ones((), **_FLOAT))
-        optimizer = build([weight], weight_decay=weight_decay, **settings)
-        weight.grad = torch.zeros_like(weight)
-        for _ in range(num_steps):
-            optimizer.step()
-        label = f'{name}, L2: weight after {num_steps} steps'
-        rows.append(Comparison(label, predicted, weight.item(), None))
+    for name in OPTIMIZERS:
+        curve = decay_curves(
+            name,
+            weight_decay=weight_decay,
+            in_gradient=False,
+            gradients=torch.zeros(num_steps, 1, **_FLOAT),
+        )
+        label = f'{name}, WD: weight after {num_steps} steps'
+        rows.append(Comparison(label, (1 - weight_decay) ** num_steps, curve[-1].item(), None))
     return rows
 
 
@@ -113,22 +111,32 @@ def comparison_table(rows: list[Comparison]) -> str:
     return '\n'.join([head, *map(str, rows)])
 
 
-def predicted_decay(
-    name: str, *, weight_decay: float, decoupled: bool, num_steps: int, gradients
-) -> list[float]:
-    """:func:`.decay_curve` of one of :data:`OPTIMIZERS` from 1 at its learning rate."""
+def decay_curves(name: str, *, weight_decay: float, in_gradient: bool, gradients: Tensor) -> Tensor:
+    """Weights that start at 1, before the first and after each step of an optimizer.
+
+    The gamma of a dead channel has no gradient and follows the decay alone. L2 puts lambda * w into
+    the gradient, where an adaptive optimizer divides it by its own size; decoupled decay (WD,
+    section 2.1) multiplies w by 1 - lambda whatever the optimizer and its rate.
+
+    Args:
+        name: of one of :data:`OPTIMIZERS`.
+        weight_decay: lambda, in [0, 1).
+        in_gradient: L2, and not decoupled.
+        gradients: of the loss, shape (steps, N).
+
+    Returns:
+        Shape (steps + 1, N).
+    """
     build, settings = OPTIMIZERS[name]
-    optimizer = build([torch.nn.Parameter(torch.ones(1))], **settings)
-    return decay_curve(
-        build.__name__,
-        start=1.0,
-        lrs=[settings['lr']] * num_steps,
-        initial_lr=settings['lr'],
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        settings=optimizer.param_groups[0],
-        gradients=gradients,
-    )
+    build = build if in_gradient else decoupled(build)
+    weight = torch.nn.Parameter(torch.ones_like(gradients[0]))
+    optimizer = build([weight], weight_decay=weight_decay, **settings)
+    curve = [weight.detach().clone()]
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        optimizer.step()
+        curve.append(weight.detach().clone())
+    return torch.stack(curve)
 
 
 def _seeded() -> torch.Generator:
@@ -152,8 +160,7 @@ def _predicted_survival(start: float) -> Tensor:
 
 
 def _simulated_rate(lr: float, **draws) -> Estimate:
-    walks = simulate_geometric_walk(_CURVATURE, _NOISE, lr=lr, num_steps=_RATE_STEPS, **draws)
-    return estimate(walks[-1] / _RATE_STEPS)
+    return simulate_geometric_rate(_CURVATURE, _NOISE, lr=lr, num_steps=_RATE_STEPS, **draws)
 
 
 def plot_theorem_one(out_path: str | Path, *, num_samples: int) -> None:
@@ -249,25 +256,19 @@ def plot_scalar_decay(out_path: str | Path, *, num_steps: int, weight_decay: flo
     noise = torch.randn(num_steps, generator=_seeded(), **_FLOAT)
     noise[:100] *= 1e-3
     noise[100:] *= 1e-5
+    gradients = torch.stack([torch.zeros_like(noise), noise], 1)
     every = max(1, num_steps // 1000)
     steps = range(0, num_steps + 1, every)
-    for axes, title, gradients in (
-        (left, 'No gradient: a dead channel', None),
-        (right, 'Gradients of 1e-3 for 100 steps, then 1e-5', noise.tolist()),
-    ):
-        for name, colour in zip(OPTIMIZERS, _COLOURS):
-            for decoupled, style in ((False, '-'), (True, ':')):
-                curve = predicted_decay(
-                    name,
-                    weight_decay=weight_decay,
-                    decoupled=decoupled,
-                    num_steps=num_steps,
-                    gradients=gradients,
-                )
-                label = None if decoupled else name
-                size = [abs(w) for w in curve[::every]]
-                width = 4 if name.startswith('SGD') else 1.6  # Adadelta runs on top of it
+    for name, colour in zip(OPTIMIZERS, _COLOURS):
+        for in_gradient, style in ((True, '-'), (False, ':')):
+            settings = dict(weight_decay=weight_decay, in_gradient=in_gradient)
+            sizes = decay_curves(name, gradients=gradients, **settings)[::every].abs()
+            label = name if in_gradient else None
+            width = 4 if name.startswith('SGD') else 1.6  # Adadelta runs on top of it
+            for axes, size in zip((left, right), sizes.T):
                 axes.plot(steps, size, style, color=colour, linewidth=width, label=label)
+    titles = 'No gradient: a dead channel', 'Gradients of 1e-3 for 100 steps, then 1e-5'
+    for axes, title in zip((left, right), titles):
         axes.axhline(1e-3, color=GREY, linewidth=1, linestyle='--')
         axes.set(yscale='log', ylim=(1e-5, 1.5))
         _label(axes, title, 'step', f'|w|, weight decay {weight_decay:g}')

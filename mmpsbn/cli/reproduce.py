@@ -22,7 +22,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         epilog=f'experiments:\n{experiments}',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('name', choices=list(EXPERIMENTS))
+    parser.add_argument('name', choices=list(EXPERIMENTS), metavar='NAME', help='see below')
     parser.add_argument('--scale', choices=SCALES, required=True, help=_SMOKE)
     parser.add_argument(
         '--out', required=True, help='folder of the results; one that was begun is gone on with'

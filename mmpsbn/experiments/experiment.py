@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .measured import fields_of
 from .pictures import Panel
 from .scales import PICTURES, Data
-from .tables import ArmTable, GridTable
+from .tables import ArmTable, GridTable, fields_of, measure_of
 
 Options = Mapping[str, Any]
 
@@ -58,7 +57,7 @@ def sweep(
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure or a table of a paper. On the command line it has the name of its module.
+    """A figure or a table of a paper, with its name on the command line in the catalogue.
 
     Attributes:
         shows: the figure or table, in words.
@@ -79,5 +78,6 @@ class Experiment:
     @property
     def measures(self) -> list[str]:
         """Of :data:`.measure.MEASURES`, those that the table and the pictures ask for."""
-        asked = [*self.table.cells, *(f'{{{name}}}' for p in self.panels for name in p.fields)]
-        return list(dict.fromkeys(name for cell in asked for name in fields_of(cell)))
+        fields = [field for cell in self.table.cells for field in fields_of(cell)]
+        fields += [field for panel in self.panels for field in panel.fields]
+        return list(dict.fromkeys(map(measure_of, fields)))

@@ -17,7 +17,7 @@ from ..functional.training_flops import training_flops_left
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
 from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
-from .trained import GAMMA, TrainedArm, convolution_weights
+from .trained import GAMMA, TrainedArm
 
 _LIMITS = Limits(gamma=GAMMA, eps=1e-12)  # Mehta et al. section 2.1
 _SMALL = (0.01, 0.05, 0.1)  # Frankle et al. section 5
@@ -66,18 +66,19 @@ def _dead_share(arm: TrainedArm) -> list[float | None]:
     return [None if r.get('dead') is None else r['dead'] / r['prunable'] for r in arm.rounds]
 
 
-def _backbone(arm: TrainedArm) -> dict[str, LayerChannels]:
-    return {n: layer for n, layer in arm.census.items() if n.startswith('backbone.')}
+def _backbone(census: Mapping[str, LayerChannels]) -> dict[str, LayerChannels]:
+    return {n: layer for n, layer in census.items() if n.startswith('backbone.')}
 
 
-def _filters(arm: TrainedArm, measure: str) -> ChannelCounts:
-    return count_channels(_backbone(arm), measure, _LIMITS)
+def _inactive(arm: TrainedArm) -> ChannelCounts:
+    return count_channels(_backbone(arm.census), 'dead', _LIMITS)
 
 
 def _removed_by_layer(arm: TrainedArm) -> dict[str, tuple[int, int]]:
     """Layer -> filters that are pruned or have collapsed, and those of the net as it began."""
     counts = {}
-    for name, (found, size) in _filters(arm, 'collapsed').by_layer.items():
+    scales = _backbone(take_census(arm.model))
+    for name, (found, size) in count_channels(scales, 'collapsed', _LIMITS).by_layer.items():
         dense = arm.dense_channels(name)
         counts[name] = found + dense - size, dense
     return counts
@@ -88,14 +89,19 @@ def _removed_share(arm: TrainedArm) -> float:
     return removed / dense
 
 
+def _kernels(model: nn.Module) -> list[Tensor]:
+    return [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
 def _weights_removed(arm: TrainedArm) -> float:
-    return 1 - convolution_weights(arm.without_collapsed) / convolution_weights(arm.dense())
+    nets = arm.without_collapsed, arm.dense()
+    left, dense = (sum(kernel.numel() for kernel in _kernels(net)) for net in nets)
+    return 1 - left / dense
 
 
 def _small_gammas(arm: TrainedArm) -> Mapping[str, float]:
-    census = take_census(arm.model)
-    limits = {str(at): Limits(gamma=at, eps=0.0) for at in _SMALL}
-    return {at: count_channels(census, 'collapsed', of).share for at, of in limits.items()}
+    gammas = _scales(arm, 'gamma').abs()
+    return {str(at): _share(gammas < at) for at in _SMALL}
 
 
 def _change_clamped(arm: TrainedArm) -> Mapping[str, float]:
@@ -113,17 +119,13 @@ def _quantiles(values: Tensor) -> list[float]:
 
 def _l1_norms(arm: TrainedArm) -> Tensor:
     """Of the filters of all convolutions, over the largest of their layer."""
-    layers = [m.weight for m in arm.model.modules() if isinstance(m, nn.Conv2d)]
-    norms = [filter_l1_norms(weight, channel_dim=0).cpu() for weight in layers]
+    norms = [filter_l1_norms(kernel, channel_dim=0).cpu() for kernel in _kernels(arm.model)]
     return torch.cat([of / of.max() for of in norms])
 
 
-def _gammas(arm: TrainedArm) -> Tensor:
-    return torch.cat([of.gamma for of in take_census(arm.model).values()])
-
-
-def _betas(arm: TrainedArm) -> Tensor:
-    return torch.cat([of.bias for of in take_census(arm.model).values()])
+def _scales(arm: TrainedArm, part: str) -> Tensor:
+    """``'gamma'`` or ``'bias'`` of the channels of all norm layers."""
+    return torch.cat([getattr(of, part) for of in take_census(arm.model).values()])
 
 
 def _trained_parameters(arm: TrainedArm) -> int:
@@ -219,11 +221,9 @@ MEASURES = {
     'flops_left': Measure('FLOPs left, %', _flops_left, share=True),
     'prunable': Measure('channels', _by_round('prunable')),
     'dead_share': Measure('dead channels, %', _dead_share, share=True),
-    # of the filters of convolutions, over the training images
+    # of the filters of convolutions; inactive over the training images
     'small_share': Measure('filters with |gamma| < 1e-3 or pruned, %', _removed_share, share=True),
-    'inactive_share': Measure(
-        'inactive filters, %', lambda arm: _filters(arm, 'dead').share, share=True
-    ),
+    'inactive_share': Measure('inactive filters, %', lambda arm: _inactive(arm).share, share=True),
     'small_by_layer': Measure(
         'filters removed, %',
         lambda arm: [gone / dense for gone, dense in _removed_by_layer(arm).values()],
@@ -231,7 +231,7 @@ MEASURES = {
     ),
     'inactive_by_layer': Measure(
         'inactive filters, %',
-        lambda arm: [k / size for k, size in _filters(arm, 'dead').by_layer.values()],
+        lambda arm: [k / size for k, size in _inactive(arm).by_layer.values()],
         share=True,
     ),
     'weights_removed': Measure(
@@ -261,11 +261,11 @@ MEASURES = {
     ),
     # distributions, signed
     'zero_quantiles': Measure('Pr[a = 0] of a ReLU', lambda arm: _quantiles(torch.cat(arm.relus))),
-    'gamma_quantiles': Measure('gamma', lambda arm: _quantiles(_gammas(arm))),
-    'beta_quantiles': Measure('beta', lambda arm: _quantiles(_betas(arm))),
+    'gamma_quantiles': Measure('gamma', lambda arm: _quantiles(_scales(arm, 'gamma'))),
+    'beta_quantiles': Measure('beta', lambda arm: _quantiles(_scales(arm, 'bias'))),
     'negative_gammas': Measure(
         'gamma < 0, % of channels',
-        lambda arm: float((_gammas(arm) < 0).double().mean()),
+        lambda arm: _share(_scales(arm, 'gamma') < 0),
         share=True,
     ),
     'l1_quantiles': Measure(
@@ -279,7 +279,7 @@ MEASURES = {
     # Mehta et al. section 3, over the training images
     'universality_by_layer': Measure(
         'mean universality',
-        lambda arm: [mean_universality({name: of}) for name, of in _backbone(arm).items()],
+        lambda arm: [mean_universality({name: of}) for name, of in _backbone(arm.census).items()],
     ),
     # of what pruning in training has left or removed
     'left': Measure('{} left, %', lambda arm: arm.left, share=True),

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .measure import label_of
-from .measured import Measured, Numbers, Spread, grid
+from .tables import Measured, Numbers, Spread, grid
 
 _COLOURS = ('#b2182b', '#d9730d', '#2166ac', '#2c8c5a', '#7b3294', '#8a8a8a')
 _STYLES = ('-', '--', ':')
@@ -43,7 +43,7 @@ def over_steps(x: str, y: str) -> Panel:
     """A line an arm, over the number of the round or layer from 1."""
 
     def points(arm: Measured) -> Points:
-        return [(at + 1, arm.drawn(y, at)) for at in range(arm.steps(f'{{{y}}}'))]
+        return [(at + 1, arm.drawn(y, at)) for at in range(arm.steps([y]))]
 
     return Panel(x, y, lambda numbers: {n: points(arm) for n, arm in numbers.items()}, 'count')
 
@@ -59,7 +59,7 @@ def over_stages(y: str) -> Panel:
 
 
 def over_columns(x: str, y: str) -> Panel:
-    """A line a row of :func:`.measured.grid`, over the numbers that name its columns."""
+    """A line a row of :func:`.tables.grid`, over the numbers that name its columns."""
 
     def lines(numbers: Numbers) -> dict[str, Points]:
         return {
@@ -71,11 +71,11 @@ def over_columns(x: str, y: str) -> Panel:
 
 
 def against(x: str, y: str) -> Panel:
-    """A line a row of :func:`.measured.grid`, through its arms in their order, and in the rounds
+    """A line a row of :func:`.tables.grid`, through its arms in their order, and in the rounds
     of each where these are measured."""
 
     def points(arm: Measured) -> Points:
-        steps = range(arm.steps(f'{{{x}}}{{{y}}}')) or [-1]
+        steps = range(arm.steps([x, y])) or [-1]
         return [(arm.drawn(x, at), arm.drawn(y, at)) for at in steps]
 
     def lines(numbers: Numbers) -> dict[str, Points]:

@@ -10,9 +10,8 @@ from mmengine.config import Config
 
 from .experiment import Arm, Experiment
 from .folder import ExperimentFolder, write
-from .measured import Measured, over_seeds
 from .pictures import draw
-from .tables import markdown
+from .tables import Measured, markdown, over_seeds
 from .trained import final_checkpoint
 from .training import train_runs
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from PIL import Image
 from ..datasets import write_digits_dataset
 from ..datasets.digits import load_split_digits
 from ..datasets.in_memory import InMemoryImages
-from ..engine.files import AtomicLocalBackend
 
 SCALES = ('smoke', 'small', 'paper')
-SMALL_IMAGES = 10_000  # for training, a fifth
+_SMALL_IMAGES = 10_000  # for training, a fifth
 _SMOKE_IMAGES = {10: dict(train=320, val=160), 100: dict(train=300, val=100)}  # by classes
 _SMOKE_BOXES = 100
 
@@ -53,22 +51,20 @@ def data_settings(
     name = f'cifar{classes}'
     default = dict(small=f'data/{name}_jpeg', paper=f'data/{name}').get(scale, default_folder)
     folder = Path(root or default).resolve()
-    if scale == 'paper' and (folder / 'train').is_dir():
-        return dict(source='folder', data_root=str(folder), train={})
-    if scale == 'paper':
-        # which downloads it, if need be: here once, before several arms do
-        InMemoryImages(str(folder), source=name.upper())
-        return dict(source=name.upper(), data_root=str(folder), train={})
-    if scale == 'small':
-        if not (folder / 'train').is_dir():
-            raise FileNotFoundError(
-                f'{folder} has no folder train: --scale small reads CIFAR-{classes} as picture '
-                'files, <data>/{train,test}/<class>/*.jpg; say where they are with --data'
-            )
-        train = dict(num_samples=SMALL_IMAGES)
-        return dict(source='folder', data_root=str(folder), train=train)
-    _write_digit_folders(folder / f'digits{classes}', classes)
-    return dict(source='folder', data_root=str(folder / f'digits{classes}'), train={})
+    source = 'folder'
+    if scale == 'smoke':
+        folder = folder / f'digits{classes}'
+        _write_digit_folders(folder, classes)
+    elif scale == 'small' and not (folder / 'train').is_dir():
+        raise FileNotFoundError(
+            f'{folder} has no folder train: --scale small reads CIFAR-{classes} as picture files, '
+            '<data>/{train,test}/<class>/*.jpg; say where they are with --data'
+        )
+    elif not (folder / 'train').is_dir():
+        source = name.upper()
+        InMemoryImages(str(folder), source=source)  # downloads it once, before several arms do
+    train = dict(num_samples=_SMALL_IMAGES) if scale == 'small' else {}
+    return dict(source=source, data_root=str(folder), train=train)
 
 
 def set_data(config: Config, settings: dict[str, Any]) -> None:
@@ -129,26 +125,23 @@ KEEP_ALL = {'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, 
 
 def _write_digit_folders(root: Path, classes: int) -> None:
     """scikit-learn's scanned digits, 8x8, as grey 32x32 pictures in folders by class, equally many
-    of each; of 100 classes with the tens beside the units. What is there is left; no picture is
-    there in part, and of several processes one writes at a time."""
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / '.lock'):
-        for split, folder in dict(train='train', val='test').items():
+    of each; of 100 classes with the tens beside the units. The folder is there whole or not at all,
+    and of several processes one writes."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f'{root}.lock'):
+        if root.exists():
+            return
+        part = root.with_suffix('.part')  # a killed process may have left some of it
+        for split, name in dict(train='train', val='test').items():
             digits, labels = load_split_digits(split)
             rows = [[row for row in digits if labels[row] == digit] for digit in range(10)]
             for label in range(classes):
+                folder = part / name / f'{label:02}'
+                folder.mkdir(parents=True, exist_ok=True)
                 for number in range(_SMOKE_IMAGES[classes][split] // classes):
-                    path = root / folder / f'{label:02}' / f'{number}.png'
-                    if not path.exists():
-                        width = len(str(classes)) - 1
-                        parts = [rows[int(digit)][number] for digit in str(label).zfill(width)]
-                        grey = np.concatenate([digits[row] for row in parts], axis=1)
-                        AtomicLocalBackend().put(_png(grey), str(path))
-
-
-def _png(grey: np.ndarray) -> bytes:
-    """A 32x32 picture file of shades in [0, 1], shape (height, width)."""
-    pixels = np.repeat(np.round(255 * grey)[..., None], 3, axis=2).astype(np.uint8)
-    file = BytesIO()
-    Image.fromarray(pixels).resize((32, 32)).save(file, format='PNG')
-    return file.getvalue()
+                    width = len(str(classes)) - 1
+                    parts = [rows[int(digit)][number] for digit in str(label).zfill(width)]
+                    grey = np.concatenate([digits[row] for row in parts], axis=1)
+                    pixels = np.repeat(np.round(255 * grey)[..., None], 3, axis=2).astype(np.uint8)
+                    Image.fromarray(pixels).resize((32, 32)).save(folder / f'{number}.png')
+        part.rename(root)

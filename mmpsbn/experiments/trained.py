@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..analysis.logs import PLACE, box_map, read_runs, read_scalars
+from ..analysis.logs import PLACE, read_scalars
 from ..commands.model_files import load_model
 from ..engine.onnx_file import one_thread_session
 from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
@@ -88,10 +89,9 @@ class TrainedArm:
         }
         return list(found.values())
 
-    def ensemble(self) -> float | None:
-        """Accuracy of the snapshots together, in %; None without any."""
-        path = self._work_dir / 'ensemble.json'
-        return read_json(path)['metrics']['accuracy/top1'] if path.exists() else None
+    def ensemble(self) -> float:
+        """Accuracy of the snapshots together, in %."""
+        return read_json(self._work_dir / 'ensemble.json')['metrics']['accuracy/top1']
 
     @cached_property
     def top1(self) -> float:
@@ -115,10 +115,16 @@ class TrainedArm:
             ]
         return 100 * sum(hits) / len(hits)
 
+    @torch.no_grad()
     def box_map(self) -> float:
-        """COCO mAP of the last validation, in [0, 1]; 0 where nothing was detected."""
-        (records,) = read_runs([self._work_dir]).values()
-        return box_map(records)
+        """COCO mAP on the test images, in [0, 1]; 0 where nothing was detected, of which CocoMetric
+        reports nothing. Not read of the log: a training that was killed in its last validation
+        goes on without one."""
+        evaluator = Evaluator(self.config.val_evaluator)
+        evaluator.dataset_meta = self._test.dataset.metainfo
+        for batch in self._test:
+            evaluator.process(self.model.val_step(batch), batch)
+        return evaluator.evaluate(len(self._test.dataset)).get('coco/bbox_mAP', 0.0)
 
     @cached_property
     def left(self) -> dict[str, float]:
@@ -150,16 +156,16 @@ class TrainedArm:
         """Processor time of the pruned net in ONNX Runtime over that of the dense one, on one image
         and one thread: median over rounds in which both run in turn."""
         nets = self.dense().eval(), self.model
-        sessions = [one_thread_session(net, self._image) for net in nets]
-        feed, ratios = dict(inputs=self._image.cpu().numpy()), []
-        for _ in range(_ROUNDS):
-            seconds = []
-            for session in sessions:
-                start = time.process_time()
-                session.run(None, feed)
-                seconds.append(time.process_time() - start)
-            ratios.append(seconds[1] / seconds[0])
-        return statistics.median(ratios)
+        dense, own = (one_thread_session(net, self._image) for net in nets)
+        feed = dict(inputs=self._image.cpu().numpy())
+
+        def seconds(session) -> float:
+            start = time.process_time()
+            session.run(None, feed)
+            return time.process_time() - start
+
+        rounds = [(seconds(dense), seconds(own)) for _ in range(_ROUNDS)]
+        return statistics.median(now / before for before, now in rounds)
 
     @cached_property
     def census(self) -> dict[str, LayerChannels]:
@@ -229,13 +235,12 @@ class TrainedArm:
         batch = next(iter(self._loader('train')))
         nets = self.dense(), copy.deepcopy(self.model)
         wrappers = [build_optim_wrapper(net.train(), self.config.optim_wrapper) for net in nets]
+        dense, own = zip(nets, [batch] * 2, wrappers)
         wall = torch.cuda.is_available() or torch.get_num_threads() > 1  # or threads add up
         clock = time.perf_counter if wall else time.process_time
-        ratios = []
-        for _ in range(_ROUNDS):
-            before, now = (step_seconds(*of, clock) for of in zip(nets, [batch] * 2, wrappers))
-            ratios.append(before / now)
-        return statistics.median(ratios)
+        return statistics.median(
+            step_seconds(*dense, clock) / step_seconds(*own, clock) for _ in range(_ROUNDS)
+        )
 
     def train_seconds(self) -> float:
         """Wall clock of all iterations, prune events included; not that of validation, of
@@ -267,8 +272,3 @@ class TrainedArm:
 
     def _loader(self, split: str) -> DataLoader:
         return Runner.build_dataloader(self.config[f'{split}_dataloader'], seed=0)
-
-
-def convolution_weights(model: nn.Module) -> int:
-    """How many there are."""
-    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))

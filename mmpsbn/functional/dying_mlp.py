@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-REGIMES = ('gradient noise', 'asymmetric noise', 'symmetric noise', 'SGD')
+_REGIMES = ('gradient noise', 'asymmetric noise', 'symmetric noise', 'SGD')
 _HIDDEN = (100, 300)
 
 
@@ -38,8 +38,8 @@ def dead_neurons_by_step(
     Raises:
         ValueError: an unknown regime.
     """
-    if regime not in REGIMES:
-        raise ValueError(f'regime must be one of {REGIMES}, got {regime!r}')
+    if regime not in _REGIMES:
+        raise ValueError(f'regime must be one of {_REGIMES}, got {regime!r}')
     weights = _fresh_weights(images.size(1), int(labels.max()) + 1, len(lrs), generator)
     rates = torch.tensor(lrs)[:, None, None]
     counts = []

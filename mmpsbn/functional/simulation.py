@@ -90,7 +90,7 @@ def simulate_absorbing_walk(
     return estimate(torch.stack(record))
 
 
-def simulate_geometric_walk(
+def simulate_geometric_rate(
     curvature: float,
     noise: Tensor,
     *,
@@ -98,16 +98,9 @@ def simulate_geometric_walk(
     num_steps: int,
     num_walks: int,
     generator: torch.Generator,
-) -> Tensor:
-    """log |w_t / w_0| of the walks w -= lr (curvature + zeta) w, zeta drawn from ``noise``.
-
-    Returns:
-        Shape (num_steps, num_walks).
-    """
+) -> Estimate:
+    """Growth of log |w| per step of the walks w -= lr (curvature + zeta) w, zeta drawn from
+    ``noise``."""
     picks = torch.randint(noise.numel(), (num_steps, num_walks), generator=generator)
-    weight = torch.ones(num_walks, dtype=torch.float64)
-    record = []
-    for zeta in noise.double()[picks]:
-        weight = weight - lr * (curvature + zeta) * weight
-        record.append(weight.abs().log())
-    return torch.stack(record)
+    factors = 1 - lr * (curvature + noise.double()[picks])
+    return estimate(factors.abs().log().mean(0))

@@ -9,11 +9,6 @@ import torch
 from torch import Tensor
 
 
-def normal_pdf(u: Tensor) -> Tensor:
-    """phi(u), density of the standard normal distribution."""
-    return torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi)
-
-
 def theorem_one_k(u: Tensor) -> Tensor:
     """K(u) = (u^4 - 2) phi(u)^2 + (u - u^3) phi(u) Phi(u), psBN paper equation 5.
 
@@ -22,7 +17,7 @@ def theorem_one_k(u: Tensor) -> Tensor:
     u > -1.153 and K > 0 below, at most 0.071: a channel that is hardly active gains by the
     noise on average, but little.
     """
-    phi = normal_pdf(u)
+    phi = torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi)
     return (u**4 - 2) * phi.square() + (u - u**3) * phi * torch.special.ndtr(u)
 
 

@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip('matplotlib', reason='plots need matplotlib')
 
-from mmpsbn.analysis.theory import compare_theory, comparison_table  # noqa: E402
+from mmpsbn.analysis.theory import compare_theory, comparison_table, decay_curves  # noqa: E402
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'theory.py'
 
@@ -23,7 +24,17 @@ def test_predicted_and_simulated_agree():
     lines = comparison_table(rows).splitlines()
     assert len(lines) == 1 + len(rows)
     assert '-0.31831' in lines[3] and ' se' in lines[3]
-    assert lines[-1].startswith('Adamax, L2') and ' se' not in lines[-1]
+    assert lines[-1].startswith('Adamax, WD') and ' se' not in lines[-1]
+
+
+def test_l2_joins_the_gradient_of_each_weight():
+    curve = decay_curves(
+        'SGD (momentum 0.9)',
+        weight_decay=1e-2,
+        in_gradient=True,
+        gradients=torch.tensor([[0.0, 0.5]], dtype=torch.float64),
+    )
+    assert curve.tolist() == [[1, 1], pytest.approx([1 - 0.1 * 1e-2, 1 - 0.1 * (0.5 + 1e-2)])]
 
 
 def run(*arguments):

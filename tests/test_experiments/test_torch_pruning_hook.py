@@ -20,7 +20,7 @@ from trained import ROOT
 from mmpsbn.engine.checkpoints.pruned_checkpoint_hook import PrunedCheckpointHook
 from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.experiments import torch_pruning_hook
-from mmpsbn.experiments.catalogue._detector import NARROW
+from mmpsbn.experiments.catalogue._shared import NARROW
 from mmpsbn.experiments.torch_pruning_hook import TorchPruningHook
 from mmpsbn.pruning import apply_plan
 from mmpsbn.pruning.cost import count_positions, model_cost

@@ -8,13 +8,17 @@ import far
 import pytest
 import torch
 from arms import WIDTHS, read, weights_of
+from mmengine.registry import MODELS, init_default_scope
 from snapshots import assert_same
+from trained import ROOT
 
 from mmpsbn.commands.model_files import save_weights
 from mmpsbn.datasets import BatchCropFlip
 from mmpsbn.engine.checkpoints.pruned_structure import META_KEY
-from mmpsbn.experiments import trained
+from mmpsbn.engine.openmmlab import model_cfg_of
+from mmpsbn.experiments import EXPERIMENTS, trained
 from mmpsbn.experiments.measure import MEASURES
+from mmpsbn.experiments.reproduce import config_of
 from mmpsbn.experiments.trained import TrainedArm
 from mmpsbn.pruning import apply_plan, trace_channel_graph
 from mmpsbn.pruning.plan import plan_from_keep_masks
@@ -62,6 +66,30 @@ def test_removing_a_filter_that_works_changes_the_error(folder_of):
     removed = MEASURES['weights_removed'].read(arm)
     assert removed == pytest.approx(1 - weights_of([1] * 7) / weights_of(WIDTHS))
     assert (arm.without_collapsed(images)[0] - before).abs().max() > 1e-3
+
+
+def test_the_map_is_of_the_net_and_not_of_a_log_that_may_lack_it(tmp_path, digits):
+    experiment = EXPERIMENTS['finetune-tradeoff']
+    (dense,) = (arm for arm in experiment.arms['smoke'] if arm.name == 'dense, 100')
+    config = config_of(dense, ROOT / 'configs')
+    data = experiment.data
+    data.write(config, data.settings('smoke', str(digits), default_folder=digits))
+    config.dump(str(tmp_path / 'config.py'))
+    init_default_scope('mmdet')
+    net = MODELS.build(model_cfg_of(config))
+    torch.save(dict(state_dict=net.state_dict(), meta={}), tmp_path / 'epoch_2.pth')
+    arm = TrainedArm(tmp_path)
+
+    def find_all(batch):
+        for sample in batch['data_samples']:
+            found = sample.gt_instances.clone()
+            found.bboxes = found.bboxes.tensor / torch.tensor(sample.scale_factor).repeat(2)
+            found.scores = torch.ones(len(found))
+            sample.pred_instances = found
+        return batch['data_samples']
+
+    arm.model.val_step = find_all
+    assert MEASURES['map'].read(arm) == 1
 
 
 def test_relus_are_read_where_the_net_is_and_told_of_on_the_cpu(folder_of):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmpsbn.functional.dying_mlp import REGIMES, dead_neurons_by_step
+from mmpsbn.functional.dying_mlp import dead_neurons_by_step
 
 IMAGES = torch.rand(40, 12, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % 5
@@ -70,4 +70,3 @@ def test_who_is_dead_revives_by_noise_on_all_neurons_alone():
 def test_an_unknown_regime():
     with pytest.raises(ValueError, match="regime must be one of .*, got 'none'"):
         counts('none', lrs=[0.1])
-    assert len(REGIMES) == 4

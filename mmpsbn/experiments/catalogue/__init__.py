@@ -1,2 +1,10 @@
-"""One experiment a module, by whose name the command line knows it; settings that several share
-are in modules with an underscore before their names."""
+"""The experiments by their names on the command line, a module or two for each paper; what several
+papers share is in ``_shared``."""
+
+from . import bn_only, demp, demp_dead, finetune_tradeoff, implicit, implicit_layers, psbn
+
+EXPERIMENTS = {
+    name: experiment
+    for module in (psbn, implicit, implicit_layers, bn_only, demp, demp_dead, finetune_tradeoff)
+    for name, experiment in module.EXPERIMENTS.items()
+}

@@ -6,8 +6,7 @@ from ..experiment import Arm, Experiment, Options
 from ..pictures import against
 from ..scales import BOXES, length
 from ..tables import ArmTable
-from ._cut_once import cut_once
-from ._detector import NARROW
+from ._shared import NARROW, cut_once
 
 _CONFIGS = dict(
     smoke='quickstart/retinanet_r18_psbn_digits.py',
@@ -89,7 +88,8 @@ def _arms(scale: str) -> list[Arm]:
     return arms
 
 
-EXPERIMENT = Experiment(
+EXPERIMENTS = {}
+EXPERIMENTS['finetune-tradeoff'] = Experiment(
     shows='what pruning while finetuning costs a detector, beside cutting once and finetuning',
     claim='None: the table says what `DemPHook(budget=dict(flops=...))` keeps of the mAP of the '
     'dense detector that is trained as long, and what simpler choices keep.',

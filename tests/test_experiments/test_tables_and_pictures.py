@@ -5,9 +5,17 @@ import math
 import pytest
 
 from mmpsbn.experiments import EXPERIMENTS
-from mmpsbn.experiments.measured import Measured, Spread, grid, over_seeds, write_cell
 from mmpsbn.experiments.pictures import Panel, against, draw, over_columns, over_stages, over_steps
-from mmpsbn.experiments.tables import ArmTable, GridTable, markdown
+from mmpsbn.experiments.tables import (
+    ArmTable,
+    GridTable,
+    Measured,
+    Spread,
+    grid,
+    markdown,
+    over_seeds,
+    write_cell,
+)
 
 
 def measured(*seeds, start=None):
