@@ -46,16 +46,37 @@ _BOX_SIDES = (20.0, 40.0, 150.0, 300.0, 700.0)
 def forward_tensors(model: nn.Module, inputs: Tensor) -> Any:
     """An OpenMMLab model's raw outputs, before losses and post-processing.
 
-    The second stage of a two-stage detector gets fixed boxes: those of its first stage go
-    through NMS, where a rounding error may change which ones come out.
+    What comes out of NMS would change with a rounding error: the second stage of a two-stage
+    detector gets fixed boxes, and masks that are made for single objects are left out. What such
+    a part reads, or one that has queries in place of boxes, is an output itself.
     """
+    if getattr(model, 'mask_head', None) is not None:  # of one stage
+        x = model.extract_feat(inputs)
+        return (x, model.bbox_head(x)) if model.with_bbox else _before_nms(model.mask_head, x)
     if getattr(model, 'with_roi_head', False) and model.with_rpn:
         x = model.extract_feat(inputs)
+        if not _has_forward(model.rpn_head):  # Sparse R-CNN
+            return x
         boxes = _fixed_boxes(inputs)
         return model.rpn_head(x), model.roi_head.forward(x, boxes, _data_samples(inputs))
     if hasattr(model, 'forward_transformer'):  # DETR and its kin read the size of the images
         return model(inputs, _data_samples(inputs), mode='tensor')
     return model(inputs, mode='tensor')
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward
+
+
+def _before_nms(mask_head: nn.Module, x: Any) -> Any:
+    """SOLO keeps the largest of its neighbours in evaluation mode, by ``==``; its layers stay in
+    that mode."""
+    mode = mask_head.training
+    mask_head.training = True
+    try:
+        return mask_head(x)
+    finally:
+        mask_head.training = mode
 
 
 def _fixed_boxes(inputs: Tensor) -> list[InstanceData]:

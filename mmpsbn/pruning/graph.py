@@ -94,7 +94,15 @@ class ChannelGraph:
     @property
     def left_whole(self) -> str:
         """``skipped`` as a text."""
-        return '; '.join(f'{name} ({why})' for name, why in self.skipped.items())
+        return by_reason(self.skipped)
+
+
+def by_reason(skipped: Mapping[str, str]) -> str:
+    """``'layer, layer (why); layer (why)'``; each reason once, for a detector has it for many."""
+    layers: dict[str, list[str]] = {}
+    for layer, why in skipped.items():
+        layers.setdefault(why, []).append(layer)
+    return '; '.join(f'{", ".join(names)} ({why})' for why, names in layers.items())
 
 
 def trace_channel_graph(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> ChannelGraph:

@@ -17,17 +17,19 @@ class Gates:
 
     They multiply the output of a layer through the parameters that make that output: gamma and b of
     a norm layer, of a convolution without one its filters and biases. A channel that several layers
-    write, or that goes through a depthwise convolution, has one gate in all of them.
+    write, or that goes through a depthwise convolution, has one gate in all of them. In front of a
+    norm layer that is fixed (``norm_eval`` and ``requires_grad=False``, as in mmdet's configs of
+    Caffe) it is on what that layer gets, so that the constant which it adds counts for nothing.
 
     Attributes:
         number: of gates: one for each channel of each group.
         unknown: groups of which nothing can be known: a gate of theirs is frozen, or a layer that
-            normalises them has no scale.
+            normalises them by their batch has no scale.
 
     Args:
         groups: of the model's graph.
-        norm_of: of the model's graph. The filters of a normalised layer have no gate of their own,
-            since their scale has no effect.
+        norm_of: of the model's graph. The filters of a layer that is normalised by the batch have
+            no gate of their own, since their scale has no effect.
     """
 
     def __init__(
@@ -47,10 +49,15 @@ class Gates:
         self._length = start = 0
         for name, group in groups.items():
             through = {member.layer for member in group.channelwise}
+            members = (*group.writers, *group.channelwise)
+            norms = {m.layer: norm_of.get(m.layer, ()) for m in members}
+            norms = {layer: of for layer, of in norms.items() if of and through.issuperset(of)}
+            linear = [la for la, of in norms.items() if all(_is_fixed(model, n) for n in of)]
+            # in these the scale of the filters counts, and in the rest that of their norm
+            without = norms.keys() - linear | {norm for layer in linear for norm in norms[layer]}
             gates = len(source)
-            for member in (*group.writers, *group.channelwise):
-                norms = norm_of.get(member.layer, ())
-                if norms and through.issuperset(norms) or not _scales(model, member.layer):
+            for member in members:
+                if member.layer in without or not _scales(model, member.layer):
                     continue
                 for tensor, dim in member.slices:
                     parameter = parameters.get(f'{member.layer}.{tensor}'.lstrip('.'))
@@ -170,6 +177,13 @@ def _scales(model: nn.Module, layer: str) -> bool:
     """Whether all parameters of a layer scale its output: not so in a PReLU."""
     module = model.get_submodule(layer)
     return is_conv_or_linear(module) or isinstance(module, NORM_LAYERS)
+
+
+def _is_fixed(model: nn.Module, layer: str) -> bool:
+    """Whether a norm layer multiplies and adds what no training changes."""
+    norm = model.get_submodule(layer)
+    by_batch = norm.training or getattr(norm, 'running_mean', None) is None
+    return not by_batch and not any(p.requires_grad for p in norm.parameters())
 
 
 class GateSaliency:

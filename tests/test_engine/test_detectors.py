@@ -73,6 +73,11 @@ model = dict(
     bbox_head=dict(in_channels=16, feat_channels=16, num_classes=10),
 )
 """
+# norm layers that no training changes; of the gammas that begin at 0 none would
+FIXED_NORMS = f"""{RETINANET}
+model['backbone'].update(norm_cfg=dict(requires_grad=False), norm_eval=True)
+model['backbone'].update(zero_init_residual=False)
+"""
 # SiLU, attention over channels, heads that share their convolutions between levels
 RTMDET = """
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
@@ -175,6 +180,42 @@ model['roi_head'].update(
     assert {'backbone.layer1.0.conv1', 'roi_head.bbox_head.shared_fcs.0'} <= graph.groups.keys()
 
 
+SPARSE_RCNN = """
+_base_ = 'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py'
+model = dict(backbone=backbone, neck=dict(in_channels=[8, 16, 32, 64]))
+"""
+YOLACT = """
+_base_ = 'mmdet::yolact/yolact_r50_1xb8-55e_coco.py'
+model = dict(backbone=backbone, neck=dict(in_channels=[8, 16, 32, 64]))
+"""
+
+
+@pytest.mark.parametrize('text', [SPARSE_RCNN, YOLACT], ids=['queries', 'masks of objects'])
+def test_what_a_part_out_of_sight_reads_stays_whole(tmp_path, text):
+    graph = traced(tmp_path, text, 128)
+    assert {'backbone.layer1.0.conv1', 'backbone.layer4.0.conv2'} <= graph.groups.keys()
+    assert 'an output' in graph.skipped['neck.fpn_convs.0.conv']
+    assert 'neck.fpn_convs.0.conv' not in graph.groups
+
+
+def test_a_solo_is_looked_at_before_its_nms(tmp_path):
+    """Which keeps what equals the largest of its neighbours: here all are equal."""
+    init_default_scope('mmdet')
+    text = """
+_base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'
+backbone.update(norm_cfg=dict(type='BN'))
+model = dict(
+    backbone=backbone,
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    mask_head=dict(in_channels=16, feat_channels=32),
+)
+"""
+    model = MODELS.build(model_of(tmp_path, text)).eval()
+    _, scores = forward_tensors(model, torch.randn(1, 3, 64, 64))
+    assert all((level < 0).any() for level in scores)  # logits, of which none was left out
+    assert not model.mask_head.training
+
+
 def test_the_backbone_of_a_detr_is_in_the_graph(tmp_path):
     graph = traced(tmp_path, DETR, 64)
     assert {'backbone.layer1.0.conv1', 'backbone.layer4.0.conv2'} <= graph.groups.keys()
@@ -261,8 +302,8 @@ def test_detectors_with_layers_for_training_are_pruned(tmp_path, text):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'text, least_groups',
-    [(RETINANET, 18), (FASTER_RCNN, 14), (RTMDET, 20), (YOLOX, 20)],
-    ids=['RetinaNet', 'Faster R-CNN', 'RTMDet', 'YOLOX'],
+    [(RETINANET, 18), (FIXED_NORMS, 18), (FASTER_RCNN, 14), (RTMDET, 20), (YOLOX, 20)],
+    ids=['RetinaNet', 'fixed norms', 'Faster R-CNN', 'RTMDet', 'YOLOX'],
 )
 def test_one_line_halves_a_detector(tmp_path, text, least_groups):
     """With neck and head: without norm layers, with any activation."""

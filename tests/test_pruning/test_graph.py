@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmpsbn.pruning import trace_channel_graph
-from mmpsbn.pruning.graph import trace_held_groups
+from mmpsbn.pruning.graph import by_reason, trace_held_groups
 
 
 def layers(members):
@@ -190,6 +190,11 @@ def test_left_whole_with_the_reason(build_model, name, reason):
     assert (name in graph.groups) == (reason is None)
     if reason:
         assert reason in graph.skipped[name]
+
+
+def test_a_reason_is_said_once_for_all_its_layers():
+    skipped = {'a': 'attention', 'b': 'out of sight', 'c': 'attention'}
+    assert by_reason(skipped) == 'a, c (attention); b (out of sight)'
 
 
 def test_option_a_leaves_the_inner_channels_prunable():

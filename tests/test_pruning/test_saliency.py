@@ -237,6 +237,7 @@ def test_a_step_with_a_gradient_that_is_no_number_counts_for_nothing():
 def test_a_group_with_a_frozen_gate_is_kept():
     model, batch = build('residual')
     graph = trace(model, batch)
+    model.train()
     first, *others = graph.groups
     frozen = graph.norm_of[graph.groups[first].writers[0].layer][0]
     model.get_submodule(frozen).requires_grad_(False)
@@ -245,6 +246,27 @@ def test_a_group_with_a_frozen_gate_is_kept():
     saliency.add()
     scores = saliency.scores()
     assert scores[first].isinf().all() and all(scores[name].isfinite().all() for name in others)
+
+
+@pytest.mark.parametrize('affine', [True, False])
+def test_in_front_of_a_fixed_norm_the_gate_is_on_the_filters(affine):
+    """Against the derivative by a factor on what the norm layer gets."""
+    model, batch = build('chain')
+    graph = trace(model, batch)
+    model.eval()
+    first = next(iter(graph.groups))
+    (member,) = graph.groups[first].writers
+    (name,) = graph.norm_of[member.layer]
+    norm = model.get_submodule(name).requires_grad_(False)
+    if not affine:
+        norm.weight = norm.bias = None
+    saliency = GateSaliency(model, graph.groups, graph.norm_of)
+    gate = torch.ones(member.size, dtype=torch.float64, requires_grad=True)
+    norm.register_forward_pre_hook(lambda norm, args: args[0] * gate.view(-1, 1, 1))
+    loss_of(model(batch)).backward()
+    saliency.add()
+    assert not saliency.unknown
+    torch.testing.assert_close(saliency.scores()[first], gate.grad.square(), rtol=1e-9, atol=0)
 
 
 def test_sums_are_kept_by_group_and_not_shared_with_the_scores():

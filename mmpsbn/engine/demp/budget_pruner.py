@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...functional.schedules import steps_of
 from ...pruning import VerificationError
+from ...pruning.graph import by_reason
 from ...pruning.prune import Removal, prune_channels
 from ...pruning.reconstruction import InputMoments
 from ...upstream import accumulative_counts, load_from, resumes
@@ -147,15 +148,15 @@ class BudgetPruner(OnlinePruner):
 
     def _whole(self, groups: Container[str]) -> str:
         """What else there is, and why it stays."""
-        reasons = [self.graph.left_whole] if self.graph.skipped else []
+        reasons = dict(self.graph.skipped)
         for name in self.graph.groups:
             if name in self._coverage.held:
-                reasons.append(f'{name} (the losses hold it, or what reads it does not train)')
+                reasons[name] = 'the losses hold it, or what reads it does not train'
             elif name in self._refused:
-                reasons.append(f'{name} (its removal was undone)')
+                reasons[name] = 'its removal was undone'
             elif name not in groups:
-                reasons.append(f'{name} (its norm layer has requires_grad=False, or no scale)')
-        return '; '.join(reasons)
+                reasons[name] = 'frozen, or normalised by the batch without a scale that trains'
+        return by_reason(reasons)
 
     def next_event(self, runner) -> int | None:
         event = self._schedule.next_event(runner.iter)
