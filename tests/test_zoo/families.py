@@ -95,12 +95,17 @@ def config_of(family: str) -> Path:
     return min((p for p in paths if not p.name.startswith('_')), key=weight)
 
 
-def build_model(config: Path, seed: int) -> nn.Module:
-    """The model of a config with random weights, float64, in eval mode; nothing is downloaded."""
+def model_cfg_of(config: Path) -> dict:
+    """Of what is trained to detect or classify; nothing is downloaded."""
     package = next(name for name, root in ROOTS.items() if root in config.parents)
     _REGISTER[package]()
+    return _trained_part(_offline(Config.fromfile(config, lazy_import=False).model))
+
+
+def build_model(config: Path, seed: int) -> nn.Module:
+    """The model of a config with random weights, float64, in eval mode."""
     torch.manual_seed(seed)
-    model = MODELS.build(_trained_part(_offline(Config.fromfile(config, lazy_import=False).model)))
+    model = MODELS.build(model_cfg_of(config))
     model.init_weights()
     model = revert_sync_batchnorm(model).double().eval()
     _randomize_constants_(model)
