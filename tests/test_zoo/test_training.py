@@ -30,8 +30,8 @@ ITERATIONS = 16  # ten steps tell what the loss misses; none but the last is pru
 SIDES = (128, 320)  # of the pictures: small ones first; 300 are in the name of an SSD
 
 
-def picture(side: int) -> dict:
-    """Three boxes with masks on noise."""
+def picture(side: int, with_masks: bool) -> dict:
+    """Three boxes on noise."""
     meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (side, side))
     sample = DetDataSample(metainfo=dict(meta, img_id=0, scale_factor=(1.0, 1.0)))
     corner = torch.randint(0, side // 2, (3, 2))
@@ -42,8 +42,9 @@ def picture(side: int) -> dict:
     sample.gt_instances = InstanceData(
         bboxes=HorizontalBoxes(boxes.float()),
         labels=torch.tensor([0, 1, 2]),
-        masks=BitmapMasks(masks.numpy(), side, side),
     )
+    if with_masks:
+        sample.gt_instances.masks = BitmapMasks(masks.numpy(), side, side)
     sample.ignored_instances = InstanceData(
         bboxes=HorizontalBoxes(torch.zeros(0, 4)), labels=torch.zeros(0, dtype=torch.int64)
     )
@@ -65,7 +66,7 @@ def train(cfg: dict, side: int, work_dir: str) -> Runner:
         ),
         train_dataloader=dict(
             batch_size=2,
-            dataset=[picture(side) for _ in range(2)],
+            dataset=[picture(side, with_masks='mask' in str(cfg)) for _ in range(2)],
             collate_fn=dict(type='pseudo_collate'),
             sampler=dict(type='InfiniteSampler', shuffle=False),
         ),
