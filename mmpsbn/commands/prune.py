@@ -223,10 +223,10 @@ def _look(
     moments = InputMoments(model, graph.groups if options.reconstruct else {})
     with closing(moments):
         if criterion == 'fisher':
-            saliency = GateSaliency(model, graph.groups, graph.norm_of)
-            for loss in _losses(model, loader, options.num_samples):
-                loss.backward()
-                saliency.add()
+            with closing(GateSaliency(model, graph.groups, graph.norm_of)) as saliency:
+                for loss in _losses(model, loader, options.num_samples):
+                    loss.backward()
+                    saliency.add()
             return fisher_scores(_scores_of(saliency, model)), moments
         if options.reconstruct:
             try:

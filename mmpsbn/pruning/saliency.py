@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import NORM_LAYERS, alpha_of
+from ..upstream import NormBase
 from .forward import is_conv_or_linear
 from .graph import ChannelGroup
 
@@ -17,19 +18,19 @@ class Gates:
 
     They multiply the output of a layer through the parameters that make that output: gamma and b of
     a norm layer, of a convolution without one its filters and biases. A channel that several layers
-    write, or that goes through a depthwise convolution, has one gate in all of them. In front of a
-    norm layer that is fixed (``norm_eval`` and ``requires_grad=False``, as in mmdet's configs of
-    Caffe) it is on what that layer gets, so that the constant which it adds counts for nothing.
+    write, or that goes through a depthwise convolution, has one gate in all of them. A batch or
+    group norm without a scale that trains (``requires_grad=False``, as in mmdet's configs of Caffe)
+    gets a factor of 1 on its output, until :meth:`close`. Its derivative is of a rank's own batch,
+    neither clipped nor unscaled.
 
     Attributes:
         number: of gates: one for each channel of each group.
-        unknown: groups of which nothing can be known: a gate of theirs is frozen, or a layer that
-            normalises them by their batch has no scale.
+        unknown: groups of which nothing can be known, since what makes their channels is frozen.
 
     Args:
         groups: of the model's graph.
-        norm_of: of the model's graph. The filters of a layer that is normalised by the batch have
-            no gate of their own, since their scale has no effect.
+        norm_of: of the model's graph. The filters of a normalised layer have no gate of their own,
+            since their scale has no effect.
     """
 
     def __init__(
@@ -46,25 +47,31 @@ class Gates:
         source, target = [], []
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self._trainable = [p for p in dict.fromkeys(parameters.values()) if p.requires_grad]
+        some = next(iter(parameters.values()))
         self._length = start = 0
+        factors: dict[str, Tensor] = {}  # of norm layers that have no scale which trains
         for name, group in groups.items():
             through = {member.layer for member in group.channelwise}
-            members = (*group.writers, *group.channelwise)
-            norms = {m.layer: norm_of.get(m.layer, ()) for m in members}
-            norms = {layer: of for layer, of in norms.items() if of and through.issuperset(of)}
-            linear = [la for la, of in norms.items() if all(_is_fixed(model, n) for n in of)]
-            # in these the scale of the filters counts, and in the rest that of their norm
-            without = norms.keys() - linear | {norm for layer in linear for norm in norms[layer]}
             gates = len(source)
-            for member in members:
-                if member.layer in without or not _scales(model, member.layer):
-                    continue
-                for tensor, dim in member.slices:
-                    parameter = parameters.get(f'{member.layer}.{tensor}'.lstrip('.'))
-                    if parameter is None:  # a buffer
-                        continue
-                    if not parameter.requires_grad:
+            for member in (*group.writers, *group.channelwise):
+                own = [f'{member.layer}.{tensor}'.lstrip('.') for tensor, _ in member.slices]
+                slices = [(parameters.get(n), dim) for n, (_, dim) in zip(own, member.slices)]
+                slices = [(p, dim) for p, dim in slices if p is not None]  # or a buffer
+                frozen = not all(p.requires_grad for p, _ in slices)
+                norms = norm_of.get(member.layer, ())
+                if norms and through.issuperset(norms):
+                    if frozen and all(_is_fixed(model, norm) for norm in norms):
                         self.unknown.add(name)
+                    continue
+                if not _scales(model, member.layer):
+                    continue
+                if _is_fixed(model, member.layer):
+                    if member.layer not in factors:
+                        factors[member.layer] = some.new_ones(member.size, requires_grad=True)
+                    slices = [(factors[member.layer], 0)]
+                elif frozen:
+                    self.unknown.add(name)
+                for parameter, dim in slices:
                     if (parameter, dim) not in self._summed:
                         self._summed[parameter, dim] = self._length
                         self._length += parameter.shape[dim]
@@ -74,11 +81,28 @@ class Gates:
             if len(source) == gates:
                 self.unknown.add(name)
             start += group.channels
-        some = next(iter(parameters.values()))
+        known = {m.layer for n, g in groups.items() if n not in self.unknown for m in g.channelwise}
+        self._factors = [factor for layer, factor in factors.items() if layer in known]
+        self._trainable += self._factors
+        self._hooks = [
+            model.get_submodule(layer).register_forward_hook(_times(factor))
+            for layer, factor in factors.items()
+            if layer in known
+        ]
         self._source = torch.tensor(source, dtype=torch.int64, device=some.device)
         self._target = torch.tensor(target, dtype=torch.int64, device=some.device)
         self._like = some.new_empty(0, dtype=torch.promote_types(some.dtype, torch.float32))
         self.number = start
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def forget(self) -> None:
+        """The gradients that no optimizer sets to 0."""
+        for factor in self._factors:
+            factor.grad = None
 
     def zeros(self) -> Tensor:
         """Shape (number,)."""
@@ -180,10 +204,18 @@ def _scales(model: nn.Module, layer: str) -> bool:
 
 
 def _is_fixed(model: nn.Module, layer: str) -> bool:
-    """Whether a norm layer multiplies and adds what no training changes."""
+    """Whether it is a norm layer of (N, C, ...) that has no parameter which trains."""
     norm = model.get_submodule(layer)
-    by_batch = norm.training or getattr(norm, 'running_mean', None) is None
-    return not by_batch and not any(p.requires_grad for p in norm.parameters())
+    return isinstance(norm, (NormBase, nn.GroupNorm)) and not any(
+        p.requires_grad for p in norm.parameters()
+    )
+
+
+def _times(factor: Tensor) -> Callable:
+    def multiply(norm, args, output):
+        return output * factor.to(output.dtype).view(-1, *[1] * (output.dim() - 2))
+
+    return multiply
 
 
 class GateSaliency:
@@ -242,6 +274,11 @@ class GateSaliency:
         self._sum += gates.square().where(finite, 0)
         self.steps += finite
         self.seen += 1
+        self._gates.forget()
+
+    def close(self) -> None:
+        """Leave the model as it was; the sums stay."""
+        self._gates.close()
 
     def scores(self) -> dict[str, Tensor]:
         """See :meth:`Gates.scores`."""
@@ -277,9 +314,12 @@ def gate_scores(
     of_batch = {'snap': gates.slope, 'cropit': gates.flow}[score]
     total = gates.zeros()
     left_out = torch.zeros((), dtype=torch.int64, device=total.device)
-    for loss in losses:
-        found = of_batch(loss)
-        finite = found.isfinite().all()
-        total += found.where(finite, 0)
-        left_out += ~finite
+    try:
+        for loss in losses:
+            found = of_batch(loss)
+            finite = found.isfinite().all()
+            total += found.where(finite, 0)
+            left_out += ~finite
+    finally:
+        gates.close()
     return gates.scores(join(total).abs()), int(join(left_out))

@@ -239,8 +239,8 @@ def test_a_group_with_a_frozen_gate_is_kept():
     graph = trace(model, batch)
     model.train()
     first, *others = graph.groups
-    frozen = graph.norm_of[graph.groups[first].writers[0].layer][0]
-    model.get_submodule(frozen).requires_grad_(False)
+    for member in (*graph.groups[first].writers, *graph.groups[first].channelwise):
+        model.get_submodule(member.layer).requires_grad_(False)
     saliency = GateSaliency(model, graph.groups, graph.norm_of)
     loss_of(model(batch)).backward()
     saliency.add()
@@ -248,25 +248,59 @@ def test_a_group_with_a_frozen_gate_is_kept():
     assert scores[first].isinf().all() and all(scores[name].isfinite().all() for name in others)
 
 
-@pytest.mark.parametrize('affine', [True, False])
-def test_in_front_of_a_fixed_norm_the_gate_is_on_the_filters(affine):
-    """Against the derivative by a factor on what the norm layer gets."""
+@pytest.mark.parametrize('fixed', ['frozen', 'no scale', 'frozen, by the batch'])
+def test_of_a_norm_that_does_not_train_the_output_has_the_gate(fixed):
+    """Like one whose scale and shift train: what they add, a constant too, counts in both."""
+    model, batch = build('chain')
+    graph = trace(model, batch)
+    first, *others = graph.groups
+    (norm,) = graph.norm_of[graph.groups[first].writers[0].layer]
+    norm = model.get_submodule(norm)
+    if fixed == 'no scale':
+        norm.weight.data.fill_(1)
+        norm.bias.data.fill_(0)
+    model.train(fixed == 'frozen, by the batch')
+    expected = squares_with_gates(model, graph, batch)
+    plain = [(p, p.grad) for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    if fixed == 'no scale':
+        norm.weight = norm.bias = None
+    norm.requires_grad_(False)
+    saliency = GateSaliency(model, graph.groups, graph.norm_of)
+    for _ in range(2):
+        model.zero_grad()
+        loss_of(model(batch)).backward()
+        saliency.add()
+    assert not saliency.unknown and saliency.steps == 2
+    for name, score in saliency.scores().items():
+        torch.testing.assert_close(score, 2 * expected[name], rtol=1e-9, atol=1e-9)
+    # and nothing else changes: other gradients, and the model when the watch is over
+    for parameter, gradient in plain:
+        if parameter.requires_grad and any(parameter is p for p in model.parameters()):
+            assert torch.equal(parameter.grad, gradient)
+    assert norm._forward_hooks
+    saliency.close()
+    assert not norm._forward_hooks
+
+
+@pytest.mark.parametrize(
+    'score, reference', [('snap', snap_with_gates), ('cropit', cropit_with_gates)]
+)
+def test_passes_of_their_own_see_the_gate_of_a_frozen_norm(score, reference):
     model, batch = build('chain')
     graph = trace(model, batch)
     model.eval()
-    first = next(iter(graph.groups))
-    (member,) = graph.groups[first].writers
-    (name,) = graph.norm_of[member.layer]
-    norm = model.get_submodule(name).requires_grad_(False)
-    if not affine:
-        norm.weight = norm.bias = None
-    saliency = GateSaliency(model, graph.groups, graph.norm_of)
-    gate = torch.ones(member.size, dtype=torch.float64, requires_grad=True)
-    norm.register_forward_pre_hook(lambda norm, args: args[0] * gate.view(-1, 1, 1))
-    loss_of(model(batch)).backward()
-    saliency.add()
-    assert not saliency.unknown
-    torch.testing.assert_close(saliency.scores()[first], gate.grad.square(), rtol=1e-9, atol=0)
+    expected = reference(model, graph, batch)
+    for norms in graph.norm_of.values():
+        for norm in norms:
+            model.get_submodule(norm).requires_grad_(False)
+    losses = (loss_of(model(k * batch)) for k in (1,))
+    scores, _ = gate_scores(
+        model, graph.groups, graph.norm_of, losses, score=score, join=lambda x: x
+    )
+    for name, values in scores.items():
+        torch.testing.assert_close(values, expected[name].abs(), rtol=1e-8, atol=1e-10)
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_sums_are_kept_by_group_and_not_shared_with_the_scores():

@@ -155,7 +155,7 @@ class BudgetPruner(OnlinePruner):
             elif name in self._refused:
                 reasons[name] = 'its removal was undone'
             elif name not in groups:
-                reasons[name] = 'frozen, or normalised by the batch without a scale that trains'
+                reasons[name] = 'frozen, or in a layer norm without a scale that trains'
         return by_reason(reasons)
 
     def next_event(self, runner) -> int | None:

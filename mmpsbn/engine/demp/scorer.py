@@ -51,8 +51,9 @@ class ChannelScorer:
         """Those groups of which something can be told."""
         if not groups or not (self._by_gradients or self.takes_passes):
             return dict(groups)
-        unknown = GateSaliency(model, groups, graph.norm_of).unknown
-        return {name: group for name, group in groups.items() if name not in unknown}
+        saliency = GateSaliency(model, groups, graph.norm_of)
+        saliency.close()
+        return {name: group for name, group in groups.items() if name not in saliency.unknown}
 
     def try_once(
         self, runner, model: nn.Module, graph: ChannelGraph, groups: Mapping[str, ChannelGroup]
@@ -77,6 +78,8 @@ class ChannelScorer:
             self._saliency.add(shifted=shifted)
 
     def close(self) -> None:
+        if self._saliency is not None:
+            self._saliency.close()
         self._saliency = None
 
     def scores(
@@ -93,7 +96,8 @@ class ChannelScorer:
         Args:
             draw: number of those at this iteration, where it takes passes.
         """
-        saliency, self._saliency = self._saliency, None
+        saliency = self._saliency
+        self.close()
         if self.takes_passes:
             scores = scores_of_passes(runner, model, graph, groups, self._score, draw)
             found = 0, scores
