@@ -15,9 +15,6 @@ WHEEL = 'onedl_mmcv-2.3.6-cp{0}{1}-cp{0}{1}-linux_{2}.whl'.format(
     *sys.version_info[:2], os.uname().machine
 )
 
-# The compiled part of an mmcv without GPU operations.
-EXTENSION = 'def nms(boxes, scores, iou_threshold, offset): pass'
-
 # A pip that writes down what it was asked, fails where FAKE_PIP says so, and leaves importable
 # stubs with dist-info folders.
 FAKE_PIP = """
@@ -55,7 +52,7 @@ if args[0] == 'wheel':
         Path(os.environ['PIP_LOG']).with_suffix('.cuda_home').write_text(built_with)
         copy = Path(os.environ['PIP_LOG']).with_suffix('.toolkit')
         shutil.copytree(built_with, copy, dirs_exist_ok=True)
-    text = os.environ['FAKE_EXT']
+    text = os.environ.get('FAKE_EXT', '')
     (Path(args[args.index('--wheel-dir') + 1]) / os.environ['WHEEL']).write_text(text)
 elif '--target' in args:
     fake_nvcc(Path(args[args.index('--target') + 1]) / 'nvidia/cu13')
@@ -72,10 +69,8 @@ elif args[0] == 'install':
         files = {'__init__.py': '', 'apis.py': '', 'coco.py': ''}
         if name == 'torch':
             files['__init__.py'] = (
-                "import os\\nfrom types import SimpleNamespace\\n__version__ = '2.11.0'\\n"
+                "from types import SimpleNamespace\\n__version__ = '2.11.0'\\n"
                 f"version = SimpleNamespace(cuda={os.environ.get('FAKE_CUDA')!r})\\n"
-                "cuda = SimpleNamespace(is_available=lambda: 'FAKE_GPUS' in os.environ)\\n"
-                "def zeros(*shape, device): return device\\n"
             )
             files['utils/cpp_extension.py'] = (
                 "import os\\n"
@@ -125,7 +120,7 @@ class Clone:
             exec "{sys.executable}" "$@"
         '''
         script(self.bin / 'python3', make_env)
-        (self.wheels / WHEEL).write_text(EXTENSION)
+        (self.wheels / WHEEL).touch()
         self.stamp = self.env / 'mmpsbn-setup.stamp'
 
     def command(self, *args, **env):
@@ -135,7 +130,6 @@ class Clone:
             PATH=f'{self.bin}:{os.environ["PATH"]}',
             PIP_LOG=self.log,
             WHEEL=WHEEL,
-            FAKE_EXT=EXTENSION,
             XDG_CACHE_HOME=self.cache,
             TMPDIR=self.root.parent,
             MMPSBN_WHEELHOUSE=self.wheels,

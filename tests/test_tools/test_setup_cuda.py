@@ -10,15 +10,42 @@ import pytest
 from pretended_pip import ROOT, WHEEL, Clone, refused, script
 
 PIN = 'onedl-mmcv==2.3.6'
+# What nvcc 13.0 wrote for a kernel, sm_80, sm_90 and PTX of compute_90: all but the code itself,
+# as (header, bytes of code).
+FAT_BINARY = [
+    ('50ed55ba01001000783c000000000000', 0),
+    (
+        '0200010140000000201b00000000000000000000000000000800010050000000'
+        '0000000000000000110000000000000000000000000000000000000000000000',
+        6944,
+    ),
+    (
+        '0200010140000000f01d0000000000000000000000000000080001005a000000'
+        '0000000000000000110000000000000000000000000000000000000000000000',
+        7664,
+    ),
+    (
+        '010001015000000098020000000000009102000040000000000009005a000000'
+        '000000000000000011800000000000000000000000000000080d000000000000'
+        '48000000000000000000000000000000',
+        664,
+    ),
+]
 
 
-def extension(runs=True):
-    """The source of a compiled part of mmcv with GPU operations, which run here or not."""
-    return (
-        "def get_compiling_cuda_version(): return '13.0'\n"
-        'def nms(boxes, scores, iou_threshold, offset):\n'
-        f"    assert boxes == 'cpu' or {runs}, 'no kernel image'\n"
-    )
+def fat_binary(*entries):
+    """The fat binary of nvcc with these entries only."""
+    parts = [bytes.fromhex(FAT_BINARY[i][0]) + bytes(FAT_BINARY[i][1]) for i in entries]
+    size = sum(map(len, parts)).to_bytes(8, 'little')
+    return bytes.fromhex(FAT_BINARY[0][0])[:8] + size + b''.join(parts)
+
+
+SM_80, SM_90, PTX_90 = (fat_binary(i) for i in (1, 2, 3))
+
+
+def extension(code):
+    """The source of a compiled part of mmcv with GPU code (its .pyc has the bytes themselves)."""
+    return f"CODE = {code!r}\ndef get_compiling_cuda_version(): return '13.0'\n"
 
 
 @pytest.fixture
@@ -27,6 +54,34 @@ def check_env():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_architectures_are_read_from_the_library(check_env):
+    as_compiled = fat_binary(1, 2, 3)
+    assert as_compiled[:16].hex() == FAT_BINARY[0][0]  # so the sizes above are right
+    code = {('sm', 80), ('sm', 90), ('compute', 90)}
+    assert check_env.gpu_code(b'ELF.' + as_compiled + b'.end') == code
+    assert check_env.gpu_code(SM_80 + bytes(24) + PTX_90) == {('sm', 80), ('compute', 90)}
+    assert check_env.gpu_code(b'no GPU code') == set()
+
+
+@pytest.mark.parametrize(
+    'code, target, answer',
+    [
+        (('sm', 80), 'sm_80', True),
+        (('sm', 80), 'sm_86', True),  # later, of the same generation
+        (('sm', 86), 'sm_80', False),
+        (('sm', 80), 'sm_90', False),
+        (('compute', 80), 'sm_90', True),  # the driver compiles it
+        (('compute', 90), 'sm_80', False),
+        (('sm', 90), 'compute_90', False),  # later GPUs want PTX
+        (('compute', 80), 'compute_90', True),
+        (('sm', 90), 'sm_90a', True),
+        (('sm', 100), 'sm_90', False),
+    ],
+)
+def test_what_runs_on_which_gpu(check_env, code, target, answer):
+    assert check_env.serves({code}, target) is answer
 
 
 @pytest.mark.parametrize(
@@ -48,7 +103,7 @@ class GpuClone(Clone):
             CUDA_HOME='/nonexistent',
             CXX='true',
             FAKE_CUDA='13.0',
-            FAKE_EXT=extension(),
+            FAKE_EXT=extension(SM_90),
             TORCH_CUDA_ARCH_LIST='9.0',
         )
         return super().setup(*args, **gpu | env)
@@ -138,14 +193,22 @@ def test_refused_before_a_compile(gpu_clone):
 
 
 @pytest.mark.slow
-def test_wheel_without_code_for_the_gpu_is_passed_over(gpu_clone):
-    (gpu_clone.wheels / WHEEL).write_text(extension(runs=False))
+def test_wheel_of_other_gpus_is_passed_over(gpu_clone):
+    (gpu_clone.wheels / WHEEL).write_text(extension(SM_90))
     machine = dict(TORCH_CUDA_ARCH_LIST='', FAKE_GPUS='8.6', MMPSBN_WHEELHOUSE=gpu_clone.wheels)
-    assert refused(gpu_clone.setup(**machine, FAKE_EXT=extension(runs=False)), 'installing it fail')
-    run = gpu_clone.setup(**machine)
+    run = gpu_clone.setup(**machine, FAKE_EXT=extension(SM_80))
     assert run.returncode == 0, run.stdout + run.stderr
-    assert 'lacks cuda operations for this machine, so it is passed over' in run.stdout
+    assert 'lacks cuda operations for sm_86, so it is passed over' in run.stdout
     assert gpu_clone.wheels_kept('sm_86') == 1
-    run = gpu_clone.setup(TORCH_CUDA_ARCH_LIST='8.0')  # other architectures are asked for
-    assert run.returncode == 0, run.stderr
+    run = gpu_clone.setup(TORCH_CUDA_ARCH_LIST='8.0', FAKE_EXT=extension(SM_80))
+    assert run.returncode == 0, run.stderr  # other architectures are asked for: not ready
     assert any(call.startswith('wheel') for call in gpu_clone.pip_calls())
+    (gpu_clone.wheels / WHEEL).write_text(extension(PTX_90))
+    run = gpu_clone.setup(TORCH_CUDA_ARCH_LIST='10.0', MMPSBN_WHEELHOUSE=gpu_clone.wheels)
+    assert run.returncode == 0 and 'passed over' not in run.stdout
+
+
+@pytest.mark.slow
+def test_built_wheel_without_code_for_the_gpu_is_an_error(gpu_clone):
+    run = gpu_clone.setup(FAKE_EXT=extension(b''))
+    assert refused(run, 'installing it failed')

@@ -61,6 +61,7 @@ def test_half_installed_package_is_never_trusted(ready):
     [
         ('[Errno 28] No space left@torch==', 'the disk was full while installing torch==2.11.0'),
         ('Name or service not known@torch==', 'no package index could be reached while installing'),
+        ('Connection refused@torch==', 'no package index could be reached while installing torch'),
         (
             'else@-r ',
             'installing the rest of requirements/default.txt failed; run this again after',

@@ -6,14 +6,15 @@ foreign S  the distributions of the other stack than S, which have the same impo
 torch      version, CUDA version or 'none', and this Python's wheel tag
 targets    what CUDA extensions are compiled for here: sm_90 is machine code, compute_90 PTX
 cuda_files V the folder of the CUDA V headers and libraries that torch brings
-mmcv OPS   exit code 0 when mmcv's compiled part loads with this torch, has OPS, cpu or cuda, and
-           runs, on the GPU where there is one
+mmcv OPS TARGETS...  exit code 0 when mmcv's compiled part loads with this torch, has OPS, cpu or
+           cuda, and runs on the TARGETS
 imports    exit code 0 when all that the project imports can be imported
 """
 
 import importlib.metadata
 import importlib.util
 import re
+import struct
 import sys
 import sysconfig
 from importlib.metadata import distribution, distributions
@@ -22,6 +23,7 @@ STACKS = dict(
     default='onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmpretrain'.split(),
     openmmlab='mmengine mmengine-lite mmcv mmcv-full mmcv-lite mmdet mmpretrain'.split(),
 )
+CODE_KINDS = {1: 'compute', 2: 'sm'}
 MODULES = 'torch torchvision mmengine mmcv.ops mmdet.apis mmpretrain pycocotools.coco'.split()
 
 
@@ -67,8 +69,8 @@ def cuda_files(major):
     print(distribution('nvidia-cuda-runtime').locate_file(f'nvidia/cu{major}'))
 
 
-def mmcv(ops):
-    import torch  # first: its libraries must be there before the extension is loaded
+def mmcv(ops, *targets):
+    import torch  # noqa: F401  (its libraries must be there before the extension is loaded)
 
     for name in ('onedl-mmcv', 'mmcv'):
         try:
@@ -81,11 +83,45 @@ def mmcv(ops):
         spec.loader.exec_module(module)
         if ops == 'cuda' and module.get_compiling_cuda_version() == 'not available':
             raise SystemExit('mmcv was built without CUDA operations')
-        device = 'cuda' if ops == 'cuda' and torch.cuda.is_available() else 'cpu'
-        boxes, scores = torch.zeros(1, 4, device=device), torch.zeros(1, device=device)
-        module.nms(boxes, scores, iou_threshold=0.5, offset=0)  # needs code for this very GPU
+        code = gpu_code(extension.read_bytes())
+        missing = [target for target in targets if not serves(code, target)]
+        if missing:
+            raise SystemExit(f'mmcv was built for {sorted(code)}, not for {missing}')
         return
     raise SystemExit('mmcv is not installed')
+
+
+def gpu_code(library):
+    """The architectures that a library has GPU code for, as {('sm', 90), ('compute', 90)}.
+
+    nvcc puts the code into fat binaries: a header (magic number, version, size of the header, size
+    of what follows) and entries that begin with their kind (1 is PTX, 2 machine code), version,
+    size of the header and of the rest, and have the architecture at byte 28.
+    """
+    magic, code = struct.pack('<IHH', 0xBA55ED50, 1, 16), set()
+    start = library.find(magic)
+    while start >= 0:
+        entry, end = start + 16, start + 16 + struct.unpack_from('<Q', library, start + 8)[0]
+        while entry < end:
+            kind, _, header, size = struct.unpack_from('<HHIQ', library, entry)
+            architecture = struct.unpack_from('<I', library, entry + 28)[0]
+            if kind in CODE_KINDS:
+                code.add((CODE_KINDS[kind], architecture))
+            entry += header + size
+        start = library.find(magic, end)
+    return code
+
+
+def serves(code, target):
+    """Whether code does for a target: machine code for its own architecture, or for later ones of
+    the same generation (sm_80 on sm_86), PTX for all later ones, and for a target that is PTX (for
+    GPUs to come) PTX alone."""
+    wanted = int(re.sub(r'\D', '', target))
+    return any(
+        architecture <= wanted
+        and (kind == 'compute' or target.startswith('sm') and architecture // 10 == wanted // 10)
+        for kind, architecture in code
+    )
 
 
 def imports():

@@ -191,12 +191,11 @@ build_mmcv() {  # build_mmcv OPS CACHE_DIR: into the cache, in one move
         mkdir -p "$2" && mv -f "$BUILD_DIR"/*.whl "$2/"
 }
 
-install_wheel() {  # install_wheel WHEEL OPS: and try it, on the GPU where there is one, hidden or not
-    pip_install --no-cache-dir --no-index --no-deps --force-reinstall "$1" &&
-        env -u CUDA_VISIBLE_DEVICES "$ENV_PYTHON" "$TOOLS/setup/check_env.py" mmcv "$2"
+install_wheel() {  # install_wheel WHEEL OPS TARGETS...
+    pip_install --no-cache-dir --no-index --no-deps --force-reinstall "$1" && "$ENV_PYTHON" "$TOOLS/setup/check_env.py" mmcv "${@:2}"
 }
 
-install_mmcv() {  # reuse the first wheel that runs with this torch, on this machine's GPU, else build one
+install_mmcv() {  # reuse the first wheel that loads with this torch and serves the GPUs, else build one
     local ops=$1 torch cuda tag found targets=() cache_dir wheel build='5 to 10 minutes on 2 cores'
     read -r torch cuda tag < <("$ENV_PYTHON" "$TOOLS/setup/check_env.py" torch) || die "torch was installed but does not import in $ENV_DIR; remove that folder and run this again"
     if [[ $ops == cuda ]]; then
@@ -206,8 +205,8 @@ install_mmcv() {  # reuse the first wheel that runs with this torch, on this mac
     cache_dir=$CACHE/wheels/$tag-torch$torch-cuda$cuda-$ops$(printf '%s' "${targets[@]/#/-}")-$(uname -m)-$MMCV_PIN
     while read -r wheel; do
         say "* installing mmcv from $wheel (a few seconds)"
-        if install_wheel "$wheel" "$ops" >"$LOG" 2>&1 </dev/null; then return; fi
-        say "  it does not run with this torch or lacks $ops operations for this machine, so it is passed over"
+        if install_wheel "$wheel" "$ops" "${targets[@]}" >"$LOG" 2>&1 </dev/null; then return; fi
+        say "  it does not fit this torch or lacks $ops operations${targets[*]:+ for ${targets[*]}}, so it is passed over"
     done < <(mmcv_wheels "$tag" "$cache_dir")
     need_compiler
     if ! mkdir -p "$CACHE/wheels" || ! BUILD_DIR=$(mktemp -d "$CACHE/wheels/.build.XXXXXX"); then
@@ -218,5 +217,5 @@ install_mmcv() {  # reuse the first wheel that runs with this torch, on this mac
         build='much longer with its GPU operations'
     fi
     step "building $MMCV_PIN for torch $torch${targets[*]:+ and ${targets[*]}}, once for all clones" "$build" build_mmcv "$ops" "$cache_dir"
-    step "installing it" "a few seconds" install_wheel "$cache_dir"/*.whl "$ops"
+    step "installing it" "a few seconds" install_wheel "$cache_dir"/*.whl "$ops" "${targets[@]}"
 }
