@@ -21,8 +21,8 @@ def parse_args():
         if getattr(args, name) < least:
             option = name.replace('_', '-')
             parser.error(f'--{option} must be >= {least}, got {getattr(args, name)}')
-    if not args.weight_decay > 0:
-        parser.error(f'--weight-decay must be > 0, got {args.weight_decay}')
+    if not 0 < args.weight_decay < 1:
+        parser.error(f'--weight-decay must be in (0, 1), got {args.weight_decay}')
     return args
 
 

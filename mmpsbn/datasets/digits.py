@@ -97,7 +97,11 @@ def write_digits_dataset(out_dir, *, num_train, num_val, image_size, seed):
         for split, num_images in (('train', num_train), ('val', num_val)):
             _write_split(building, split, num_images, tuple(settings['image_size']), seed)
         (building / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + '\n')
-        os.replace(building, out_dir)  # also over an empty folder
+        try:
+            os.replace(building, out_dir)  # also over an empty folder
+        except OSError:
+            if not _is_reusable(out_dir, settings):  # or another process was faster
+                raise
     return out_dir
 
 

@@ -42,12 +42,18 @@ def check_onnx_installed() -> None:
 
 def check_one_stage(model: nn.Module) -> None:
     """Raises ValueError for a model with a second stage: ``forward_tensors`` gives it fixed
-    boxes, which a file would hold for one batch size; boxes of its own come out of NMS."""
+    boxes, which a file would hold for one batch size; boxes of its own come out of NMS. So do the
+    objects whose masks one stage makes."""
     if getattr(model, 'with_roi_head', False):
         raise ValueError(
             f'{type(model).__name__} cannot be written as ONNX, which holds raw outputs alone: '
             f'its second stage ({type(model.roi_head).__name__}) reads regions that its first '
             'stage chooses while it runs'
+        )
+    if hasattr(model, 'with_mask') and hasattr(model, 'mask_head') and model.with_bbox:
+        raise ValueError(
+            f'{type(model).__name__} cannot be written as ONNX, which holds raw outputs alone: '
+            f'its masks ({type(model.mask_head).__name__}) are of objects that come out of NMS'
         )
 
 

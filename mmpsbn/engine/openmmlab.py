@@ -50,7 +50,7 @@ def forward_tensors(model: nn.Module, inputs: Tensor) -> Any:
     detector gets fixed boxes, and masks that are made for single objects are left out. What such
     a part reads, or one that has queries in place of boxes, is an output itself.
     """
-    if getattr(model, 'mask_head', None) is not None:  # of one stage
+    if hasattr(model, 'mask_head') and hasattr(model, 'with_mask'):  # mmdet's, of one stage
         x = model.extract_feat(inputs)
         return (x, model.bbox_head(x)) if model.with_bbox else _before_nms(model.mask_head, x)
     if getattr(model, 'with_roi_head', False) and model.with_rpn:

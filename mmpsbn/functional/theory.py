@@ -12,44 +12,28 @@ from torch import Tensor
 def theorem_one_k(u: Tensor) -> Tensor:
     """K(u) = (u^4 - 2) phi(u)^2 + (u - u^3) phi(u) Phi(u), psBN paper equation 5.
 
-    u = beta / |gamma|, any shape. What one noisy SGD step does to the activation
-    probability, see :func:`activation_probability_change`. K(0) = -1/pi; K < 0 for
-    u > -1.153 and K > 0 below, at most 0.071: a channel that is hardly active gains by the
-    noise on average, but little.
-    """
-    phi = torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi)
-    return (u**4 - 2) * phi.square() + (u - u**3) * phi * torch.special.ndtr(u)
-
-
-def activation_probability_change(
-    gamma: Tensor, beta: Tensor, *, lr: float, grad_std: float
-) -> Tensor:
-    """Expected change of Phi(beta / |gamma|) by one SGD step of pure noise, to second order:
-
-        lr^2 * grad_std^2 / 2 * K(beta / |gamma|) / gamma^2
-
-    psBN paper Theorem 1, equation 3: its mean over channels is the printed integral. (J of
-    equation 4 is the mean of K over beta, and negative if these are even.) The step is
-    equation 1, of one sample:
+    u = beta / |gamma|, any shape. One SGD step of pure noise changes Phi(u), the probability that
+    the activation is positive, by lr^2 c^2 / 2 * K(u) / gamma^2 on average, to second order
+    (Theorem 1, equation 3: its mean over channels is the printed integral. J of equation 4 is the
+    mean of K over beta, and negative if these are even.) The step is equation 1, of one sample:
     gamma -= lr * g * xhat * H and beta -= lr * g * H with H = [gamma * xhat + beta > 0],
-    xhat ~ N(0, 1), E[g] = 0 and E[g^2] = grad_std^2 (the paper's c^2; its text calls c the
-    variance). The mean of g over N independent samples makes it N times smaller.
+    xhat ~ N(0, 1), E[g] = 0 and E[g^2] = c^2 (the text calls c the variance). The mean of g over N
+    independent samples makes it N times smaller.
+
+    K(0) = -1/pi; K < 0 for u > -1.153 and K > 0 below, at most 0.071: a channel that is hardly
+    active gains by the noise on average, but little.
 
     The printed formula is right. With f = Phi(u), u = beta / gamma, the step's moments
-    E[H] = Phi, E[xhat H] = phi, E[xhat^2 H] = Phi - u phi (times lr^2 grad_std^2) and
+    E[H] = Phi, E[xhat H] = phi, E[xhat^2 H] = Phi - u phi (times lr^2 c^2) and
     f_bb = -u phi, f_bg = (u^2 - 1) phi, f_gg = (2u - u^3) phi (over gamma^2) give K by
-    collecting terms. Quadrature of the exact expectation at r = lr * grad_std / |gamma| =
+    collecting terms. Quadrature of the exact expectation at r = lr * c / |gamma| =
     1e-3 agrees with K to 1e-6 for u from -2 to 2, e.g. -0.318310 at u = 0; Monte-Carlo
     agrees within its errors. What is left out grows with r: at u = 0 the exact expectation
     is that of K = -0.3232 at r = 0.1, -0.369 at 0.3 and -0.109 at 1; at u = -1, where
     K = -0.0586, of -0.0481, +0.018 and +0.031. From r = 0.3 on it is an order of magnitude.
-
-    Args:
-        gamma, beta: shapes that broadcast; gamma != 0.
-        lr, grad_std: >= 0.
     """
-    scale = (lr * grad_std) ** 2 / 2
-    return scale * theorem_one_k(beta / gamma.abs()) / gamma.square()
+    phi = torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi)
+    return (u**4 - 2) * phi.square() + (u - u**3) * phi * torch.special.ndtr(u)
 
 
 def absorbing_survival(start: Tensor, *, diffusion: float, time: Tensor) -> Tensor:

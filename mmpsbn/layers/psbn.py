@@ -158,8 +158,18 @@ class psBN3d(PostShift, nn.BatchNorm3d, BatchNormBase):
 class psIN(PostShift, nn.InstanceNorm2d, InstanceNormBase):
     """Post-shifted InstanceNorm2d, affine; inputs (N, C, H, W)."""
 
-    def __init__(self, num_features: int, *args, affine: bool = True, device=None, **kwargs):
-        super().__init__(num_features, *args, affine=affine, device=device, **kwargs)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = False,
+        device=None,
+        **kwargs,
+    ):
+        statistics = momentum, affine, track_running_stats
+        super().__init__(num_features, eps, *statistics, device=device, **kwargs)
 
 
 class psGN(PostShift, nn.GroupNorm):

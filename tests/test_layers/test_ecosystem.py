@@ -148,7 +148,7 @@ def test_conversion_to_sync_batch_norm_and_back_keeps_what_decays_to_alpha(case,
 
 
 def test_other_psbn_like_layers_stay_themselves():
-    model = nn.Sequential(psIN(C), psGN(C, 2))
+    model = nn.Sequential(psIN(C, 1e-5, 0.1, True), psGN(C, 2))
     layers = list(model)
     for change in (lambda m: convert_sync_batchnorm(m, 'torch'), revert_sync_batchnorm):
         assert list(change(model)) == layers

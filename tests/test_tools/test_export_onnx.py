@@ -9,7 +9,7 @@ from torchvision.ops import roi_align
 from toy import ToyNet
 
 from mmpsbn.commands import export
-from mmpsbn.engine.onnx_file import write_onnx
+from mmpsbn.engine.onnx_file import check_one_stage, write_onnx
 
 pytest.importorskip('onnxruntime')
 TWO_STAGES = """
@@ -44,6 +44,23 @@ def test_a_second_stage_is_refused_before_anything_is_traced(tmp_path, monkeypat
     message = refusal(run, 'export', *arguments)
     assert 'RoIHead) reads regions' in message and message.endswith('leave out --onnx')
     assert not (tmp_path / 'out').exists()
+
+
+YOLACT = """
+_base_ = 'mmdet::yolact/yolact_r50_1xb8-55e_coco.py'
+model = dict(
+    backbone=dict(depth=18, base_channels=8, init_cfg=None),
+    neck=dict(in_channels=[8, 16, 32, 64]))
+"""
+
+
+def test_masks_of_objects_are_refused(tmp_path):
+    """Their outputs would be named after those of the boxes."""
+    (tmp_path / 'net.py').write_text(YOLACT)
+    init_default_scope('mmdet')
+    model = MODELS.build(Config.fromfile(str(tmp_path / 'net.py')).model)
+    with pytest.raises(ValueError, match=r'its masks \(YOLACTProtonet\) are of objects'):
+        check_one_stage(model)
 
 
 class NoSuchOperator(ToyNet):

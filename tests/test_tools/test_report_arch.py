@@ -193,7 +193,7 @@ def test_files_that_are_no_checkpoint_or_no_python(arch, tmp_path):
     for source, message in (('def net(:', 'invalid syntax'), ('import no_such', 'no_such')):
         (tmp_path / 'bad.py').write_text(source)
         assert message in refusal('--arch', f'{tmp_path / "bad.py"}:net', *out)
-    assert 'text does not load: invalid syntax' in refusal('--arch', f'{path}:net', *out)
+    assert 'is not a .py file' in refusal('--arch', f'{path}:net', *out)
     assert "text' is a file; give a folder" in refusal('--arch', nets, '--out', path / 'out')
 
 

@@ -1,6 +1,6 @@
 """Any PyTorch model as the subject of a report: a callable that builds it, and its state dicts."""
 
-import runpy
+import importlib.util
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,13 +30,19 @@ def load_callable(reference: str, option: str) -> Callable:
         raise ValueError(f'{option} must be FILE:CALLABLE, got {reference!r}')
     if not Path(path).is_file():
         raise FileNotFoundError(f'{option}: file {path!r} does not exist')
+    spec = importlib.util.spec_from_file_location(f'_report_{Path(path).stem}', path)
+    if spec is None:
+        raise ValueError(f'{option}: {path!r} is not a .py file')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look there
     folder = str(Path(path).resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
     try:
-        found = runpy.run_path(path).get(name)
+        spec.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:
         raise ValueError(f'{option}: {path} does not load: {error}') from error
+    found = getattr(module, name, None)
     if not callable(found):
         raise ValueError(f'{option}: {path} has no callable {name!r}')
     return found
