@@ -213,6 +213,8 @@ def _is_fixed(model: nn.Module, layer: str) -> bool:
 
 def _times(factor: Tensor) -> Callable:
     def multiply(norm, args, output):
+        if not torch.is_grad_enabled():  # a tracer would see a tensor of fixed size
+            return None
         return output * factor.to(output.dtype).view(-1, *[1] * (output.dim() - 2))
 
     return multiply

@@ -278,7 +278,7 @@ def test_of_a_norm_that_does_not_train_the_output_has_the_gate(fixed):
     for parameter, gradient in plain:
         if parameter.requires_grad and any(parameter is p for p in model.parameters()):
             assert torch.equal(parameter.grad, gradient)
-    assert norm._forward_hooks
+    assert norm._forward_hooks and trace(model, batch).groups.keys() == graph.groups.keys()
     saliency.close()
     assert not norm._forward_hooks
 
