@@ -67,7 +67,8 @@ class ChannelScorer:
     ) -> None:
         """Watch from now on, unless it does."""
         if self._saliency is None:
-            self._saliency = GateSaliency(model, groups, graph.norm_of)
+            watched = groups if self._by_gradients else {}
+            self._saliency = GateSaliency(model, watched, graph.norm_of)
             if self._saved is not None:
                 self._saliency.restore(self._saved)
                 self._saved = None
