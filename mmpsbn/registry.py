@@ -1,10 +1,20 @@
 """The scope ``mmpsbn``, which MMEngine gives to what a config inherits from ``mmpsbn::...``.
 
-Hooks alone: a child registry falls back on MMEngine's own one, and for other kinds that
-would hide what mmdet and mmpretrain registered in theirs.
+A child registry falls back on MMEngine's own one and not on those of mmdet and mmpretrain. So it
+has the kinds that these add nothing to; what is in their models, data sets and metrics, ours for
+mmpretrain too, a config asks for with a ``_scope_`` of its own.
 """
 
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine import registry as of_mmengine
 from mmengine.registry import Registry
 
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmpsbn', locations=['mmpsbn.engine'])
+HOOKS, DATA_SAMPLERS, FUNCTIONS, OPTIMIZERS, PARAM_SCHEDULERS = (
+    Registry(parent.name, parent=parent, scope='mmpsbn', locations=['mmpsbn'])
+    for parent in (
+        of_mmengine.HOOKS,
+        of_mmengine.DATA_SAMPLERS,
+        of_mmengine.FUNCTIONS,
+        of_mmengine.OPTIMIZERS,
+        of_mmengine.PARAM_SCHEDULERS,
+    )
+)

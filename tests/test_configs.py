@@ -1,4 +1,5 @@
-"""Every config parses, builds, and takes one training step at a small size."""
+"""Every config parses, builds, and takes one training step at a small size, inherited as by another
+project: MMEngine then gives its parts the scope ``mmpsbn``."""
 
 import copy
 from functools import cache
@@ -55,7 +56,9 @@ def classification_batch(classes: int) -> dict:
 
 @cache
 def parsed(name: str) -> Config:
-    return Config.fromfile(str(ROOT / name))
+    if '/' not in name:  # MMEngine knows ``package::folder/file.py`` alone
+        return Config.fromfile(str(ROOT / name))
+    return Config.fromstring(f"_base_ = 'mmpsbn::{name}'", '.py')
 
 
 def read(name: str) -> Config:
@@ -110,8 +113,8 @@ def test_an_ablation_changes_one_setting_of_demp(name):
     base = read('demp_cls/resnet18_sgdm_cifar10.py')
     config = read(name)
     *others, demp = config.custom_hooks
-    (group,) = set(demp) - {'type'}
-    assert [*others, dict(type=demp.type)] == base.custom_hooks
+    (group,) = set(demp) - {'type', '_scope_'}
+    assert [*others, dict(type=demp.type, _scope_='mmpsbn')] == base.custom_hooks
     assert HOOKS.build(demp) is not None and group in ('penalty', 'noise', 'schedule')
     config.custom_hooks = base.custom_hooks
     assert config.to_dict() == base.to_dict()

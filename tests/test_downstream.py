@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 
 import mmpsbn  # noqa: F401
 from mmpsbn.datasets import write_digits_dataset
@@ -133,6 +134,33 @@ def test_what_the_docs_show_trains_with_the_tool_they_name(
         assert cfg.model.backbone.norm_eval is False and 'prune event at iteration 1' in log
     if config == PRUNE:  # 200 iterations, which are the fewest that do
         assert 'budget flops=0.5 is met' in log and 'Load checkpoint from my_detector.pth' in log
+
+
+@SLOW
+def test_a_classification_config_is_inherited(tmp_path):
+    for split in ('train', 'test'):
+        for label in 'ab':
+            folder = tmp_path / 'pictures' / split / label
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new('RGB', (32, 32), (80 * number,) * 3).save(folder / f'{number}.png')
+    loader = "dataset=dict(data_root='pictures')"
+    (tmp_path / 'my_config.py').write_text(
+        "_base_ = 'mmpsbn::cifar/resnet20_psbn_cifar10_jpeg.py'\n"
+        f'train_dataloader = dict(batch_size=2, {loader})\n'
+        f'val_dataloader = dict({loader})\n'
+        'train_cfg = dict(max_epochs=1)\n'
+    )
+    run = subprocess.run(
+        [sys.executable, OUR_TOOL, 'my_config.py', '--work-dir', 'run'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    log = run.stdout + run.stderr
+    assert 'accuracy/top1' in log and 'Saving checkpoint at 1 epochs' in log
+    assert 'registry' not in log
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='NoisyLabels',
+        _scope_='mmpretrain',
         fraction=1.0,
         kind='permute',
         seed=0,

@@ -14,8 +14,12 @@ from .image_folder import load_image_folder
 
 
 @FUNCTIONS.register_module()
-def whole_batch_collate(data_batch):
-    """For a data set that makes whole batches: passes them on; a list of samples is stacked."""
+def whole_batch_collate(data_batch, _scope_=None):
+    """For a data set that makes whole batches: passes them on; a list of samples is stacked.
+
+    ``_scope_``, not used, is what MMEngine (0.10.7, 0.10.12) hands to the collate function of an
+    inherited config.
+    """
     return data_batch if isinstance(data_batch, dict) else default_collate(data_batch)
 
 

@@ -58,11 +58,14 @@ def _set(model: nn.Module, name: str, module: nn.Module) -> None:
 def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Raises ValueError unless the state dict has every tensor of the model, in its shape.
 
-    MMEngine prints a mismatch and loads the rest.
+    MMEngine prints a mismatch and loads the rest. ``num_batches_tracked`` may be missing, as from
+    checkpoints of PyTorch before 0.4.1: norm layers keep theirs.
     """
     for name, tensor in model.state_dict().items():
         wanted = tuple(tensor.shape)
         if name not in state_dict:
+            if name.endswith('num_batches_tracked'):
+                continue
             raise ValueError(
                 f'{name} is not in the checkpoint, and the model has it with shape {wanted}: use '
                 'the config that belongs to the checkpoint'

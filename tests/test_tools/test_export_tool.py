@@ -33,7 +33,7 @@ from mmpsbn.commands.model_files import LoadedModel, save_weights
 from mmpsbn.engine.input_size import pipeline_size
 from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
 from mmpsbn.layers import convert_from_psbn
-from mmpsbn.models import build_pruned_model, fuse_norms
+from mmpsbn.models import build_pruned_model, check_state_dict, fuse_norms
 from mmpsbn.pruning import PrunePlan, trace_channel_graph
 
 
@@ -270,6 +270,19 @@ def test_a_pruned_model_copies_and_moves_as_any_other():
         other.load_state_dict(model.state_dict())
         with pytest.raises(ValueError, match='stem.weight is not in the checkpoint'):
             other.load_state_dict({}, strict=False)
+
+
+def test_a_norm_layer_may_lack_its_count_of_batches():
+    """As in checkpoints that PyTorch before 0.4.1 wrote."""
+    model = build_pruned_model('ToyNet', {})
+    state = model.state_dict()
+    counts = [name for name in state if name.endswith('num_batches_tracked')]
+    assert counts
+    old = {name: tensor for name, tensor in state.items() if name not in counts}
+    check_state_dict(model, old)
+    old.pop('stem.weight')
+    with pytest.raises(ValueError, match='stem.weight is not in the checkpoint'):
+        check_state_dict(model, old)
 
 
 @pytest.mark.parametrize(

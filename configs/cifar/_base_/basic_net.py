@@ -1,6 +1,7 @@
 # C1-C7 and the head [256][10]; Xavier's initialisation everywhere, as in the paper.
 model = dict(
     type='ImageClassifier',
+    _scope_='mmpretrain',
     backbone=dict(type='BasicNet', width='64-1x', norm_cfg=dict(type='BN')),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(

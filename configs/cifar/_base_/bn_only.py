@@ -2,6 +2,7 @@
 # U[0, 1], beta 0.
 model = dict(
     type='ImageClassifier',
+    _scope_='mmpretrain',
     backbone=dict(
         type='CIFARResNet',
         depth=14,

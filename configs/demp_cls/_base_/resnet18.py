@@ -2,6 +2,7 @@
 # batches of 128, the rate divided by 5 every 77, decay 5e-4.
 model = dict(
     type='ImageClassifier',
+    _scope_='mmpretrain',
     backbone=dict(
         type='ResNet_CIFAR',
         depth=18,

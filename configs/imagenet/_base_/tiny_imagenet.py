@@ -5,7 +5,12 @@ data_preprocessor = dict(num_classes=200)
 load = dict(type='LoadImageFromFile')
 flip = dict(type='RandomFlip', prob=0.5, direction='horizontal')
 pack = dict(type='PackInputs')
-data = dict(_delete_=True, type='CustomDataset', data_root='data/tiny-imagenet-200')
+data = dict(
+    _delete_=True,
+    type='CustomDataset',
+    _scope_='mmpretrain',
+    data_root='data/tiny-imagenet-200',
+)
 train_dataloader = dict(
     batch_size=40, dataset=dict(**data, data_prefix='train', pipeline=[load, flip, pack])
 )
