@@ -40,12 +40,6 @@ def _log_in(path: Path) -> Path:
     return logs[-1]  # a timestamp sorts as time does
 
 
-def box_map(records: Sequence[dict]) -> float:
-    """COCO mAP of the last validation; 0 where nothing was detected, of which CocoMetric reports
-    nothing."""
-    return next((r['coco/bbox_mAP'] for r in reversed(records) if 'coco/bbox_mAP' in r), 0.0)
-
-
 def progress(work_dir: Path) -> str:
     """How far a training has come, from its newest log."""
     try:

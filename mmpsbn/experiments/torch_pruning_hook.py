@@ -41,8 +41,8 @@ class TorchPruningHook(Hook):
 
     Raises:
         ImportError: Torch-Pruning is not installed.
-        ValueError: macs out of range; before the training, a run on several ranks or with an
-            average of the model.
+        ValueError: macs out of range; before the training, a run on several ranks, with an
+            average of the model, or without PrunedCheckpointHook.
         RuntimeError: at a cut, Torch-Pruning has changed what no plan says.
     """
 
@@ -61,6 +61,11 @@ class TorchPruningHook(Hook):
             raise ValueError(
                 'TorchPruningHook prunes the model of one rank, without averages: train on one '
                 'device, and take EMAHook out'
+            )
+        if not any(isinstance(hook, PrunedCheckpointHook) for hook in runner.hooks):
+            raise ValueError(
+                'TorchPruningHook notes what has gone in PrunedCheckpointHook, which this run '
+                "lacks: start it with mmpsbn train, or add dict(type='PrunedCheckpointHook')"
             )
         self._schedule = BudgetSchedule.of_run(
             self._budget, finetunes=True, iters=runner.max_iters, iters_per_step=1
@@ -104,7 +109,7 @@ class TorchPruningHook(Hook):
 
 
 def _structure_of(runner) -> PrunedStructure:
-    """Of the hook that ``mmpsbn train`` puts into every run."""
+    """Where a checkpoint's plan is kept."""
     return next(h.structure for h in runner.hooks if isinstance(h, PrunedCheckpointHook))
 
 

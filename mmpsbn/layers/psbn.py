@@ -225,6 +225,11 @@ class psSyncBN(PostShift, BatchNormBase):
         count = x.new_tensor([x.numel() // x.size(1)])
         total = all_reduce(torch.cat([x.sum(dims), count]), group=group)
         n = total[-1].detach()
+        if n <= 1:
+            raise ValueError(
+                f'expected more than 1 value per channel over all ranks in training, got input of '
+                f'shape {tuple(x.shape)}: use a larger batch, or eval mode'
+            )
         mean = total[:-1] / n
         centred = x - mean.view(shape)
         var = all_reduce(centred.square().sum(dims), group=group) / n

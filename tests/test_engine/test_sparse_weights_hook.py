@@ -28,6 +28,7 @@ SIZES = {
 }
 METHODS = ['magnitude', 'saliency', 'set', 'rigl']
 ADAMW = dict(optimizer=dict(type='AdamW', lr=1e-2, weight_decay=0.1))
+SHUFFLING = dict(type='RoundsHook', shuffle=True)
 SGDM = dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-2, nesterov=True))
 
 
@@ -284,6 +285,7 @@ def test_a_bad_argument_is_refused_when_the_hook_is_built(settings, message):
         ([sparse('set', updates=dict(interval=99))], 'a run of 20 iterations has no update'),
         ([sparse('set', updates=dict(interval=20, end=1.0))], 'a run of 20 iterations has no upd'),
         ([sparse('set'), demp()], 'and DemPHook changes them: train with one of the two'),
+        ([sparse('set'), SHUFFLING], r'RoundsHook\(shuffle=True\) moves the weights to others'),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_before_the_first_step(tmp_path, hooks, message):

@@ -155,9 +155,10 @@ def test_what_a_plan_cannot_say_is_refused():
     [
         (dict(model=nn.DataParallel(nn.Linear(1, 1))), 'one device'),
         (dict(hooks=[EMAHook()]), 'take EMAHook out'),
+        (dict(hooks=[]), 'PrunedCheckpointHook, which this run lacks'),
     ],
 )
-def test_several_ranks_and_averages_are_refused(runner, change, words):
+def test_runs_that_it_cannot_prune_are_refused(runner, change, words):
     for hook in change.get('hooks', ()):
         hook.ema_model = ExponentialMovingAverage(runner.model)
     with pytest.raises(ValueError, match=words):

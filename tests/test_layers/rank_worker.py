@@ -66,6 +66,10 @@ def synchronised(rank):
     found = {name: forward_backward(layer_of(name), *data_of(name, rank), steps=2) for name in RUNS}
     if rank == 0:  # in eval mode nobody waits for the other rank
         found['eval'] = layer_of('2d').eval()(data_of('2d', 0)[0]).detach()
+    try:  # one value a channel on both ranks together
+        layer_of('NC')(torch.ones(1 - rank, C, dtype=torch.float64))
+    except ValueError as error:
+        found['one-value'] = str(error)
     alone = dist.new_group([0]), dist.new_group([1])
     layer = psSyncBN(C, process_group=alone[rank]).double()
     found['own-group'] = layer(data_of('2d', rank)[0]).detach()

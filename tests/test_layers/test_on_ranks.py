@@ -71,6 +71,11 @@ def test_eval_mode_needs_no_other_rank_and_a_group_of_one_no_one_either(synchron
         torch.testing.assert_close(synchronised[rank]['own-group'], alone)
 
 
+def test_one_value_a_channel_over_all_ranks_is_refused_on_each(synchronised):
+    for rank in synchronised:
+        assert rank['one-value'].startswith('expected more than 1 value per channel over all ranks')
+
+
 @pytest.mark.parametrize('way', WAYS)
 def test_the_step_is_that_of_the_formula(ranks, way):
     assert [rank['differences'][way] < 1e-12 for rank in ranks] == [True, True]

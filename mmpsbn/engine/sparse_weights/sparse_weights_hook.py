@@ -22,6 +22,7 @@ from ..arguments import (
 from ..input_size import count_at_one_size
 from ..openmmlab import crop, example_inputs
 from ..ranks import of_rank_0
+from ..rounds.rounds_hook import RoundsHook
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, pruning_hook
 from ..wrapper import check_held, check_wrapper, only_optimizer
 from .masks import WeightMasks, layer_weights, maskable_weights
@@ -103,8 +104,8 @@ class SparseWeightsHook(Hook):
 
     Raises:
         ValueError: an argument out of range. Before the first step: names that the model lacks, a
-            run without an update, DemPHook in the same run, or a resumed run with other weights,
-            settings or iterations than it began with.
+            run without an update, DemPHook or a shuffling RoundsHook in the same run, or a resumed
+            run with other weights, settings or iterations than it began with.
         TypeError: before the first step, several optimizers, one that does not hold the weights, or
             a wrapper in which its steps are not seen.
         RuntimeError: before the first step, an optimizer that calls no step hooks.
@@ -191,6 +192,11 @@ class SparseWeightsHook(Hook):
             raise ValueError(
                 'SparseWeightsHook masks weights of fixed shapes, and DemPHook changes them: '
                 'train with one of the two'
+            )
+        if any(isinstance(hook, RoundsHook) and hook.shuffle for hook in runner.hooks):
+            raise ValueError(
+                'SparseWeightsHook masks places, and RoundsHook(shuffle=True) moves the weights to '
+                'others: train with one of the two'
             )
         check_wrapper(runner, hook='SparseWeightsHook')
         optimizer = only_optimizer(runner, hook='SparseWeightsHook')
