@@ -14,6 +14,8 @@ from torch.utils.benchmark import Timer
 from mmpsbn.experiments.folder import this_machine
 from mmpsbn.experiments.tables import markdown
 
+FORMATS = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
+
 
 @dataclass(frozen=True)
 class Ratio:
