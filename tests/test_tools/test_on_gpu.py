@@ -112,7 +112,7 @@ def layer_steps(layer, x, weights):
     return [t.detach().double().cpu() for t in found]
 
 
-@pytest.mark.parametrize('dtype, close', [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize('dtype, close', [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
 @pytest.mark.parametrize('kind', [psBN1d, psBN2d, psIN, psGN])
 def test_the_steps_of_a_layer(kind, dtype, close):
     torch.manual_seed(0)
@@ -129,6 +129,7 @@ def test_the_steps_of_a_layer(kind, dtype, close):
 @pytest.mark.parametrize(
     'dtype',
     [torch.bfloat16, pytest.param(torch.float16, marks=needs_gpu)],  # torch 2.1: not on a CPU
+    ids=str,
 )
 def test_autocast_gives_what_batchnorm_gives(deterministic, dtype):
     x = torch.randn(4, 3, 16, 16, device=DEVICE)
@@ -171,7 +172,9 @@ def test_weights_stay_in_channels_last_when_they_are_cut(tmp_path):
 
 
 @needs_gpu  # on a CPU: tests/test_engine/test_training_matrix.py
-@pytest.mark.parametrize('compile', [True, dict(mode='reduce-overhead')], ids=['', 'CUDA graphs'])
+@pytest.mark.parametrize(
+    'compile', [True, dict(mode='reduce-overhead')], ids=['plain', 'CUDA graphs']
+)
 def test_a_compiled_run_ends_as_on_the_cpu_or_is_refused(tmp_path, compile):
     try:
         ours = trained(tmp_path, toy(), [DEMP], cfg=dict(compile=compile))

@@ -117,5 +117,5 @@ def milliseconds(seconds: Sequence[float]) -> float:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """In markdown."""
-    print(markdown([*map(str, head)], *([*map(str, row)] for row in rows)), flush=True)
+    """In markdown, between blank lines: what stands right behind a table would be a row of it."""
+    print(f'\n{markdown([*map(str, head)], *([*map(str, row)] for row in rows))}\n', flush=True)
