@@ -25,14 +25,14 @@ def test_the_page_says_what_passed_and_a_failure_is_no_end(gpu_check, monkeypatc
     }
     commands = {title: ['-c', script] for title, script in scripts.items()}
     monkeypatch.setattr(gpu_check, 'checks_on', lambda device: commands)
-    monkeypatch.setattr(gpu_check, 'SECONDS', 3)
+    monkeypatch.setattr(gpu_check, 'SECONDS', 5)
     with pytest.raises(SystemExit) as ended:
         gpu_check.main(['--out', str(page.parent), '--device', 'cpu'])
     assert ended.value.code == 1
     text = page.read_text()
     assert '| right | passed |' in text and '\n\n| 1.5 |\n' in text
     assert '| wrong | failed with exit code 1 |' in text and 'ValueError: far off' in text
-    assert '| endless | stopped after 3 s |' in text and '\nbegun\n' in text
+    assert '| endless | stopped after 5 s |' in text and '\nbegun\n' in text
     assert '\n3 before\n' in text
 
 
