@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Set up everything this project needs:  tools/setup_env.sh [--extras demo,test,onnx,compare] [--active]
+# Set up everything this project needs:  tools/setup_env.sh [--extras demo,test,onnx,compare]
 #
-# Makes .venv in the repository (.venv-openmmlab for STACK=openmmlab), or uses the active environment with --active.
+# Makes .venv in the repository (.venv-openmmlab for STACK=openmmlab), or uses the active environment with MMPSBN_ENV=active.
 # Run it as often as you like: when all is there it takes a second; what an interrupted run left is repaired.
 #
 #   STACK=default|openmmlab    requirements/<STACK>.txt: the maintained distribution on current torch, or the original packages on torch 2.1
 #   PYTHON=/path/to/python     the Python to use (3.10 to 3.12; openmmlab: up to 3.11)
-#   MMPSBN_ENV=active          the same as --active
 #   MMPSBN_WHEELHOUSE=folder   wheels to prefer, for machines without a network; one of mmcv must have been built for this torch
 #   MMPSBN_MMCV_OPS=cpu|cuda   which operations mmcv is built with (default: cuda where there is a GPU)
 #   TORCH_CUDA_ARCH_LIST=9.0   the compute capabilities that GPU operations are compiled for (default: those of the GPUs in this machine)
@@ -25,10 +24,8 @@ while [[ $# -gt 0 ]]; do
     case $1 in
         --extras) [[ $# -ge 2 ]] || die "--extras needs a list, for example --extras demo,test"
                   IFS=, read -ra EXTRAS <<<"$2"; shift 2 ;;
-        --extras=*) IFS=, read -ra EXTRAS <<<"${1#*=}"; shift ;;
-        --active) MMPSBN_ENV=active; shift ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit ;;
-        *) die "unknown argument '$1'; allowed are --extras demo,test,onnx,compare and --active" ;;
+        *) die "unknown argument '$1'; allowed is --extras demo,test,onnx,compare" ;;
     esac
 done
 [[ $STACK == default || $STACK == openmmlab ]] || die "STACK must be default or openmmlab, got '$STACK'"

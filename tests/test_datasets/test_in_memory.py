@@ -25,14 +25,12 @@ def read(folder, split='train', **arguments):
     return InMemoryImages(str(folder), split, 'folder', **arguments)
 
 
-def test_a_folder_becomes_one_tensor(folder):
+def test_a_folder_is_kept_decoded_in_itself_or_where_it_is_told(folder):
     dataset = read(folder, cache_dir=str(folder / 'cache'))
-    assert dataset.images.shape == (12, 3, 6, 5) and dataset.images.dtype == torch.uint8
-    assert dataset.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert dataset.metainfo == dict(classes=('ant', 'bee', 'cow'))
+    assert dataset.images.dtype == torch.uint8 and dataset.metainfo['classes'][0] == 'ant'
     assert len(read(folder, 'test')) == 6
-    assert (folder / 'cache/train.mmpsbn.npz').is_file()
-    assert (folder / 'test.mmpsbn.npz').is_file()
+    for path in ('cache/train', 'test'):
+        assert (folder / f'{path}.mmpsbn.npz').is_file()
 
 
 def test_bad_arguments_are_refused(folder):

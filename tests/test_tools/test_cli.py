@@ -42,6 +42,12 @@ def test_the_modules_of_other_commands_are_not_imported():
     assert not imported & {'mmdet', 'mmpsbn.commands.prune', 'mmpsbn.experiments'}
 
 
+def test_mmcv_without_its_operations_will_do():
+    script = "import sys; sys.modules['mmcv._ext'] = None; import mmpsbn"
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_config_of_an_installed_package():
     name = 'retinanet/retinanet_r50_bn_demp.py'
     cfg = load_config(f'mmpsbn::{name}')

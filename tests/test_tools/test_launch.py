@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -156,24 +153,6 @@ def test_mmengine_wraps_a_cpu_rank(monkeypatch):
     finally:
         launch.close_ranks()
     assert not distributed.is_initialized()
-
-
-@CPU_RANKS
-@pytest.mark.slow
-def test_torchrun_trains_two_ranks(small, tmp_path):
-    ranks = ['-m', 'torch.distributed.run', '--standalone', '--local-addr=127.0.0.1']
-    command = ['-m', 'mmpsbn', 'train', small / 'small.py', '--launcher', 'pytorch']
-    done = subprocess.run(
-        [sys.executable, *ranks, '--nproc-per-node=2', *command, '--work-dir', tmp_path],
-        env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]), OMP_NUM_THREADS='1'),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert 'Distributed launcher: pytorch' in done.stdout + done.stderr
-    assert 'GPU number: 2' in done.stdout + done.stderr
-    assert torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['meta']['iter'] == 1
 
 
 def test_sigterm_unwinds_the_program(capsys):

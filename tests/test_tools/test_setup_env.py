@@ -141,7 +141,7 @@ def test_active_environment_of_the_other_stack_is_left_alone(clone):
     info = next(clone.env.glob('lib/*/site-packages')) / 'mmdet-3.3.0.dist-info'
     info.mkdir()
     (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: mmdet\nVersion: 3.3.0\n')
-    run = clone.setup('--active', PYTHON=clone.env / 'bin/python')
+    run = clone.setup(MMPSBN_ENV='active', PYTHON=clone.env / 'bin/python')
     assert refused(run, 'has mmdet 3.3.0', 'share their import names with the default stack')
     assert clone.pip_calls() == []
 

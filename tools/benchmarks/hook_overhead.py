@@ -176,24 +176,15 @@ def measure_hooks(config, *, bench, **how):
     return runs, bench.side_by_side(steps)
 
 
-HEAD = ['hook', 'own ms', 'own / iteration', 'step / plain step']
-
-
-def hook_rows(runs, seconds):
-    """The cells of the table, the own seconds of each hook, and those of a plain iteration."""
+def report_hooks(runs, seconds):
     iteration = statistics.median(seconds['plain'])
     own = {name: statistics.median(sum(s.values()) for s in r.laps) for name, r in runs.items()}
     rows = [
         [name, f'{1e3 * s:.3f}', f'{s / iteration:.2%}', timing.ratio(seconds, name, 'plain')]
         for name, s in own.items()
     ]
-    return rows, own, iteration
-
-
-def report_hooks(runs, seconds):
-    rows, own, iteration = hook_rows(runs, seconds)
     print(f'plain iteration {1e3 * iteration:.1f} ms')
-    timing.print_table(HEAD, rows)
+    timing.print_table(['hook', 'own ms', 'own / iteration', 'step / plain step'], rows)
     idle, report, look, between, _ = own.values()
     watching = idle + (report - idle) / REPORT_EVERY + (look - report) / LOOK_EVERY
     print(f'SparsityHook at its default intervals: {watching / iteration:.3%}, target 0.5 %')

@@ -14,12 +14,13 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
+from timing import FORMATS
 from torch import nn
 
 from mmpsbn.layers import psBN2d
 
 TARGET = 1.02
-CONTIGUOUS = torch.contiguous_format
+DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 # Of RetinaNet-R50 on 2 images of 800x1333; for a CPU some of them, smaller.
 SHAPES = dict(
     cpu=['2x256x100x168', '2x512x50x84', '2x2048x25x42', '8x64x80x80'],
@@ -41,7 +42,7 @@ def forward_backward(layer, x, grad):
     torch.autograd.grad(layer(x), (x, *layer.parameters()), grad)
 
 
-def measure_layer(bench, device, shape, mode, *, dtype=torch.float32, memory_format=CONTIGUOUS):
+def measure_layer(bench, device, shape, mode, *, dtype, memory_format):
     """Seconds by layer and round; the layers' parameters are float32."""
     generator = torch.Generator(device).manual_seed(bench.seed)
     x, grad = (
@@ -91,6 +92,8 @@ def parse_args(argv):
     parser = timing.parser(__doc__, rounds=20)
     parser.add_argument('--device', default=get_device())
     parser.add_argument('--shapes', nargs='+', metavar='NxCxHxW', help=f'default: {SHAPES}')
+    parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of the feature map')
+    parser.add_argument('--format', choices=FORMATS, default='contiguous', help='of its memory')
     parser.add_argument('--depth', type=int, default=50, help="of RetinaNet's ResNet; default: 50")
     return parser.parse_args(argv)
 
@@ -98,10 +101,12 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     bench = timing.begin(args)
+    how = dict(dtype=DTYPES[args.dtype], memory_format=FORMATS[args.format])
     rows, found = [], []
     for mode in ('train', 'norm_eval'):
         for shape in args.shapes or SHAPES[args.device]:
-            seconds = measure_layer(bench, args.device, tuple(map(int, shape.split('x'))), mode)
+            size = tuple(map(int, shape.split('x')))
+            seconds = measure_layer(bench, args.device, size, mode, **how)
             rows.append(row(f'{mode}, {shape}', seconds))
             found.append(timing.ratio(seconds, 'psBN', 'BN').median)
     step = measure_step(bench, args.device, args.depth)

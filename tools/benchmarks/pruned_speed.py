@@ -23,6 +23,7 @@ import torchvision
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
+from timing import FORMATS
 from torch import nn
 
 from mmpsbn.pruning import apply_plan, trace_channel_graph
@@ -35,7 +36,6 @@ TARGET = 0.8
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 HEAD = ['model', 'phase', 'weights removed', 'round to', 'MACs gain', 'ms', 'time gain']
 HEAD += ['efficiency', 'ours / TP']
-FORMATS = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
 
 
 def resnet18_cifar():

@@ -14,6 +14,8 @@ from torch.utils.benchmark import Timer
 from mmpsbn.experiments.folder import this_machine
 from mmpsbn.experiments.tables import markdown
 
+FORMATS = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -115,5 +117,5 @@ def milliseconds(seconds: Sequence[float]) -> float:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """In markdown."""
-    print(markdown([*map(str, head)], *([*map(str, row)] for row in rows)), flush=True)
+    """In markdown, between blank lines: what stands right behind a table would be a row of it."""
+    print(f'\n{markdown([*map(str, head)], *([*map(str, row)] for row in rows))}\n', flush=True)
