@@ -19,6 +19,26 @@ def test_a_budget_below_what_can_be_left_is_refused_with_what_stands_in_the_way(
         run(tmp_path, hook=choosing(flops=0.01, prune=dict(min_channels=12)))
 
 
+class Shuffle(torch.nn.Module):
+    def forward(self, x):
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def test_what_a_shuffle_ties_together_is_named(tmp_path):
+    """Two groups of channels, shuffled and grouped again: each goes with each (ShuffleNetV1)."""
+
+    def tie(runner):
+        block = runner.model.blocks[0]
+        first, last = (torch.nn.Conv2d(8, 8, 1, groups=2) for _ in range(2))
+        block.bn1 = torch.nn.Sequential(first, Shuffle(), last)
+
+    model = dict(type='ToyNet', width=8, inner=8)
+    match = r'left whole: .*blocks.0.conv1 \(its channels can only go all together\)'
+    with pytest.raises(ValueError, match=match):
+        run(tmp_path, tie, hook=choosing(flops=0.01), model=model)
+
+
 def freeze_first_block(runner):
     runner.model.blocks[0].requires_grad_(False)
 

@@ -149,8 +149,10 @@ class BudgetPruner(OnlinePruner):
     def _whole(self, groups: Container[str]) -> str:
         """What else there is, and why it stays."""
         reasons = dict(self.graph.skipped)
-        for name in self.graph.groups:
-            if name in self._coverage.held:
+        for name, group in self.graph.groups.items():
+            if group.channels == 1:
+                reasons[name] = 'its channels can only go all together'
+            elif name in self._coverage.held:
                 reasons[name] = 'the losses hold it, or what reads it does not train'
             elif name in self._refused:
                 reasons[name] = 'its removal was undone'
