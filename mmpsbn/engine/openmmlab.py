@@ -59,7 +59,8 @@ def forward_tensors(model: nn.Module, inputs: Tensor) -> Any:
             return x
         boxes = _fixed_boxes(inputs)
         return model.rpn_head(x), model.roi_head.forward(x, boxes, _data_samples(inputs))
-    if hasattr(model, 'forward_transformer'):  # DETR and its kin read the size of the images
+    # DETR and its kin, and MaskFormer, read the size of the images
+    if hasattr(model, 'forward_transformer') or hasattr(model, 'panoptic_head'):
         return model(inputs, _data_samples(inputs), mode='tensor')
     return model(inputs, mode='tensor')
 

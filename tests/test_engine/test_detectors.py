@@ -223,6 +223,27 @@ def test_the_backbone_of_a_detr_is_in_the_graph(tmp_path):
     assert 'fixed size' in graph.skipped['encoder.layers.0.ffn.layers.1']  # the stream
 
 
+def test_a_mask_former_is_in_the_graph(tmp_path):
+    text = """
+_base_ = 'mmdet::maskformer/maskformer_r50_ms-16xb1-75e_coco.py'
+model = dict(
+    backbone=backbone,
+    panoptic_head=dict(
+        in_channels=[8, 16, 32, 64],
+        pixel_decoder=dict(encoder=dict(num_layers=1)),
+        transformer_decoder=dict(num_layers=1),
+    ),
+)
+"""
+    groups = traced(tmp_path, text, 64).groups
+    assert {
+        'backbone.layer4.0.conv2',
+        'panoptic_head.pixel_decoder.encoder.layers.0.ffn.layers.0.0',
+        'panoptic_head.transformer_decoder.layers.0.ffn.layers.0.0',
+        'panoptic_head.mask_embed.0',
+    } <= groups.keys()
+
+
 class Kill(Hook):
     """After the runner has initialised the weights, in the model and in its average."""
 
