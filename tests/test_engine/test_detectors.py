@@ -125,6 +125,13 @@ def test_both_stages_of_a_two_stage_detector_are_in_the_graph(tmp_path):
     assert readers == {'rpn_head.rpn_conv', 'roi_head.bbox_head.shared_fcs.0'}
 
 
+def test_a_second_stage_without_a_first_is_in_the_graph(tmp_path):
+    """Fast R-CNN, whose proposals come with the data."""
+    graph = traced(tmp_path, FASTER_RCNN + 'model.update(rpn_head=None)\n', 128)
+    readers = graph.groups['neck.fpn_convs.0.conv'].readers
+    assert {member.layer for member in readers} == {'roi_head.bbox_head.shared_fcs.0'}
+
+
 def test_what_both_stages_of_a_detector_read_is_cut_and_put_back(tmp_path):
     """mmdet's RoI extractor makes memory for the width that the config says."""
     init_default_scope('mmdet')
