@@ -53,13 +53,14 @@ def forward_tensors(model: nn.Module, inputs: Tensor) -> Any:
     if hasattr(model, 'mask_head') and hasattr(model, 'with_mask'):  # mmdet's, of one stage
         x = model.extract_feat(inputs)
         return (x, model.bbox_head(x)) if model.with_bbox else _before_nms(model.mask_head, x)
-    if getattr(model, 'with_roi_head', False) and model.with_rpn:
+    if getattr(model, 'with_roi_head', False):
         x = model.extract_feat(inputs)
-        if not _has_forward(model.rpn_head):  # Sparse R-CNN
+        if model.with_rpn and not _has_forward(model.rpn_head):  # Sparse R-CNN
             return x
-        boxes = _fixed_boxes(inputs)
-        return model.rpn_head(x), model.roi_head.forward(x, boxes, _data_samples(inputs))
-    if hasattr(model, 'forward_transformer'):  # DETR and its kin read the size of the images
+        proposed = model.rpn_head(x) if model.with_rpn else ()  # Fast R-CNN's come with the data
+        return proposed, model.roi_head.forward(x, _fixed_boxes(inputs), _data_samples(inputs))
+    # DETR and its kin, and MaskFormer, read the size of the images
+    if hasattr(model, 'forward_transformer') or hasattr(model, 'panoptic_head'):
         return model(inputs, _data_samples(inputs), mode='tensor')
     return model(inputs, mode='tensor')
 

@@ -9,8 +9,9 @@ lost without a pin would let channels go that somebody still counts on.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .size_roles import SIZE_ROLES
 from .union_find import FIXED, Vector
 
 # memory that is not computed from its arguments
@@ -107,9 +108,9 @@ def _split(trace, op) -> None:
     dim = op.args.get('dim', 0) % x.dim()
     vector = trace.axes(x).get(dim)
     sizes = {piece.size(dim) for piece in pieces}
-    # The sizes of a split stand in the code of the model, those of a chunk follow the width: so
-    # of a chunk channels can go, the k-th of every piece together.
-    equal = trace.chunking and len(sizes) == 1
+    # The sizes of a split stand in the code of the model, those of a chunk follow the width, as an
+    # attribute of the module may: then channels can go, the k-th of every piece together.
+    equal = len(sizes) == 1 and (trace.chunking or _follows(trace.running, *sizes))
     if vector is not None and not equal:
         trace.pin_labels(vector, 'a split into fixed sizes')
     start = 0
@@ -120,6 +121,11 @@ def _split(trace, op) -> None:
             trace.join(vector[: piece.size(dim)], axes[dim], 'chunk')
         start += piece.size(dim)
         trace.put(piece, axes)
+
+
+def _follows(module: nn.Module | None, size: int) -> bool:
+    """Whether a module has a size in an attribute that surgery keeps up with the width."""
+    return any(vars(module).get(name) == size for name in SIZE_ROLES) if module else False
 
 
 @rule('index_select')

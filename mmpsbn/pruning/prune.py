@@ -21,11 +21,11 @@ from .plan import PrunePlan, plan_from_keep_masks
 from .repeated_sizes import repeated_sizes
 from .surgery import apply_plan
 from .verification import (
+    Choices,
     VerificationError,
     masked_outputs,
     output_errors,
     probe_outputs,
-    selecting_operations,
 )
 
 
@@ -173,7 +173,7 @@ def prune_what_holds(
 @dataclass
 class _Surgery:
     """Tries removals on models that go together. Fields are arguments of :func:`prune_channels`,
-    but for the last two."""
+    but for the last three."""
 
     models: Sequence[nn.Module]
     groups: Mapping[str, ChannelGroup]
@@ -186,6 +186,7 @@ class _Surgery:
     live: bool
     agree: Callable[[float], float]
     before: list[list[Tensor]] = field(default_factory=list)  # what each model must give after
+    choices: list[Choices] = field(default_factory=list)  # that each made of it
     failure: Exception | None = None  # of the last forward pass that could not be made
 
     def perform(self, keep_masks: Mapping[str, Tensor]) -> Removal:
@@ -193,7 +194,7 @@ class _Surgery:
         if not plan:
             return Removal.of_nothing()
         repeated = repeated_sizes(self.models[0], plan)  # as it is before the cut
-        self.before = [self._expected(model, keep_masks) for model in self.models]
+        self._expect(keep_masks)
         absolute, relative = self._try(keep_masks, keep=True)
         if relative > self.tolerance:
             cause = self.failure  # the search for those at fault makes further passes
@@ -213,18 +214,24 @@ class _Surgery:
             {s.name: s.after for s in repeated if s.follows is None},
         )
 
-    def _expected(self, model: nn.Module, keep_masks: Mapping[str, Tensor]) -> list[Tensor]:
-        if self.live:
-            return masked_outputs(model, self.groups, keep_masks, self.batch, self.forward_fn)
-        return probe_outputs(model, self.batch, self.forward_fn)
+    def _expect(self, keep_masks: Mapping[str, Tensor]) -> None:
+        """Note what each model must give without what is not kept."""
+        self.before, self.choices = [], [Choices() for _ in self.models]
+        for model, choices in zip(self.models, self.choices):
+            forward_fn = choices.of(self.forward_fn)
+            self.before.append(
+                masked_outputs(model, self.groups, keep_masks, self.batch, forward_fn)
+                if self.live
+                else probe_outputs(model, self.batch, forward_fn)
+            )
 
     def _why(self, cause: Exception | None) -> str:
         if cause is not None:
             return f' ({type(cause).__name__}: {cause})'
-        chosen = selecting_operations(self.models[0], self.batch, self.forward_fn)
+        chosen = self.choices[0].others
         return (
-            f' (but {", ".join(chosen)} choose or order them, so that a rounding error may come '
-            'out as another choice: give a forward_fn that returns what goes into these)'
+            f' (but {", ".join(sorted(chosen))} choose or order them, so that a rounding error may '
+            'come out as another choice: give a forward_fn that returns what goes into these)'
             if chosen
             else ''
         )
@@ -248,8 +255,11 @@ class _Surgery:
         errors, self.failure = (float('inf'), float('inf')), None
         try:
             found = [
-                output_errors(before, probe_outputs(model, self.batch, self.forward_fn))
-                for model, before in zip(self.models, self.before)
+                output_errors(
+                    before,
+                    probe_outputs(model, self.batch, Choices(choices).of(self.forward_fn)),
+                )
+                for model, before, choices in zip(self.models, self.before, self.choices)
             ]
             errors = tuple(map(max, zip(*found)))
         except Exception as failure:  # the shapes no longer fit each other: as wrong as can be
@@ -268,7 +278,7 @@ class _Surgery:
             return []
         if len(masks) < len(keep_masks):  # of all of them it is known
             if self.live:  # what is expected is the model masked by what goes this time
-                self.before = [self._expected(model, masks) for model in self.models]
+                self._expect(masks)
             if self._try(masks, keep=False)[1] <= self.tolerance:
                 return []
         if len(masks) == 1:

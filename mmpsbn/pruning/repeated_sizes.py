@@ -9,15 +9,8 @@ from torch import nn
 from ..upstream import forward_pre_hooks
 from .forward import is_conv_or_linear, output_dim
 from .plan import PrunePlan
+from .size_roles import SIZE_ROLES
 
-# what an attribute of that name says of the layers within
-_ROLES = {
-    **dict.fromkeys(('in_channels', 'in_features', 'in_dim', 'in_dims', 'in_chs'), 'inputs'),
-    **dict.fromkeys(('out_channels', 'out_features', 'out_dim', 'out_dims', 'out_chs'), 'outputs'),
-    'groups': 'groups',
-    **dict.fromkeys(('num_features', 'embed_dim', 'embed_dims', 'channels'), 'features'),
-    **dict.fromkeys(('mid_channels', 'hidden_channels', 'feat_channels', 'hidden_dim'), 'features'),
-}
 # how names end that speak of some width, but not of which
 _WIDTHS = ('channels', 'chs', 'features', 'dim', 'dims', 'planes', 'size', 'sizes', 'width')
 _WIDTHS += ('widths',)
@@ -110,7 +103,7 @@ def repeated_sizes(model: nn.Module, plan: PrunePlan) -> list[RepeatedSize]:
 def _sizes(module: nn.Module) -> Iterator[tuple[str, str, int]]:
     """Attributes that may repeat a width, with the role and the value."""
     for attribute, value in vars(module).items():
-        role = _ROLES.get(attribute)
+        role = SIZE_ROLES.get(attribute)
         if role is None and not attribute.endswith(_WIDTHS):
             continue
         named = [(attribute, role or 'unknown', value)]

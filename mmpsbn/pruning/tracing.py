@@ -23,7 +23,10 @@ from .channel_trace import ChannelTrace, Frame, ModuleRule
 from .forward import is_conv_or_linear, tensors_in
 from .op_rules import FACTORIES, RULES, join_pointwise
 
+FunctionRule = Callable[[ChannelTrace, dict[str, Any], Any], None]
+
 _MODULE_RULES: dict[type, ModuleRule] = {}
+_FUNCTION_RULES: dict[type, FunctionRule] = {}
 
 
 def register_module_rule(module_type: type, rule: ModuleRule) -> None:
@@ -36,6 +39,15 @@ def register_module_rule(module_type: type, rule: ModuleRule) -> None:
             :meth:`ChannelTrace.convolve` and :meth:`ChannelTrace.put` say what most need.
     """
     _MODULE_RULES[module_type] = rule
+
+
+def register_function_rule(function: type[torch.autograd.Function], rule: FunctionRule) -> None:
+    """As :func:`register_module_rule`, of a function, wherever it is called.
+
+    Args:
+        rule: ``rule(trace, arguments, output)``; the arguments by their names in ``forward``.
+    """
+    _FUNCTION_RULES[function] = rule
 
 
 def _rule_of(module: nn.Module) -> ModuleRule | None:
@@ -94,6 +106,9 @@ def trace_pass(model: nn.Module, forward: Callable[[], Any]) -> ChannelTrace:
                 enter = tracer.entering(name)
                 hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
                 hooks.enter_context(module.register_forward_hook(tracer.leaving))
+        for function, rule in _FUNCTION_RULES.items():
+            hooks.callback(setattr, function, 'forward', vars(function)['forward'])
+            function.forward = staticmethod(tracer.calling(function.forward, rule))
         with _AboveDispatch(trace), tracer:
             output = forward()
     for tensor in tensors_in(output):
@@ -131,6 +146,25 @@ class _Tracer(TorchDispatchMode):
                 self._blank.pop(tensor, None)
             frame.rule(self.trace, module, frame.args, output)
         stack.pop()
+
+    def calling(self, compute: Callable, rule: FunctionRule) -> Callable:
+        """The forward pass of a function, whose rule speaks for what it runs."""
+        trace, signature = self.trace, inspect.signature(compute)
+
+        def forward(ctx, *args):
+            trace.stack.append(Frame(trace.where(), nn.Identity(), args, rule))
+            try:
+                output = compute(ctx, *args)
+            finally:
+                trace.stack.pop()
+            bound = signature.bind(ctx, *args)
+            bound.apply_defaults()
+            rule(trace, bound.arguments, output)
+            for tensor in tensors_in(args):
+                trace.note_read(tensor, '')
+            return output
+
+        return forward
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -116,25 +116,52 @@ def output_errors(before: list[Tensor], after: list[Tensor]) -> tuple[float, flo
     return worst[0], worst[1]
 
 
-# what they return is a choice or an order among their inputs
-_SELECTING = ('topk', 'sort', 'argsort', 'argmax', 'argmin', 'nonzero', 'nms')
+# what they return is a choice or an order among their inputs, as topk's and sort's are
+_SELECTING = ('argmax', 'argmin', 'nonzero', 'nms')
 
 
-class _Operations(TorchDispatchMode):
-    """Notes the names of the operations that run."""
+class Choices(TorchDispatchMode):
+    """What topk and sort choose in one pass, to be chosen again in another, where a rounding error
+    would come out as another choice.
 
-    def __init__(self):
+    Args:
+        made: of the pass whose choices are made again; None leaves them free.
+
+    Attributes:
+        indices: what was chosen, operation by operation.
+        among: what it was chosen from: an output like any other.
+        others: operations that choose and are not held.
+    """
+
+    def __init__(self, made: 'Choices | None' = None):
         super().__init__()
-        self.names: set[str] = set()
+        self.among: list[Tensor] = []
+        self.others: set[str] = set()
+        self.indices: list[Tensor] = []
+        self._again = None if made is None else iter(made.indices)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(schema_of(func).name.rpartition('::')[2])
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        output, schema = func(*args, **kwargs), schema_of(func)
+        name = schema.name.rpartition('::')[2]
+        if name in _SELECTING:
+            self.others.add(name)
+        if name not in ('topk', 'sort') or 'values' in kwargs:
+            return output
+        (values, indices), by_name = output, dict(zip((a.name for a in schema.arguments), args))
+        among, dim = by_name['self'], (by_name | kwargs).get('dim', -1)
+        self.among.append(among.nan_to_num(0, 0, 0))  # -inf is what may not be chosen
+        if self._again is not None:
+            indices = next(self._again)
+            values = among.gather(dim, indices)
+        self.indices.append(indices)
+        return values, indices
 
+    def of(self, forward_fn: ForwardFn) -> ForwardFn:
+        """The forward function, with what was chosen from among its outputs."""
 
-def selecting_operations(model: nn.Module, batch: Any, forward_fn: ForwardFn) -> list[str]:
-    """Which of topk, sort, nms and the like run in a forward pass in eval mode."""
-    # an operation is seen when it runs, in whatever library it is called
-    with observing(model), _Operations() as operations:
-        forward_fn(model, batch)
-    return [name for name in _SELECTING if name in operations.names]
+        def forward(model: nn.Module, batch: Any) -> Any:
+            with self:
+                return forward_fn(model, batch), self.among
+
+        return forward

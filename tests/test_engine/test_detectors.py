@@ -125,6 +125,13 @@ def test_both_stages_of_a_two_stage_detector_are_in_the_graph(tmp_path):
     assert readers == {'rpn_head.rpn_conv', 'roi_head.bbox_head.shared_fcs.0'}
 
 
+def test_a_second_stage_without_a_first_is_in_the_graph(tmp_path):
+    """Fast R-CNN, whose proposals come with the data."""
+    graph = traced(tmp_path, FASTER_RCNN + 'model.update(rpn_head=None)\n', 128)
+    readers = graph.groups['neck.fpn_convs.0.conv'].readers
+    assert {member.layer for member in readers} == {'roi_head.bbox_head.shared_fcs.0'}
+
+
 def test_what_both_stages_of_a_detector_read_is_cut_and_put_back(tmp_path):
     """mmdet's RoI extractor makes memory for the width that the config says."""
     init_default_scope('mmdet')
@@ -221,6 +228,27 @@ def test_the_backbone_of_a_detr_is_in_the_graph(tmp_path):
     assert {'backbone.layer1.0.conv1', 'backbone.layer4.0.conv2'} <= graph.groups.keys()
     assert 'encoder.layers.0.ffn.layers.0.0' in graph.groups
     assert 'fixed size' in graph.skipped['encoder.layers.0.ffn.layers.1']  # the stream
+
+
+def test_a_mask_former_is_in_the_graph(tmp_path):
+    text = """
+_base_ = 'mmdet::maskformer/maskformer_r50_ms-16xb1-75e_coco.py'
+model = dict(
+    backbone=backbone,
+    panoptic_head=dict(
+        in_channels=[8, 16, 32, 64],
+        pixel_decoder=dict(encoder=dict(num_layers=1)),
+        transformer_decoder=dict(num_layers=1),
+    ),
+)
+"""
+    groups = traced(tmp_path, text, 64).groups
+    assert {
+        'backbone.layer4.0.conv2',
+        'panoptic_head.pixel_decoder.encoder.layers.0.ffn.layers.0.0',
+        'panoptic_head.transformer_decoder.layers.0.ffn.layers.0.0',
+        'panoptic_head.mask_embed.0',
+    } <= groups.keys()
 
 
 class Kill(Hook):

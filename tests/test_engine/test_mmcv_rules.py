@@ -5,13 +5,13 @@ import sys
 import mmcv
 import pytest
 import torch
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign, deform_conv2d
 from torch import nn
 from toy import kill_channels
 
 import mmpsbn  # noqa: F401  registers the rules
 from mmpsbn.engine.mmcv_rules import register_mmcv_rules
-from mmpsbn.pruning import prune_dead_channels
+from mmpsbn.pruning import prune_dead_channels, trace_channel_graph
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.forward import call_with
 
@@ -70,6 +70,30 @@ def test_dead_channels_around_deformable_convolutions_go_without_a_change(groups
     macs = model_cost(model, count_positions(model, batch, call_with)).macs_of
     assert macs['first'] == 2 * 64 * 9 * 6 * 9 // groups_left
     assert macs['second'] == 2 * 16 * 5 * 9 * 9
+
+
+class Sampled(nn.Module):
+    """Positions are sampled by a deformable convolution with weights of 1, as in TOOD, while other
+    channels are there that are read later."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.boxes, self.offsets = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6 * 2, 1)
+
+    def forward(self, x):
+        y, boxes = self.stem(x).relu(), self.boxes(x)
+        weight = x.new_ones(6, 1, 1, 1)
+        boxes = deform_conv2d(boxes, self.offsets(x), weight, 1, 0, 1, 6, 6)
+        return self.head(y), boxes.exp().sum(1)
+
+
+def test_a_deformable_convolution_by_a_function_holds_what_it_reads_alone():
+    torch.manual_seed(0)
+    graph = trace_channel_graph(Sampled().double(), deformed()[1], call_with)
+    assert list(graph.groups) == ['stem']
+    assert 'groups of offsets' in graph.skipped['boxes']
+    assert 'offsets of a deformable' in graph.skipped['offsets']
 
 
 def test_an_mmcv_without_its_operations_is_passed_over(monkeypatch):

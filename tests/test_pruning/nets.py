@@ -145,6 +145,32 @@ class Context(nn.Module):
         return self.out(torch.cat([v, w], -1))
 
 
+class Slopes(nn.Module):
+    """A ReLU whose slopes and offsets are computed, as in DyHead; they are split by a size that
+    stands in an attribute."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+        self.squeeze, self.excite = nn.Conv2d(channels, 4, 1), nn.Conv2d(4, 4 * channels, 1)
+
+    def forward(self, x):
+        slopes = self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        a, b, c, d = torch.split(slopes, self.channels, dim=1)
+        return torch.maximum(x * a + b, x * c + d)
+
+
+class Dynamic(nn.Module):
+    """A gate that is split by an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.slopes, self.out = conv_bn(3, 6), Slopes(6), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x):
+        return self.out(self.slopes(self.stem(x)))
+
+
 NETS = dict(
     chain=Chain,
     residual=ToyNet,
@@ -153,6 +179,7 @@ NETS = dict(
     mobile=Mobile,
     shuffle=Shuffle,
     context=Context,
+    dynamic=Dynamic,
     psbn_chain=lambda: convert_to_psbn(Chain(), alpha=0.3),
     psbn_residual=lambda: ToyNet(norm_cfg=dict(type='psBN')),
 )

@@ -225,7 +225,7 @@ def test_the_groups_at_fault_are_found_by_halving(at_fault):
 
 class Ranked(TwoGroups):
     def forward(self, x):
-        return super().forward(x).flatten(1).topk(3).indices
+        return super().forward(x).flatten(1).argmax(1)
 
 
 def test_a_refusal_says_that_the_outputs_are_a_choice():
@@ -233,8 +233,52 @@ def test_a_refusal_says_that_the_outputs_are_a_choice():
     groups = trace_channel_graph(model, X, call_with).groups
     wrong = {'a': torch.arange(8) != 4}
     for forward_fn, message in (
-        (call_with, 'but topk choose or order them.*forward_fn'),
+        (call_with, 'but argmax choose or order them.*forward_fn'),
         (TwoGroups.forward, r'their maximum \(tolerance'),
     ):
         with pytest.raises(VerificationError, match=message):
             prune_channels(model, groups, wrong, batch=X, forward_fn=forward_fn, tolerance=1e-5)
+
+
+class Proposes(TwoGroups):
+    """Chooses a position by scores that are all the same, but for a rounding error that goes by
+    the width; where nothing is chosen there is -inf."""
+
+    by_sort = False
+
+    def forward(self, x):
+        y = super().forward(x).flatten(2)
+        scores = torch.ones_like(y[:, 0])
+        scores[:, 0] += 1e-15 * (self.a.out_channels - 7.5)
+        scores[:, 3] = -torch.inf
+        best = scores.sort(1, descending=True).indices[:, :1]
+        best = best if self.by_sort else scores.topk(1, dim=1).indices
+        return y.gather(2, best[:, None].expand(-1, 2, 1))
+
+
+@pytest.mark.parametrize('live', [False, True])
+@pytest.mark.parametrize('by_sort', [False, True])
+def test_a_choice_that_a_rounding_error_tips_is_made_again(live, by_sort):
+    model = Proposes()
+    model.by_sort = by_sort
+    groups = trace_channel_graph(model, X, call_with).groups
+    how = dict(batch=X, forward_fn=call_with, tolerance=1e-9, live=live)
+    with torch.no_grad():
+        before = model.eval()(X)
+        assert len(prune_channels(model, groups, {'a': torch.arange(8) > 0}, **how).keep_masks) == 1
+        assert (model(X) - before).abs().max() > 1e-3
+
+
+class ChoosesBy(TwoGroups):
+    def forward(self, x):
+        y = super().forward(x).flatten(2)
+        return y.detach().new_zeros(3, 2).scatter(1, y.mean(2).topk(1).indices, 1.0)
+
+
+def test_what_is_chosen_from_must_stay_the_same():
+    """The choice is made again, so it tells nothing of what it was made by."""
+    model = ChoosesBy()
+    groups = trace_channel_graph(model, X, call_with).groups
+    wrong = {'a': torch.arange(8) != 4}
+    with pytest.raises(VerificationError, match='changes the outputs'):
+        prune_channels(model, groups, wrong, batch=X, forward_fn=call_with, tolerance=1e-5)

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from mmpretrain.models import MobileOne, RepVGG
-from nets import generator
+from nets import Dynamic, generator
 from torch import nn
 
-from mmpsbn.pruning import apply_plan, prune_dead_channels
+from mmpsbn.pruning import apply_plan, prune_dead_channels, trace_channel_graph
 from mmpsbn.pruning.repeated_sizes import repeated_sizes
 
 X = torch.randn(2, 3, 32, 32, generator=generator(), dtype=torch.float64)
@@ -170,3 +170,30 @@ def test_widths_under_other_names_and_in_lists_are_listed():
     names += ['stage_dims[0]', 'stage_dims[2]']
     assert result.sizes_left == dict.fromkeys(names, {'conv outputs': 6, 'last inputs': 6})
     assert (model.inplanes, model.in_channels, model.stage_dims) == (8, [3, 8], (8, 6, 8))
+
+
+def test_channels_go_through_a_split_by_an_attribute_that_follows():
+    torch.manual_seed(0)
+    model = Dynamic().double().eval()
+    norm = model.stem[1]
+    norm.weight.data[:2], norm.bias.data[:2] = 0, 0
+    slopes = model.slopes.excite  # of the two that are 0: they stay so
+    for row in (0, 1, 6, 7, 12, 13, 18, 19):
+        slopes.weight.data[row], slopes.bias.data[row] = 0, 0
+    with torch.no_grad():
+        before = model(X)
+        assert prune_dead_channels(model, [X]).channels_removed['stem.0'] == 2
+        torch.testing.assert_close(model(X), before, **exact)
+    assert (model.slopes.channels, slopes.out_channels) == (4, 16)
+
+
+def test_a_split_by_a_number_leaves_channels_whole():
+    model = Dynamic().double().eval()
+    del model.slopes.channels
+    type(model.slopes).channels = 6  # of no instance, so nobody keeps it up
+    try:
+        graph = trace_channel_graph(model, X, lambda model, x: model(x))
+    finally:
+        del type(model.slopes).channels
+    assert 'stem.0' not in graph.groups
+    assert 'a split into fixed sizes' in graph.skipped['slopes.excite']
