@@ -9,9 +9,9 @@ lost without a pin would let channels go that somebody still counts on.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .size_roles import SIZE_ROLES
+from .size_roles import follows_a_width
 from .union_find import FIXED, Vector
 
 # memory that is not computed from its arguments
@@ -110,7 +110,9 @@ def _split(trace, op) -> None:
     sizes = {piece.size(dim) for piece in pieces}
     # The sizes of a split stand in the code of the model, those of a chunk follow the width, as an
     # attribute of the module may: then channels can go, the k-th of every piece together.
-    equal = len(sizes) == 1 and (trace.chunking or _follows(trace.running, *sizes))
+    equal = len(sizes) == 1 and (
+        trace.chunking or (trace.running is not None and follows_a_width(trace.running, *sizes))
+    )
     if vector is not None and not equal:
         trace.pin_labels(vector, 'a split into fixed sizes')
     start = 0
@@ -121,11 +123,6 @@ def _split(trace, op) -> None:
             trace.join(vector[: piece.size(dim)], axes[dim], 'chunk')
         start += piece.size(dim)
         trace.put(piece, axes)
-
-
-def _follows(module: nn.Module | None, size: int) -> bool:
-    """Whether a module has a size in an attribute that surgery keeps up with the width."""
-    return any(vars(module).get(name) == size for name in SIZE_ROLES) if module else False
 
 
 @rule('index_select')

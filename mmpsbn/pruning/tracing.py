@@ -107,7 +107,9 @@ def trace_pass(model: nn.Module, forward: Callable[[], Any]) -> ChannelTrace:
                 hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
                 hooks.enter_context(module.register_forward_hook(tracer.leaving))
         for function, rule in _FUNCTION_RULES.items():
-            hooks.callback(setattr, function, 'forward', vars(function)['forward'])
+            own = vars(function).get('forward')  # else it is a base's
+            undo = (setattr, function, 'forward', own) if own else (delattr, function, 'forward')
+            hooks.callback(*undo)
             function.forward = staticmethod(tracer.calling(function.forward, rule))
         with _AboveDispatch(trace), tracer:
             output = forward()
@@ -152,11 +154,14 @@ class _Tracer(TorchDispatchMode):
         trace, signature = self.trace, inspect.signature(compute)
 
         def forward(ctx, *args):
+            if trace.stack and trace.stack[-1].rule:  # which speaks for all within
+                return compute(ctx, *args)
+            depth = len(trace.stack)
             trace.stack.append(Frame(trace.where(), nn.Identity(), args, rule))
             try:
                 output = compute(ctx, *args)
             finally:
-                trace.stack.pop()
+                del trace.stack[depth:]
             bound = signature.bind(ctx, *args)
             bound.apply_defaults()
             rule(trace, bound.arguments, output)

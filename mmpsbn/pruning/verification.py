@@ -120,6 +120,10 @@ def output_errors(before: list[Tensor], after: list[Tensor]) -> tuple[float, flo
 _SELECTING = ('argmax', 'argmin', 'nonzero', 'nms')
 
 
+# beyond it a value is taken for a mark and not for a score
+_LARGE = 1e4
+
+
 class Choices(TorchDispatchMode):
     """What topk and sort choose in one pass, to be chosen again in another, where a rounding error
     would come out as another choice.
@@ -150,9 +154,11 @@ class Choices(TorchDispatchMode):
             return output
         (values, indices), by_name = output, dict(zip((a.name for a in schema.arguments), args))
         among, dim = by_name['self'], (by_name | kwargs).get('dim', -1)
-        self.among.append(among.nan_to_num(0, 0, 0))  # -inf is what may not be chosen
+        self.among += _bands(among)
         if self._again is not None:
-            indices = next(self._again)
+            indices = next(self._again, None)
+            if indices is None:
+                raise RuntimeError('this pass chooses more often than the one that it repeats')
             values = among.gather(dim, indices)
         self.indices.append(indices)
         return values, indices
@@ -165,3 +171,16 @@ class Choices(TorchDispatchMode):
                 return forward_fn(model, batch), self.among
 
         return forward
+
+
+def _bands(among: Tensor) -> list[Tensor]:
+    """What is ordinary, what is large, and what is infinite, each beside zeros: what may not be
+    chosen is often filled with a large number, beside which no error in the others would show."""
+    if not among.is_floating_point():
+        return [among]
+    infinite, large = among.isinf(), among.abs() > _LARGE
+    return [
+        among.masked_fill(large, 0),
+        among.masked_fill(~large | infinite, 0),
+        infinite * among.sign(),
+    ]

@@ -270,14 +270,22 @@ def test_a_choice_that_a_rounding_error_tips_is_made_again(live, by_sort):
 
 
 class ChoosesBy(TwoGroups):
+    """``mark`` stands where nothing may be chosen."""
+
+    def __init__(self, mark):
+        super().__init__()
+        self.mark = mark
+
     def forward(self, x):
-        y = super().forward(x).flatten(2)
-        return y.detach().new_zeros(3, 2).scatter(1, y.mean(2).topk(1).indices, 1.0)
+        scores = super().forward(x).flatten(2).mean(2)
+        chosen = nn.functional.pad(scores, (0, 1), value=self.mark).topk(1).indices
+        return scores.detach().new_zeros(3, 3).scatter(1, chosen, 1.0)
 
 
-def test_what_is_chosen_from_must_stay_the_same():
+@pytest.mark.parametrize('mark', [-float('inf'), -1e9, torch.finfo(torch.double).min])
+def test_what_is_chosen_from_must_stay_the_same(mark):
     """The choice is made again, so it tells nothing of what it was made by."""
-    model = ChoosesBy()
+    model = ChoosesBy(mark)
     groups = trace_channel_graph(model, X, call_with).groups
     wrong = {'a': torch.arange(8) != 4}
     with pytest.raises(VerificationError, match='changes the outputs'):

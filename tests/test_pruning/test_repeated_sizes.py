@@ -197,3 +197,22 @@ def test_a_split_by_a_number_leaves_channels_whole():
         del type(model.slopes).channels
     assert 'stem.0' not in graph.groups
     assert 'a split into fixed sizes' in graph.skipped['slopes.excite']
+
+
+class SplitInTraining(nn.Module):
+    """Has the width in an attribute, and no layer that has it: nobody keeps it up."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x):
+        first, second = x.split(self.channels, dim=1)
+        return first * second
+
+
+@pytest.mark.parametrize('channels', [8, torch.tensor(8)])
+def test_an_attribute_that_surgery_does_not_know_is_a_number(channels):
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), SplitInTraining(channels), nn.Conv2d(8, 4, 1))
+    graph = trace_channel_graph(model, X.float(), lambda model, x: model(x))
+    assert '0' not in graph.groups and 'a split into fixed sizes' in graph.skipped['0']
