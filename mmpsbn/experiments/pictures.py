@@ -86,11 +86,11 @@ def against(x: str, y: str) -> Panel:
 
 
 def draw(panels: Sequence[Panel], numbers: Numbers) -> Figure:
-    """One legend for all: a label has the same colour in each panel. Of several seeds the means,
-    in a band of a standard deviation to both sides."""
+    """One legend for all, beside them: a label has the same colour in each panel. Of several seeds
+    the means, in a band of a standard deviation to both sides."""
     drawn = [panel.lines(numbers) for panel in panels]
     labels = list(dict.fromkeys(label for lines in drawn for label in lines))
-    figure = Figure(figsize=(4.5 * len(panels), 3.6), dpi=120, layout='constrained')
+    figure = Figure(figsize=(4.5 * len(panels) + 2, 3.6), dpi=120, layout='constrained')
     for axes, panel, lines in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, drawn):
         for label, points in lines.items():
             number = labels.index(label)
@@ -108,7 +108,13 @@ def draw(panels: Sequence[Panel], numbers: Numbers) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(axis='y', alpha=0.3)
-        axes.legend(frameon=False, fontsize='small')
+    handles = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    figure.legend(
+        handles=[handles[label] for label in labels],
+        loc='outside right center',
+        frameon=False,
+        fontsize='small',
+    )
     return figure
 
 

@@ -147,15 +147,19 @@ def test_a_logarithmic_axis_has_the_values_that_were_run():
     assert axes.get_xticks().tolist() == [14, 32, 56] and not len(axes.get_xticks(minor=True))
 
 
-def test_a_line_has_one_look_in_all_panels_and_no_two_the_same():
+def test_a_line_has_one_look_in_all_panels_and_in_one_legend_and_no_two_the_same():
     lines = {str(number): [(1, number), (2, number)] for number in range(13)}
     later = dict(list(lines.items())[5:])
-    panels = [Panel('x', 'top1', lines_of(drawn)) for drawn in (lines, later)]
-    left, right = draw(panels, {}).axes
+    panels = [Panel('x', 'top1', lines_of(drawn)) for drawn in (later, lines)]
+    figure = draw(panels, {})
+    right, left = figure.axes
     looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in left.lines}
     assert len(set(looks.values())) == 13
     for line in right.lines:
         assert looks[line.get_label()] == (line.get_color(), line.get_linestyle())
+    (legend,) = figure.legends
+    told = {text.get_text() for text in legend.get_texts()}
+    assert told == looks.keys() and not right.get_legend()
 
 
 SHARES = dict(weights=0.5, channels=0.5, macs=0.5, params=0.5)
