@@ -3,9 +3,11 @@
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -63,13 +65,19 @@ def checks_on(device):
 
 
 def perform(words, environment, log):
-    """'passed', or how it ended; what it prints goes into a file."""
-    how = dict(cwd=ROOT, env=environment, stderr=subprocess.STDOUT, timeout=SECONDS)
+    """'passed', or how it ended; what it prints goes into a file. No process of its own
+    outlives it: one more on the GPU would spoil the times to come."""
+    how = dict(cwd=ROOT, env=environment, stderr=subprocess.STDOUT, start_new_session=True)
+    with log.open('w') as file:
+        process = subprocess.Popen([sys.executable, *words], stdout=file, **how)
     try:
-        with log.open('w') as file:
-            code = subprocess.run([sys.executable, *words], stdout=file, **how).returncode
+        code = process.wait(SECONDS)
     except subprocess.TimeoutExpired:
         return f'stopped after {SECONDS} s'
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     return 'passed' if code == 0 else f'failed with exit code {code}'
 
 

@@ -1,6 +1,7 @@
 """tools/gpu_check.py: what its page says, and that its commands are those of the benchmarks."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ def gpu_check(monkeypatch):
 def test_the_page_says_what_passed_and_a_failure_is_no_end(gpu_check, monkeypatch, tmp_path):
     page = tmp_path / 'out/gpu_check.md'
     on_cpu = 'import os; assert os.environ["CUDA_VISIBLE_DEVICES"] == ""'
+    sleep = ['sh', '-c', f'echo $$ > {tmp_path}/pid; exec sleep 99']  # a rank, as it were
     scripts = {
         'right': f'{on_cpu}; print("| 1.5 |")',
         'wrong': 'raise ValueError("far off")',
-        'endless': 'import time; print("begun", flush=True); time.sleep(99)',
+        'endless': f'import subprocess; print("begun", flush=True); subprocess.run({sleep})',
         'written': f'print(open({str(page)!r}).read().count("##"), "before")',
     }
     commands = {title: ['-c', script] for title, script in scripts.items()}
@@ -34,6 +36,8 @@ def test_the_page_says_what_passed_and_a_failure_is_no_end(gpu_check, monkeypatc
     assert '| wrong | failed with exit code 1 |' in text and 'ValueError: far off' in text
     assert '| endless | stopped after 5 s |' in text and '\nbegun\n' in text
     assert '\n3 before\n' in text
+    rank = Path('/proc', (tmp_path / 'pid').read_text().strip(), 'cmdline')
+    assert not rank.exists() or not rank.read_bytes()  # a zombie at most
 
 
 def test_without_a_gpu_it_says_so(gpu_check, tmp_path, capsys, monkeypatch):
