@@ -62,11 +62,7 @@ class TorchPruningHook(Hook):
                 'TorchPruningHook prunes the model of one rank, without averages: train on one '
                 'device, and take EMAHook out'
             )
-        if not any(isinstance(hook, PrunedCheckpointHook) for hook in runner.hooks):
-            raise ValueError(
-                'TorchPruningHook notes what has gone in PrunedCheckpointHook, which this run '
-                "lacks: start it with mmpsbn train, or add dict(type='PrunedCheckpointHook')"
-            )
+        _structure_of(runner)  # refuses a run without one
         self._schedule = BudgetSchedule.of_run(
             self._budget, finetunes=True, iters=runner.max_iters, iters_per_step=1
         )
@@ -110,7 +106,13 @@ class TorchPruningHook(Hook):
 
 def _structure_of(runner) -> PrunedStructure:
     """Where a checkpoint's plan is kept."""
-    return next(h.structure for h in runner.hooks if isinstance(h, PrunedCheckpointHook))
+    for hook in runner.hooks:
+        if isinstance(hook, PrunedCheckpointHook):
+            return hook.structure
+    raise ValueError(
+        'TorchPruningHook notes what has gone in PrunedCheckpointHook, which this run lacks: start '
+        "it with mmpsbn train, or add dict(type='PrunedCheckpointHook')"
+    )
 
 
 def _prune(

@@ -116,10 +116,8 @@ def output_errors(before: list[Tensor], after: list[Tensor]) -> tuple[float, flo
     return worst[0], worst[1]
 
 
-# what they return is a choice or an order among their inputs, as topk's and sort's are
+# what they return is a choice among their inputs, as of topk and sort, and is not held
 _SELECTING = ('argmax', 'argmin', 'nonzero', 'nms')
-
-
 # beyond it a value is taken for a mark and not for a score
 _LARGE = 1e4
 
