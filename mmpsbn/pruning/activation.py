@@ -87,17 +87,6 @@ class ActivationWindow:
             least_samples,
         )
 
-    def spreads(self) -> dict[str, Tensor]:
-        """The largest (max - min) / max |activation| over the readers of each channel of each
-        group, shape (channels,): 0 where it is constant, dead included; at most 2. inf in a
-        group one of whose readers saw nothing."""
-
-        def spread(low: Tensor, high: Tensor) -> Tensor:
-            scale = torch.maximum(low.abs(), high.abs())
-            return torch.where(scale > 0, (high - low) / scale, scale)
-
-        return self._over_readers(spread, 1)
-
     def values(self) -> dict[str, Tensor]:
         """The middle of the range at each position of each reader, shape (P,)."""
         return {name: (low + high) / 2 for name, (low, high) in self.ranges.items()}

@@ -67,8 +67,8 @@ def prune_dead_channels(
             which outputs are compared.
         criterion: ``'dead'``: 0 on all batches wherever it is read; a layer that no sample
             reached tells nothing, so that what it reads stays. ``'collapsed'``: these,
-            and channels that are constant or whose |gamma| is below ``gamma_threshold`` in
-            every norm; their constant goes into the bias of what reads them.
+            and channels whose |gamma| is below ``gamma_threshold`` in every norm; the constant
+            that they emit goes into the bias of what reads them.
         optimizers: those that hold the model's parameters.
         forward_fn: ``forward_fn(model, batch)`` returns tensors in any nesting; by
             default ``model(batch)``, a tuple being arguments and a dict keyword arguments.
@@ -101,7 +101,6 @@ def prune_dead_channels(
     graph = task.graph
     window = _watch(model, graph, itertools.chain([probe], batches), forward_fn)
     scores = {name: score.cpu() for name, score in window.scores().items()}
-    spreads = {name: spread.cpu() for name, spread in window.spreads().items()}
     keep_masks = {}
     for name, group in graph.groups.items():
         removable = removable_without_loss(
@@ -109,7 +108,6 @@ def prune_dead_channels(
             group,
             graph.norm_of,
             score=scores[name],
-            spread=spreads[name],
             criterion=criterion,
             eps=eps,
             gamma_threshold=gamma_threshold,

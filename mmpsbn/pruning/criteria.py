@@ -19,18 +19,12 @@ LOSSLESS_CRITERIA = ('dead', 'collapsed')
 NEVER_POSITIVE = 'never_positive'
 
 
-# (max - min) / max |activation| up to which a channel counts as constant: interpolation of a
-# constant in float32
-_ROUNDING = 1e-6
-
-
 def removable_without_loss(
     models: Sequence[nn.Module],
     group: ChannelGroup,
     norm_of: Mapping[str, tuple[str, ...]],
     *,
     score: Tensor,
-    spread: Tensor | None,
     criterion: str,
     eps: float,
     gamma_threshold: float,
@@ -38,29 +32,26 @@ def removable_without_loss(
 ) -> Tensor:
     """The channels of a group that may go, by a criterion; shape (channels,), bool.
 
-    ``'dead'``: max |a| <= ``eps`` wherever they are read. ``'collapsed'``: these, and those that
-    emit a constant, or nearly so (|gamma| < ``gamma_threshold`` in every norm of every model), and
-    whose readers can take it into a bias. :data:`NEVER_POSITIVE`: max a <= ``eps``. What is unknown
+    ``'dead'``: max |a| <= ``eps`` wherever they are read. ``'collapsed'``: these, and those with
+    |gamma| < ``gamma_threshold`` in every norm of every model, which emit next to a constant, where
+    all readers can take it into a bias. :data:`NEVER_POSITIVE`: max a <= ``eps``. What is unknown
     (NaN or infinite) stays.
 
     Args:
         models: the one that was watched, and its averages, which lose the same channels.
         norm_of: of the graph.
-        score, spread: of :class:`ActivationWindow`, the largest over all models, shapes
-            (channels,), on the CPU; ``positive`` scores for NEVER_POSITIVE. A spread of None says
-            nothing, as of a window in which weights have moved.
+        score: of :class:`ActivationWindow`, the largest over all models, shape (channels,), on
+            the CPU; a ``positive`` one for NEVER_POSITIVE.
         fold_padding: accept zero padding in the readers, see :func:`takes_constants`.
     """
     removable = score <= eps
     if criterion == 'collapsed':
         # An average (EMA) has gammas of its own: what has collapsed in the model may live there.
-        constant, foldable = torch.ones_like(removable), torch.ones_like(removable)
+        collapsed = torch.ones_like(removable)
         for model in models:
-            constant &= collapsed_channels(model, group, threshold=gamma_threshold)
-            foldable &= foldable_channels(model, group, norm_of, fold_padding=fold_padding)
-        if spread is not None:
-            constant |= spread <= _ROUNDING
-        removable |= constant & foldable
+            collapsed &= collapsed_channels(model, group, threshold=gamma_threshold)
+            collapsed &= foldable_channels(model, group, norm_of, fold_padding=fold_padding)
+        removable |= collapsed
     return removable & score.isfinite()
 
 

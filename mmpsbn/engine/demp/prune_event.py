@@ -69,7 +69,6 @@ def select_keep_masks(
             group,
             graph.norm_of,
             score=score,
-            spread=None,
             criterion=settings.criterion,
             eps=settings.eps,
             gamma_threshold=settings.gamma_threshold,

@@ -17,17 +17,13 @@ _SHARES = dict(smoke=(50,), small=(50, 25, 12), paper=(50, 25, 12))  # of the MA
 _ITERATIONS = dict(smoke=200, small=390, paper=87_960)
 _BEFORE = 'before finetuning, 100'
 _TORCH_PRUNING = 'mmpsbn.experiments.torch_pruning_hook'
-# What chooses in the arms that are cut once. At 50 % of the MACs BCCD cannot tell choices apart.
-_CHOICES = dict(
-    smoke=('random',),
-    small=('uniform', 'l1', 'random'),
-    paper=('fisher', 'l1', 'bn_scale', 'uniform', 'random'),
-)
-_CUT_ONCE = dict(smoke=(50,), small=(25, 12), paper=(50, 25, 12))
+# What chooses in the arms that are cut once.
+_ALL_CHOICES = ('fisher', 'l1', 'bn_scale', 'uniform', 'random')
+_CHOICES = dict(smoke=('random',), small=_ALL_CHOICES, paper=_ALL_CHOICES)
 _ROUND_TO = dict(smoke=1, small=8, paper=8)  # of Torch-Pruning, which takes no other where it fails
 # DemP's penalty leaves what it leaves.
 _INTERVAL = dict(smoke=20, small=39, paper=5_000)
-_PEAKS = dict(smoke=(1e-2,), small=(1e-2, 3e-2, 1e-1), paper=(1e-3, 1e-2))
+_PEAKS = dict(smoke=(1e-2,), small=(3e-2, 1e-1), paper=(1e-3, 1e-2))
 
 
 def _cosine(iterations: int) -> Options:
@@ -69,6 +65,13 @@ def _arms(scale: str) -> list[Arm]:
     for share in _SHARES[scale]:
         line = dict(type='DemPHook', budget=dict(flops=share / 100))
         arms.append(arm(f'DemPHook, {share}', finetuned, line, **start))
+    for score in _CHOICES[scale]:
+        for share in _SHARES[scale]:
+            once = cut_once(score, share / 100, _ITERATIONS[scale])
+            arms.append(arm(f'cut once by {score}, {share}', finetuned, once, **start))
+    for share in _SHARES[scale]:
+        once = cut_once('uniform', share / 100, _NARROW_ITERATIONS[scale])
+        arms.append(arm(f'narrow from random weights, {share}', _NARROW[scale], once))
     for share in _SHARES[scale]:
         theirs = dict(type='TorchPruningHook', macs=share / 100, round_to=_ROUND_TO[scale])
         imports = {'custom_imports.imports': ['mmpsbn', _TORCH_PRUNING]}
@@ -78,13 +81,6 @@ def _arms(scale: str) -> list[Arm]:
             type='DemPHook', penalty=dict(peak=peak), prune=dict(interval=_INTERVAL[scale])
         )
         arms.append(arm(f"DemP's penalty, {peak:g}", finetuned, killing, **start))
-    for score in _CHOICES[scale]:
-        for share in _CUT_ONCE[scale]:
-            once = cut_once(score, share / 100, _ITERATIONS[scale])
-            arms.append(arm(f'cut once by {score}, {share}', finetuned, once, **start))
-    for share in _CUT_ONCE[scale]:
-        once = cut_once('uniform', share / 100, _NARROW_ITERATIONS[scale])
-        arms.append(arm(f'narrow from random weights, {share}', _NARROW[scale], once))
     return arms
 
 
