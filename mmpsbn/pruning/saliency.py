@@ -20,8 +20,8 @@ class Gates:
     a norm layer, of a convolution without one its filters and biases. A channel that several layers
     write, or that goes through a depthwise convolution, has one gate in all of them. A batch or
     group norm without a scale that trains (``requires_grad=False``, as in mmdet's configs of Caffe)
-    gets a factor of 1 on its output, until :meth:`close`. Its derivative is of a rank's own batch,
-    neither clipped nor unscaled.
+    gets a factor of 1 on its output, until :meth:`close`. Its derivative is neither clipped nor
+    unscaled.
 
     Attributes:
         number: of gates: one for each channel of each group.
@@ -98,6 +98,16 @@ class Gates:
         """Leave the model as it was."""
         for hook in self._hooks:
             hook.remove()
+
+    def average(self, mean: Callable[[Tensor], Tensor]) -> None:
+        """Those gradients that DDP does not know, over the ranks, which call it together."""
+        if not self._factors:
+            return
+        # a rank may have sent nothing through a layer
+        own = [torch.zeros_like(f) if f.grad is None else f.grad for f in self._factors]
+        averaged = mean(torch.cat(own)).split([len(factor) for factor in self._factors])
+        for factor, gradient in zip(self._factors, averaged):
+            factor.grad = gradient
 
     def forget(self) -> None:
         """The gradients that no optimizer sets to 0."""
@@ -265,12 +275,19 @@ class GateSaliency:
         self.seen = state['seen']
 
     @torch.no_grad()
-    def add(self, *, shifted: Container[nn.Parameter] = ()) -> None:
+    def add(
+        self,
+        *,
+        shifted: Container[nn.Parameter] = (),
+        mean: Callable[[Tensor], Tensor] = lambda own: own,
+    ) -> None:
         """The gradients as they are. Where one of them is NaN or infinite nothing is added.
 
         Args:
             shifted: those of an optimizer whose step has begun, in which a psBN bias holds beta.
+            mean: over the ranks.
         """
+        self._gates.average(mean)
         gates = self._gates.derivatives(lambda parameter: parameter.grad, shifted)
         finite = gates.isfinite().all()
         self._sum += gates.square().where(finite, 0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from budget_runs import AVERAGE, WIDE, choosing, events_of, params, run
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS
 from runs import (
     assert_resumes,
     inner_widths,
@@ -112,14 +113,26 @@ def test_what_the_loss_misses_least_goes_first(tmp_path):
     assert re.search(r'\(none dead and \d+ alive, with \d+.\d% of the saliency\)', second)
 
 
+@MODELS.register_module(force=True)
+class NormEvalNet(ToyNet):
+    """As a backbone with norm_eval=True."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.blocks[1].bn1.eval()
+        return self
+
+
 def test_frozen_layers_and_norm_layers_in_eval_mode(tmp_path):
     def freeze(runner):
         runner.model.blocks[0].requires_grad_(False)
-        runner.model.blocks[1].bn1.eval()
+        runner.model.blocks[1].bn1.running_mean.fill_(0.25)
 
-    runner, _ = run(tmp_path, freeze, hook=choosing(flops=0.7))
+    model = WIDE | dict(type='NormEvalNet')
+    runner, _ = run(tmp_path, freeze, hook=choosing(flops=0.7), model=model)
     first, second = runner.model.blocks
     assert first.conv1.out_channels == 48 > second.conv1.out_channels
+    assert (second.bn1.running_mean == 0.25).all()  # it was in eval mode in all iterations
     assert pruner_of(runner).budget.met
 
 
@@ -142,9 +155,9 @@ def test_optimizer_wrappers(tmp_path, wrapper, norm):
 def test_within_a_step_biases_of_psbn_count_as_what_the_layers_add(tmp_path, monkeypatch):
     add, counted = GateSaliency.add, []
 
-    def note(saliency, *, shifted=()):
+    def note(saliency, *, shifted=(), **how):
         counted.append([name for name, p in named if p not in shifted])
-        add(saliency, shifted=shifted)
+        add(saliency, shifted=shifted, **how)
 
     def name_parameters(runner):
         named.extend(runner.model.named_parameters())
@@ -232,8 +245,14 @@ def test_the_log_tells_what_was_planned_what_went_and_what_the_loss_did(half):
     events = events_of(messages)
     pattern = r'channels removed \((\w+) dead and (\w+) alive, with (\S+)% of the saliency\), '
     assert all(re.search(pattern, event) for event in events)
-    compared = 'outputs as with these channels masked to 0 after reconstruction, within '
-    assert all(compared in event for event in events)
+    compared = (
+        r'outputs as with these channels masked to 0 after reconstruction, which changes them by '
+        r'(\S+), within (\S+);'
+    )
+    changes = [re.search(compared, event) for event in events]
+    assert all(float(m[1]) > 1e-3 and float(m[2]) < 1e-5 for m in changes)
+    begun = r'budget flops=0.5: cuts after .*, widths in .*; the least that can be left is \d.\d%'
+    assert sum(bool(re.fullmatch(begun, m)) for m in messages) == 1
     plans = [m for m in messages if '% planned' in m]
     assert re.fullmatch(
         r'budget flops=0.5: 8\d.\d% of the macs left, 87.5% planned by now, 50.0% in the end',
@@ -244,7 +263,7 @@ def test_the_log_tells_what_was_planned_what_went_and_what_the_loss_did(half):
         'go',
         plans[-1],
     )
-    losses = [re.match(r'the loss was (\S+) before the cut at iteration', m) for m in messages]
+    losses = [re.match(r'the loss was (\S+) in the \d+ iterations before', m) for m in messages]
     losses = [float(m[1]) for m in losses if m]
     seen = [record['loss'] for record in scalars(runner, 'loss')]
     # the first cut is at iteration 10; the logger's smoothing window is longer than that
@@ -311,14 +330,28 @@ def test_another_score_is_called_by_its_name(tmp_path):
     assert 'channels removed (chosen by l1), ' in event and pruner_of(runner).budget.met
 
 
-def test_the_loss_after_two_cuts_at_once_is_compared_with_that_before_them():
+@pytest.mark.parametrize('resumed', [False, True])
+def test_the_loss_after_a_cut_is_compared_with_that_before_it(resumed):
     watch, said = LossWatch(2), []
+    logger = SimpleNamespace(info=said.append)
     for loss in (4.0, 2.0, 1.0):
-        watch.note(dict(loss=torch.tensor(loss)), SimpleNamespace(info=said.append))
+        watch.note(dict(loss=torch.tensor(loss)), logger)
     watch.cut(3)
-    for loss in (6.0, 8.0, 9.0):
-        watch.note(dict(loss=torch.tensor(loss)), SimpleNamespace(info=said.append))
-    assert said == [
-        'the loss was 1.5000 before the cut at iteration 3, and is 7.0000 after it (means of 2 '
-        'iterations)'
+    watch.note(dict(loss=torch.tensor(6.0)), logger)
+    if resumed:
+        state, watch = watch.state(), LossWatch(2)
+        watch.restore(state)
+    for loss in (8.0, 9.0):
+        watch.note(dict(loss=torch.tensor(loss)), logger)
+    before = 'the loss was 1.5000 in the 2 iterations before the cut at iteration 3, and '
+    assert said == [f'{before}7.0000 in the 2 after it']
+    watch.cut(6)
+    watch.end(logger)
+    assert len(said) == 1  # nothing is known of what came after it
+    watch.note(dict(loss=torch.tensor(5.0)), logger)
+    watch.end(logger)
+    watch.end(logger)
+    assert said[1:] == [
+        'the loss was 8.5000 in the 2 iterations before the cut at iteration 6, and 5.0000 in the '
+        '1 after it'
     ]

@@ -317,6 +317,13 @@ def test_what_is_never_positive_goes_and_the_log_says_what_that_changes(tmp_path
     assert float(said[2]) < 1e-5
 
 
+@pytest.mark.parametrize('interval, width', [(36, 8), (37, 12)])
+def test_in_the_last_tenth_of_a_run_no_live_channel_goes(tmp_path, interval, width):
+    hook = demp(interval=interval, allow_live=True, round_to=8)
+    runner, _ = train(tmp_path, [hook], killing([0]), iters=40)
+    assert inner_widths(runner.model) == [width, 12]
+
+
 def test_the_log_line_shows_strengths_that_its_four_decimals_can_hold(tmp_path):
     hook = demp(interval=4, penalty=1e-3, noise=5e-5)
     hook['schedule'] = dict(type='constant')

@@ -170,6 +170,30 @@ def budget_over_other_sizes(folder):
     )
 
 
+class DarkOnRank0(nn.Module):
+    """What rank 0 sees is 0, and with frozen norms so is all that its layers give."""
+
+    def forward(self, data, training=False):
+        return dict(data, inputs=data['inputs'] * get_rank())
+
+
+def budget_of_frozen_norms(folder):
+    def darken(runner):
+        bare_model(runner).data_preprocessor = DarkOnRank0()
+
+    hook = dict(type='DemPHook', budget=dict(flops=0.7))
+    model = dict(type='ToyNet', norm_cfg=dict(type='BN', requires_grad=False))
+    found = []
+    # the cuts come after 12, 24 and 36 iterations
+    for name, more in (('whole', {}), ('resumed', resume_from(f'{folder}/whole/epoch_4.pth'))):
+        how = ON_RANKS | dict(epochs=15, model=model) | more
+        runner, _ = train(f'{folder}/{name}', [hook], darken, **how)
+        pruner = pruner_of(runner)
+        weights = dict(bare_model(runner).named_parameters())
+        found.append((pruner.structure.plan.to_dict(), pruner.budget.met, weights))
+    return found
+
+
 def snap_at_the_start(folder):
     hook = dict(type='DemPHook', budget=dict(flops=0.5, score='snap', timing='start'))
     runner, _ = train(folder, [hook], epochs=1, **ON_RANKS)
@@ -187,6 +211,7 @@ SCENARIOS = (
     branches_by_rank,
     batches_that_shrink_on_one_rank,
     budget_over_other_sizes,
+    budget_of_frozen_norms,
     snap_at_the_start,
 )
 
@@ -229,6 +254,15 @@ def test_ranks_with_images_of_other_sizes_choose_the_same_channels(two_ranks):
     assert abs(left / 0.7 - 1) <= 0.02
     assert theirs[:2] == (plan, left)
     assert_same(theirs[2], weights)
+
+
+def test_what_one_rank_alone_sees_of_frozen_norms_counts(two_ranks):
+    ours, theirs = two_ranks[budget_of_frozen_norms]
+    plan, met, weights = ours[0]
+    assert met and plan
+    for other in (ours[1], *theirs):  # resumed between two cuts, and on the other rank
+        assert other[:2] == (plan, True)
+        assert_same(other[2], weights)
 
 
 def test_ranks_join_what_their_pictures_say_of_the_gates(two_ranks):

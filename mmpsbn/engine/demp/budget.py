@@ -116,12 +116,15 @@ class Budget:
         positions: Mapping[str, float],
         image: Tensor,
         whole: str,
-    ) -> None:
+    ) -> float:
         """Measure the model; of a run that is not resumed it is the one at the start.
 
         Args:
             groups, whole: see :meth:`check_reach`.
             image: shape (1, C, H, W), for the clock.
+
+        Returns:
+            See :meth:`check_reach`.
 
         Raises:
             ValueError: the budget cannot be met, or is met by the model as it is.
@@ -140,19 +143,25 @@ class Budget:
                 narrow = _pruned(model, groups, masks)
                 macs = model_cost(narrow, self._positions).macs
                 self._narrowest = dict(macs=macs, latency_ms=self._milliseconds(narrow))
-        self.check_reach(model, groups, whole)
+        least = self.check_reach(model, groups, whole)
         if self._settings.is_latency and self._macs_in_time is None:
             self._macs_in_time = self._find_macs_in_time(model, groups)
+        return least
 
-    def check_reach(self, model: nn.Module, groups: Mapping[str, ChannelGroup], whole: str) -> None:
+    def check_reach(
+        self, model: nn.Module, groups: Mapping[str, ChannelGroup], whole: str
+    ) -> float:
         """Is what is left enough, with all gone of these groups that can go?
 
         Args:
             groups: that may lose channels.
             whole: in words, what else there is, and why it stays.
 
+        Returns:
+            The least that can be left of the cost at the start.
+
         Raises:
-            ValueError: it is not; a latency is looked at once, at the start.
+            ValueError: it is not enough; a latency is looked at once, at the start.
         """
         if self._settings.is_latency:
             least = self._narrowest['latency_ms'] / self._dense['latency_ms']
@@ -167,6 +176,7 @@ class Budget:
                 f'{self._min_channels}); ask for more than that, or make more layers '
                 f'prunable; left whole: {whole or "none"}'
             )
+        return least
 
     def count(self, model: nn.Module) -> None:
         """Measure the model as it is."""

@@ -14,6 +14,7 @@ from ...pruning import VerificationError
 from ...pruning.graph import by_reason
 from ...pruning.prune import Removal, prune_channels
 from ...pruning.reconstruction import InputMoments
+from ...pruning.verification import output_errors, probe_outputs
 from ...upstream import accumulative_counts, load_from, resumes
 from ..openmmlab import forward_tensors
 from ..ranks import over_ranks, reduced
@@ -85,6 +86,7 @@ class BudgetPruner(OnlinePruner):
             refused=sorted(self._refused),
             another_try=self._another_try,
             finetunes=self._finetunes,
+            losses=self._losses.state(),
             schedule=self._saved_schedule if self._schedule is None else self._schedule.state(),
         )
 
@@ -94,9 +96,11 @@ class BudgetPruner(OnlinePruner):
         self._scorer.restore(state['saliency'])
         self._refused = set(state['refused'])
         self._another_try, self._finetunes = state['another_try'], state['finetunes']
+        self._losses.restore(state['losses'])
         self._saved_schedule = state['schedule']
 
     def end(self, runner) -> None:
+        self._losses.end(runner.logger)
         if self.graph is not None and not self.budget.met:
             self._log_budget(runner, share=1.0)
         if self._step_hook is not None:
@@ -125,7 +129,7 @@ class BudgetPruner(OnlinePruner):
         image = example.new_zeros(1, example.shape[1], *self.progress.counted_size)
         groups = self._scorer.known(model, self.graph, self.prunable)
         whole = self._whole(groups)
-        self.budget.start(model, groups, self.progress.positions, image, whole)
+        least = self.budget.start(model, groups, self.progress.positions, image, whole)
         self._schedule = schedule_of(
             runner,
             self._budget_settings,
@@ -137,7 +141,10 @@ class BudgetPruner(OnlinePruner):
             self._schedule.restore(self._saved_schedule)
         if len(groups) < len(self.prunable):
             runner.logger.warning(f'of some channels no gradient tells: left whole: {whole}')
-        runner.logger.info(f'{self.budget}: {self._schedule}, widths in {self.budget.widths}')
+        runner.logger.info(
+            f'{self.budget}: {self._schedule}, widths in {self.budget.widths}; the least that can '
+            f'be left is {least:.1%}'
+        )
         if self.next_event(runner) is None and not self.budget.met:
             self._log_budget(runner, share=1.0)
         else:
@@ -226,7 +233,8 @@ class BudgetPruner(OnlinePruner):
             averages = averaged_models_of(runner)
             probe = self._probe_of(model, data_batch)
             scores = self._scores(runner, model)
-            why = self._obstacle(scores, [model, *averages], probe)
+            seen = look_at([model, *averages], {}, probe)
+            why = self._obstacle(scores, model, finite=seen is not None)
             if why:
                 self._skip(runner, why)
             reconstructs = self._budget_settings.reconstructs
@@ -239,6 +247,9 @@ class BudgetPruner(OnlinePruner):
                         break
                     continue
                 went = True
+                before, after = seen[1], probe_outputs(model, probe, forward_tensors)
+                _, change = output_errors(before, after)
+                seen = seen[0], after
                 self._follow(model, removal.plan, probe)
                 self.budget.count(model)
                 self.progress.log_event(
@@ -246,7 +257,8 @@ class BudgetPruner(OnlinePruner):
                     model,
                     removal,
                     removed_as=self._scorer.words(removal, scores),
-                    compared=f'as with these channels {masked}, ',
+                    compared=f'as with these channels {masked}, which changes them by '
+                    f'{change:.1e}, ',
                     seconds=time.perf_counter() - start,
                 )
                 if share < 1 or (aim == 1 and self.budget.met):
@@ -273,15 +285,19 @@ class BudgetPruner(OnlinePruner):
         }
         return {name: score for name, score in left.items() if name in self.prunable}
 
-    def _obstacle(self, scores: Mapping, models, probe: Tensor) -> str | None:
-        """Why there can be no cut now."""
+    def _obstacle(self, scores: Mapping, model: nn.Module, *, finite: bool) -> str | None:
+        """Why there can be no cut now.
+
+        Args:
+            finite: whether the outputs are.
+        """
         if self._coverage.unknown:
             return '; '.join(self._coverage.unknown)
         if not scores:
             return 'of no channel a gradient has told anything since the last cut'
-        if look_at(models, {}, probe) is None:
+        if not finite:
             return 'the outputs are NaN or inf before pruning'
-        return self._out_of_reach(models[0], scores)
+        return self._out_of_reach(model, scores)
 
     def _out_of_reach(self, model: nn.Module, names: Container[str]) -> str | None:
         """Why the budget cannot be met by these groups, but for those that are refused."""

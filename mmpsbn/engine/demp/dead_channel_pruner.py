@@ -1,9 +1,11 @@
 """The paper's demon: what was dead in the window before an event and still is goes."""
 
+import dataclasses
 import time
 
 from torch import Tensor, nn
 
+from ...functional.schedules import steps_of
 from ...pruning.criteria import NEVER_POSITIVE
 from ...pruning.verification import output_errors, probe_outputs
 from ..openmmlab import forward_tensors
@@ -11,7 +13,7 @@ from ..runner_parts import averaged_models_of, bare_model, optimizers_of, unwrap
 from .online_pruner import OnlinePruner
 from .progress import what_went
 from .prune_event import cut, look_at, select_keep_masks
-from .settings import PruneSettings
+from .settings import LAST_END, PruneSettings
 from .window import EventWindow, peak_activations
 
 
@@ -107,6 +109,12 @@ class DeadChannelPruner(OnlinePruner):
         self._window.join(runner)
         super().after_iteration(runner, data_batch, outputs)
 
+    def _settings_at(self, runner) -> PruneSettings:
+        """In the end nothing live goes: it would not be trained on."""
+        if runner.iter < steps_of(LAST_END, runner.max_iters):
+            return self.settings
+        return dataclasses.replace(self.settings, allow_live=False)
+
     def prune(self, runner, data_batch: dict) -> None:
         """Remove the channels that were dead in the window and still are."""
         start = time.perf_counter()
@@ -132,7 +140,9 @@ class DeadChannelPruner(OnlinePruner):
             )
             # the losses may have held a group while the window was open
             scores = {name: score for name, score in scores.items() if name in self.prunable}
-            keep_masks, live = select_keep_masks(models, self.graph, scores, self.settings)
+            keep_masks, live = select_keep_masks(
+                models, self.graph, scores, self._settings_at(runner)
+            )
             groups = {name: self.graph.groups[name] for name in keep_masks}
             removal = cut(
                 models,

@@ -13,31 +13,45 @@ class LossWatch:
     Of rank 0, in whose log it is read. Losses wait as tensors: to read one waits for the GPU.
 
     Args:
-        iterations: over how many the means are taken, >= 1.
+        iterations: over how many the means are taken at most, >= 1.
     """
 
     def __init__(self, iterations: int):
-        self._iterations = iterations
         self._losses: deque[torch.Tensor] = deque(maxlen=iterations)
-        self._cut: tuple[int, float] | None = None  # iterations done at it, the loss before it
+        self._cut: dict | None = None  # iterations done at it, and the losses before it
+
+    def state(self) -> dict:
+        """Plain types."""
+        return dict(losses=[float(loss) for loss in self._losses], cut=self._cut)
+
+    def restore(self, state: Mapping) -> None:
+        """Go on from what :meth:`state` gave."""
+        self._losses.extend(map(torch.tensor, state['losses']))
+        self._cut = state['cut']
 
     def note(self, outputs: Mapping | None, logger: MMLogger) -> None:
         """What an iteration gave; ``loss`` is what MMEngine's models call the sum."""
         if not outputs or 'loss' not in outputs:
             return
         self._losses.append(torch.as_tensor(outputs['loss']).detach())
-        if self._cut is not None and len(self._losses) == self._iterations:
-            iteration, before = self._cut
-            logger.info(
-                f'the loss was {before:.4f} before the cut at iteration {iteration}, and is '
-                f'{self._mean():.4f} after it (means of {self._iterations} iterations)'
-            )
-            self._cut = None
+        if len(self._losses) == self._losses.maxlen:
+            self.end(logger)
 
     def cut(self, iteration: int) -> None:
         """A cut has been made after so many iterations."""
-        self._cut = (iteration, self._mean()) if self._losses else None
+        count = len(self._losses)
+        self._cut = dict(iteration=iteration, mean=self._mean(), count=count) if count else None
         self._losses.clear()
+
+    def end(self, logger: MMLogger) -> None:
+        """Say what is known of the last cut, unless it was said."""
+        if self._cut is not None and self._losses:
+            logger.info(
+                f'the loss was {self._cut["mean"]:.4f} in the {self._cut["count"]} iterations '
+                f'before the cut at iteration {self._cut["iteration"]}, and {self._mean():.4f} in '
+                f'the {len(self._losses)} after it'
+            )
+            self._cut = None
 
     def _mean(self) -> float:
         return float(torch.stack(list(self._losses)).mean())

@@ -8,7 +8,7 @@ from ...pruning.graph import ChannelGraph, ChannelGroup
 from ...pruning.prune import Removal
 from ...pruning.ranking import fisher_scores, rank_channels
 from ...pruning.saliency import GATE_SCORES, GateSaliency
-from ..ranks import of_rank_0
+from ..ranks import of_rank_0, reduced
 from .score_passes import scores_of_passes, try_score
 
 
@@ -76,7 +76,7 @@ class ChannelScorer:
     def add(self, shifted: Container[nn.Parameter]) -> None:
         """The gradients of an optimizer step, see :meth:`.GateSaliency.add`."""
         if self._saliency is not None and self._by_gradients:
-            self._saliency.add(shifted=shifted)
+            self._saliency.add(shifted=shifted, mean=lambda own: reduced(own, 'mean'))
 
     def close(self) -> None:
         if self._saliency is not None:

@@ -94,7 +94,7 @@ class PruneSettings:
         round_to: widths are kept at multiples of this. By default everything dead goes; 8, which
             GPUs compute faster (docs/pruned_speed.md), leaves up to 7 dead channels in a layer.
         allow_live: live channels go, those with the smallest |gamma| first, where the nearest
-            multiple of ``round_to`` is below.
+            multiple of ``round_to`` is below; none in the last tenth of the run.
         min_channels: a layer is never left with fewer.
     """
 
