@@ -15,11 +15,11 @@ from .arguments import add_config, add_config_options, command_line
 # of PruneOptions, and what they are
 _NUMBERS = dict(
     recalibrate='estimate the BatchNorm statistics anew on N batches of training data',
-    num_samples='training images on which a dead channel must be silent, or of which fisher and '
-    '--reconstruct know',
+    num_samples='training images that are looked at: a dead channel is silent on all of them, and '
+    'fisher and --reconstruct take their statistics from them',
     round_to='widths are multiples of this',
     tolerance='largest change of the outputs that passes, relative to their maximum',
-    seed="of the data's order and of random",
+    seed='decides the order of the data, and what the criterion random chooses',
 )
 
 
@@ -56,7 +56,8 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         '--reconstruct',
         action=argparse.BooleanOptionalAction,
         default=PruneOptions.reconstruct,
-        help='live channels: what stays takes over what a linear function of it tells',
+        help='of live channels: the channels that stay take over what a linear function of them '
+        'predicts of those that go',
     )
     parser.add_argument('--device', default=get_device())
     parser.add_argument('--force', action='store_true', help='overwrite an existing checkpoint')

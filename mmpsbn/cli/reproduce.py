@@ -25,7 +25,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     parser.add_argument('name', choices=list(EXPERIMENTS), metavar='NAME', help='see below')
     parser.add_argument('--scale', choices=SCALES, required=True, help=_SMOKE)
     parser.add_argument(
-        '--out', required=True, help='folder of the results; one that was begun is gone on with'
+        '--out', required=True, help='folder of the results; the command goes on with a begun one'
     )
     parser.add_argument('--data', help='folder of the data; default: that of the scale')
     parser.add_argument(
@@ -34,8 +34,9 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         nargs='+',
         default=[0],
         metavar='SEED',
-        help='each arm is trained with each: of the weights, the order and the augmentation; '
-        'subsets of the data and shuffled labels are the same with each. A folder may get more',
+        help='every arm is trained once with each seed, which decides weights, order and '
+        'augmentation; subsets of the data and shuffled labels do not depend on it. More seeds can '
+        'be added to a folder later',
     )
     parser.add_argument(
         '--jobs',

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional.statistics import collapsed_mask, filter_l1_norms
+from ..functional.statistics import COLLAPSED_GAMMA, collapsed_mask, filter_l1_norms
 from ..functional.training_flops import training_flops_left
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
 from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
-from .trained import GAMMA, TrainedArm
+from .trained import TrainedArm
 
-_LIMITS = Limits(gamma=GAMMA, eps=1e-12)  # Mehta et al. section 2.1
+_LIMITS = Limits(gamma=COLLAPSED_GAMMA, eps=1e-12)  # Mehta et al. section 2.1
 _SMALL = (0.01, 0.05, 0.1)  # Frankle et al. section 5
 
 
@@ -149,7 +149,7 @@ def _ratio_path(arm: TrainedArm) -> list[Mapping[str, float | None]]:
     """beta / gamma, of the channels of that layer that have collapsed in the end."""
     scales = list(arm.scales_by_epoch(-2))
     end = scales[-1]['gamma']
-    gone = collapsed_mask(end, threshold=GAMMA) & (end != 0)
+    gone = collapsed_mask(end, threshold=COLLAPSED_GAMMA) & (end != 0)
     return [_percentiles(of['beta'][gone] / of['gamma'][gone]) for of in scales]
 
 

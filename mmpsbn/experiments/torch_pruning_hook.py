@@ -46,7 +46,7 @@ class TorchPruningHook(Hook):
         RuntimeError: at a cut, Torch-Pruning has changed what no plan says.
     """
 
-    def __init__(self, macs: float, round_to: int = 8):
+    def __init__(self, macs: float, round_to: int):
         try:
             import torch_pruning  # noqa: F401
         except ImportError as error:

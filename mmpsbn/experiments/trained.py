@@ -24,6 +24,7 @@ from ..commands.model_files import load_model
 from ..engine.onnx_file import one_thread_session
 from ..engine.openmmlab import example_inputs, forward_tensors, model_cfg_of, step_seconds
 from ..functional.activations import ActivationStatistics, activation_statistics
+from ..functional.statistics import COLLAPSED_GAMMA
 from ..layers import alpha_of
 from ..pruning import trace_channel_graph
 from ..pruning.census import LayerChannels, map_channels, take_census
@@ -34,7 +35,6 @@ from ..pruning.prune import prune_channels
 from ..pruning.sparsity import scale_layers, scales_clamped
 from .folder import read_json
 
-GAMMA = 1e-3  # |gamma| below it is collapsed, in all of the papers
 _ROUNDS = 21  # of timing
 
 
@@ -211,7 +211,7 @@ class TrainedArm:
             name: keep_mask_of(
                 group,
                 torch.zeros(group.channels),
-                collapsed_channels(model, group, threshold=GAMMA),
+                collapsed_channels(model, group, threshold=COLLAPSED_GAMMA),
                 min_channels=1,
                 round_to=1,
             )

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# |gamma| below it is collapsed, in all of the papers.
+COLLAPSED_GAMMA = 1e-3
+
 
 def collapsed_mask(gamma: Tensor, *, threshold: float) -> Tensor:
     """|gamma| < threshold, shape (C,), bool (psBN paper section 3.1).

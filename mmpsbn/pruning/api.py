@@ -17,13 +17,14 @@ from torch.optim import Optimizer
 
 from ..functional.activations import DEAD_EPS
 from ..functional.checks import is_count
+from ..functional.statistics import COLLAPSED_GAMMA
 from .activation import ActivationWindow
 from .cost import count_positions, model_cost
 from .criteria import LOSSLESS_CRITERIA, keep_mask_of, removable_without_loss
 from .forward import ForwardFn, call_with, observing, tensors_in
 from .graph import NOT_REACHED, ChannelGraph, trace_channel_graph
 from .prune import Removal, prune_channels, prune_what_holds
-from .verification import probe_outputs
+from .verification import TOLERANCE, probe_outputs
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ def prune_dead_channels(
     criterion: str = 'dead',
     optimizers: Iterable[Optimizer] = (),
     forward_fn: ForwardFn = call_with,
-    tolerance: float = 1e-5,
+    tolerance: float = TOLERANCE,
     *,
     eps: float = DEAD_EPS,
-    gamma_threshold: float = 1e-3,
+    gamma_threshold: float = COLLAPSED_GAMMA,
     fold_padding: bool = False,
     round_to: int = 1,
     min_channels: int = 1,
@@ -136,7 +137,7 @@ def prune_channels_by_mask(
     keep_masks: Mapping[str, Tensor],
     optimizers: Iterable[Optimizer] = (),
     forward_fn: ForwardFn = call_with,
-    tolerance: float = 1e-5,
+    tolerance: float = TOLERANCE,
 ) -> PruneResult:
     """Remove the channels that you name, dead or alive, in place.
 

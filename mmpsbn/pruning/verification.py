@@ -14,6 +14,9 @@ from ..upstream import TorchDispatchMode, schema_of
 from .forward import ForwardFn, first_argument, input_channel_dim, observing, tensors_in
 from .graph import ChannelGroup
 
+# Largest relative change of the outputs that passes for rounding, in float32.
+TOLERANCE = 1e-5
+
 
 class VerificationError(RuntimeError):
     """Surgery changed what the model computes, and was undone.

@@ -162,9 +162,9 @@ def test_runs_that_it_cannot_prune_are_refused(runner, change, words):
     for hook in change.get('hooks', ()):
         hook.ema_model = ExponentialMovingAverage(runner.model)
     with pytest.raises(ValueError, match=words):
-        TorchPruningHook(0.5).before_train(SimpleNamespace(**vars(runner) | change))
+        TorchPruningHook(0.5, round_to=1).before_train(SimpleNamespace(**vars(runner) | change))
 
 
 def test_macs_are_a_fraction():
     with pytest.raises(ValueError, match=r'in \(0, 1\), got 50'):
-        TorchPruningHook(50)
+        TorchPruningHook(50, round_to=1)

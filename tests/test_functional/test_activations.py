@@ -5,16 +5,13 @@ import math
 
 import pytest
 import torch
+from draws import generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpsbn.functional.activations import ActivationStatistics, activation_statistics
 
 NAN, INF = math.nan, math.inf
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def same(x, y):

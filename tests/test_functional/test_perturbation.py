@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from draws import generator
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,10 +17,6 @@ PENALTIES = {
     'lasso': lambda w, strength: strength * w.abs().sum(),
     'l2': lambda w, strength: strength / 2 * w.square().sum(),
 }
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize('kind', PENALTY_KINDS)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from draws import generator
 
 from mmpsbn.functional.statistics import (
     activation_probability,
@@ -14,10 +15,6 @@ from mmpsbn.functional.statistics import (
 )
 
 NAN, INF = math.nan, math.inf
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # ---------------------------------------------------------------- scales and weights

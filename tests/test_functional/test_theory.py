@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from draws import generator
 
 from mmpsbn.functional.simulation import (
     simulate_absorbing_walk,
@@ -20,10 +21,6 @@ from mmpsbn.functional.theory import (
 
 FLOAT = dict(dtype=torch.float64)
 U = torch.tensor([-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0], **FLOAT)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def within_three_standard_errors(estimated, predicted):

@@ -1,7 +1,7 @@
 """A small net with psBN and its twin by the paper's formula, in float64."""
 
 import torch
-from layer_cases import generator
+from draws import generator
 from torch import nn
 
 from mmpsbn.layers import alpha_of, psBN2d

@@ -1,6 +1,7 @@
 """Every psBN-like layer beside its plain form."""
 
 import torch
+from draws import generator
 from torch import nn
 
 from mmpsbn.layers import psBN1d, psBN2d, psBN3d, psGN, psIN, psSyncBN
@@ -23,10 +24,6 @@ CASES = {
     'psGN': (lambda **kw: psGN(C, 3, **kw), lambda: nn.GroupNorm(3, C), (2, C, 4, 5)),
 }
 BATCH_NORMS = [name for name in CASES if 'BN' in name]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def randomise(layer, seed=0):

@@ -5,7 +5,8 @@ import pickle
 
 import pytest
 import torch
-from layer_cases import C, generator, randomise
+from draws import generator
+from layer_cases import C, randomise
 from torch import nn
 from torch.nn.utils import parametrize, prune
 

@@ -4,6 +4,7 @@ and what they cost."""
 import copy
 
 import torch
+from draws import generator
 from snapshots import assert_same, snapshot  # noqa: F401  for the tests that import nets
 from torch import nn
 from torch.nn import functional as F
@@ -17,10 +18,6 @@ from mmpsbn.pruning.flow import READERS
 from mmpsbn.pruning.forward import call_with as forward
 from mmpsbn.pruning.observation import observe_channels
 from mmpsbn.pruning.plan import plan_from_keep_masks
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def conv_bn(c_in, c_out, **kwargs):

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from nets import assert_same, generator, observe, snapshot
+from draws import generator
+from nets import assert_same, observe, snapshot
 from torch import nn
 
 from mmpsbn.layers import psBN2d

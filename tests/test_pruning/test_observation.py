@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from nets import build, generator, observe
+from draws import generator
+from nets import build, observe
 from ranks import run_in_threads
 from torch import nn
 

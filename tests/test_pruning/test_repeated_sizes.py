@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
+from draws import generator
 from mmpretrain.models import MobileOne, RepVGG
-from nets import Dynamic, generator
+from nets import Dynamic
 from torch import nn
 
 from mmpsbn.pruning import apply_plan, prune_dead_channels, trace_channel_graph

@@ -6,7 +6,8 @@ test_engine/test_training_matrix.
 
 import pytest
 import torch
-from nets import assert_same, build, generator, loss_of, random_plan, snapshot, trace
+from draws import generator
+from nets import assert_same, build, loss_of, random_plan, snapshot, trace
 from torch import nn
 from twin import assert_equals_twin, assert_state_equals_twin, mask_
 

@@ -140,8 +140,14 @@ def _states(channels: np.recarray) -> dict[str, np.ndarray]:
 
 def _scatter_states(axes: Axes, channels: np.recarray, x: np.ndarray, y: np.ndarray) -> None:
     for state, has in _states(channels).items():
-        size, label = 6 if state == 'other' else 14, f'{state} ({has.sum():,})'
+        size, label = 6 if state == 'other' else 14, _label(state, has)
         scatter(axes, x[has], y[has], colour=_STATES[state], label=label, gid=state, size=size)
+
+
+def _label(state: str, has: np.ndarray) -> str:
+    # the report's text counts those that have collapsed as dead too
+    words = 'dead, not collapsed' if state == 'dead' else state
+    return f'{words} ({has.sum():,})'
 
 
 def _histogram(
@@ -160,7 +166,7 @@ def _histogram(
         bins=np.linspace(0, limit, bins + 1),
         stacked=True,
         color=[_STATES[name] for name in states],
-        label=[f'{name} ({has.sum():,})' for name, has in states.items()],
+        label=[_label(name, has) for name, has in states.items()],
     )
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, limit))
     legend(axes)

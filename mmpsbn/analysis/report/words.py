@@ -164,10 +164,7 @@ def score_words(snapshot: Snapshot, totals: Mapping[str, Any]) -> str:
         verdict = f'The {which} do not matter to {metric}, which is {value:.4g}'
     else:
         verdict = f'The {which} matter to {metric}, which is {value:.4g}'
-    if not parts:
-        largest = max(snapshot.settings.thresholds)
-        return f'{verdict}. No scale is below {largest:g}: none was set to 0.'
-    return f'{verdict}. With scales set to 0 it is {"; ".join(parts)}.'
+    return f'{verdict}.' + (f' With scales set to 0 it is {"; ".join(parts)}.' if parts else '')
 
 
 def advice(
@@ -181,9 +178,8 @@ def advice(
         yield step('Find where the NaN comes from first; an earlier checkpoint may still be good.')
         return
     if not (collapsed or totals['dead']):
-        none = 'was seen to collapse' if totals['not_grown'] else 'has collapsed'
         yield step(
-            f'Nothing to do: no filter {none} and no channel that was seen is dead.'
+            'Nothing to do.'
             if snapshot.samples
             else 'Nothing to do as far as the weights tell; with `--data` activations tell more.'
         )

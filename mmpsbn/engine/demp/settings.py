@@ -7,9 +7,11 @@ from ...functional.activations import DEAD_EPS
 from ...functional.checks import is_number
 from ...functional.perturbation import PENALTY_KINDS
 from ...functional.schedules import Schedule, steps_of
+from ...functional.statistics import COLLAPSED_GAMMA
 from ...pruning.criteria import LOSSLESS_CRITERIA, NEVER_POSITIVE
 from ...pruning.ranking import RANKING_CRITERIA
 from ...pruning.saliency import GATE_SCORES
+from ...pruning.verification import TOLERANCE
 from ..arguments import (
     require,
     require_bool,
@@ -104,9 +106,9 @@ class PruneSettings:
     criterion: str = 'dead'
     num_samples: int = 512
     eps: float = DEAD_EPS
-    gamma_threshold: float = 1e-3
+    gamma_threshold: float = COLLAPSED_GAMMA
     fold_padding: bool = False
-    tolerance: float = 1e-5
+    tolerance: float = TOLERANCE
     on_failure: str = 'continue'
     round_to: int = 1
     allow_live: bool = False

@@ -8,8 +8,10 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ...functional.activations import DEAD_EPS
 from ...functional.checks import is_number
 from ...functional.rounds import reset_state_, shuffle_
+from ...functional.statistics import COLLAPSED_GAMMA
 from ...pruning.activation import ActivationWindow
 from ...pruning.measures import Limits
 from ..arguments import names_its_arguments, require, require_bool
@@ -67,7 +69,7 @@ class RoundsHook(Hook):
     @names_its_arguments
     def __init__(
         self,
-        gamma_threshold: float = 1e-3,
+        gamma_threshold: float = COLLAPSED_GAMMA,
         reset_optimizer: bool = False,
         shuffle: bool = False,
     ):
@@ -80,7 +82,7 @@ class RoundsHook(Hook):
         self.reset_optimizer = reset_optimizer
         self.shuffle = shuffle
         self._watch = ChannelWatch(
-            [Limits(gamma=gamma_threshold, eps=0.0)], ('collapsed', FLOPS, WEIGHTS), None
+            [Limits(gamma=gamma_threshold, eps=DEAD_EPS)], ('collapsed', FLOPS, WEIGHTS), None
         )
         self._batch = None  # the first one seen, for the trace
         self._ends: list[int] = []  # in iterations

@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...functional.checks import is_number
+from ...functional.statistics import COLLAPSED_GAMMA
 from ...pruning.measures import Limits, counts_table
 from ...pruning.sparsity import scale_layers
 from ..arguments import build, names_its_arguments, require, require_count
@@ -82,7 +83,7 @@ class SparsityHook(Hook):
     def __init__(
         self,
         interval: int = 100,
-        gamma_threshold: float | Sequence[float] = 1e-3,
+        gamma_threshold: float | Sequence[float] = COLLAPSED_GAMMA,
         measures: Sequence[str] = DEFAULT_MEASURES,
         layers: Sequence[str] | None = None,
         activations: dict | None = None,

@@ -205,6 +205,8 @@ _UNSTRUCTURED = {
     'rigl': dict(distribution='erk'),  # as table 2 says, and of no other
 }
 _LEFT = dict(smoke=(0.5,), small=(0.4, 0.2), paper=(0.4, 0.2, 0.1, 0.05))  # of the weights
+# each takes as long as the dense net
+_LEFT_OF_MASKS = _LEFT | dict(small=())
 # with a gamma of 0 behind each branch the loss tells nothing of a channel in it at the start
 _GAMMAS_AT_ONE = {'model.backbone.zero_init_residual': False}
 
@@ -230,7 +232,7 @@ def _unstructured_arms(scale: str) -> dict[str, list[dict]]:
         f'{method}, {left}': [
             dict(type='SparseWeightsHook', method=method, sparsity=1 - left, **settings, **often)
         ]
-        for left in (_LEFT[scale] if scale == 'paper' else _LEFT[scale][-1:])
+        for left in _LEFT_OF_MASKS[scale]
         for method, settings in _UNSTRUCTURED.items()
         if scale != 'smoke' or method in ('magnitude', 'rigl')
     }
