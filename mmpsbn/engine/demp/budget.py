@@ -40,7 +40,7 @@ class Budget:
             ``prune.round_to`` says.
 
     Attributes:
-        left: the fraction of the cost at the start that is left.
+        left: the fraction of the cost at the start that is left; a time when it was last measured.
     """
 
     def __init__(self, settings: BudgetSettings, prune: PruneSettings, *, free_widths: bool):
@@ -134,7 +134,8 @@ class Budget:
         if not self._dense:
             self._dense = dict(self._now)
             if self.target >= 1:
-                raise ValueError(f'{self} is met by the model as it is: {self._dense}')
+                now = self._dense['latency_ms']  # a fraction is below 1
+                raise ValueError(f'{self} is met by the model as it is, which takes {now:.3g} ms')
             if self._free_widths and self._settings.is_latency:
                 self._multiples = _down_from(self._fastest_multiple(model, groups))
             if self._settings.is_latency:
@@ -178,11 +179,16 @@ class Budget:
             )
         return least
 
-    def count(self, model: nn.Module) -> None:
-        """Measure the model as it is."""
+    def count(self, model: nn.Module, *, clock: bool = True) -> None:
+        """Measure the model as it is.
+
+        Args:
+            clock: the time too, if it is a latency. On the way to a budget it would say nothing:
+                odd widths can take longer than the dense model.
+        """
         cost = model_cost(model, self._positions)
         self._now = dict(macs=cost.macs, params=cost.params)
-        if self._settings.is_latency:
+        if self._settings.is_latency and clock:
             self._now['latency_ms'] = self._milliseconds(model)
 
     def _milliseconds(self, model: nn.Module) -> float:
@@ -202,10 +208,14 @@ class Budget:
                 best, shortest = multiple, time
         return best
 
+    @property
+    def counted(self) -> float:
+        """The fraction of the MACs or parameters at the start that is left."""
+        return self._now[self.lever] / self._dense[self.lever]
+
     def planned(self, share: float) -> float:
-        """MACs or parameters when a share of what must go has gone."""
-        dense = self._dense[self.lever]
-        return dense - share * (dense - self._aim())
+        """The same when a share of what must go has gone."""
+        return 1 - share * (1 - self._aim() / self._dense[self.lever])
 
     def choose(
         self,
@@ -230,7 +240,8 @@ class Budget:
         if share == 1:
             return in_the_end
         may_go = {name: scores[name].where(~keep, math.inf) for name, keep in in_the_end.items()}
-        return self.nearest(model, groups, may_go, self.planned(share), round_to=1)[0]
+        planned = self.planned(share) * self._dense[self.lever]
+        return self.nearest(model, groups, may_go, planned, round_to=1)[0]
 
     def _in_the_end(self, model: nn.Module, groups, scores, aim: float):
         """:meth:`nearest` in the coarsest multiple that comes near enough."""
@@ -279,7 +290,8 @@ class Budget:
         dense, now = self._dense, self._now
         if not self._settings.is_latency:
             return self.target * dense[self.lever]
-        if now['macs'] > self._macs_in_time * (1 + self._tolerance):
+        near = now['macs'] <= self._macs_in_time * (1 + self._tolerance)
+        if not near or 'latency_ms' not in now:
             return self._macs_in_time
         # what was chosen takes longer than the copy did
         time = self.target * dense['latency_ms']

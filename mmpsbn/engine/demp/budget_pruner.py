@@ -251,7 +251,7 @@ class BudgetPruner(OnlinePruner):
                 _, change = output_errors(before, after)
                 seen = seen[0], after
                 self._follow(model, removal.plan, probe)
-                self.budget.count(model)
+                self.budget.count(model, clock=share == 1)
                 self.progress.log_event(
                     runner,
                     model,
@@ -268,6 +268,8 @@ class BudgetPruner(OnlinePruner):
                     if self._scorer.takes_passes
                     else self._of_those_left(scores, removal)
                 )
+            if share == 1 and not went:
+                self.budget.count(model)
         if went:
             self._losses.cut(event)
         self._log_budget(runner, share)
@@ -354,11 +356,14 @@ class BudgetPruner(OnlinePruner):
 
     def _log_budget(self, runner, share: float) -> None:
         budget = self.budget
-        line = 1 - share * (1 - budget.target)
-        text = f'{budget.left:.1%} of the {budget.measure} left, {line:.1%} planned'
         if share < 1:
-            runner.logger.info(f'{budget}: {text} by now, {budget.target:.1%} in the end')
-        elif budget.met:
+            runner.logger.info(
+                f'{budget}: {budget.counted:.1%} of the {budget.lever} left, '
+                f'{budget.planned(share):.1%} planned by now, {budget.planned(1):.1%} in the end'
+            )
+            return
+        text = f'{budget.left:.1%} of the {budget.measure} left, {budget.target:.1%} planned'
+        if budget.met:
             runner.logger.info(f'{budget} is met: {text}; no more channels go')
         else:
             runner.logger.warning(f'{budget} is missed: {text}')
