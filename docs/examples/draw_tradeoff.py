@@ -37,7 +37,7 @@ def tables(page: str) -> dict[str, Scores]:
         scores: Scores = {}
         for name, *cells in rows:
             method, _, left = name.rpartition(', ')
-            values = [float(value) for value in cells[column - 1].split(', ') if value]
+            values = [float(value) for value in cells[column - 1].split(', ') if '.' in value]
             if values:
                 scores.setdefault(method, {})[float(left.removesuffix(' %'))] = values
         found[head[column]] = scores
@@ -52,12 +52,14 @@ def draw(axes: Axes, title: str, scores: Scores) -> None:
         by_share = dict(scores.get(method, {}))
         if method == 'DemPHook':
             by_share[100.0] = dense
+        if not by_share:
+            continue
         shares = sorted(by_share)
         means = [statistics.mean(by_share[share]) for share in shares]
         label = method.replace('`', '').replace('uniform', 'L1 norms of each layer')
         axes.plot(shares, means, look, color=colour, label=label, markersize=5)
-        ends = zip(*((min(by_share[share]), max(by_share[share])) for share in shares))
-        axes.vlines(shares, *(ends or ((), ())), color=colour, linewidth=1)
+        least, largest = ([end(by_share[share]) for share in shares] for end in (min, max))
+        axes.vlines(shares, least, largest, color=colour, linewidth=1)
     axes.set(title=title, xlabel='MACs left, %', ylabel='mAP', xlim=(5, 105))
 
 

@@ -15,7 +15,7 @@ class ActivationWindow:
 
     A channel is dead if every reader only ever saw 0 of it: then it can go without
     changing anything, whatever lies between writer and readers (ReLU, an addition,
-    pooling). It is constant if every reader only ever saw one value. A reader that saw no
+    pooling). A reader that saw no
     sample, or too few, tells nothing: what it would see is unknown. Reads the forward
     passes that happen anyway; the values stay on the device until asked for.
 

@@ -225,7 +225,9 @@ def _times(factor: Tensor) -> Callable:
     def multiply(norm, args, output):
         if not torch.is_grad_enabled():  # a tracer would see a tensor of fixed size
             return None
-        return output * factor.to(output.dtype).view(-1, *[1] * (output.dim() - 2))
+        # the gradient of a factor is a sum, of scaled losses too: more than half precision holds
+        shape = (-1, *[1] * (output.dim() - 2))
+        return (output.to(factor.dtype) * factor.view(shape)).to(output.dtype)
 
     return multiply
 
@@ -293,6 +295,9 @@ class GateSaliency:
         self._sum += gates.square().where(finite, 0)
         self.steps += finite
         self.seen += 1
+
+    def forget(self) -> None:
+        """See :meth:`Gates.forget`; after each step, added or not."""
         self._gates.forget()
 
     def close(self) -> None:

@@ -21,15 +21,18 @@ def start(monkeypatch, clock=None, *, width=32, inner=48, free_widths=False, pru
     """A budget that has begun, and its model; ``clock(model, macs)``: milliseconds."""
     torch.manual_seed(0)
     model = ToyNet(width=width, inner=inner)
-    positions = count_positions(model, INPUTS, call_with)
 
     def milliseconds(model, *_):
-        return clock(model, model_cost(model, positions).macs)
+        return clock(model, model_cost(model, positions_of(model)).macs)
 
     monkeypatch.setattr(budget_module, 'milliseconds', milliseconds)
     budget = Budget(BudgetSettings(**budget), PruneSettings(**prune or {}), free_widths=free_widths)
-    budget.start(model, groups_of(model), positions, INPUTS, '')
+    budget.start(model, groups_of(model), positions_of(model), INPUTS, '')
     return budget, model
+
+
+def positions_of(model):
+    return count_positions(model, INPUTS, call_with)
 
 
 def groups_of(model):
@@ -42,7 +45,7 @@ def cut(budget, model, share, scores=None):
     scores = scores or {name: torch.rand(g.channels).double() for name, g in groups.items()}
     masks = budget.choose(model, groups, scores, share)
     apply_plan(model, plan_from_keep_masks(model, groups, masks))
-    budget.count(model)
+    budget.count(model, clock=share == 1)
     return masks
 
 
@@ -80,19 +83,30 @@ def test_the_fastest_multiple_is_that_of_the_clock(monkeypatch, step, chosen):
     assert budget.state()['multiples'][0] in chosen
 
 
+@pytest.mark.parametrize('resumed', [False, True])
 @pytest.mark.parametrize('bend', [0.3, 1.0, 2.0])
-def test_a_clock_that_is_no_line_is_met_and_odd_widths_on_the_way_lead_nowhere(monkeypatch, bend):
+def test_a_clock_that_is_no_line_is_met_and_on_the_way_it_is_not_asked(monkeypatch, bend, resumed):
     """It goes with a power of the MACs; any but the last cut leaves odd widths, which are slow."""
     dense, odd = [], []
 
     def clock(_, macs):
+        assert not odd
         dense.append(macs)  # the first one is that of the model at the start
-        return (10 if odd else 5) * (macs / dense[0]) ** bend + 5
+        return 5 * (macs / dense[0]) ** bend + 5
 
     budget, model = start(monkeypatch, clock, latency=0.8)
-    for share in (0.3, 0.6, 1.0):
-        odd[:] = [share] * (share < 1)
+    odd.append('from here on')
+    for share in (0.3, 0.6, 0.99):
         cut(budget, model, share)
+        assert budget.left is None and not budget.met
+        assert budget.counted == pytest.approx(budget.planned(share), abs=0.02)
+    if resumed:
+        state = budget.state()
+        budget = Budget(BudgetSettings(latency=0.8), PruneSettings(), free_widths=False)
+        budget.restore(state)
+        budget.start(model, groups_of(model), positions_of(model), INPUTS, '')
+    odd.clear()
+    cut(budget, model, 1.0)
     assert budget.met and budget.left > 0.8 * 0.95
 
 

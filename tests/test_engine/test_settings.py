@@ -33,6 +33,11 @@ from mmpsbn.pruning import prune_dead_channels
         ('prune', dict(begin=0.5, end=0.5), '0 <= begin < end <= 1, got 0.5 and 0.5'),
         ('prune', dict(eps=-1), 'prune eps must be a finite number >= 0, got -1'),
         ('prune', dict(criterion='lazy'), r"one of \('dead', 'collapsed', 'never_pos"),
+        (
+            'prune',
+            dict(allow_live=True, begin=0.95),
+            'nothing live after 0.9 of the run, and begin is 0.95',
+        ),
         ('prune', dict(allow_live=True, criterion='collapsed'), "goes with criterion='dead'"),
         ('prune', dict(allow_live=True, criterion='never_positive'), "got 'never_positive'"),
         (

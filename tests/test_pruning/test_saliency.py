@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpsbn.layers import alpha_of
 from mmpsbn.pruning.forward import is_conv_or_linear
-from mmpsbn.pruning.saliency import GateSaliency, gate_scores
+from mmpsbn.pruning.saliency import Gates, GateSaliency, gate_scores
 
 
 @contextmanager
@@ -248,6 +248,21 @@ def test_a_group_with_a_frozen_gate_is_kept():
     assert scores[first].isinf().all() and all(scores[name].isfinite().all() for name in others)
 
 
+def test_gates_on_outputs_in_half_precision_add_up_in_full():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1))
+    graph = trace(net.double(), torch.ones(1, 1, 4, 4, dtype=torch.float64))
+    net.float()[1].requires_grad_(False)
+    net[1].register_forward_hook(lambda norm, args, output: torch.ones_like(output).half())
+    gates = Gates(net, graph.groups, graph.norm_of)
+    read = []
+    net[2].register_forward_pre_hook(lambda layer, args: read.append(args[0]) or (args[0].float(),))
+    net(torch.ones(2, 1, 200, 200))
+    assert read[0].dtype == torch.float16
+    slope = gates.slope(read[0].float().sum())
+    assert slope.tolist() == [80_000.0] * 2  # half precision ends at 65,504
+    gates.close()
+
+
 @pytest.mark.parametrize('fixed', ['frozen', 'no scale', 'frozen, by the batch'])
 def test_of_a_norm_that_does_not_train_the_output_has_the_gate(fixed):
     """Like one whose scale and shift train: what they add, a constant too, counts in both."""
@@ -271,6 +286,7 @@ def test_of_a_norm_that_does_not_train_the_output_has_the_gate(fixed):
         model.zero_grad()
         loss_of(model(batch)).backward()
         saliency.add()
+        saliency.forget()
     assert not saliency.unknown and saliency.steps == 2
     for name, score in saliency.scores().items():
         torch.testing.assert_close(score, 2 * expected[name], rtol=1e-9, atol=1e-9)

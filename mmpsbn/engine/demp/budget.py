@@ -40,7 +40,8 @@ class Budget:
             ``prune.round_to`` says.
 
     Attributes:
-        left: the fraction of the cost at the start that is left; a time when it was last measured.
+        left: the fraction of the cost at the start that is left; None of a time on the way, where
+            odd widths can take longer than the dense model.
     """
 
     def __init__(self, settings: BudgetSettings, prune: PruneSettings, *, free_widths: bool):
@@ -98,12 +99,13 @@ class Budget:
         return self._settings.value
 
     @property
-    def left(self) -> float:
-        return self._now[self.measure] / self._dense[self.measure]
+    def left(self) -> float | None:
+        now = self._now.get(self.measure)
+        return None if now is None else now / self._dense[self.measure]
 
     @property
     def met(self) -> bool:
-        return self.left <= self.target * (1 + self._tolerance)
+        return self.left is not None and self.left <= self.target * (1 + self._tolerance)
 
     @property
     def _tolerance(self) -> float:
@@ -130,7 +132,7 @@ class Budget:
             ValueError: the budget cannot be met, or is met by the model as it is.
         """
         self._positions, self._image = positions, image
-        self.count(model)
+        self.count(model, clock=not self._now or 'latency_ms' in self._now)
         if not self._dense:
             self._dense = dict(self._now)
             if self.target >= 1:
@@ -179,12 +181,11 @@ class Budget:
             )
         return least
 
-    def count(self, model: nn.Module, *, clock: bool = True) -> None:
+    def count(self, model: nn.Module, *, clock: bool) -> None:
         """Measure the model as it is.
 
         Args:
-            clock: the time too, if it is a latency. On the way to a budget it would say nothing:
-                odd widths can take longer than the dense model.
+            clock: the time too, if the budget is one: before the first cut and after the last.
         """
         cost = model_cost(model, self._positions)
         self._now = dict(macs=cost.macs, params=cost.params)

@@ -202,6 +202,8 @@ class BudgetPruner(OnlinePruner):
 
     def after_iteration(self, runner, data_batch: dict, outputs: dict | None) -> None:
         super().after_iteration(runner, data_batch, outputs)
+        if (runner.iter + 1) % self._iters_per_step == 0:
+            self._scorer.forget()
         self._losses.note(outputs, runner.logger)
         event = self.next_event(runner)
         if event is not None and not self._is_near(runner, event):
@@ -251,14 +253,13 @@ class BudgetPruner(OnlinePruner):
                 _, change = output_errors(before, after)
                 seen = seen[0], after
                 self._follow(model, removal.plan, probe)
-                self.budget.count(model, clock=share == 1)
+                self.budget.count(model, clock=aim == 1)
                 self.progress.log_event(
                     runner,
                     model,
                     removal,
                     removed_as=self._scorer.words(removal, scores),
-                    compared=f'as with these channels {masked}, which changes them by '
-                    f'{change:.1e}, ',
+                    outputs=f'changed by {change:.1e}, and are those with these channels {masked} ',
                     seconds=time.perf_counter() - start,
                 )
                 if share < 1 or (aim == 1 and self.budget.met):
@@ -268,8 +269,6 @@ class BudgetPruner(OnlinePruner):
                     if self._scorer.takes_passes
                     else self._of_those_left(scores, removal)
                 )
-            if share == 1 and not went:
-                self.budget.count(model)
         if went:
             self._losses.cut(event)
         self._log_budget(runner, share)
@@ -356,14 +355,13 @@ class BudgetPruner(OnlinePruner):
 
     def _log_budget(self, runner, share: float) -> None:
         budget = self.budget
+        measure, left, planned = budget.measure, budget.left, budget.target
+        if share < 1 or left is None:
+            measure, left, planned = budget.lever, budget.counted, budget.planned(share)
+        text = f'{left:.1%} of the {measure} left, {planned:.1%} planned'
         if share < 1:
-            runner.logger.info(
-                f'{budget}: {budget.counted:.1%} of the {budget.lever} left, '
-                f'{budget.planned(share):.1%} planned by now, {budget.planned(1):.1%} in the end'
-            )
-            return
-        text = f'{budget.left:.1%} of the {budget.measure} left, {budget.target:.1%} planned'
-        if budget.met:
+            runner.logger.info(f'{budget}: {text} by now, {budget.planned(1):.1%} in the end')
+        elif budget.met:
             runner.logger.info(f'{budget} is met: {text}; no more channels go')
         else:
             runner.logger.warning(f'{budget} is missed: {text}')

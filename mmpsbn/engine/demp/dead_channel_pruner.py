@@ -18,8 +18,8 @@ from .window import EventWindow, peak_activations
 
 
 class DeadChannelPruner(OnlinePruner):
-    """Nothing is lost: what goes is 0, or constant, on all samples looked at (DemP algorithm 1),
-    but for what the settings allow beside it.
+    """Nothing is lost: what goes is 0 on all samples looked at (DemP algorithm 1), or has
+    collapsed, but for what the settings allow beside it.
 
     The statistics come from the training passes of the window before an event, and from
     a probe with the weights as they are at the event. Over ranks the maximum counts, so a
@@ -110,7 +110,7 @@ class DeadChannelPruner(OnlinePruner):
         super().after_iteration(runner, data_batch, outputs)
 
     def _settings_at(self, runner) -> PruneSettings:
-        """In the end nothing live goes: it would not be trained on."""
+        """In the end no live channel goes to round a width: what is cut must be trained on."""
         if runner.iter < steps_of(LAST_END, runner.max_iters):
             return self.settings
         return dataclasses.replace(self.settings, allow_live=False)
@@ -157,12 +157,10 @@ class DeadChannelPruner(OnlinePruner):
                 settings=self.settings,
                 logger=runner.logger,
             )
-            compared = ''
+            outputs = ''
             if live:
                 _, change = output_errors(before, probe_outputs(model, probe, forward_tensors))
-                compared = (
-                    f'as with these channels masked to 0, which changes them by {change:.1e}, '
-                )
+                outputs = f'changed by {change:.1e}, and are those with these channels masked to 0 '
             if removal.plan:
                 self._follow(model, removal.plan, probe)
         self.progress.log_event(
@@ -170,6 +168,6 @@ class DeadChannelPruner(OnlinePruner):
             bare_model(runner),
             removal,
             removed_as=what_went(removal.keep_masks, scores, self.settings, samples=samples),
-            compared=compared,
+            outputs=outputs,
             seconds=time.perf_counter() - start,
         )

@@ -26,6 +26,7 @@ class LossWatch:
 
     def restore(self, state: Mapping) -> None:
         """Go on from what :meth:`state` gave."""
+        self._losses.clear()
         self._losses.extend(map(torch.tensor, state['losses']))
         self._cut = state['cut']
 
@@ -54,4 +55,5 @@ class LossWatch:
             self._cut = None
 
     def _mean(self) -> float:
-        return float(torch.stack(list(self._losses)).mean())
+        # those before a resume are on the CPU
+        return float(torch.stack([loss.cpu() for loss in self._losses]).mean())

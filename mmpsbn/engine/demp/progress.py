@@ -81,14 +81,14 @@ class Progress:
         removal: Removal,
         *,
         removed_as: str,
-        compared: str,
+        outputs: str,
         seconds: float,
     ) -> None:
         """Count the model after an event, and say what the event did.
 
         Args:
             removed_as: what went, in words.
-            compared: the outputs, with what, in words.
+            outputs: what they did, in words that ``within`` can follow; '' where nothing was lost.
         """
         removed = sum(removal.channels_removed.values())
         self._removed += removed
@@ -100,7 +100,7 @@ class Progress:
             f'params {before.params:,} -> {self._cost.params:,}; '
             f'MACs at {self.counted_at} {before.macs / 1e6:,.1f} M -> '
             f'{self._cost.macs / 1e6:,.1f} M ({left["macs"]:.1%} left); '
-            f'outputs {compared}within {removal.relative_error:.1e}; {seconds:.2f} s'
+            f'outputs {outputs}within {removal.relative_error:.1e}; {seconds:.2f} s'
         ]
         lines += [
             f'  {name}: -{int((~keep).sum())}, {int(keep.sum())} left'

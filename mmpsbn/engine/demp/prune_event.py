@@ -47,9 +47,9 @@ def select_keep_masks(
     scores: dict[str, Tensor],
     settings: PruneSettings,
 ) -> tuple[dict[str, Tensor], bool]:
-    """Keep masks by group, and whether channels are removed that are not 0 or constant: live ones,
-    to round a width, or those that are never positive. A group of which nothing is known has none:
-    it stays whole.
+    """Keep masks by group, and whether channels are removed that are neither dead nor collapsed:
+    live ones, to round a width, or those that are never positive. A group of which nothing is known
+    has none: it stays whole.
 
     Args:
         models: the trained one and its averages; what goes must be collapsed in all.

@@ -78,6 +78,11 @@ class ChannelScorer:
         if self._saliency is not None and self._by_gradients:
             self._saliency.add(shifted=shifted, mean=lambda own: reduced(own, 'mean'))
 
+    def forget(self) -> None:
+        """What gates have gathered for a step that is over, taken or skipped."""
+        if self._saliency is not None:
+            self._saliency.forget()
+
     def close(self) -> None:
         if self._saliency is not None:
             self._saliency.close()

@@ -128,6 +128,11 @@ class PruneSettings:
             "prune allow_live goes with criterion='dead': of live channels nothing can be folded, "
             f'got {self.criterion!r}',
         )
+        require(
+            not self.allow_live or self.begin < LAST_END,
+            f'prune allow_live removes nothing live after {LAST_END} of the run, and begin is '
+            f'{self.begin!r}: begin earlier, or leave allow_live out',
+        )
         require_one_of('prune criterion', self.criterion, _CRITERIA)
 
     def next_event(self, step: int, total_steps: int) -> int | None:

@@ -205,7 +205,7 @@ _UNSTRUCTURED = {
     'rigl': dict(distribution='erk'),  # as table 2 says, and of no other
 }
 _LEFT = dict(smoke=(0.5,), small=(0.4, 0.2), paper=(0.4, 0.2, 0.1, 0.05))  # of the weights
-# each takes as long as the dense net
+# Of the masks, small has none: a masked net trains as long as the dense one.
 _LEFT_OF_MASKS = _LEFT | dict(small=())
 # with a gamma of 0 behind each branch the loss tells nothing of a channel in it at the start
 _GAMMAS_AT_ONE = {'model.backbone.zero_init_residual': False}
@@ -253,7 +253,7 @@ _BASELINES = dict(
 )
 EXPERIMENTS['demp-baselines'] = Experiment(
     shows='figures 3 and 16 of the DemP paper and the columns of its tables 1 and 2, on ResNet-18: '
-    'DemP beside structured and unstructured baselines',
+    'DemP beside structured and, but for small, unstructured baselines',
     claim='With Adam DemP finds sparser nets of better accuracy than the structured baselines, and '
     'is more effective than the unstructured ones; with SGDM all are alike.',
     arms={
