@@ -47,7 +47,8 @@ def tables(page: str) -> dict[str, Scores]:
 def draw(axes: Axes, title: str, scores: Scores) -> None:
     """Means, and a line from the least to the largest of the seeds."""
     (dense,) = scores[DENSE].values()
-    axes.axhline(statistics.mean(dense), color=GREY, linewidth=1, linestyle=':')
+    level = dict(color=GREY, linewidth=1, linestyle=':', label='dense, trained as long')
+    axes.axhline(statistics.mean(dense), **level)
     for method, (colour, look) in LOOKS.items():
         by_share = dict(scores.get(method, {}))
         if method == 'DemPHook':

@@ -1,4 +1,4 @@
-"""The three pictures of the tracer in docs/pruning.md are drawn from real traces."""
+"""The three pictures of the tracer in docs/architecture.md are drawn from real traces."""
 
 from pathlib import Path
 
