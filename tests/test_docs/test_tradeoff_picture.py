@@ -1,4 +1,4 @@
-"""docs/examples/draw_tradeoff.py: the picture of the README is that of the table in docs/results.md."""
+"""docs/examples/draw_tradeoff.py draws the picture of the README from docs/results.md."""
 
 import importlib.util
 from pathlib import Path
