@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
@@ -31,3 +32,10 @@ def own_default_scope():
     for the process; not here."""
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(_SCOPES)
+
+
+@pytest.fixture(autouse=True)
+def own_visualizer():
+    """The current one is that whose name was first used last: mmdet's is always called the same,
+    and hooks of a second detector in a process would get that of a run in between."""
+    Visualizer._instance_dict.clear()
