@@ -15,9 +15,9 @@ class ActivationWindow:
 
     A channel is dead if every reader only ever saw 0 of it: then it can go without
     changing anything, whatever lies between writer and readers (ReLU, an addition,
-    pooling). A reader that saw no
-    sample, or too few, tells nothing: what it would see is unknown. Reads the forward
-    passes that happen anyway; the values stay on the device until asked for.
+    pooling). A reader that saw no sample, or too few, tells nothing: what it would see is
+    unknown. Reads the forward passes that happen anyway; the values stay on the device until
+    asked for.
 
     Args:
         model: holds the readers; pruning it ends the window.
@@ -82,10 +82,11 @@ class ActivationWindow:
         NaN where a reader saw NaN, inf in a group one of whose readers saw fewer than
         ``least_samples``: what it would see is unknown.
         """
-        return self._over_readers(
-            lambda low, high: high.clamp_min(0) if positive else torch.maximum(-low, high),
-            least_samples,
-        )
+        unknown = self.short_of(least_samples)
+        return {
+            name: self._largest(group, unknown, positive=positive)
+            for name, group in self.groups.items()
+        }
 
     def values(self) -> dict[str, Tensor]:
         """The middle of the range at each position of each reader, shape (P,)."""
@@ -96,17 +97,16 @@ class ActivationWindow:
         seen = {name: self.samples.get(name, 0) for name in self._positions}
         return {name: count for name, count in seen.items() if count < least_samples}
 
-    def _over_readers(self, measure, least_samples: int) -> dict[str, Tensor]:
-        unknown = self.short_of(least_samples)
-        return {name: self._largest(group, measure, unknown) for name, group in self.groups.items()}
-
-    def _largest(self, group: ChannelGroup, measure, unknown: Mapping[str, int]) -> Tensor:
+    def _largest(
+        self, group: ChannelGroup, unknown: Mapping[str, int], *, positive: bool
+    ) -> Tensor:
         largest = None
         for member in group.readers:
             if member.layer in unknown:
                 device = self._model.get_submodule(member.layer).weight.device
                 return torch.full((group.channels,), torch.inf, device=device)
-            seen = measure(*self.ranges[member.layer])
+            low, high = self.ranges[member.layer]
+            seen = high.clamp_min(0) if positive else torch.maximum(-low, high)
             index = torch.tensor(member.index, device=seen.device)
             channel = torch.tensor(member.channel, device=seen.device)
             if largest is None:

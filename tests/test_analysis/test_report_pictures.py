@@ -97,7 +97,7 @@ def test_scales_stand_in_their_layer_above_the_floor(channels):
 )
 def test_histograms(channels, draw, other, dead, collapsed):
     (axes,) = draw(channels).axes
-    names = [text.get_text().split(',')[0].split()[0] for text in axes.get_legend().get_texts()]
+    names = [text.get_text().split()[0].rstrip(',') for text in axes.get_legend().get_texts()]
     bars = [np.array([patch.get_height() for patch in c]) for c in axes.containers]
     found = {name: np.flatnonzero(heights).tolist() for name, heights in zip(names, bars)}
     assert found == dict(other=other, dead=dead, collapsed=collapsed)

@@ -1,19 +1,18 @@
 """docs/examples/draw_tradeoff.py draws the picture of the README from docs/results.md."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / 'docs' / 'examples' / 'draw_tradeoff.py'
+EXAMPLES = Path(__file__).parents[2] / 'docs/examples'
 
 
-@pytest.fixture(scope='module')
-def draw_tradeoff():
-    spec = importlib.util.spec_from_file_location('draw_tradeoff', EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def draw_tradeoff(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import draw_tradeoff
+
+    return draw_tradeoff
 
 
 TABLE = """

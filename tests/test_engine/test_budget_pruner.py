@@ -3,7 +3,6 @@
 import math
 import re
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +25,6 @@ from toy import ToyNet, kill_channels
 
 from mmpsbn.engine.demp import budget, latency
 from mmpsbn.engine.demp.budget_pruner import BudgetPruner
-from mmpsbn.engine.demp.loss_watch import LossWatch
 from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.engine.runner_parts import bare_model
 from mmpsbn.pruning.cost import median_seconds
@@ -376,30 +374,3 @@ def test_another_score_is_called_by_its_name(tmp_path):
     runner, messages = run(tmp_path, hook=choosing(score='l1', cuts=1, end=0.1))
     (event,) = events_of(messages)
     assert 'channels removed (chosen by l1), ' in event and pruner_of(runner).budget.met
-
-
-@pytest.mark.parametrize('resumed', [False, True])
-def test_the_loss_after_a_cut_is_compared_with_that_before_it(resumed):
-    watch, said = LossWatch(2), []
-    logger = SimpleNamespace(info=said.append)
-    for loss in (4.0, 2.0, 1.0):
-        watch.note(dict(loss=torch.tensor(loss)), logger)
-    watch.cut(3)
-    watch.note(dict(loss=torch.tensor(6.0)), logger)
-    if resumed:
-        state, watch = watch.state(), LossWatch(2)
-        watch.restore(state)
-    for loss in (8.0, 9.0):
-        watch.note(dict(loss=torch.tensor(loss)), logger)
-    before = 'the loss was 1.5000 in the 2 iterations before the cut at iteration 3, and '
-    assert said == [f'{before}7.0000 in the 2 after it']
-    watch.cut(6)
-    watch.end(logger)
-    assert len(said) == 1  # nothing is known of what came after it
-    watch.note(dict(loss=torch.tensor(5.0)), logger)
-    watch.end(logger)
-    watch.end(logger)
-    assert said[1:] == [
-        'the loss was 8.5000 in the 2 iterations before the cut at iteration 6, and 5.0000 in the '
-        '1 after it'
-    ]

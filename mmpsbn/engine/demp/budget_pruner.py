@@ -236,11 +236,10 @@ class BudgetPruner(OnlinePruner):
             probe = self._probe_of(model, data_batch)
             scores = self._scores(runner, model)
             seen = look_at([model, *averages], {}, probe)
-            why = self._obstacle(scores, model, finite=seen is not None)
+            before = None if seen is None else seen[1]  # the outputs
+            why = self._obstacle(scores, model, finite=before is not None)
             if why:
                 self._skip(runner, why)
-            reconstructs = self._budget_settings.reconstructs
-            masked = 'masked to 0 after reconstruction' if reconstructs else 'masked to 0'
             for draw, aim in enumerate(() if why else shares, 1):
                 removal = self._cut(runner, model, averages, scores, aim, probe)
                 self._moments = InputMoments(model, {})  # what is read after a cut is not known
@@ -249,9 +248,8 @@ class BudgetPruner(OnlinePruner):
                         break
                     continue
                 went = True
-                before, after = seen[1], probe_outputs(model, probe, forward_tensors)
-                _, change = output_errors(before, after)
-                seen = seen[0], after
+                after = probe_outputs(model, probe, forward_tensors)
+                (_, change), before = output_errors(before, after), after
                 self._follow(model, removal.plan, probe)
                 self.budget.count(model, clock=aim == 1)
                 self.progress.log_event(
@@ -259,7 +257,8 @@ class BudgetPruner(OnlinePruner):
                     model,
                     removal,
                     removed_as=self._scorer.words(removal, scores),
-                    outputs=f'changed by {change:.1e}, and are those with these channels {masked} ',
+                    change=change,
+                    reconstructed=self._budget_settings.reconstructs,
                     seconds=time.perf_counter() - start,
                 )
                 if share < 1 or (aim == 1 and self.budget.met):

@@ -157,10 +157,9 @@ class DeadChannelPruner(OnlinePruner):
                 settings=self.settings,
                 logger=runner.logger,
             )
-            outputs = ''
+            change = None
             if live:
                 _, change = output_errors(before, probe_outputs(model, probe, forward_tensors))
-                outputs = f'changed by {change:.1e}, and are those with these channels masked to 0 '
             if removal.plan:
                 self._follow(model, removal.plan, probe)
         self.progress.log_event(
@@ -168,6 +167,6 @@ class DeadChannelPruner(OnlinePruner):
             bare_model(runner),
             removal,
             removed_as=what_went(removal.keep_masks, scores, self.settings, samples=samples),
-            outputs=outputs,
+            change=change,
             seconds=time.perf_counter() - start,
         )

@@ -81,26 +81,34 @@ class Progress:
         removal: Removal,
         *,
         removed_as: str,
-        outputs: str,
+        change: float | None,
+        reconstructed: bool = False,
         seconds: float,
     ) -> None:
         """Count the model after an event, and say what the event did.
 
         Args:
             removed_as: what went, in words.
-            outputs: what they did, in words that ``within`` can follow; '' where nothing was lost.
+            change: of the outputs, relative to their maximum; None where nothing was lost.
+            reconstructed: whether readers have taken over what they can.
         """
         removed = sum(removal.channels_removed.values())
         self._removed += removed
         before, self._cost = self._cost, model_cost(model, self.positions)
         left = self.left
+        outputs = f'within {removal.relative_error:.1e}'
+        if change is not None:
+            masked = 'masked to 0 after reconstruction' if reconstructed else 'masked to 0'
+            outputs = (
+                f'changed by {change:.1e}, and are those with these channels {masked} {outputs}'
+            )
         lines = [
             f'prune event at iteration {runner.iter + 1}: {removed} channels removed '
             f'({removed_as}), {left["channels"]:.1%} left; '
             f'params {before.params:,} -> {self._cost.params:,}; '
             f'MACs at {self.counted_at} {before.macs / 1e6:,.1f} M -> '
             f'{self._cost.macs / 1e6:,.1f} M ({left["macs"]:.1%} left); '
-            f'outputs {outputs}within {removal.relative_error:.1e}; {seconds:.2f} s'
+            f'outputs {outputs}; {seconds:.2f} s'
         ]
         lines += [
             f'  {name}: -{int((~keep).sum())}, {int(keep.sum())} left'
