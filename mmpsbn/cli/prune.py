@@ -10,6 +10,7 @@ from ..commands import launch
 from ..commands.data_paths import check_data_paths
 from ..commands.prune import BUDGET_CRITERIA, PruneOptions, prune_checkpoint
 from ..pruning.criteria import LOSSLESS_CRITERIA
+from ..pruning.ranking import LIKED_MULTIPLES
 from .arguments import add_config, add_config_options, command_line
 
 # of PruneOptions, and what they are
@@ -17,7 +18,6 @@ _NUMBERS = dict(
     recalibrate='estimate the BatchNorm statistics anew on N batches of training data',
     num_samples='training images that are looked at: a dead channel is silent on all of them, and '
     'fisher and --reconstruct take their statistics from them',
-    round_to='widths are multiples of this',
     tolerance='largest change of the outputs that passes, relative to their maximum',
     seed='decides the order of the data, and what the criterion random chooses',
 )
@@ -46,6 +46,14 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         how = dict(type=type(default), default=default, metavar='N')
         option = '--' + name.replace('_', '-')
         parser.add_argument(option, **how, help=f'{what} (default: %(default)s)')
+    coarse, *finer = LIKED_MULTIPLES
+    parser.add_argument(
+        '--round-to',
+        type=int,
+        metavar='N',
+        help=f'widths are multiples of this (default: {coarse}, or {", ".join(map(str, finer))} '
+        f'where {coarse} does not come near enough to the budget; 1 for dead and collapsed)',
+    )
     parser.add_argument(
         '--fold-padding',
         action='store_true',

@@ -27,7 +27,14 @@ from ..pruning.criteria import LOSSLESS_CRITERIA
 from ..pruning.graph import ChannelGraph
 from ..pruning.plan import compose_plans
 from ..pruning.prune import prune_channels
-from ..pruning.ranking import RANKING_CRITERIA, fisher_scores, keep_masks_for_budget, rank_channels
+from ..pruning.ranking import (
+    BUDGET_TOLERANCE,
+    LIKED_MULTIPLES,
+    RANKING_CRITERIA,
+    fisher_scores,
+    keep_masks_for_budget,
+    rank_channels,
+)
 from ..pruning.reconstruction import InputMoments
 from ..pruning.saliency import GateSaliency
 from ..pruning.sparsity import scale_layers
@@ -37,8 +44,6 @@ from .recalibration import recalibrate_batch_norms
 
 # Criteria that remove live channels, down to a budget.
 BUDGET_CRITERIA = ('fisher', *RANKING_CRITERIA)
-# How far from its target a budget may end, as a fraction of it.
-_BUDGET_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class PruneOptions:
     criterion: str = 'fisher'
     target_flops: float | None = None
     num_samples: int = PruneSettings.num_samples
-    round_to: int = PruneSettings.round_to
+    round_to: int | None = None  # of a budget LIKED_MULTIPLES, else 1
     tolerance: float = PruneSettings.tolerance
     fold_padding: bool = False
     reconstruct: bool = True
@@ -68,9 +73,17 @@ class PruneOptions:
         if target_flops is not None and not 0 < target_flops < 1:
             raise ValueError(f'--target-flops must be in (0, 1), got {target_flops}')
         for name, least in (('recalibrate', 0), ('num_samples', 1), ('round_to', 1)):
-            if getattr(self, name) < least:
+            value = getattr(self, name)
+            if value is not None and value < least:
                 option = '--' + name.replace('_', '-')
-                raise ValueError(f'{option} must be >= {least}, got {getattr(self, name)}')
+                raise ValueError(f'{option} must be >= {least}, got {value}')
+
+    @property
+    def multiples(self) -> tuple[int, ...]:
+        """Of which widths may be, the first that will do."""
+        if self.round_to is not None:
+            return (self.round_to,)
+        return (1,) if self.criterion in LOSSLESS_CRITERIA else LIKED_MULTIPLES
 
 
 @dataclass(frozen=True)
@@ -158,7 +171,7 @@ def prune_checkpoint(
             forward_fn=forward_tensors,
             tolerance=options.tolerance,
             fold_padding=options.fold_padding,
-            round_to=options.round_to,
+            round_to=options.multiples[-1],
         )
         skipped = removal.skipped
     else:
@@ -179,7 +192,7 @@ def prune_checkpoint(
         refused = [f'; {name}: {skipped[name]}' for name in graph.groups if name in skipped]
         raise ValueError(
             f'criterion {options.criterion!r} finds nothing to remove (widths in multiples of '
-            f'{options.round_to}); nothing was written{"".join(refused)}'
+            f'{options.multiples[-1]}); nothing was written{"".join(refused)}'
         )
     if options.recalibrate:
         epochs = itertools.chain.from_iterable(itertools.repeat(loader))
@@ -296,15 +309,16 @@ def _masks_for_budget(
         measure='macs',
         target=options.target_flops * dense_macs,
         min_channels=1,
-        round_to=options.round_to,
+        multiples=options.multiples,
     )
     reached = macs / dense_macs
-    if abs(reached / options.target_flops - 1) > _BUDGET_TOLERANCE:
+    if abs(reached / options.target_flops - 1) > BUDGET_TOLERANCE:
         now = model_cost(model, positions).macs / dense_macs
+        smaller = ', or for a smaller --round-to' if options.multiples[-1] > 1 else ''
         raise ValueError(
             f'{options.target_flops:.2%} of the dense MACs cannot be reached: {now:.2%} are left '
-            f'now, and the nearest is {reached:.2%} (widths in multiples of {options.round_to}, '
-            'at least one channel a layer); ask for that, or for a smaller --round-to'
+            f'now, and the nearest is {reached:.2%} (widths in multiples of '
+            f'{options.multiples[-1]}, at least one channel a layer); ask for that{smaller}'
         )
     return keep_masks
 

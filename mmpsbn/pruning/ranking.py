@@ -6,7 +6,7 @@ A NaN weight scores infinity: what is unknown is never taken for unimportant.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,11 @@ from .plan import plan_from_keep_masks
 from .sparsity import scale_layers
 
 RANKING_CRITERIA = ('bn_scale', 'l1', 'random', 'uniform')
+# A budget in MACs or parameters is met within this fraction of its target.
+BUDGET_TOLERANCE = 0.02
+# Multiples of which widths are where nothing else is asked for: CPUs like 8 (docs/results.md), and
+# where so narrow a model cannot meet a budget, they are finer.
+LIKED_MULTIPLES = (8, 4, 2, 1)
 
 
 def rank_channels(
@@ -143,23 +148,53 @@ def keep_masks_for_budget(
     measure: str,
     target: float,
     min_channels: int,
-    round_to: int,
+    multiples: Sequence[int],
+    tolerance: float = BUDGET_TOLERANCE,
 ) -> tuple[dict[str, Tensor], float]:
     """Keep masks that leave as near as possible to ``target`` MACs or parameters.
 
     One threshold for all groups: the n lowest scores of the whole model go, except those
-    that stay for ``min_channels`` or to fill a multiple of ``round_to``; the n whose cost
-    comes nearest is found by bisection. Ties go channel by channel, the later group and
-    the higher index first. The model is not touched.
+    that stay for ``min_channels`` or to fill a multiple; the n whose cost comes nearest is
+    found by bisection. Ties go channel by channel, the later group and the higher index
+    first. The model is not touched.
 
     Args:
         scores: group name -> shape (channels,), higher = kept; inf is always kept.
         positions: what ``count_positions`` gave.
         measure: ``'macs'`` or ``'params'``.
+        multiples: of which widths may be: the first that comes within ``tolerance``, a
+            fraction of ``target``, or else the last.
 
     Returns:
         The keep masks, and what they leave.
     """
+    for multiple in multiples:
+        masks, left = _nearest(
+            model,
+            groups,
+            scores,
+            positions,
+            measure=measure,
+            target=target,
+            min_channels=min_channels,
+            round_to=multiple,
+        )
+        if abs(left - target) <= tolerance * target:
+            break
+    return masks, left
+
+
+def _nearest(
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    scores: Mapping[str, Tensor],
+    positions: Mapping[str, float],
+    *,
+    measure: str,
+    target: float,
+    min_channels: int,
+    round_to: int,
+) -> tuple[dict[str, Tensor], float]:
     ranks = _global_ranks(scores)
     total = sum(int((score < math.inf).sum()) for score in scores.values())
 

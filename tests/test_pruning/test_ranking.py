@@ -148,8 +148,8 @@ class Case:
     def cost(self, measure='macs'):
         return getattr(model_cost(self.model, self.positions), measure)
 
-    def masks(self, target, measure='macs', min_channels=1, round_to=1):
-        settings = dict(measure=measure, min_channels=min_channels, round_to=round_to)
+    def masks(self, target, measure='macs', min_channels=1, multiples=(1,)):
+        settings = dict(measure=measure, min_channels=min_channels, multiples=multiples)
         return keep_masks_for_budget(
             self.model, self.groups, self.scores, self.positions, target=target, **settings
         )
@@ -191,10 +191,21 @@ def test_the_budget_comes_as_near_as_any_number_of_channels(criterion, target, m
 
 def test_widths_are_multiples_and_never_below_the_minimum():
     case = Case()
-    masks, _ = case.masks(0.45 * case.cost(), min_channels=3, round_to=2)
+    masks, _ = case.masks(0.45 * case.cost(), min_channels=3, multiples=[2])
     for name, mask in masks.items():
         kept = int(mask.sum())
         assert kept >= 3 and (kept % 2 == 0 or kept == case.groups[name].channels)
+
+
+def test_of_several_multiples_the_first_that_comes_near_enough_is_taken():
+    case = Case()
+    target = 0.65 * case.cost()
+    alone = {multiple: case.masks(target, multiples=[multiple]) for multiple in (4, 2, 1)}
+    errors = {multiple: abs(left / target - 1) for multiple, (_, left) in alone.items()}
+    assert errors[4] > 0.02 > errors[1] > errors[2], errors  # or this would show nothing
+    masks, left = case.masks(target, multiples=[4, 2, 1])
+    assert left == alone[2][1] and all(map(torch.equal, masks.values(), alone[2][0].values()))
+    assert case.masks(target, multiples=[4, 1])[1] == alone[1][1]
 
 
 def test_out_of_reach_the_nearest_point_is_returned_and_inf_stays():
@@ -218,7 +229,7 @@ def test_where_no_group_has_a_norm_or_none_is_left_bn_scale_is_l1():
     groups = trace(model, torch.randn(1, 3, 2, 2, dtype=torch.float64)).groups
     scores = rank_channels(model, groups, criterion='bn_scale', seed=0)
     assert torch.equal(scores['0'], rank_channels(model, groups, criterion='l1', seed=0)['0'])
-    settings = dict(measure='macs', target=0, min_channels=1, round_to=1)
+    settings = dict(measure='macs', target=0, min_channels=1, multiples=[1])
     for criterion in RANKING_CRITERIA:
         scores = rank_channels(model, {}, criterion=criterion, seed=0)
         assert scores == {}

@@ -13,7 +13,7 @@ from mmpsbn.commands.model_files import save_weights
 
 DEAD = ('backbone.layer2.0.bn1', [1, 5, 6])
 OPTIONS = ('train_dataloader.batch_size=2', 'model.bbox_head.loss_cls.gamma=1.5')
-L1 = ('--criterion', 'l1', '--target-flops', '0.6', '--round-to', '8')
+L1 = ('--criterion', 'l1', '--target-flops', '0.6')
 
 
 def prune(small, checkpoint, out, *arguments):

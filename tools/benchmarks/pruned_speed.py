@@ -86,7 +86,7 @@ def pruned_copies(dense, image, *, sparsities, round_to, seed):
             measure='params',
             target=(1 - sparsity) * model_cost(dense, positions).params,
             min_channels=1,
-            round_to=round_to,
+            multiples=[round_to],
         )
         ours = copy.deepcopy(dense)
         plan = plan_from_keep_masks(ours, graph.groups, masks)

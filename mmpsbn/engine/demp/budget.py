@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +10,20 @@ from torch import Tensor, nn
 from ...pruning.cost import model_cost
 from ...pruning.graph import ChannelGroup
 from ...pruning.plan import plan_from_keep_masks
-from ...pruning.ranking import keep_masks_for_budget, layerwise_l1_scores
+from ...pruning.ranking import (
+    BUDGET_TOLERANCE,
+    LIKED_MULTIPLES,
+    keep_masks_for_budget,
+    layerwise_l1_scores,
+)
 from ...pruning.surgery import apply_plan
 from ..ranks import of_rank_0
 from .latency import milliseconds
 from .settings import BudgetSettings, PruneSettings
 
-# A budget is met within this fraction of its target; a clock is less exact than a count.
-_TOLERANCE, _LATENCY_TOLERANCE = 0.02, 0.05
-# Multiples of which widths may be, from coarse to fine. CPUs like 8 (docs/results.md); where the
-# budget is a time, the clock says.
+_LATENCY_TOLERANCE = 0.05  # a clock is less exact than a count
+# Multiples of which widths may be where the budget is a time, and the clock says which.
 _MULTIPLES = (16, 8, 4, 2, 1)
-_LIKED = 8
 # What a larger multiple must gain, for it leaves less choice.
 _LEAST_GAIN = 0.05
 # Copies that are measured for a latency.
@@ -35,9 +37,8 @@ class Budget:
     they will be in the end: on the way, where widths are odd, the clock says nothing of that.
 
     Args:
-        free_widths: in the end widths are multiples of 8, or of a time of what the clock likes; of
-            4, 2 or 1 where so narrow a model cannot meet the budget otherwise. If not,
-            ``prune.round_to`` says.
+        free_widths: in the end widths are of LIKED_MULTIPLES, or of a time of what the clock
+            likes. If not, ``prune.round_to`` says.
 
     Attributes:
         left: the fraction of the cost at the start that is left; None of a time on the way, where
@@ -48,7 +49,7 @@ class Budget:
         self._settings = settings
         self._free_widths = free_widths
         self._min_channels = prune.min_channels
-        self._multiples = _down_from(_LIKED) if free_widths else (prune.round_to,)
+        self._multiples = LIKED_MULTIPLES if free_widths else (prune.round_to,)
         self._dense: dict[str, float] = {}
         self._now: dict[str, float] = {}
         self._narrowest: dict[str, float] = {}
@@ -109,7 +110,7 @@ class Budget:
 
     @property
     def _tolerance(self) -> float:
-        return _LATENCY_TOLERANCE if self._settings.is_latency else _TOLERANCE
+        return _LATENCY_TOLERANCE if self._settings.is_latency else BUDGET_TOLERANCE
 
     def start(
         self,
@@ -139,10 +140,10 @@ class Budget:
                 now = self._dense['latency_ms']  # a fraction is below 1
                 raise ValueError(f'{self} is met by the model as it is, which takes {now:.3g} ms')
             if self._free_widths and self._settings.is_latency:
-                self._multiples = _down_from(self._fastest_multiple(model, groups))
+                fastest = self._fastest_multiple(model, groups)
+                self._multiples = tuple(m for m in _MULTIPLES if m <= fastest)
             if self._settings.is_latency:
-                finest = self._multiples[-1]
-                masks, _ = self.nearest(model, groups, _nothing(groups), 0.0, round_to=finest)
+                masks, _ = self._with_all_gone(model, groups)
                 narrow = _pruned(model, groups, masks)
                 macs = model_cost(narrow, self._positions).macs
                 self._narrowest = dict(macs=macs, latency_ms=self._milliseconds(narrow))
@@ -169,8 +170,7 @@ class Budget:
         if self._settings.is_latency:
             least = self._narrowest['latency_ms'] / self._dense['latency_ms']
         else:
-            finest = self._multiples[-1]
-            _, least = self.nearest(model, groups, _nothing(groups), 0.0, round_to=finest)
+            _, least = self._with_all_gone(model, groups)
             least /= self._dense[self.lever]
         if least > self.target * (1 + self._tolerance):
             raise ValueError(
@@ -201,7 +201,7 @@ class Budget:
         best, shortest = 1, math.inf
         aim, scores = self.target * self._dense['macs'], layerwise_l1_scores(model, groups)
         for multiple in reversed(_MULTIPLES):
-            masks, left = self.nearest(model, groups, scores, aim, round_to=multiple)
+            masks, left = self.nearest(model, groups, scores, aim, multiples=[multiple])
             if abs(left / aim - 1) > self._tolerance:
                 continue  # so narrow a model that this multiple is too coarse
             time = self._milliseconds(_pruned(model, groups, masks))
@@ -237,20 +237,17 @@ class Budget:
         Returns:
             Keep masks by group.
         """
-        in_the_end, _ = self._in_the_end(model, groups, scores, self._aim())
+        in_the_end, _ = self.nearest(model, groups, scores, self._aim())
         if share == 1:
             return in_the_end
         may_go = {name: scores[name].where(~keep, math.inf) for name, keep in in_the_end.items()}
         planned = self.planned(share) * self._dense[self.lever]
-        return self.nearest(model, groups, may_go, planned, round_to=1)[0]
+        return self.nearest(model, groups, may_go, planned, multiples=[1])[0]
 
-    def _in_the_end(self, model: nn.Module, groups, scores, aim: float):
-        """:meth:`nearest` in the coarsest multiple that comes near enough."""
-        for multiple in self._multiples:
-            masks, left = self.nearest(model, groups, scores, aim, round_to=multiple)
-            if abs(left / aim - 1) <= self._tolerance:
-                break
-        return masks, left
+    def _with_all_gone(self, model: nn.Module, groups: Mapping[str, ChannelGroup]):
+        """:meth:`nearest` with all gone that can go."""
+        nothing = {name: torch.zeros(group.channels) for name, group in groups.items()}
+        return self.nearest(model, groups, nothing, 0.0, multiples=self._multiples[-1:])
 
     def _find_macs_in_time(self, model: nn.Module, groups: Mapping[str, ChannelGroup]) -> float:
         """By false position between the narrowest model and the one at the start."""
@@ -258,9 +255,9 @@ class Budget:
         scores, time = layerwise_l1_scores(model, groups), self.target * self._dense['latency_ms']
         for _ in range(_MOST_COPIES):
             aim = _on_the_line(below, above, time)
-            masks, macs = self._in_the_end(model, groups, scores, aim)
+            masks, macs = self.nearest(model, groups, scores, aim)
             at = dict(macs=macs, latency_ms=self._milliseconds(_pruned(model, groups, masks)))
-            if abs(at['latency_ms'] / time - 1) <= _TOLERANCE:
+            if abs(at['latency_ms'] / time - 1) <= BUDGET_TOLERANCE:
                 return macs
             below, above = (below, at) if at['latency_ms'] > time else (at, above)
         return _on_the_line(below, above, time)
@@ -272,9 +269,10 @@ class Budget:
         scores: Mapping[str, Tensor],
         target: float,
         *,
-        round_to: int,
+        multiples: Sequence[int] | None = None,
     ) -> tuple[dict[str, Tensor], float]:
-        """:func:`keep_masks_for_budget`, with a target in MACs or parameters."""
+        """:func:`keep_masks_for_budget`, with a target in MACs or parameters, and the widths of
+        the end unless others are given."""
         return keep_masks_for_budget(
             model,
             groups,
@@ -283,7 +281,8 @@ class Budget:
             measure=self.lever,
             target=target,
             min_channels=self._min_channels,
-            round_to=round_to,
+            multiples=multiples or self._multiples,
+            tolerance=self._tolerance,
         )
 
     def _aim(self) -> float:
@@ -310,12 +309,3 @@ def _pruned(model: nn.Module, groups, keep_masks: Mapping[str, Tensor]) -> nn.Mo
     narrow = copy.deepcopy(model)
     apply_plan(narrow, plan_from_keep_masks(narrow, groups, keep_masks))
     return narrow
-
-
-def _down_from(multiple: int) -> tuple[int, ...]:
-    return tuple(finer for finer in _MULTIPLES if finer <= multiple)
-
-
-def _nothing(groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
-    """Scores by which all goes."""
-    return {name: torch.zeros(group.channels) for name, group in groups.items()}
