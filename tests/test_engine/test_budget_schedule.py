@@ -24,6 +24,16 @@ def test_cuts_are_even_and_the_last_is_at_the_end():
     assert [cuts.next_event(step) for step in (0, 199, 200, 499, 500)] == [200, 200, 300, 500, None]
 
 
+def test_of_begin_and_end_each_has_a_default_of_its_own():
+    assert schedule(1000, end=0.9, cuts=1).events == (900,)
+    assert BudgetSettings(flops=0.5, end=0.9).window(finetunes=False) == (0.2, 0.9)
+    assert BudgetSettings(flops=0.5, begin=0.05).window(finetunes=True) == (0.05, 0.1)
+    with pytest.raises(ValueError, match=r'0 <= begin < end <= 0.9, got 0.3 and 0.1'):
+        schedule(1000, begin=0.3, finetunes=True)
+    with pytest.raises(ValueError, match=r'got 0.0 and 0.95'):
+        BudgetSettings(flops=0.5, end=0.95)
+
+
 @pytest.mark.parametrize('iters_per_step', [1, 4])
 @pytest.mark.parametrize('finetunes, begin, end', [(True, 0, 0.1), (False, 0.2, 0.6)])
 @pytest.mark.parametrize('iters', [200, 390, 1_800, 90_000])

@@ -53,7 +53,7 @@ from mmpsbn.pruning import prune_dead_channels
         ('budget', dict(flops=0.5, device='cpu'), 'is a string that goes with a latency'),
         ('budget', dict(macs=0.5), r"budget has no \['macs'\]"),
         ('budget', dict(latency=1.5), r'budget latency must be a number in \(0, 1\), got 1.5'),
-        ('budget', dict(flops=0.5, end=0.95), 'begin and end must be .* 0.9, got None and 0.95'),
+        ('budget', dict(flops=0.5, end=0.95), 'begin and end must be .* 0.9, got 0.0 and 0.95'),
         (
             'budget',
             dict(flops=0.5, reconstruct=1),

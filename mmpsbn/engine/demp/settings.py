@@ -155,7 +155,7 @@ class BudgetSettings:
             device of torch, by default the model's, or 'onnxruntime', the exported model on one
             thread.
         begin, end: fractions of training between which channels go, end at most 0.9; by default
-            those of ``window``.
+            those of ``window``, one by one.
         cuts: in how many steps they go; None is as many as the run has room for.
         score: 'fisher' (what the loss misses, :func:`.fisher_scores`), or to compare with one of
             RANKING_CRITERIA, or of GATE_SCORES (:func:`.gate_scores`), which take passes of their
@@ -195,8 +195,7 @@ class BudgetSettings:
             self.device is None or (self.is_latency and isinstance(self.device, str)),
             f'budget device is a string that goes with a latency, got {self.device!r}',
         )
-        if (self.begin, self.end) != (None, None):
-            require_window('budget', self.begin, self.end, last=LAST_END)
+        self._window((0.0, LAST_END))
         if self.cuts is not None:
             require_count('budget cuts', self.cuts)
         require_one_of('budget score', self.score, ('fisher', *RANKING_CRITERIA, *GATE_SCORES))
@@ -220,10 +219,19 @@ class BudgetSettings:
 
         Args:
             finetunes: whether the run begins with the weights of a checkpoint.
+
+        Raises:
+            ValueError: what is set does not go with the default of the other.
         """
-        if self.begin is not None:
-            return self.begin, self.end
-        return (0.0, 0.1) if finetunes else (0.2, 0.6)
+        return self._window((0.0, 0.1) if finetunes else (0.2, 0.6))
+
+    def _window(self, default: tuple[float, float]) -> tuple[float, float]:
+        begin, end = (
+            usual if given is None else given
+            for given, usual in zip((self.begin, self.end), default)
+        )
+        require_window('budget', begin, end, last=LAST_END)
+        return begin, end
 
     @staticmethod
     def _kinds() -> tuple[str, ...]:
