@@ -225,57 +225,74 @@ class BudgetPruner(OnlinePruner):
         self._moments.close()
         self._moments.join(reduced)
         share = 1.0 if event == self._another_try else self._schedule.share(event)
-        # more than once in the end alone, where a clock was not met by what the counts promised
-        shares = [share] * _MOST_TRIES
-        if self._scorer.takes_passes and self._budget_settings.timing != 'gradual':
-            shares = shares_of_rounds(1 - self.budget.target) + shares[1:]
         self._another_try = None
-        went = False
         with unwrapped_model(runner, who='DemPHook') as model:
             averages = averaged_models_of(runner)
             probe = self._probe_of(model, data_batch)
             scores = self._scores(runner, model)
             seen = look_at([model, *averages], {}, probe)
-            before = None if seen is None else seen[1]  # the outputs
-            why = self._obstacle(scores, model, finite=before is not None)
+            why = self._obstacle(scores, model, finite=seen is not None)
             if why:
                 self._skip(runner, why)
-            for draw, aim in enumerate(() if why else shares, 1):
-                removal = self._cut(runner, model, averages, scores, aim, probe)
-                self._moments = InputMoments(model, {})  # what is read after a cut is not known
-                if not removal.plan:
-                    if aim == share:
-                        break
-                    continue
-                went = True
-                after = probe_outputs(model, probe, forward_tensors)
-                (_, change), before = output_errors(before, after), after
-                self._follow(model, removal.plan, probe)
-                self.budget.count(model, clock=aim == 1)
-                self.progress.log_event(
-                    runner,
-                    model,
-                    removal,
-                    removed_as=self._scorer.words(removal, scores),
-                    change=change,
-                    reconstructed=self._budget_settings.reconstructs,
-                    seconds=time.perf_counter() - start,
+            else:
+                went = self._cut_down(
+                    runner, model, averages, scores, share, probe, before=seen[1], start=start
                 )
-                if share < 1 or (aim == 1 and self.budget.met):
-                    break
-                scores = (
-                    self._scores(runner, model, draw)
-                    if self._scorer.takes_passes
-                    else self._of_those_left(scores, removal)
-                )
-        if went:
-            self._losses.cut(event)
+                if went:
+                    self._losses.cut(event)
         self._log_budget(runner, share)
         if share == 1 and not self.budget.met and (why or went):
             another = event + LEAST_STEPS * self._iters_per_step
             if another <= steps_of(LAST_END, runner.max_iters):
                 self._another_try = another
                 runner.logger.info(f'another try comes at iteration {another}')
+
+    def _cut_down(
+        self, runner, model, averages, scores, share: float, probe: Tensor, *, before, start: float
+    ) -> bool:
+        """Cut until a share of what must go has gone: at once, but for scores that take passes of
+        their own; and again where a clock is not met by what the counts promised.
+
+        Args:
+            before: the outputs on the probe.
+            start: when the event began, in seconds.
+
+        Returns:
+            Whether anything went.
+        """
+        went = False
+        shares = [share] * _MOST_TRIES
+        if self._scorer.takes_passes and self._budget_settings.timing != 'gradual':
+            shares = shares_of_rounds(1 - self.budget.target) + shares[1:]
+        for draw, aim in enumerate(shares, 1):
+            removal = self._cut(runner, model, averages, scores, aim, probe)
+            self._moments = InputMoments(model, {})  # what is read after a cut is not known
+            if not removal.plan:
+                if aim == share:
+                    break
+                continue
+            went = True
+            after = probe_outputs(model, probe, forward_tensors)
+            (_, change), before = output_errors(before, after), after
+            self._follow(model, removal.plan, probe)
+            self.budget.count(model, clock=aim == 1)
+            self.progress.log_event(
+                runner,
+                model,
+                removal,
+                removed_as=self._scorer.words(removal, scores),
+                change=change,
+                reconstructed=self._budget_settings.reconstructs,
+                seconds=time.perf_counter() - start,
+            )
+            if share < 1 or (aim == 1 and self.budget.met):
+                break
+            scores = (
+                self._scores(runner, model, draw)
+                if self._scorer.takes_passes
+                else self._of_those_left(scores, removal)
+            )
+        return went
 
     def _of_those_left(self, scores: Mapping[str, Tensor], removal: Removal) -> dict[str, Tensor]:
         """A group that is down to one channel is none any more."""
