@@ -168,62 +168,34 @@ def keep_masks_for_budget(
     Returns:
         The keep masks, and what they leave.
     """
-    for multiple in multiples:
-        masks, left = _nearest(
-            model,
-            groups,
-            scores,
-            positions,
-            measure=measure,
-            target=target,
-            min_channels=min_channels,
-            round_to=multiple,
-        )
-        if abs(left - target) <= tolerance * target:
-            break
-    return masks, left
-
-
-def _nearest(
-    model: nn.Module,
-    groups: Mapping[str, ChannelGroup],
-    scores: Mapping[str, Tensor],
-    positions: Mapping[str, float],
-    *,
-    measure: str,
-    target: float,
-    min_channels: int,
-    round_to: int,
-) -> tuple[dict[str, Tensor], float]:
     ranks = _global_ranks(scores)
     total = sum(int((score < math.inf).sum()) for score in scores.values())
 
-    def masks(removed: int) -> dict[str, Tensor]:
+    def masks(removed: int, multiple: int) -> dict[str, Tensor]:
+        rounding = dict(min_channels=min_channels, round_to=multiple)
         return {
-            name: keep_mask_of(
-                groups[name],
-                rank,
-                rank <= removed,
-                min_channels=min_channels,
-                round_to=round_to,
-            )
+            name: keep_mask_of(groups[name], rank, rank <= removed, **rounding)
             for name, rank in ranks.items()
         }
 
-    def left(removed: int) -> float:
-        plan = plan_from_keep_masks(model, groups, masks(removed))
+    def left(removed: int, multiple: int) -> float:
+        plan = plan_from_keep_masks(model, groups, masks(removed, multiple))
         return getattr(model_cost(model, positions, plan.shapes_after()), measure)
 
-    enough, too_many = 0, total  # left(enough) >= target >= left(too_many), if it is in reach
-    while too_many - enough > 1:
-        middle = (enough + too_many) // 2
-        if left(middle) >= target:
-            enough = middle
-        else:
-            too_many = middle
-    # rounding makes steps: the one before the target may be nearer than the one behind
-    best = min((enough, too_many), key=lambda n: abs(left(n) - target))
-    return masks(best), left(best)
+    for multiple in multiples:
+        enough, too_many = 0, total  # left(enough) >= target >= left(too_many), if it is in reach
+        while too_many - enough > 1:
+            middle = (enough + too_many) // 2
+            if left(middle, multiple) >= target:
+                enough = middle
+            else:
+                too_many = middle
+        # rounding makes steps: the one before the target may be nearer than the one behind
+        best = min((enough, too_many), key=lambda n: abs(left(n, multiple) - target))
+        reached = left(best, multiple)
+        if abs(reached - target) <= tolerance * target:
+            break
+    return masks(best, multiple), reached
 
 
 def _global_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
