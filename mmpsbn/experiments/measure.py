@@ -173,6 +173,11 @@ def _overlap_by_epoch(arm: TrainedArm) -> list[float | None]:
     return [of.get('sparsity/few/dead_overlap') for of in arm.looks('few')]
 
 
+def _revivals(arm: TrainedArm) -> int:
+    """Of which the overlap tells nothing where all that are dead were so before."""
+    return sum(of.get('sparsity/all/revived', 0) for of in arm.looks('all'))
+
+
 def _logged(arm: TrainedArm, name: str) -> list[float]:
     """Of each iteration, by the hook that prunes; empty in a dense training."""
     for hook in ('demp', 'sparse'):
@@ -253,6 +258,7 @@ MEASURES = {
     # of SparsityHooks with these names
     'dead_by_epoch': Measure('dead channels by {} pictures, %', _dead_by_epoch, share=True),
     'overlap_by_epoch': Measure('overlap with those ever dead, %', _overlap_by_epoch, share=True),
+    'revivals': Measure('revivals by all pictures', _revivals),
     # of all norm layers, by threshold; and in points, where the small ones are 0
     'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),

@@ -152,14 +152,15 @@ def test_the_dead_by_epoch_are_those_of_all_logs_in_their_order(folder_of):
             {f'sparsity/{name}/{key}': value for key, value in values.items()} | dict(step=step)
             for step, few, of_all, more in looks
             for name, values in dict(
-                few=dict(dead_fraction=few, **more), all=dict(dead_fraction=of_all)
+                few=dict(dead_fraction=few, **more), all=dict(dead_fraction=of_all, revived=step)
             ).items()
         ]
         text = '\n'.join(map(json.dumps, [dict(loss=1.0, iter=1, step=1), *lines]))
         (folder / timestamp / 'vis_data/scalars.json').write_text(text)
-    assert read(folder, 'dead_by_epoch', 'overlap_by_epoch') == dict(
+    assert read(folder, 'dead_by_epoch', 'overlap_by_epoch', 'revivals') == dict(
         dead_by_epoch=[dict(few=0.1, all=0.05), dict(few=0.2, all=0.15)],
         overlap_by_epoch=[None, 0.75],
+        revivals=15,
     )
 
 

@@ -85,8 +85,9 @@ class SparseWeightsHook(Hook):
       with p the part of the updates that is over (1710.01878; JaxPruner, 2304.14082).
     * ``'set'`` (1707.04780), ``'rigl'`` (1911.11134): as sparse from the first step on, at
       random places. Each update drops the drop_fraction / 2 (1 + cos(pi p)) of the kept weights
-      with the smallest |w|, and grows as many, which start at 0: at random, or where |dL/dw| is
-      largest. In such an iteration the optimizer takes no step, as in RigL's algorithm 1.
+      with the smallest |w|, and grows as many, at random or where |dL/dw| is largest. They start
+      at 0, but for those that were dropped just now, which keep their value. In such an iteration
+      the optimizer takes no step, as in RigL's algorithm 1.
 
     An update happens before the first optimizer step at or after its iteration, from weights and
     gradients as they are there: accumulated, clipped, averaged over ranks. In the log

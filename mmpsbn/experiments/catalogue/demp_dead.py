@@ -59,6 +59,7 @@ EXPERIMENTS['demp-dead-neurons'] = Experiment(
             'dead by 512 pictures, %': '{dead_by_epoch[few]:.1p}',
             'by all, %': '{dead_by_epoch[all]:.1p}',
             'overlap, %': '{overlap_by_epoch:.1p}',
+            'revivals': '{revivals}',
             'top-1, %': '{top1:.1f}',
         },
     ),
