@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         type=int,
         metavar='N',
         help=f'widths are multiples of this (default: {coarse}, or {", ".join(map(str, finer))} '
-        f'where {coarse} does not come near enough to the budget; 1 for dead and collapsed)',
+        f'where {coarse} does not come within 2 %% of the budget; 1 for dead and collapsed)',
     )
     parser.add_argument(
         '--fold-padding',
@@ -95,8 +95,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     print(result.table())
     kept = 'as before' if args.criterion in LOSSLESS_CRITERIA else 'as with these channels masked'
     print(
-        f'{result.macs[1] / result.dense_macs:.1%} of the dense MACs are left; the outputs are '
-        f'{kept} within {result.relative_error:.1e} of their maximum.\n'
+        f'{result.macs[1] / result.dense_macs:.1%} of the dense MACs are left, widths in multiples '
+        f'of {result.round_to}; the outputs are {kept} within {result.relative_error:.1e} of their '
+        'maximum.\n'
         f'Wrote {result.path}. Next:'
     )
     for words in (

@@ -28,10 +28,10 @@ from ..pruning.graph import ChannelGraph
 from ..pruning.plan import compose_plans
 from ..pruning.prune import prune_channels
 from ..pruning.ranking import (
-    BUDGET_TOLERANCE,
     LIKED_MULTIPLES,
     RANKING_CRITERIA,
     fisher_scores,
+    is_near,
     keep_masks_for_budget,
     rank_channels,
 )
@@ -102,6 +102,7 @@ class PrunedCheckpoint:
     dense_macs: int  # of the config's model
     channels: dict[str, tuple[int, int]]  # by group
     skipped: dict[str, str]  # layer -> why its channels were left whole
+    round_to: int  # the multiple that was taken
     relative_error: float
 
     def table(self) -> str:
@@ -163,6 +164,12 @@ def prune_checkpoint(
     positions, input_size = count_at_one_size(model, cfg, probe)
     dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
+    if options.target_flops is not None and before.macs <= options.target_flops * dense_macs:
+        raise ValueError(
+            f'{before.macs / dense_macs:.2%} of the dense MACs are left already, no more than the '
+            f'{options.target_flops:.2%} asked for; ask for less'
+        )
+    round_to = options.multiples[0]
     if options.criterion in LOSSLESS_CRITERIA:
         removal = prune_dead_channels(
             model,
@@ -171,13 +178,15 @@ def prune_checkpoint(
             forward_fn=forward_tensors,
             tolerance=options.tolerance,
             fold_padding=options.fold_padding,
-            round_to=options.multiples[-1],
+            round_to=round_to,
         )
         skipped = removal.skipped
     else:
         skipped = graph.skipped
         scores, moments = _look(model, graph, loader, options)
-        keep_masks = _masks_for_budget(model, graph, scores, positions, dense_macs, options)
+        keep_masks, round_to = _masks_for_budget(
+            model, graph, scores, positions, dense_macs, options
+        )
         with moments.reconstructed([model], keep_masks):
             removal = prune_channels(
                 model,
@@ -192,7 +201,7 @@ def prune_checkpoint(
         refused = [f'; {name}: {skipped[name]}' for name in graph.groups if name in skipped]
         raise ValueError(
             f'criterion {options.criterion!r} finds nothing to remove (widths in multiples of '
-            f'{options.multiples[-1]}); nothing was written{"".join(refused)}'
+            f'{round_to}); nothing was written{"".join(refused)}'
         )
     if options.recalibrate:
         epochs = itertools.chain.from_iterable(itertools.repeat(loader))
@@ -219,6 +228,7 @@ def prune_checkpoint(
             for name, group in graph.groups.items()
         },
         skipped=skipped,
+        round_to=round_to,
         relative_error=removal.relative_error,
     )
 
@@ -300,8 +310,9 @@ def _masks_for_budget(
     positions: Mapping[str, float],
     dense_macs: int,
     options: PruneOptions,
-) -> dict[str, Tensor]:
-    keep_masks, macs = keep_masks_for_budget(
+) -> tuple[dict[str, Tensor], int]:
+    """And the multiple of which widths are."""
+    keep_masks, macs, multiple = keep_masks_for_budget(
         model,
         graph.groups,
         scores,
@@ -311,16 +322,21 @@ def _masks_for_budget(
         min_channels=1,
         multiples=options.multiples,
     )
-    reached = macs / dense_macs
-    if abs(reached / options.target_flops - 1) > BUDGET_TOLERANCE:
-        now = model_cost(model, positions).macs / dense_macs
-        smaller = ', or for a smaller --round-to' if options.multiples[-1] > 1 else ''
+    now, reached = model_cost(model, positions).macs, f'{macs / dense_macs:.2%}'
+    asked = f'{options.target_flops:.2%} of the dense MACs'
+    finer = ', or for a smaller --round-to' if multiple > 1 else ''
+    if not is_near(macs, options.target_flops * dense_macs):
         raise ValueError(
-            f'{options.target_flops:.2%} of the dense MACs cannot be reached: {now:.2%} are left '
-            f'now, and the nearest is {reached:.2%} (widths in multiples of '
-            f'{options.multiples[-1]}, at least one channel a layer); ask for that{smaller}'
+            f'{asked} cannot be reached: {now / dense_macs:.2%} are left now, and the nearest is '
+            f'{reached} (widths in multiples of {multiple}, at least one channel a layer); ask for '
+            f'that{finer}'
         )
-    return keep_masks
+    if macs == now:
+        raise ValueError(
+            f'{reached} of the dense MACs are left already, which is near enough to {asked} '
+            f'(widths in multiples of {multiple}); ask for less{finer}'
+        )
+    return keep_masks, multiple
 
 
 def _images(model: nn.Module, loader, num_samples: int) -> Iterator[Tensor]:

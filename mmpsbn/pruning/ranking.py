@@ -150,8 +150,8 @@ def keep_masks_for_budget(
     min_channels: int,
     multiples: Sequence[int],
     tolerance: float = BUDGET_TOLERANCE,
-) -> tuple[dict[str, Tensor], float]:
-    """Keep masks that leave as near as possible to ``target`` MACs or parameters.
+) -> tuple[dict[str, Tensor], float, int]:
+    """Keep masks that leave about ``target`` MACs or parameters.
 
     One threshold for all groups: the n lowest scores of the whole model go, except those
     that stay for ``min_channels`` or to fill a multiple; the n whose cost comes nearest is
@@ -163,10 +163,10 @@ def keep_masks_for_budget(
         positions: what ``count_positions`` gave.
         measure: ``'macs'`` or ``'params'``.
         multiples: of which widths may be: the first that comes within ``tolerance``, a
-            fraction of ``target``, or else the last.
+            fraction of ``target``, or else the one that comes nearest.
 
     Returns:
-        The keep masks, and what they leave.
+        The keep masks, what they leave, and the multiple.
     """
     ranks = _global_ranks(scores)
     total = sum(int((score < math.inf).sum()) for score in scores.values())
@@ -182,6 +182,7 @@ def keep_masks_for_budget(
         plan = plan_from_keep_masks(model, groups, masks(removed, multiple))
         return getattr(model_cost(model, positions, plan.shapes_after()), measure)
 
+    found = []
     for multiple in multiples:
         enough, too_many = 0, total  # left(enough) >= target >= left(too_many), if it is in reach
         while too_many - enough > 1:
@@ -192,10 +193,16 @@ def keep_masks_for_budget(
                 too_many = middle
         # rounding makes steps: the one before the target may be nearer than the one behind
         best = min((enough, too_many), key=lambda n: abs(left(n, multiple) - target))
-        reached = left(best, multiple)
-        if abs(reached - target) <= tolerance * target:
+        found.append((left(best, multiple), best, multiple))
+        if is_near(found[-1][0], target, tolerance):
             break
-    return masks(best, multiple), reached
+    reached, best, multiple = min(found, key=lambda at: abs(at[0] - target))
+    return masks(best, multiple), reached, multiple
+
+
+def is_near(left: float, target: float, tolerance: float = BUDGET_TOLERANCE) -> bool:
+    """Whether a budget is met by what is left, within a fraction of it."""
+    return abs(left - target) <= tolerance * target
 
 
 def _global_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -152,15 +152,16 @@ def widths_after_cuts(count, monkeypatch, **toy):
         (dict(width=88, inner=136, free_widths=True), 8),
         (dict(width=40, inner=72), 1),
         (dict(width=64, inner=96, prune=dict(round_to=16)), 16),
+        (dict(width=40, inner=72, free_widths=True), 4),
         (dict(width=24, inner=36, free_widths=True), 2),
     ],
-    ids=['by default', 'as asked for', 'coarser', 'where a model is narrow'],
+    ids=['by default', 'as asked for', 'coarser', 'narrow', 'narrower'],
 )
 def test_widths_are_multiples_after_the_last_cut_and_any_before(monkeypatch, toy, multiple):
     *before, last = widths_after_cuts(5, monkeypatch, **toy)
     assert all(width % multiple == 0 for width in last)
     assert any(width % (2 * multiple) for width in last)
-    if multiple > 2:
+    if multiple > 4:
         assert all(any(width % multiple for width in widths) for widths in before)
     for wider, narrower in pairwise([*before, last]):
         assert all(a >= b for a, b in zip(wider, narrower))

@@ -28,8 +28,15 @@ def test_of_begin_and_end_each_has_a_default_of_its_own():
     assert schedule(1000, end=0.9, cuts=1).events == (900,)
     assert BudgetSettings(flops=0.5, end=0.9).window(finetunes=False) == (0.2, 0.9)
     assert BudgetSettings(flops=0.5, begin=0.05).window(finetunes=True) == (0.05, 0.1)
-    with pytest.raises(ValueError, match=r'0 <= begin < end <= 0.9, got 0.3 and 0.1'):
+    with pytest.raises(
+        ValueError, match='got 0.3 and 0.1; end is 0.1 by default in a run with load_from: set it'
+    ):
         schedule(1000, begin=0.3, finetunes=True)
+    with pytest.raises(
+        ValueError, match='got 0.2 and 0.15; begin is 0.2 by default in a run without load_from'
+    ):
+        schedule(1000, end=0.15)
+    assert BudgetSettings(flops=0.5, begin=0.55).window(finetunes=False) == (0.55, 0.6)
     with pytest.raises(ValueError, match=r'got 0.0 and 0.95'):
         BudgetSettings(flops=0.5, end=0.95)
 

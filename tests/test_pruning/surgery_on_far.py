@@ -64,6 +64,6 @@ def test_channels_are_chosen_as_on_the_cpu(criterion):
         positions = count_positions(model, batch, call_with)
         target = 0.6 * model_cost(model, positions).macs
         how = dict(measure='macs', target=target, min_channels=1, multiples=[1])
-        masks, _ = keep_masks_for_budget(model, graph.groups, scores, positions, **how)
+        masks, *_ = keep_masks_for_budget(model, graph.groups, scores, positions, **how)
         chosen.append({name: mask.tolist() for name, mask in masks.items()})
     assert chosen[0] == chosen[1] and not all(map(all, chosen[0].values()))

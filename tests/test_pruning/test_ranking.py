@@ -150,9 +150,10 @@ class Case:
 
     def masks(self, target, measure='macs', min_channels=1, multiples=(1,)):
         settings = dict(measure=measure, min_channels=min_channels, multiples=multiples)
-        return keep_masks_for_budget(
+        masks, left, self.multiple = keep_masks_for_budget(
             self.model, self.groups, self.scores, self.positions, target=target, **settings
         )
+        return masks, left
 
     def prune(self, masks, groups=None, tolerance=1e-11):
         how = dict(batch=self.batch, forward_fn=forward, tolerance=tolerance, live=True)
@@ -205,7 +206,17 @@ def test_of_several_multiples_the_first_that_comes_near_enough_is_taken():
     assert errors[4] > 0.02 > errors[1] > errors[2], errors  # or this would show nothing
     masks, left = case.masks(target, multiples=[4, 2, 1])
     assert left == alone[2][1] and all(map(torch.equal, masks.values(), alone[2][0].values()))
-    assert case.masks(target, multiples=[4, 1])[1] == alone[1][1]
+    assert case.multiple == 2
+    assert case.masks(target, multiples=[4, 1])[1] == alone[1][1] and case.multiple == 1
+
+
+def test_where_no_multiple_comes_near_enough_the_nearest_is_taken():
+    case = Case('residual')
+    target = 0.4 * case.cost()
+    alone = {multiple: case.masks(target, multiples=[multiple])[1] for multiple in (4, 2, 1)}
+    errors = {multiple: abs(left / target - 1) for multiple, left in alone.items()}
+    assert errors[2] < 0.02 < min(errors[4], errors[1]) and errors[4] < errors[1], errors
+    assert case.masks(target, multiples=[4, 1])[1] == alone[4] and case.multiple == 4
 
 
 def test_out_of_reach_the_nearest_point_is_returned_and_inf_stays():

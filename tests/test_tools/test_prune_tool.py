@@ -99,7 +99,7 @@ def test_a_pruned_checkpoint_is_pruned_further(small, dead, tmp_path):
     assert set(both) < set(first)
     again = (small, tmp_path / 'planted_dead_uniform.pth', tmp_path, '--criterion', 'bn_scale')
     message = refusal(prune, *again, '--target-flops', '0.9')
-    assert '90.00% of the dense MACs cannot be reached' in message
+    assert 'are left already, no more than the 90.00% asked for' in message
 
 
 @pytest.mark.slow
@@ -130,6 +130,24 @@ def test_the_budget_is_met_with_widths_of_eight(small, by_l1):
     }
     assert len(set(widths.values())) > 2 and all(width % 8 == 0 for width in widths.values())
     assert outputs(model, images()).isfinite().all()
+
+
+def test_a_budget_that_eight_misses_is_met_in_finer_multiples(small, tmp_path):
+    said = prune(
+        small,
+        'dense.pth',
+        tmp_path,
+        *('--criterion', 'uniform', '--target-flops', '0.5', '--no-reconstruct'),
+    )
+    assert abs(dense_macs_left(said) - 0.5) < 0.5 * 0.02
+    assert re.search('widths in multiples of [421];', said)
+
+
+def test_a_checkpoint_that_is_small_enough_is_left_alone(small, by_l1, tmp_path):
+    path, _ = by_l1
+    said = refusal(prune, small, path, tmp_path, '--criterion', 'l1', '--target-flops', '0.7')
+    assert re.search('(60|59)[.].*% of the dense MACs are left already, no more than', said)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_stays_takes_over_unless_it_is_not_to(small, by_l1, tmp_path):
@@ -212,6 +230,15 @@ def test_statistics_are_estimated_anew(small, by_l1, tmp_path):
         (
             'l1 --target-flops 0.01 --round-to 8',
             '1.00% of the dense MACs cannot be reached: 100.00% are left now',
+        ),
+        (
+            'uniform --target-flops 0.5 --no-reconstruct --round-to 8',
+            'in multiples of 8, at least one channel a layer); ask for that, or for a smaller',
+        ),
+        (
+            'random --target-flops 0.99 --no-reconstruct --round-to 8',
+            '100.00% of the dense MACs are left already, which is near enough to 99.00% of the '
+            'dense MACs (widths in multiples of 8); ask for less, or for a smaller --round-to',
         ),
         (
             'l1 --target-flops 0.5 --cfg-options model.backbone.base_channels=16',

@@ -78,7 +78,7 @@ def pruned_copies(dense, image, *, sparsities, round_to, seed):
     scores = rank_channels(dense, graph.groups, criterion='uniform', seed=seed)
     copies = {}
     for sparsity in sparsities:
-        masks, _ = keep_masks_for_budget(
+        masks, *_ = keep_masks_for_budget(
             dense,
             graph.groups,
             scores,

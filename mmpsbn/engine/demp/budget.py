@@ -13,6 +13,7 @@ from ...pruning.plan import plan_from_keep_masks
 from ...pruning.ranking import (
     BUDGET_TOLERANCE,
     LIKED_MULTIPLES,
+    is_near,
     keep_masks_for_budget,
     layerwise_l1_scores,
 )
@@ -202,7 +203,7 @@ class Budget:
         aim, scores = self.target * self._dense['macs'], layerwise_l1_scores(model, groups)
         for multiple in reversed(_MULTIPLES):
             masks, left = self.nearest(model, groups, scores, aim, multiples=[multiple])
-            if abs(left / aim - 1) > self._tolerance:
+            if not is_near(left, aim, self._tolerance):
                 continue  # so narrow a model that this multiple is too coarse
             time = self._milliseconds(_pruned(model, groups, masks))
             if time < shortest * (1 - _LEAST_GAIN):
@@ -257,7 +258,7 @@ class Budget:
             aim = _on_the_line(below, above, time)
             masks, macs = self.nearest(model, groups, scores, aim)
             at = dict(macs=macs, latency_ms=self._milliseconds(_pruned(model, groups, masks)))
-            if abs(at['latency_ms'] / time - 1) <= BUDGET_TOLERANCE:
+            if is_near(at['latency_ms'], time):
                 return macs
             below, above = (below, at) if at['latency_ms'] > time else (at, above)
         return _on_the_line(below, above, time)
@@ -273,7 +274,7 @@ class Budget:
     ) -> tuple[dict[str, Tensor], float]:
         """:func:`keep_masks_for_budget`, with a target in MACs or parameters, and the widths of
         the end unless others are given."""
-        return keep_masks_for_budget(
+        masks, left, _ = keep_masks_for_budget(
             model,
             groups,
             scores,
@@ -284,6 +285,7 @@ class Budget:
             multiples=multiples or self._multiples,
             tolerance=self._tolerance,
         )
+        return masks, left
 
     def _aim(self) -> float:
         """MACs or parameters to come down to."""

@@ -195,7 +195,9 @@ class BudgetSettings:
             self.device is None or (self.is_latency and isinstance(self.device, str)),
             f'budget device is a string that goes with a latency, got {self.device!r}',
         )
-        self._window((0.0, LAST_END))
+        begin = 0.0 if self.begin is None else self.begin
+        end = LAST_END if self.end is None else self.end
+        require_window('budget', begin, end, last=LAST_END)
         if self.cuts is not None:
             require_count('budget cuts', self.cuts)
         require_one_of('budget score', self.score, ('fisher', *RANKING_CRITERIA, *GATE_SCORES))
@@ -223,14 +225,19 @@ class BudgetSettings:
         Raises:
             ValueError: what is set does not go with the default of the other.
         """
-        return self._window((0.0, 0.1) if finetunes else (0.2, 0.6))
-
-    def _window(self, default: tuple[float, float]) -> tuple[float, float]:
-        begin, end = (
-            usual if given is None else given
-            for given, usual in zip((self.begin, self.end), default)
-        )
-        require_window('budget', begin, end, last=LAST_END)
+        begin, end = (0.0, 0.1) if finetunes else (0.2, 0.6)
+        begin = begin if self.begin is None else self.begin
+        end = end if self.end is None else self.end
+        try:
+            require_window('budget', begin, end, last=LAST_END)
+        except ValueError as error:
+            if None not in (self.begin, self.end):
+                raise
+            missing, value = ('begin', begin) if self.begin is None else ('end', end)
+            how = 'with' if finetunes else 'without'
+            raise ValueError(
+                f'{error}; {missing} is {value} by default in a run {how} load_from: set it too'
+            ) from None
         return begin, end
 
     @staticmethod
