@@ -55,6 +55,18 @@ def quantities(runs: _Runs) -> list[str]:
     return known + others
 
 
+def _drawn(runs: _Runs) -> list[str]:
+    """The quantities but for those of ``sparsity/*`` that stay at 0, which the table tells; all
+    where there are no others."""
+    keys = quantities(runs)
+    return [
+        key
+        for key in keys
+        if not key.startswith('sparsity/')
+        or any(series(records, key)[1].any() for records in runs.values())
+    ] or keys
+
+
 def _present(runs: _Runs) -> set[str]:
     return {
         key
@@ -83,7 +95,7 @@ def write_log_picture(runs: _Runs, out_path: str | Path) -> None:
 def build_log_figure(runs: _Runs) -> Figure:
     """One panel a quantity, over iterations, and the last values. A line's gid is ``<run> <key>``.
     Raises ValueError where there is nothing to plot."""
-    keys = quantities(runs)
+    keys = _drawn(runs)
     rows = math.ceil(len(keys) / _COLUMNS)
     table = last_values(runs)
     heights = [2.3] * rows + [0.22 * (len(table.rows) + 2)]
@@ -105,7 +117,8 @@ def build_log_figure(runs: _Runs) -> Figure:
         cell.visible_edges = 'horizontal'
     marks = {}
     for axes in grid[:-1].flat[: len(keys)]:
-        marks |= dict(zip(*reversed(axes.get_legend_handles_labels())))
+        for mark, name in zip(*axes.get_legend_handles_labels()):
+            marks.setdefault(name, mark)
     names = sorted(marks, key=_EVENTS.__contains__)  # the runs first
     style = dict(loc='outside upper left', ncols=min(len(marks), 4), frameon=False, fontsize=9)
     figure.legend([marks[name] for name in names], names, **style)
@@ -183,7 +196,7 @@ def _last(records: Sequence[dict], key: str) -> str:
 
 
 def _page(runs: _Runs) -> str:
-    keys = quantities(runs)
+    keys = _drawn(runs)
     return render_page(
         'logs.html',
         title='Training log' if len(runs) == 1 else 'Training logs',

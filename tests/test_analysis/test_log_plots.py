@@ -86,6 +86,19 @@ def test_the_last_values_are_in_a_table(runs, tmp_path):
         assert picture.width == 1200 and len(picture.convert('RGB').getcolors(1 << 20)) > 50
 
 
+def test_what_stays_at_0_is_told_by_the_table_alone():
+    key = 'sparsity/dead_fraction'
+    still = [{'iter': i, 'loss': 1.0, key: 0.0} for i in (1, 2)]
+    figure = build_log_figure({'still': still})
+    assert lines(figure, 'still loss') and not lines(figure, f'still {key}')
+    texts = [cell.get_text().get_text() for cell in figure.axes[-1].tables[0].get_celld().values()]
+    assert 'Dead channels, share' in texts
+    moving = build_log_figure({'still': still, 'moving': [{'iter': 3, key: 0.1}]})
+    assert lines(moving, f'still {key}') and lines(moving, f'moving {key}')
+    alone = build_log_figure({'still': [{'iter': 1, key: 0.0}]})
+    assert lines(alone, f'still {key}')
+
+
 def test_numbers_that_are_none_and_a_loss_without_a_logarithm(tmp_path):
     odd = [{'iter': 1, 'loss': 2.0}, {'iter': 2, 'loss': 'x', 'sparsity/collapsed': None}]
     odd += [{'iter': 3, 'loss': [1]}, {'iter': 4, 'loss': float('inf')}, {'iter': 5, 'loss': -1.0}]
