@@ -234,7 +234,6 @@ def _unstructured_arms(scale: str) -> dict[str, list[dict]]:
         ]
         for left in _LEFT_OF_MASKS[scale]
         for method, settings in _UNSTRUCTURED.items()
-        if scale != 'smoke' or method in ('magnitude', 'rigl')
     }
 
 
