@@ -1,7 +1,7 @@
 """Dead neurons in the DemP paper (arXiv 2403.07688), where nothing is pruned."""
 
 from ..experiment import Arm, Experiment, Options
-from ..pictures import against, over_columns, over_steps
+from ..pictures import over_columns, over_steps
 from ..scales import SCALES
 from ..tables import ArmTable, GridTable
 from .demp import ACTIVATIONS, TRAININGS, activation, demp, net_of, with_each_optimizer
@@ -97,18 +97,18 @@ def _by_setting(scale: str) -> list[Arm]:
     base = {_LR: 0.05, _DECAY: 0.0}  # of figure 10
     arms: dict[str, Options] = {}  # by optimizer and setting
     for lr in _LRS[scale]:
-        arms[f'SGDM, LR {lr}'] = base | {_LR: lr}
+        arms[f'SGDM, LR, {lr}'] = base | {_LR: lr}
     for size in _BATCHES[scale]:
-        arms[f'SGDM, batch {size}'] = base | _batch(size, common)
+        arms[f'SGDM, batch, {size}'] = base | _batch(size, common)
     for decay in _DECAYS[scale]:
-        arms[f'SGDM, decay {decay:g}'] = base | {_DECAY: decay}
+        arms[f'SGDM, decay, {decay:g}'] = base | {_DECAY: decay}
     for optimizer, rates in _WIDE[scale].items():
         for lr in rates:
             for width in _WIDTHS[scale]:
-                arms[f'{optimizer}, LR {lr}, width {width}'] = base | net_of(width) | {_LR: lr}
+                arms[f'{optimizer}, LR {lr}, width, {width}'] = base | net_of(width) | {_LR: lr}
     for lr, epsilons in _EPSILONS[scale].items():
         for eps in epsilons:
-            arms[f'Adam, LR {lr}, eps {eps:g}'] = {_LR: lr, _EPS: eps}
+            arms[f'Adam, LR {lr}, eps, {eps:g}'] = {_LR: lr, _EPS: eps}
     return [
         Arm(name, f'demp_cls/resnet18_{name.split(",")[0].lower()}_cifar10.py', common | own)
         for name, own in arms.items()
@@ -124,7 +124,7 @@ EXPERIMENTS['demp-hyperparameters'] = Experiment(
     table=ArmTable(
         'optimizer, setting', {'dead, %': '{inactive_share:.1p}', 'top-1, %': '{top1:.1f}'}
     ),
-    panels=[against('inactive_share', 'top1')],
+    panels=[over_columns('rate, batch size, decay, width or eps', 'inactive_share')],
 )
 
 # figure 2; its optimizer is not said, nor the values of the noise: those of figure 6
