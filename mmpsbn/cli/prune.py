@@ -10,7 +10,7 @@ from ..commands import launch
 from ..commands.data_paths import check_data_paths
 from ..commands.prune import BUDGET_CRITERIA, PruneOptions, prune_checkpoint
 from ..pruning.criteria import LOSSLESS_CRITERIA
-from ..pruning.ranking import LIKED_MULTIPLES
+from ..pruning.ranking import BUDGET_TOLERANCE, LIKED_MULTIPLES
 from .arguments import add_config, add_config_options, command_line
 
 # of PruneOptions, and what they are
@@ -52,7 +52,8 @@ def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         type=int,
         metavar='N',
         help=f'widths are multiples of this (default: {coarse}, or {", ".join(map(str, finer))} '
-        f'where {coarse} does not come within 2 %% of the budget; 1 for dead and collapsed)',
+        f'where {coarse} does not come within {100 * BUDGET_TOLERANCE:g} %% of the budget; 1 for '
+        'dead and collapsed)',
     )
     parser.add_argument(
         '--fold-padding',

@@ -164,11 +164,6 @@ def prune_checkpoint(
     positions, input_size = count_at_one_size(model, cfg, probe)
     dense_macs = model_cost(model, positions, loaded.plan.shapes).macs
     before = model_cost(model, positions)
-    if options.target_flops is not None and before.macs <= options.target_flops * dense_macs:
-        raise ValueError(
-            f'{before.macs / dense_macs:.2%} of the dense MACs are left already, no more than the '
-            f'{options.target_flops:.2%} asked for; ask for less'
-        )
     round_to = options.multiples[0]
     if options.criterion in LOSSLESS_CRITERIA:
         removal = prune_dead_channels(
@@ -182,10 +177,15 @@ def prune_checkpoint(
         )
         skipped = removal.skipped
     else:
+        if before.macs <= options.target_flops * dense_macs:
+            raise ValueError(
+                f'{before.macs / dense_macs:.2%} of the dense MACs are left already, no more than '
+                f'the {options.target_flops:.2%} asked for; ask for less'
+            )
         skipped = graph.skipped
         scores, moments = _look(model, graph, loader, options)
         keep_masks, round_to = _masks_for_budget(
-            model, graph, scores, positions, dense_macs, options
+            model, graph, scores, positions, (before.macs, dense_macs), options
         )
         with moments.reconstructed([model], keep_masks):
             removal = prune_channels(
@@ -308,33 +308,35 @@ def _masks_for_budget(
     graph: ChannelGraph,
     scores: Mapping[str, Tensor],
     positions: Mapping[str, float],
-    dense_macs: int,
+    macs: tuple[int, int],
     options: PruneOptions,
 ) -> tuple[dict[str, Tensor], int]:
-    """And the multiple of which widths are."""
-    keep_masks, macs, multiple = keep_masks_for_budget(
+    """And the multiple of which widths are. ``macs``: now, and of the dense model."""
+    now, dense = macs
+    target = options.target_flops * dense
+    keep_masks, left, multiple = keep_masks_for_budget(
         model,
         graph.groups,
         scores,
         positions,
         measure='macs',
-        target=options.target_flops * dense_macs,
+        target=target,
         min_channels=1,
         multiples=options.multiples,
     )
-    now, reached = model_cost(model, positions).macs, f'{macs / dense_macs:.2%}'
     asked = f'{options.target_flops:.2%} of the dense MACs'
-    finer = ', or for a smaller --round-to' if multiple > 1 else ''
-    if not is_near(macs, options.target_flops * dense_macs):
+    finer = ', or for a smaller --round-to'
+    if not is_near(left, target):
+        untried = finer if min(options.multiples) > 1 else ''
         raise ValueError(
-            f'{asked} cannot be reached: {now / dense_macs:.2%} are left now, and the nearest is '
-            f'{reached} (widths in multiples of {multiple}, at least one channel a layer); ask for '
-            f'that{finer}'
+            f'{asked} cannot be reached: {now / dense:.2%} are left now, and the nearest is '
+            f'{left / dense:.2%} (widths in multiples of {multiple}, at least one channel a '
+            f'layer); ask for that{untried}'
         )
-    if macs == now:
+    if left == now:
         raise ValueError(
-            f'{reached} of the dense MACs are left already, which is near enough to {asked} '
-            f'(widths in multiples of {multiple}); ask for less{finer}'
+            f'{now / dense:.2%} of the dense MACs are left already, which is near enough to '
+            f'{asked} (widths in multiples of {multiple}); ask for less{finer * (multiple > 1)}'
         )
     return keep_masks, multiple
 

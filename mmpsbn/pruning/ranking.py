@@ -192,12 +192,11 @@ def keep_masks_for_budget(
             else:
                 too_many = middle
         # rounding makes steps: the one before the target may be nearer than the one behind
-        best = min((enough, too_many), key=lambda n: abs(left(n, multiple) - target))
-        found.append((left(best, multiple), best, multiple))
-        if is_near(found[-1][0], target, tolerance):
+        found += [(left(removed, multiple), removed, multiple) for removed in (enough, too_many)]
+        reached, best, used = min(found, key=lambda at: abs(at[0] - target))
+        if is_near(reached, target, tolerance):
             break
-    reached, best, multiple = min(found, key=lambda at: abs(at[0] - target))
-    return masks(best, multiple), reached, multiple
+    return masks(best, used), reached, used
 
 
 def is_near(left: float, target: float, tolerance: float = BUDGET_TOLERANCE) -> bool:

@@ -13,6 +13,7 @@ from mmpsbn.pruning import apply_plan, trace_channel_graph
 from mmpsbn.pruning.cost import count_positions, model_cost
 from mmpsbn.pruning.forward import call_with
 from mmpsbn.pruning.plan import plan_from_keep_masks
+from mmpsbn.pruning.ranking import LIKED_MULTIPLES
 
 INPUTS = torch.randn(1, 3, 8, 8)
 
@@ -83,6 +84,21 @@ def test_the_fastest_multiple_is_that_of_the_clock(monkeypatch, step, chosen):
     assert budget.state()['multiples'][0] in chosen
 
 
+def test_a_time_takes_coarser_widths_than_a_count(monkeypatch):
+    errors, widths = {}, {}
+    for kind in ('flops', 'latency'):
+        toy = dict(width=80, inner=64, free_widths=True)
+        budget, model = start(monkeypatch, lambda _, macs: macs, **{kind: 0.5}, **toy)
+        budget.restore(budget.state() | dict(multiples=LIKED_MULTIPLES))
+        scores = {n: torch.linspace(1, 2, g.channels).double() for n, g in groups_of(model).items()}
+        aim = 0.5 * model_cost(model, positions_of(model)).macs
+        masks, left = budget.nearest(model, groups_of(model), scores, aim)
+        errors[kind], widths[kind] = abs(left / aim - 1), [int(m.sum()) for m in masks.values()]
+    assert errors['flops'] <= 0.02 < errors['latency'] <= 0.05
+    assert any(width % 8 for width in widths['flops'])
+    assert not any(width % 8 for width in widths['latency'])
+
+
 @pytest.mark.parametrize('resumed', [False, True])
 @pytest.mark.parametrize('bend', [0.3, 1.0, 2.0])
 def test_a_clock_that_is_no_line_is_met_and_on_the_way_it_is_not_asked(monkeypatch, bend, resumed):
@@ -150,12 +166,13 @@ def widths_after_cuts(count, monkeypatch, **toy):
     'toy, multiple',
     [
         (dict(width=88, inner=136, free_widths=True), 8),
+        (dict(width=80, inner=128, free_widths=True), 8),
         (dict(width=40, inner=72), 1),
         (dict(width=64, inner=96, prune=dict(round_to=16)), 16),
         (dict(width=40, inner=72, free_widths=True), 4),
         (dict(width=24, inner=36, free_widths=True), 2),
     ],
-    ids=['by default', 'as asked for', 'coarser', 'narrow', 'narrower'],
+    ids=['by default', 'where 16 would do', 'as asked for', 'coarser', 'narrow', 'narrower'],
 )
 def test_widths_are_multiples_after_the_last_cut_and_any_before(monkeypatch, toy, multiple):
     *before, last = widths_after_cuts(5, monkeypatch, **toy)

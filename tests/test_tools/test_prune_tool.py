@@ -143,6 +143,12 @@ def test_a_budget_that_eight_misses_is_met_in_finer_multiples(small, tmp_path):
     assert re.search('widths in multiples of [421];', said)
 
 
+def test_no_finer_widths_are_asked_for_than_were_tried(small, tmp_path):
+    how = ('--criterion', 'l1', '--target-flops', '0.01')
+    said = refusal(prune, small, 'dense.pth', tmp_path, *how)
+    assert said.endswith('at least one channel a layer); ask for that')
+
+
 def test_a_checkpoint_that_is_small_enough_is_left_alone(small, by_l1, tmp_path):
     path, _ = by_l1
     said = refusal(prune, small, path, tmp_path, '--criterion', 'l1', '--target-flops', '0.7')

@@ -248,7 +248,16 @@ class BudgetPruner(OnlinePruner):
                 runner.logger.info(f'another try comes at iteration {another}')
 
     def _cut_down(
-        self, runner, model, averages, scores, share: float, probe: Tensor, *, before, start: float
+        self,
+        runner,
+        model,
+        averages,
+        scores,
+        share: float,
+        probe: Tensor,
+        *,
+        before: list[Tensor],
+        start: float,
     ) -> bool:
         """Cut until a share of what must go has gone: at once, but for scores that take passes of
         their own; and again where a clock is not met by what the counts promised.

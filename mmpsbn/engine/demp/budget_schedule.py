@@ -45,7 +45,8 @@ class BudgetSchedule:
             iters_per_step: over which gradients are accumulated.
 
         Raises:
-            ValueError: there is no room for them, or for two; says how long a run must be.
+            ValueError: there is no room for them, or for two; says how long a run must be. Or as
+                :meth:`.BudgetSettings.window`.
         """
         window = settings.window(finetunes=finetunes)
         begin, end = (steps_of(share, iters) for share in window)

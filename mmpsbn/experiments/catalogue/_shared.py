@@ -17,6 +17,7 @@ NARROW = {
     'model.bbox_head.in_channels': 16,
     'model.bbox_head.feat_channels': 16,
 }
+NOTHING_GOES = dict(min_channels=10_000)  # of DemPHook's prune
 _FIRST_STEPS = 11  # one cut takes place after these, since a budget looks at ten steps before it
 
 

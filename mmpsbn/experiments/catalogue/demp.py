@@ -107,6 +107,11 @@ EXPERIMENTS['demp-tradeoff'] = Experiment(
     panels=[against('removed[weights]', y) for y in ('top1', 'speedup')],
 )
 
+PENALTIES = {  # besides DemP's Lasso on gamma
+    'L2 on gamma': dict(kind='l2'),
+    'L2 on all': dict(kind='l2', scope='all'),
+    'Lasso on all': dict(scope='all'),
+}
 _ABLATIONS = {
     'as DemP': {},
     # figure 4: schedules
@@ -114,9 +119,7 @@ _ABLATIONS = {
     'schedule warmup': dict(schedule=dict(type='warmup')),
     'schedule cosine': dict(schedule=dict(type='cosine')),
     # figure 5: penalties
-    'L2 on gamma': dict(penalty=dict(kind='l2')),
-    'L2 on all': dict(penalty=dict(kind='l2', scope='all')),
-    'Lasso on all': dict(penalty=dict(scope='all')),
+    **{name: dict(penalty=of) for name, of in PENALTIES.items()},
     # figure 6: noise
     'no noise': dict(noise=dict(peak_std=0.0)),
     'noise 1e-4': dict(noise=dict(peak_std=1e-4)),

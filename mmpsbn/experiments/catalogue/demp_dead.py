@@ -4,13 +4,21 @@ from ..experiment import Arm, Experiment, Options
 from ..pictures import over_columns, over_steps
 from ..scales import SCALES
 from ..tables import ArmTable, GridTable
-from .demp import ACTIVATIONS, TRAININGS, activation, demp, net_of, with_each_optimizer
+from ._shared import NOTHING_GOES
+from .demp import (
+    ACTIVATIONS,
+    PENALTIES,
+    TRAININGS,
+    activation,
+    demp,
+    net_of,
+    with_each_optimizer,
+)
 
 _LR, _DECAY = 'optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'
 _EPS = 'optim_wrapper.optimizer.eps'
 EXPERIMENTS = {}
 
-_WHOLE = dict(min_channels=10_000)  # nothing is pruned
 _PEAKS = dict(smoke=(1e-3,), small=(1e-4, 1e-3), paper=(1e-5, 5e-5, 1e-4, 1e-3))
 # batches: of 512 pictures, and all of an epoch
 _LOOKS = dict(smoke=dict(few=1, all=5), small=dict(few=8, all=157), paper=dict(few=4, all=391))
@@ -31,7 +39,8 @@ def _watch(scale: str, eps: float) -> list[dict]:
 
 def _over_time(scale: str) -> list[Arm]:
     penalised = {
-        f'{peak:g}': demp(scale, prune=_WHOLE, penalty=dict(peak=peak)) for peak in _PEAKS[scale]
+        f'{peak:g}': demp(scale, prune=NOTHING_GOES, penalty=dict(peak=peak))
+        for peak in _PEAKS[scale]
     }
     watch = {'custom_hooks': _watch(scale, eps=0.01)}
     return with_each_optimizer(scale, penalised, watch=_watch(scale, eps=0.0)) + [
@@ -128,27 +137,21 @@ EXPERIMENTS['demp-hyperparameters'] = Experiment(
 )
 
 # figure 2; its optimizer is not said, nor the values of the noise: those of figure 6
-_KINDS = {
-    'Lasso on gamma': {},
-    'L2 on gamma': dict(kind='l2'),
-    'Lasso on all': dict(scope='all'),
-    'L2 on all': dict(kind='l2', scope='all'),
-}
 _STDS = dict(smoke=(5e-4,), small=(5e-4,), paper=(5e-5, 1e-4, 5e-4, 1e-3))
 _STRENGTHS = dict(smoke=(1e-3,), small=(3e-4, 1e-3, 3e-3), paper=(1e-3, 2.5e-3, 5e-3, 1e-2))
 
 
 def _by_strength(scale: str) -> list[Arm]:
-    ways = {name: dict(penalty=of, noise=dict(peak_std=0.0)) for name, of in _KINDS.items()}
-    ways |= {
-        f'Lasso on gamma and noise of {std:g}': dict(penalty={}, noise=dict(peak_std=std))
-        for std in _STDS[scale]
-    }
+    ways = {name: (of, 0.0) for name, of in ({'Lasso on gamma': {}} | PENALTIES).items()}
+    ways |= {f'Lasso on gamma and noise of {std:g}': ({}, std) for std in _STDS[scale]}
     arms = {
         f'{name}, {peak:g}': demp(
-            scale, prune=_WHOLE, penalty=way['penalty'] | dict(peak=peak), noise=way['noise']
+            scale,
+            prune=NOTHING_GOES,
+            penalty=dict(penalty, peak=peak),
+            noise=dict(peak_std=std),
         )
-        for name, way in ways.items()
+        for name, (penalty, std) in ways.items()
         for peak in _STRENGTHS[scale]
     }
     return with_each_optimizer(scale, arms)

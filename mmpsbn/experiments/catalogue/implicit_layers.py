@@ -7,7 +7,7 @@ from ..experiment import Arm, Experiment, Options, sweep
 from ..pictures import over_steps
 from ..scales import PICTURES_100, length
 from ..tables import ArmTable
-from ._shared import FEW, cut_once
+from ._shared import FEW, NOTHING_GOES, cut_once
 from .implicit import CONFIG, CONFIG_100, NETS, basic_net, by_decay, training
 
 _VGG = 'cifar/vgg16_bn_cifar10_in_memory.py'
@@ -38,7 +38,7 @@ _EXPLICIT = {'Li et al.': ([], 'l1', 0.66), 'Network Slimming': ([_LASSO], 'bn_s
 # Finetuned for 40 epochs at a rate of 1e-3, as Li et al.
 _FINETUNED = dict(smoke=(1, 8, 13), paper=(40, 64, 31_280))  # epochs, batch size, iterations
 _NOTHING_GOES = dict(
-    smoke=dict(min_channels=10_000, interval=1), paper=dict(min_channels=10_000, interval=100_000)
+    smoke=dict(NOTHING_GOES, interval=1), paper=dict(NOTHING_GOES, interval=100_000)
 )
 
 
