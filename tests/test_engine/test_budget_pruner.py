@@ -277,10 +277,11 @@ def test_each_cut_says_what_it_changes(tmp_path, monkeypatch, at_once):
     """At once: several cuts of one event, each of what the one before it has left."""
     changes, cut = [], BudgetPruner._cut
 
-    def spied(pruner, runner, model, *how):
-        before = probe_outputs(model, how[-1], forward_tensors)
-        removal = cut(pruner, runner, model, *how)
-        changes.append(output_errors(before, probe_outputs(model, how[-1], forward_tensors))[1])
+    def spied(pruner, event, *how):
+        before = probe_outputs(event.model, event.probe, forward_tensors)
+        removal = cut(pruner, event, *how)
+        after = probe_outputs(event.model, event.probe, forward_tensors)
+        changes.append(output_errors(before, after)[1])
         return removal
 
     monkeypatch.setattr(BudgetPruner, '_cut', spied)

@@ -2,9 +2,11 @@
 allows."""
 
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -43,6 +45,23 @@ from .scorer import ChannelScorer
 from .settings import LAST_END, BudgetSettings, PruneSettings
 
 _MOST_TRIES = 3
+
+
+@dataclass(frozen=True)
+class _Event:
+    """What the cuts of one iteration have in common.
+
+    Attributes:
+        averages: of the model's weights, cut as it is.
+        probe: pictures on which outputs are compared.
+        start: of the event, in seconds of ``time.perf_counter``.
+    """
+
+    runner: Runner
+    model: nn.Module
+    averages: Sequence[nn.Module]
+    probe: Tensor
+    start: float
 
 
 class BudgetPruner(OnlinePruner):
@@ -235,9 +254,8 @@ class BudgetPruner(OnlinePruner):
             if why:
                 self._skip(runner, why)
             else:
-                went = self._cut_down(
-                    runner, model, averages, scores, share, probe, before=seen[1], start=start
-                )
+                cuts = _Event(runner, model, averages, probe, start)
+                went = self._cut_down(cuts, scores, share, seen[1])
                 if went:
                     self._losses.cut(event)
         self._log_budget(runner, share)
@@ -247,24 +265,12 @@ class BudgetPruner(OnlinePruner):
                 self._another_try = another
                 runner.logger.info(f'another try comes at iteration {another}')
 
-    def _cut_down(
-        self,
-        runner,
-        model,
-        averages,
-        scores,
-        share: float,
-        probe: Tensor,
-        *,
-        before: list[Tensor],
-        start: float,
-    ) -> bool:
+    def _cut_down(self, event: _Event, scores: Mapping, share: float, before: list) -> bool:
         """Cut until a share of what must go has gone: at once, but for scores that take passes of
         their own; and again where a clock is not met by what the counts promised.
 
         Args:
             before: the outputs on the probe.
-            start: when the event began, in seconds.
 
         Returns:
             Whether anything went.
@@ -274,30 +280,30 @@ class BudgetPruner(OnlinePruner):
         if self._scorer.takes_passes and self._budget_settings.timing != 'gradual':
             shares = shares_of_rounds(1 - self.budget.target) + shares[1:]
         for draw, aim in enumerate(shares, 1):
-            removal = self._cut(runner, model, averages, scores, aim, probe)
-            self._moments = InputMoments(model, {})  # what is read after a cut is not known
+            removal = self._cut(event, scores, aim)
+            self._moments = InputMoments(event.model, {})  # what is read after a cut is not known
             if not removal.plan:
                 if aim == share:
                     break
                 continue
             went = True
-            after = probe_outputs(model, probe, forward_tensors)
+            after = probe_outputs(event.model, event.probe, forward_tensors)
             (_, change), before = output_errors(before, after), after
-            self._follow(model, removal.plan, probe)
-            self.budget.count(model, clock=aim == 1)
+            self._follow(event.model, removal.plan, event.probe)
+            self.budget.count(event.model, clock=aim == 1)
             self.progress.log_event(
-                runner,
-                model,
+                event.runner,
+                event.model,
                 removal,
                 removed_as=self._scorer.words(removal, scores),
                 change=change,
                 reconstructed=self._budget_settings.reconstructs,
-                seconds=time.perf_counter() - start,
+                seconds=time.perf_counter() - event.start,
             )
             if share < 1 or (aim == 1 and self.budget.met):
                 break
             scores = (
-                self._scores(runner, model, draw)
+                self._scores(event.runner, event.model, draw)
                 if self._scorer.takes_passes
                 else self._of_those_left(scores, removal)
             )
@@ -342,14 +348,15 @@ class BudgetPruner(OnlinePruner):
         scores = self._scorer.scores(runner, model, self.graph, self.prunable, draw)
         return {name: score for name, score in scores.items() if name not in self._refused}
 
-    def _cut(self, runner, model, averages, scores, share: float, probe: Tensor) -> Removal:
+    def _cut(self, event: _Event, scores: Mapping, share: float) -> Removal:
         """Choose and cut; a group whose removal is wrong stays whole, and others go for it."""
+        model, logger = event.model, event.runner.logger
         how = dict(
-            batch=probe,
+            batch=event.probe,
             forward_fn=forward_tensors,
             tolerance=self.settings.tolerance,
             optimizers=[self._optimizer],
-            averages=averages,
+            averages=event.averages,
             live=True,
             agree=over_ranks,
         )
@@ -358,10 +365,10 @@ class BudgetPruner(OnlinePruner):
             groups = {name: self.graph.groups[name] for name in chosen}
             keep_masks = self.budget.choose(model, groups, self._scorer.ranked(chosen), share)
             try:
-                with self._moments.reconstructed([model, *averages], keep_masks) as unchanged:
+                with self._moments.reconstructed([model, *event.averages], keep_masks) as unchanged:
                     removal = prune_channels(model, groups, keep_masks, **how)
                 if unchanged:
-                    runner.logger.warning(
+                    logger.warning(
                         f'{", ".join(unchanged)} read NaN or infinity, or no number but 0, in '
                         'this iteration: what is removed before them is not taken over'
                     )
@@ -370,12 +377,12 @@ class BudgetPruner(OnlinePruner):
                 if self.settings.on_failure == 'stop':
                     raise
                 if not error.groups:
-                    runner.logger.error(f'{error}; nothing is removed at this event')
+                    logger.error(f'{error}; nothing is removed at this event')
                     return Removal.of_nothing()
-                runner.logger.error(f'{error}; they stay whole')
+                logger.error(f'{error}; they stay whole')
                 self._refused.update(error.groups)
                 if why := self._out_of_reach(model, chosen):
-                    runner.logger.error(f'{why}; nothing is removed at this event')
+                    logger.error(f'{why}; nothing is removed at this event')
                     return Removal.of_nothing()
 
     def _log_budget(self, runner, share: float) -> None:
