@@ -2,8 +2,8 @@
 # Set everything up, then train, prune and test a small detector on generated pictures: tools/quickstart.sh [arguments of quickstart.py]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=setup/common.sh
-source tools/setup/common.sh
+# shellcheck source=lib/common.sh
+source tools/lib/common.sh
 
 bash tools/setup_env.sh --extras demo
-"$(ready_python "$PWD")" tools/quickstart.py "$@"
+"$(env_dir "$PWD")/bin/python" tools/quickstart.py "$@"

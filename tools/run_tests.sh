@@ -2,11 +2,11 @@
 # Set everything up, lint, and run all tests, the slow ones too: tools/run_tests.sh [arguments of pytest]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=setup/common.sh
-source tools/setup/common.sh
+# shellcheck source=lib/common.sh
+source tools/lib/common.sh
 
 bash tools/setup_env.sh --extras test,onnx
-python=$(ready_python "$PWD")
+python=$(env_dir "$PWD")/bin/python
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m codespell_lib ./*.md docs configs mmpsbn tools tests

@@ -1,142 +1,161 @@
 #!/usr/bin/env bash
-# Set up everything this project needs:  tools/setup_env.sh [--extras demo,test,onnx,compare]
+# Set up everything this project needs, in .venv of the repository:  tools/setup_env.sh [--extras demo,test,onnx,compare]
 #
-# Makes .venv in the repository (.venv-openmmlab for STACK=openmmlab), or uses the active environment with MMPSBN_ENV=active.
-# Run it as often as you like: when all is there it takes a second; what an interrupted run left is repaired.
+# Run it as often as you like: when all is there it takes a second, and what an interrupted run left is made anew.
 #
-#   STACK=default|openmmlab    requirements/<STACK>.txt: the maintained distribution on current torch, or the original packages on torch 2.1
+#   STACK=default|openmmlab    requirements/<STACK>.txt: the maintained distribution on current torch, or, in .venv-openmmlab, the original
+#                              packages on torch 2.1
 #   PYTHON=/path/to/python     the Python to use (3.10 to 3.12; openmmlab: up to 3.11)
-#   MMPSBN_WHEELHOUSE=folder   wheels to prefer, for machines without a network; one of mmcv must have been built for this torch
-#   MMPSBN_MMCV_OPS=cpu|cuda   which operations mmcv is built with (default: cuda where there is a GPU)
+#   MMPSBN_WHEELHOUSE=folder   wheels to prefer; one of mmcv must have been built for this torch
+#   MMPSBN_MMCV_OPS=cpu|cuda   which operations mmcv is compiled with (default: cuda where there is a GPU)
 #   TORCH_CUDA_ARCH_LIST=9.0   the compute capabilities that GPU operations are compiled for (default: those of the GPUs in this machine)
-#   CUDA_HOME=folder           the CUDA toolkit to compile them with (default: that of the nvcc on the PATH; where it does not fit, PyPI's)
+#   CUDA_HOME=folder           the CUDA toolkit to compile them with (default: PyPI's, from CUDA 13 on)
 set -euo pipefail
 unset PYTHONPATH PYTHONHOME  # what they add would be taken for installed
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=lib/common.sh
+source tools/lib/common.sh
 
-TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-ROOT=$(dirname "$TOOLS")
-# shellcheck source=setup/env.sh
-source "$TOOLS/setup/env.sh"
+pick_python() {  # the first of these that runs and that the stack has wheels for; a name on the PATH may still not run (pyenv)
+    local name minor base newest=12
+    [[ $STACK == default ]] || newest=11
+    for name in "$@"; do
+        # of an environment, which may be the one that is to be made anew, what it was made with
+        read -r minor base < <("$name" -c 'import sys; print(sys.version_info.minor, sys.base_prefix)' 2>/dev/null) || continue
+        if ((minor >= 10 && minor <= newest)); then
+            printf '%s' "$base/bin/python3.$minor"
+            return
+        fi
+    done
+    die "the $STACK stack needs Python 3.10 to 3.$newest (tried: $*); name one with PYTHON=/path/to/python"
+}
+
+pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+
+mmcv_works() {  # with this torch and, where there is one, on this GPU
+    "$python" - "$ops" <<'PYTHON'
+import sys, torch
+from mmcv.ops import get_compiling_cuda_version, nms
+if sys.argv[1] == 'cuda' and get_compiling_cuda_version() == 'not available':
+    sys.exit('it has no GPU operations')
+boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+nms(boxes, torch.ones(1), 0.5)
+if sys.argv[1] == 'cuda' and torch.cuda.is_available():
+    nms(boxes.cuda(), torch.ones(1).cuda(), 0.5)
+PYTHON
+}
+
+install_mmcv() {  # the first wheel that works, or one that is compiled here and stays in the cache
+    local built wheels
+    built=$("$python" -c 'import sys, torch; print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}")')
+    wheels=$cache/wheels/$built-$ops${targets:+-${targets// /-}}-$mmcv
+    for folder in ${MMPSBN_WHEELHOUSE:+"$MMPSBN_WHEELHOUSE"} "$wheels"; do
+        if compgen -G "$folder/*mmcv-*.whl" >/dev/null &&
+            pip install --force-reinstall --no-deps --no-index --find-links "$folder" "$mmcv" && mmcv_works; then
+            return
+        fi
+    done
+    compile_mmcv "$wheels"
+    pip install --force-reinstall --no-deps --no-index --find-links "$wheels" "$mmcv"
+    mmcv_works
+}
+
+compile_mmcv() {  # compile_mmcv FOLDER: a wheel into it
+    local gpu=0 memory_jobs jobs
+    command -v "${CXX:-c++}" >/dev/null || die "no C++ compiler '${CXX:-c++}' found, which compiling mmcv needs; install one" \
+        "(Debian and Ubuntu: apt install g++ python3-dev), or name a folder that holds a wheel of $mmcv with MMPSBN_WHEELHOUSE"
+    if [[ $ops == cuda ]]; then
+        gpu=1
+        [[ -n ${CUDA_HOME:-} ]] || cuda_from_pypi
+    else
+        export CUDA_VISIBLE_DEVICES=
+    fi
+    memory_jobs=$(awk '/MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo 2>/dev/null || true)
+    jobs=$(num_cpus)
+    ((${memory_jobs:-$jobs} >= jobs)) || jobs=$((memory_jobs > 0 ? memory_jobs : 1))
+    echo "* compiling $mmcv for this torch, once for all clones (5 to 10 minutes on 2 cores, much longer with GPU operations)"
+    # pip's own cache does not know which torch a wheel was compiled for
+    FORCE_CUDA=$gpu MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$jobs} CFLAGS="${CFLAGS:-} -g0 -O2" pip wheel --no-cache-dir \
+        --no-build-isolation --no-deps --no-binary "${mmcv%%==*}" --wheel-dir "$1" "$mmcv"
+}
+
+cuda_from_pypi() {  # set CUDA_HOME to a toolkit: PyPI's compiler of torch's CUDA beside links to the files of torch's wheels
+    local cuda torchs
+    cuda=$("$python" -c 'import torch; print(torch.version.cuda or 0)')
+    ((${cuda%%.*} >= 13)) || die "compiling mmcv's GPU operations for CUDA $cuda needs its toolkit, which PyPI has from CUDA 13 on; name its" \
+        "folder with CUDA_HOME, or go without the GPU with MMPSBN_MMCV_OPS=cpu"
+    export CUDA_HOME=$cache/cuda$cuda/nvidia/cu${cuda%%.*}
+    torchs=$("$python" -c "from importlib.metadata import distribution as of; print(of('nvidia-cuda-runtime').locate_file('nvidia'))")
+    pip install --no-deps --upgrade --target "$cache/cuda$cuda" nvidia-{cuda-nvcc,nvvm,cuda-crt,cuda-cccl}"==$cuda.*"
+    cp -rsn "$torchs/${CUDA_HOME##*/}/include/." "$CUDA_HOME/include/" || true  # of coreutils 9.2 to 9.4 it fails over a file that is there
+    mkdir -p "$CUDA_HOME/lib64"
+    ln -sf "$torchs/${CUDA_HOME##*/}/lib/libcudart.so.${cuda%%.*}" "$CUDA_HOME/lib64/libcudart.so"
+}
 
 STACK=${STACK:-default}
-EXTRAS=()
-while [[ $# -gt 0 ]]; do
+[[ $STACK == default || $STACK == openmmlab ]] || die "STACK must be default or openmmlab, got '$STACK'"
+extras=()
+while (($#)); do
     case $1 in
-        --extras) [[ $# -ge 2 ]] || die "--extras needs a list, for example --extras demo,test"
-                  IFS=, read -ra EXTRAS <<<"$2"; shift 2 ;;
+        --extras) IFS=, read -ra extras <<<"${2:?a list, for example demo,test}"; shift 2 ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit ;;
         *) die "unknown argument '$1'; allowed is --extras demo,test,onnx,compare" ;;
     esac
 done
-[[ $STACK == default || $STACK == openmmlab ]] || die "STACK must be default or openmmlab, got '$STACK'"
-for extra in "${EXTRAS[@]}"; do
+for extra in "${extras[@]}"; do
     [[ $extra =~ ^(demo|test|onnx|compare)$ ]] || die "unknown extra '$extra'; allowed are demo, test, onnx and compare"
-    [[ $extra != test ]] || EXTRAS+=(demo compare)  # the tests run the demo, and compare
 done
+if CUDA_VISIBLE_DEVICES=0 has_gpu; then ops=cuda; else ops=cpu; fi  # hidden for one run or not, it is there
+ops=${MMPSBN_MMCV_OPS:-$ops}
+[[ $ops == cpu || $ops == cuda ]] || die "MMPSBN_MMCV_OPS must be cpu or cuda, got '$ops'"
 
-REQUIREMENTS=$ROOT/requirements/$STACK.txt
-CACHE=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmpsbn
-MMCV_PIN=$(grep -E '^(onedl-)?mmcv==' "$REQUIREMENTS")
-ENV_DIR=$(env_dir "$ROOT" "$STACK")
-OPS=$(mmcv_ops)
-PYTHONS=(python3 python3.12 python3.11 python3.10 python)
+env=$(env_dir "$PWD")
+cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmpsbn
+mmcv=$(grep -E '^(onedl-)?mmcv==' "requirements/$STACK.txt")
+candidates=(python3 python3.12 python3.11 python3.10 python)
+[[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+base=$(pick_python "${candidates[@]}")
+finished=$env/mmpsbn-finished  # written last: what the environment was made from, and the extras in it
+before=$(head -n 1 "$finished" 2>/dev/null || true)
+made_from=$({ cat requirements/*.txt setup.py; "$base" --version; echo "$PWD $ops ${TORCH_CUDA_ARCH_LIST:-}"; } | sha256sum)
+if [[ -n $before ]]; then  # what was put in stays
+    mapfile -t -O "${#extras[@]}" extras < <(tail -n +2 "$finished")
+fi
+mapfile -t extras < <(printf '%s\n' "${extras[@]}" | sed '/^$/d' | sort -u)
+if [[ -e mmpsbn/.mim/configs && $(cat "$finished" 2>/dev/null) == "$(printf '%s\n' "$made_from" "${extras[@]}")" ]]; then
+    echo "$env is ready"
+    exit
+fi
 
-find_env() {  # set PYTHON_BASE, and, where the environment is there, ENV_PYTHON, VERSION, SITE, STAMP and KEY
-    ENV_PYTHON=
-    if [[ ${MMPSBN_ENV:-} == active ]]; then
-        PYTHON_BASE=$(pick_python "$STACK" "$(active_python)")
-        ENV_PYTHON=$PYTHON_BASE
-    else
-        PYTHON_BASE=$(pick_python "$STACK" "$ENV_DIR/bin/python" "${PYTHONS[@]}")
-        [[ ! -x $ENV_DIR/bin/python ]] || ENV_PYTHON=$ENV_DIR/bin/python
-    fi
-    [[ -n $ENV_PYTHON ]] || return 0
-    { read -r VERSION && read -r ENV_DIR_REAL && read -r SITE; } < <("$ENV_PYTHON" "$TOOLS/setup/check_env.py" where 2>/dev/null) || { ENV_PYTHON=; return 0; }
-    [[ ${MMPSBN_ENV:-} != active ]] || ENV_DIR=$ENV_DIR_REAL
-    STAMP=$ENV_DIR_REAL/mmpsbn-setup.stamp
-    KEY=$(stamp_key "$STACK" "$VERSION" "$OPS${TORCH_CUDA_ARCH_LIST:+ for $TORCH_CUDA_ARCH_LIST}")
-}
-
-is_ready() {
-    [[ -n $ENV_PYTHON ]] || return 1
-    [[ -z ${PYTHON:-} || $(python_version "$PYTHON") == "$VERSION" ]] || return 1  # a Python was asked for that is not this one
-    [[ -e $ROOT/mmpsbn/.mim/configs ]] || return 1  # gone with `git clean`, for one
-    stamp_valid "$STAMP" "$KEY" "$SITE" "${EXTRAS[@]}"
-}
-
-lock() {  # two set-ups of one environment at a time would trip over each other
-    command -v flock >/dev/null || return 0
-    mkdir -p "$CACHE" || die "cannot write to $CACHE; name another folder with XDG_CACHE_HOME"
-    exec 9>"$CACHE/$(printf '%s' "$ENV_DIR" | sha256sum | cut -c1-16).lock"
-    flock -n 9 || { say "waiting for another set-up of $ENV_DIR to end"; flock 9; }
-}
-
-make_env() {  # a fresh environment, or the old one where it is whole
-    if [[ ${MMPSBN_ENV:-} == active ]]; then
-        local foreign broken
-        foreign=$("$ENV_PYTHON" "$TOOLS/setup/check_env.py" foreign "$STACK")
-        [[ -z $foreign ]] || die "the active environment $ENV_DIR has $foreign, which share their import names with the $STACK stack;" \
-            "use another environment, another STACK, or only add this package to it with pip install"
-        broken=$("$ENV_PYTHON" "$TOOLS/setup/check_env.py" broken)
-        [[ -z $broken ]] || die "the active environment $ENV_DIR has incomplete installations ($broken); reinstall them, or use another environment"
-        return
-    fi
-    if [[ -n $ENV_PYTHON && $VERSION == "$(python_version "$PYTHON_BASE")" ]] && "$ENV_PYTHON" -m pip --version >/dev/null 2>&1 &&
-        [[ -z $("$ENV_PYTHON" "$TOOLS/setup/check_env.py" broken) ]]; then
-        say "* $ENV_DIR is there but not complete or not up to date: it is repaired"
-        return
-    fi
-    if [[ -e $ENV_DIR ]]; then
-        [[ -f $ENV_DIR/pyvenv.cfg || -z $(ls -A "$ENV_DIR") ]] || die "$ENV_DIR is there but is no virtual environment; move it away"
-        say "* $ENV_DIR is incomplete or of another Python: it is removed and made anew"
-        PYTHON_BASE=$(pick_python "$STACK" "${PYTHONS[@]}")  # its own cannot outlive it
-        rm -rf "$ENV_DIR"
-    fi
-    need_disk "$ENV_DIR" 7
-    step "making $ENV_DIR with Python $(python_version "$PYTHON_BASE")" "5 s" "$PYTHON_BASE" -m venv "$ENV_DIR"
-}
-
-editable() {  # the original MMEngine finds an installed package's configs only beside an egg link, which setuptools < 70 still makes
-    if [[ $STACK == openmmlab ]]; then
-        (cd "$ROOT" && "$ENV_PYTHON" setup.py develop --no-deps)
-    else
-        pip_install --no-index --no-build-isolation --no-deps -e "$ROOT"
-    fi
-}
-
-main() {
-    local start=$SECONDS builders torches files=() extra
-    find_env
-    if is_ready; then
-        say "$ENV_DIR is ready ($STACK stack, Python $VERSION)"
-        return
-    fi
-    lock
-    find_env
-    if is_ready; then return; fi
-    LOG=$(mktemp "${TMPDIR:-/tmp}/mmpsbn-setup.XXXXXX") || die "cannot write to ${TMPDIR:-/tmp}; free some space there, or name another folder with TMPDIR"
-    trap end_job EXIT
-    trap 'KEEP_LOG=; exit 130' INT
-    trap 'KEEP_LOG=; exit 143' TERM
-    say "Setting up $ENV_DIR: $STACK stack, from nothing about 3 minutes, and 5 to 10 more where mmcv must be built"
-
-    make_env
-    find_env
-    mapfile -t EXTRAS < <({ printf '%s\n' "${EXTRAS[@]}"; stamp_extras "$STAMP"; } | sed '/^$/d' | sort -u)  # never take away what an earlier run put in
-    rm -f "$STAMP"
-    mapfile -t builders < <(grep -E '^(setuptools|wheel|ninja|psutil|packaging)([<>=]|$)' "$REQUIREMENTS")
-    mapfile -t torches < <(grep -E '^(torch|torchvision|numpy)[<>=]' "$REQUIREMENTS")  # numpy with torch: an old torch wants an old one
-    for extra in "${EXTRAS[@]}"; do files+=(-r "$ROOT/requirements/$extra.txt"); done
-
-    step "installing build tools" "10 s" pip_install "${builders[@]}"
-    step "installing ${torches[*]}" "2 to 5 minutes, 3 GB to download" pip_install "${torches[@]}"
-    install_mmcv "$OPS"
-    step "installing the rest of requirements/$STACK.txt${EXTRAS[*]:+ and of ${EXTRAS[*]}}" "1 minute" pip_install -r "$REQUIREMENTS" "${files[@]}"
-    step "installing this project, editable" "5 s" editable
-    step "checking that everything imports" "20 s" "$ENV_PYTHON" "$TOOLS/setup/check_env.py" imports
-    find_env
-    write_stamp "$STAMP" "$KEY" "$SITE" "${EXTRAS[@]}"
-    say "$ENV_DIR is ready after $((SECONDS - start)) s ($STACK stack, Python $VERSION)"
-}
-
-main
+echo "Setting up $env: $STACK stack, from nothing about 3 minutes, 3 GB to download, 7 GB of disk; 5 to 10 minutes more where mmcv is compiled"
+trap '(($? == 0)) || echo "$env is not finished; what is said above is why. Run this again" >&2' EXIT
+if [[ -z $before || $("$env/bin/python" --version 2>/dev/null) != $("$base" --version) ]]; then
+    [[ ! -e $env || -f $env/pyvenv.cfg ]] || die "$env is there but is no virtual environment; move it away"
+    rm -rf "$env"
+    "$base" -m venv "$env"
+fi
+rm -f "$finished"
+python=$env/bin/python
+wheelhouse=(${MMPSBN_WHEELHOUSE:+"--find-links=$MMPSBN_WHEELHOUSE"})
+# numpy with torch: an old torch wants an old one. What mmcv imports comes with MMEngine.
+mapfile -t first < <(grep -E '^(setuptools|wheel|ninja|psutil|packaging|torch|torchvision|numpy|opencv-python|(onedl-)?mmengine)([<>=]|$)' "requirements/$STACK.txt")
+echo "* installing torch (2 to 5 minutes)"
+pip install "${wheelhouse[@]}" "${first[@]}"
+targets=
+[[ $ops == cpu ]] || targets=$("$python" -c 'from torch.utils.cpp_extension import _get_cuda_arch_flags as of; print(*(f.rpartition("code=")[2] for f in of()))')
+if [[ $before != "$made_from" ]]; then
+    echo "* installing mmcv"
+    install_mmcv
+fi
+echo "* installing the rest${extras[*]:+, with what ${extras[*]} needs} (1 minute)"
+files=(-r "requirements/$STACK.txt")
+for extra in "${extras[@]}"; do files+=(-r "requirements/$extra.txt"); done
+pip install "${wheelhouse[@]}" "${files[@]}"
+if [[ $STACK == openmmlab ]]; then  # it finds an installed package's configs only beside an egg link, which setuptools < 70 still makes
+    "$python" setup.py -q develop --no-deps
+else
+    pip install --no-index --no-build-isolation --no-deps -e .
+fi
+"$python" -c 'import torchvision, mmcv.ops, mmdet.apis, mmpretrain, pycocotools.coco, mmpsbn'
+printf '%s\n' "$made_from" "${extras[@]}" >"$finished"
+echo "$env is ready"

@@ -3,8 +3,8 @@
 # GPUS (8) in all, GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS and PORT come from the environment.
 # For CPU ranks: NO_GPU=1, where GPUS counts the ranks.
 set -euo pipefail
-# shellcheck source=setup/common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/setup/common.sh"
+# shellcheck source=lib/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
 [[ $# -ge 4 ]] || die "usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]"
 tools_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
