@@ -18,7 +18,8 @@ case $* in
     *base_prefix*) echo "$minor $BASE" ;;
     --version) echo "Python 3.$minor.9" ;;
     '-m venv '*)
-        mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"; cp "$0" "$3/bin/python"; echo "$minor" >"$3/minor" ;;
+        mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"
+        cp "$0" "$3/bin/python"; echo "$minor" >"$3/minor" ;;
     '-m pip '*)
         echo "$*" >>"$BASE/pip.log"
         [[ -z ${FAIL:-} || $* != *"$FAIL"* ]] || exit 1
