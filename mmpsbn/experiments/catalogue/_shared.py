@@ -7,6 +7,7 @@ from ..measure import label_of
 from ..pictures import over_steps
 from ..tables import ArmTable
 
+LR, DECAY = 'optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'
 # of a VGG at smoke, which knows no width
 FEW = {f'{split}_dataloader.dataset.num_samples': 20 for split in ('train', 'val', 'test')}
 # of the detector of configs/quickstart
