@@ -40,5 +40,5 @@ def by_epoch(corner: str, *paths: str) -> dict[str, Any]:
     ends = [f'{path}[p{at}]' for path in paths for at in (5, 50, 95)]
     return dict(
         table=ArmTable(corner, {label_of(end)[0]: f'{{{end}:.3f}}' for end in ends}),
-        panels=[over_steps('epoch', end) for end in ends if 'p50' not in end],
+        panels=over_steps('epoch', *(end for end in ends if 'p50' not in end)),
     )

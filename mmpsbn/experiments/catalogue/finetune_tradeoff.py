@@ -105,6 +105,6 @@ EXPERIMENT = Experiment(
             'training, s': '{train_seconds:.0f}',
         },
     ),
-    panels=[against('left[macs]', 'map'), against('left[macs]', 'onnx')],
+    panels=against('left[macs]', 'map', 'onnx'),
     data=BOXES,
 )

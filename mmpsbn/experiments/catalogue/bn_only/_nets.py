@@ -67,7 +67,7 @@ class Family:
     def top1(self) -> dict[str, Any]:
         """Table and panel."""
         table = GridTable(f'top-1 % at {self.size}', '{top1:.1f}')
-        return dict(table=table, panels=[over_columns(self.size, 'top1')])
+        return dict(table=table, panels=over_columns(self.size, 'top1'))
 
     @property
     def small_gammas(self) -> dict[str, Any]:
@@ -78,9 +78,7 @@ class Family:
                 f'ReLUs off %, at {self.size}',
                 '{top1:.1f} / {small_gammas:.0p} / {change_clamped:+.1f} / {relus_off:.0p}',
             ),
-            panels=[
-                over_columns(self.size, y) for y in ('top1', 'small_gammas[0.01]', 'relus_off')
-            ],
+            panels=over_columns(self.size, 'top1', 'small_gammas[0.01]', 'relus_off'),
         )
 
 
@@ -114,8 +112,8 @@ DISTRIBUTIONS = dict(
     table=ArmTable(
         'trained, net', {'gamma < 0, %': '{negative_gammas:.0p}', 'ReLUs off, %': '{relus_off:.0p}'}
     ),
-    panels=[
-        over_steps('5 % of the channels, from the smallest', f'{of}_quantiles')
-        for of in ('gamma', 'beta', 'zero')
-    ],
+    panels=over_steps(
+        '5 % of the channels, from the smallest',
+        *(f'{of}_quantiles' for of in ('gamma', 'beta', 'zero')),
+    ),
 )

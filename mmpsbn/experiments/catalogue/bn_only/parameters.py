@@ -34,5 +34,5 @@ EXPERIMENT = Experiment(
         'nets, depth-channels',
         {'trained parameters': '{trained_parameters}', 'top-1, %': '{top1:.1f}'},
     ),
-    panels=[against('trained_parameters', 'top1')],
+    panels=against('trained_parameters', 'top1'),
 )

@@ -14,5 +14,5 @@ EXPERIMENT = Experiment(
     table=GridTable(
         'top-1 % / |gamma| < 0.01, 0.05, 0.1 % at depth', '{top1:.1f} / {small_gammas:.0p}'
     ),
-    panels=[over_columns('depth', 'top1')],
+    panels=over_columns('depth', 'top1'),
 )

@@ -41,5 +41,5 @@ BASELINES = dict(
             'training, s': '{train_seconds:.0f}',
         },
     ),
-    panels=[against('weight_sparsity', y) for y in ('top1', 'training_flops')],
+    panels=against('weight_sparsity', 'top1', 'training_flops'),
 )

@@ -58,5 +58,5 @@ EXPERIMENT = Experiment(
             'channels, %': '{removed[channels]:.1p}',
         },
     ),
-    panels=[against('removed[weights]', 'top1')],
+    panels=against('removed[weights]', 'top1'),
 )

@@ -64,8 +64,5 @@ EXPERIMENT = Experiment(
             'top-1, %': '{top1:.1f}',
         },
     ),
-    panels=[
-        over_steps('epoch', y)
-        for y in ('dead_by_epoch[few]', 'dead_by_epoch[all]', 'overlap_by_epoch')
-    ],
+    panels=over_steps('epoch', 'dead_by_epoch[few]', 'dead_by_epoch[all]', 'overlap_by_epoch'),
 )

@@ -33,5 +33,5 @@ EXPERIMENT = Experiment(
     'the weights of live ones.',
     arms=with_each_optimizer(_hooks),
     table=GridTable('dead % / top-1 % at peak', '{inactive_share:.1p} / {top1:.1f}'),
-    panels=[over_columns('peak of the penalty', 'inactive_share')],
+    panels=over_columns('peak of the penalty', 'inactive_share'),
 )

@@ -30,5 +30,5 @@ EXPERIMENT = Experiment(
             'training FLOPs': '{training_flops:.2f}x',
         },
     ),
-    panels=[against('removed[weights]', 'top1')],
+    panels=against('removed[weights]', 'top1'),
 )

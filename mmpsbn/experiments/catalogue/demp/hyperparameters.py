@@ -59,5 +59,5 @@ EXPERIMENT = Experiment(
     table=ArmTable(
         'optimizer, setting', {'dead, %': '{inactive_share:.1p}', 'top-1, %': '{top1:.1f}'}
     ),
-    panels=[over_columns('rate, batch size, decay, width or eps', 'inactive_share')],
+    panels=over_columns('rate, batch size, decay, width or eps', 'inactive_share'),
 )

@@ -30,5 +30,5 @@ EXPERIMENT = Experiment(
             'last step, faster than dense': '{speedup:.2f}x',
         },
     ),
-    panels=[against('removed[weights]', y) for y in ('top1', 'speedup')],
+    panels=against('removed[weights]', 'top1', 'speedup'),
 )

@@ -89,7 +89,7 @@ def optimizers(classes: int, **decays: Mapping[str, Sequence[float]]) -> dict[st
             '% inactive by activation / by gamma / test error % at decay',
             '{inactive_share:.0p} / {small_share:.0p} / {error:.1f}',
         ),
-        panels=[over_columns('decay lambda', 'small_share'), against('small_share', 'error')],
+        panels=over_columns('decay lambda', 'small_share') + against('small_share', 'error'),
     )
 
 
@@ -109,7 +109,7 @@ def batch_sizes(classes: int, **sizes: Mapping[float, Sequence[int]]) -> dict[st
             '% inactive by gamma / test error % / training loss at batch size',
             '{small_share:.0p} / {error:.1f} / {loss:.2f}',
         ),
-        panels=[over_columns('batch size', 'small_share'), against('small_share', 'error')],
+        panels=over_columns('batch size', 'small_share') + against('small_share', 'error'),
     )
 
 
@@ -132,7 +132,7 @@ def widths(classes: int) -> dict[str, Any]:
                 'inactive by gamma, %': '{small_share:.0p}',
             },
         ),
-        panels=[against('small_share', 'error')],
+        panels=against('small_share', 'error'),
     )
 
 
@@ -143,5 +143,5 @@ BY_UNIVERSALITY = dict(
         step='{universality_by_layer:.2f} / {inactive_by_layer:.0p}',
         step_head='C{}',
     ),
-    panels=[over_steps('convolution', f'{of}_by_layer') for of in ('universality', 'inactive')],
+    panels=over_steps('convolution', 'universality_by_layer', 'inactive_by_layer'),
 )

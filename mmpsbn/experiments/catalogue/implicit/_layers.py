@@ -86,5 +86,5 @@ BY_LAYER = dict(
         step='{small_by_layer:.0p}',
         step_head='C{}',
     ),
-    panels=[over_steps('convolution', 'small_by_layer')],
+    panels=over_steps('convolution', 'small_by_layer'),
 )

@@ -62,7 +62,7 @@ _CELL = '{flops_sparsity:.1p} / {collapsed} / {dead} / {top1:.1f}'
 _DRAWN = ('flops_sparsity', 'top1')
 BY_ROUND = dict(
     table=ArmTable(f'{_CELLS} after round', step=_CELL),
-    panels=[over_steps('round', y) for y in _DRAWN],
+    panels=over_steps('round', *_DRAWN),
 )
 
 
@@ -81,5 +81,5 @@ def one_round(
             },
         ),
         table=GridTable(f'{_CELLS} at {name}', _CELL),
-        panels=[over_columns(name, y) for y in _DRAWN],
+        panels=over_columns(name, *_DRAWN),
     )

@@ -31,6 +31,6 @@ EXPERIMENT = Experiment(
         'FLOPs sparsity % / collapsed / dead / mAP after round',
         step='{flops_sparsity:.1p} / {collapsed} / {dead} / {map:.3f}',
     ),
-    panels=[over_steps('round', 'collapsed'), over_steps('round', 'map')],
+    panels=over_steps('round', 'collapsed', 'map'),
     data=BOXES,
 )

@@ -41,5 +41,5 @@ EXPERIMENT = Experiment(
             'top-1, %': '{top1:.1f}',
         },
     ),
-    panels=[over_stages('flops_sparsity'), over_stages('dead_share')],
+    panels=over_stages('flops_sparsity', 'dead_share'),
 )

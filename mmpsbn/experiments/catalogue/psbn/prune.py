@@ -50,5 +50,5 @@ EXPERIMENT = Experiment(
         'way, setting',
         {'FLOPs left, %': '{flops_left:.1p}', 'collapsed': '{collapsed}', 'top-1, %': '{top1:.1f}'},
     ),
-    panels=[against('flops_left', 'top1')],
+    panels=against('flops_left', 'top1'),
 )

@@ -31,5 +31,5 @@ EXPERIMENT = Experiment(
         'FLOPs sparsity % / dead / training loss after round',
         step='{flops_sparsity:.1p} / {dead} / {loss:.2f}',
     ),
-    panels=[over_steps('round', 'loss'), over_steps('round', 'flops_sparsity')],
+    panels=over_steps('round', 'loss', 'flops_sparsity'),
 )

@@ -32,5 +32,5 @@ EXPERIMENT = Experiment(
         step='{top1:.2f} / {flops_sparsity:.1p}',
         columns={'ensemble': '{ensemble:.2f}'},
     ),
-    panels=[over_steps('round', 'flops_sparsity'), over_steps('round', 'top1')],
+    panels=over_steps('round', 'flops_sparsity', 'top1'),
 )

@@ -34,5 +34,5 @@ EXPERIMENT = Experiment(
         {'L1 norm < 1 % of its layer, % of filters': '{l1_small:.1p}'},
         step='{flops_sparsity:.1p} / {top1:.1f}',
     ),
-    panels=[over_steps('5 % of the filters, from the smallest', 'l1_quantiles')],
+    panels=over_steps('5 % of the filters, from the smallest', 'l1_quantiles'),
 )
