@@ -10,14 +10,14 @@ _DEEP = {
     'VGG16-BN': (VGG, NORMS['BN'], FEW | {DEPTH: 11}),
 }
 # small: S = 3 rounds of 1.3, with twice the decay of psbn-rounds, for as many images
-_COUNT = dict(smoke=2, small=3, paper=9)
-_CHANGES = dict(smoke={}, small=dict(epochs=4, weight_decay=4e-3), paper={})
+_ROUNDS = dict(
+    smoke=dict(count=2), small=dict(count=3, epochs=4, weight_decay=4e-3), paper=dict(count=9)
+)
 
 
 def _arms(scale: str) -> list[Arm]:
-    changes = _CHANGES[scale]
     return [
-        Arm(f'{net}, {name}', config, own | rounds(scale, _COUNT[scale], tiny=tiny, **changes) | of)
+        Arm(f'{net}, {name}', config, own | rounds(scale, tiny=tiny, **_ROUNDS[scale]) | of)
         for net, (config, own, tiny) in _DEEP.items()
         for name, of in NETS.items()
         if scale != 'smoke' or 'Leaky' not in name
