@@ -57,10 +57,10 @@ def sweep(
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure or a table of a paper, with its name on the command line in the catalogue.
+    """A figure or a table of a paper; the catalogue knows its name on the command line.
 
     Attributes:
-        shows: the figure or table, in words.
+        doc: the figure or table, in words: the docstring of its file.
         claim: what the paper says.
         arms: scale -> the trainings; an arm comes after the one it starts from.
         table: of the numbers by arm.
@@ -68,12 +68,17 @@ class Experiment:
         data: what it is trained on.
     """
 
-    shows: str
+    doc: str
     claim: str
     arms: Mapping[str, Sequence[Arm]]
     table: ArmTable | GridTable
     panels: Sequence[Panel]
     data: Data = PICTURES
+
+    @property
+    def shows(self) -> str:
+        """The figure or table, in one line."""
+        return ' '.join(self.doc.split())
 
     @property
     def measures(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The pictures of the experiments: lines in panels side by side."""
+"""The pictures of the experiments: lines in panels side by side, one for each number drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ class Panel:
     Attributes:
         x: what the axis says.
         y: place of the number that is drawn, as in a cell without braces.
-        lines: numbers by arm -> label -> points; those with None are left out.
+        lines: numbers by arm, and y -> label -> points; those with None are left out.
         x_scale: ``'linear'``, ``'log'``, without points at 0, or ``'count'``, whole numbers.
         x_field: place of the number on the x axis, if it is one.
     """
 
     x: str
     y: str
-    lines: Callable[[Numbers], Mapping[str, Points]]
+    lines: Callable[[Numbers, str], Mapping[str, Points]]
     x_scale: str = 'linear'
     x_field: str | None = None
 
@@ -39,56 +39,59 @@ class Panel:
         return [name for name in (self.x_field, self.y) if name]
 
 
-def over_steps(x: str, y: str) -> Panel:
+def over_steps(x: str, *ys: str) -> list[Panel]:
     """A line an arm, over the number of the round or layer from 1."""
 
-    def points(arm: Measured) -> Points:
-        return [(at + 1, arm.drawn(y, at)) for at in range(arm.steps([y]))]
+    def lines(numbers: Numbers, y: str) -> dict[str, Points]:
+        return {
+            name: [(at + 1, arm.drawn(y, at)) for at in range(arm.steps([y]))]
+            for name, arm in numbers.items()
+        }
 
-    return Panel(x, y, lambda numbers: {n: points(arm) for n, arm in numbers.items()}, 'count')
+    return [Panel(x, y, lines, 'count') for y in ys]
 
 
-def over_stages(y: str) -> Panel:
+def over_stages(*ys: str) -> list[Panel]:
     """A line for each arm that starts from another, from that one's number to its own."""
 
-    def lines(numbers: Numbers) -> dict[str, Points]:
+    def lines(numbers: Numbers, y: str) -> dict[str, Points]:
         arms = {name: arm for name, arm in numbers.items() if arm.start}
         return {n: [(1, arm.start.drawn(y)), (2, arm.drawn(y))] for n, arm in arms.items()}
 
-    return Panel('stage: pretrained, finetuned', y, lines, 'count')
+    return [Panel('stage: pretrained, finetuned', y, lines, 'count') for y in ys]
 
 
-def over_columns(x: str, y: str) -> Panel:
+def over_columns(x: str, *ys: str) -> list[Panel]:
     """A line a row of :func:`.tables.grid`, over the numbers that name its columns."""
 
-    def lines(numbers: Numbers) -> dict[str, Points]:
+    def lines(numbers: Numbers, y: str) -> dict[str, Points]:
         return {
             row: [(float(at), arms[at].drawn(y)) for at in sorted(arms, key=float)]
             for row, arms in grid(numbers).items()
         }
 
-    return Panel(x, y, lines, 'log')
+    return [Panel(x, y, lines, 'log') for y in ys]
 
 
-def against(x: str, y: str) -> Panel:
+def against(x: str, *ys: str) -> list[Panel]:
     """A line a row of :func:`.tables.grid`, through its arms in their order, and in the rounds
     of each where these are measured."""
 
-    def points(arm: Measured) -> Points:
+    def points(arm: Measured, y: str) -> Points:
         steps = range(arm.steps([x, y])) or [-1]
         return [(arm.drawn(x, at), arm.drawn(y, at)) for at in steps]
 
-    def lines(numbers: Numbers) -> dict[str, Points]:
+    def lines(numbers: Numbers, y: str) -> dict[str, Points]:
         rows = grid(numbers).items()
-        return {row: [p for arm in arms.values() for p in points(arm)] for row, arms in rows}
+        return {row: [p for arm in arms.values() for p in points(arm, y)] for row, arms in rows}
 
-    return Panel(label_of(x)[0], y, lines, x_field=x)
+    return [Panel(label_of(x)[0], y, lines, x_field=x) for y in ys]
 
 
 def draw(panels: Sequence[Panel], numbers: Numbers) -> Figure:
     """One legend for all, beside them: a label has the same colour in each panel. Of several seeds
     the means, in a band of a standard deviation to both sides."""
-    drawn = [panel.lines(numbers) for panel in panels]
+    drawn = [panel.lines(numbers, panel.y) for panel in panels]
     labels = list(dict.fromkeys(label for lines in drawn for label in lines))
     figure = Figure(figsize=(4.5 * len(panels) + 2, 3.6), dpi=120, layout='constrained')
     for axes, panel, lines in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, drawn):

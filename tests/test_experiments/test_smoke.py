@@ -7,6 +7,8 @@ import runpy
 import shutil
 import sys
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from PIL import Image
 from trained import CONFIG, PAIR, ROOT, TINY, run, with_arms
 
 from mmpsbn.analysis.logs import progress
-from mmpsbn.experiments import EXPERIMENTS, training
+from mmpsbn.experiments import EXPERIMENTS, catalogue, training
 from mmpsbn.experiments.experiment import Arm
 from mmpsbn.experiments.folder import ExperimentFolder
 from mmpsbn.experiments.measure import MEASURES
@@ -23,6 +25,8 @@ from mmpsbn.experiments.reproduce import config_of
 from mmpsbn.experiments.scales import SCALES
 from mmpsbn.experiments.tables import ArmTable
 from mmpsbn.experiments.training import default_jobs
+
+CATALOGUE = Path(catalogue.__file__).parent
 
 
 def check_results(name, experiment, folder, digits, *, seeds, jobs):
@@ -82,6 +86,23 @@ def test_the_arms_of_every_scale_are_configs_of_their_own(name):
         for number, arm in enumerate(arms):
             assert not arm.pretrained or arm.pretrained in [a.name for a in arms[:number]]
             assert all(configs[number] != c or arm.pretrained for c in configs[:number]), arm.name
+
+
+def test_the_path_of_a_file_is_the_name_of_its_experiment():
+    files = [file for file in CATALOGUE.rglob('*.py') if '\nEXPERIMENT = ' in file.read_text()]
+    assert len(files) == len(EXPERIMENTS)
+    for name, module in {
+        'bn-only': 'bn_only.bn_only',
+        'bn-only-wide-controls': 'bn_only.wide_controls',
+        'finetune-tradeoff': 'finetune_tradeoff',
+    }.items():
+        assert EXPERIMENTS[name] is import_module(f'{catalogue.__name__}.{module}').EXPERIMENT
+
+
+def test_the_docstring_of_a_file_says_in_a_line_what_its_experiment_shows():
+    shows = EXPERIMENTS['psbn-vgg11'].shows
+    assert shows.startswith('sections 3.4 and 3.5 and figure 1a of the psBN paper: VGG-11 with BN')
+    assert shows.endswith('without, with instance norm, and linear')  # a line break is in between
 
 
 def test_every_experiment_has_a_row_in_the_coverage():

@@ -98,7 +98,7 @@ STAGE = 'stage: pretrained, finetuned'
 
 
 @pytest.mark.parametrize(
-    'panel, x, label, points',
+    'panels, x, label, points',
     [
         (over_steps('round', 'top1'), 'round', 'r, 10', [(1, 70), (2, 80)]),
         (over_steps('round', 'top1'), 'round', 'r, 1', [(1, 60)]),  # nobody looked at the second
@@ -109,8 +109,8 @@ STAGE = 'stage: pretrained, finetuned'
         (over_stages('top1'), STAGE, 'from, 1', [(1, 80), (2, 90)]),
     ],
 )
-def test_a_picture_has_the_numbers(panel, x, label, points):
-    (axes,) = draw([panel], ARMS).axes
+def test_a_picture_has_the_numbers(panels, x, label, points):
+    (axes,) = draw(panels, ARMS).axes
     assert axes.get_xlabel() == x
     assert axes.get_ylabel() in ('top-1 accuracy, %', SPEEDUP)
     (line,) = (line for line in axes.lines if line.get_label() == label)
@@ -119,14 +119,14 @@ def test_a_picture_has_the_numbers(panel, x, label, points):
 
 
 def test_only_arms_that_start_from_another_have_stages():
-    (axes,) = draw([over_stages('top1')], ARMS).axes
+    (axes,) = draw(over_stages('top1'), ARMS).axes
     assert [line.get_label() for line in axes.lines] == ['from, 1']
 
 
 def test_a_share_is_drawn_in_percent_with_a_band_of_a_standard_deviation():
     seeds = [dict(small_gammas={'0.01': share}) for share in (0.25, 0.75)]
     numbers = {'BN, 8': measured(*seeds), 'BN, 14': measured(*seeds)}
-    (axes,) = draw([over_columns('depth', 'small_gammas[0.01]')], numbers).axes
+    (axes,) = draw(over_columns('depth', 'small_gammas[0.01]'), numbers).axes
     assert axes.get_ylabel() == '|gamma| < 0.01, % of channels'
     assert axes.lines[0].get_xydata().tolist() == [[8, 50], [14, 50]]
     (band,) = axes.collections
@@ -137,7 +137,7 @@ def test_a_share_is_drawn_in_percent_with_a_band_of_a_standard_deviation():
 
 def lines_of(lines):
     spread = {name: [(x, Spread((y,))) for x, y in points] for name, points in lines.items()}
-    return lambda numbers: spread
+    return lambda numbers, y: spread
 
 
 def test_a_logarithmic_axis_has_the_values_that_were_run():

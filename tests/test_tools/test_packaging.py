@@ -50,6 +50,8 @@ def test_wheel_carries_configs_tools_and_the_command(project, wheel):
             if path.is_file() and '__pycache__' not in path.parts
         }
         assert files and {f'mmpsbn/.mim/{file}' for file in files} <= set(names)
+    modules = {path.relative_to(project).as_posix() for path in (project / 'mmpsbn').rglob('*.py')}
+    assert modules <= set(names)
     assert {'mmpsbn/configs/_base_/psbn.py', 'mmpsbn/.mim/model-index.yml'} <= set(names)
     templates = ('page', 'parts', 'report', 'logs')
     assert {f'mmpsbn/analysis/{name}.html' for name in templates} <= set(names)

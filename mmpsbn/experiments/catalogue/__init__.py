@@ -1,10 +1,15 @@
-"""The experiments by their names on the command line, a module or two for each paper; what several
-papers share is in ``_shared``."""
+"""The experiments by their names on the command line, a file each, found by its path.
 
-from . import bn_only, demp, demp_dead, finetune_tradeoff, implicit, implicit_layers, psbn
+``demp/dead_ratio.py`` is ``demp-dead-ratio``; of ``bn_only/bn_only.py`` the folder says it all:
+``bn-only``. Files that begin with ``_`` hold what several experiments share.
+"""
 
-EXPERIMENTS = {
-    name: experiment
-    for module in (psbn, implicit, implicit_layers, bn_only, demp, demp_dead, finetune_tradeoff)
-    for name, experiment in module.EXPERIMENTS.items()
-}
+from importlib import import_module
+from pathlib import Path
+
+EXPERIMENTS = {}
+_HERE = Path(__file__).parent
+for _path in sorted(_HERE.rglob('[a-z]*.py')):
+    _parts = _path.relative_to(_HERE).with_suffix('').parts
+    _name = '-'.join(dict.fromkeys(_parts)).replace('_', '-')
+    EXPERIMENTS[_name] = import_module('.'.join(('', *_parts)), __name__).EXPERIMENT

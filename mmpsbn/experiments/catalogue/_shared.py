@@ -7,6 +7,7 @@ from ..measure import label_of
 from ..pictures import over_steps
 from ..tables import ArmTable
 
+LR, DECAY = 'optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'
 # of a VGG at smoke, which knows no width
 FEW = {f'{split}_dataloader.dataset.num_samples': 20 for split in ('train', 'val', 'test')}
 # of the detector of configs/quickstart
@@ -39,5 +40,5 @@ def by_epoch(corner: str, *paths: str) -> dict[str, Any]:
     ends = [f'{path}[p{at}]' for path in paths for at in (5, 50, 95)]
     return dict(
         table=ArmTable(corner, {label_of(end)[0]: f'{{{end}:.3f}}' for end in ends}),
-        panels=[over_steps('epoch', end) for end in ends if 'p50' not in end],
+        panels=over_steps('epoch', *(end for end in ends if 'p50' not in end)),
     )

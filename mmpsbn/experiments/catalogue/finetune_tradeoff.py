@@ -1,4 +1,4 @@
-"""Pruning while finetuning, beside the simplest things that a user would do instead."""
+"""what pruning while finetuning costs a detector, beside cutting once and finetuning"""
 
 from typing import Any
 
@@ -90,9 +90,8 @@ def _arms(scale: str) -> list[Arm]:
     return arms
 
 
-EXPERIMENTS = {}
-EXPERIMENTS['finetune-tradeoff'] = Experiment(
-    shows='what pruning while finetuning costs a detector, beside cutting once and finetuning',
+EXPERIMENT = Experiment(
+    __doc__,
     claim='None: the table says what `DemPHook(budget=dict(flops=...))` keeps of the mAP of the '
     'dense detector that is trained as long, and what simpler choices keep.',
     arms={scale: _arms(scale) for scale in _CONFIGS},
@@ -106,6 +105,6 @@ EXPERIMENTS['finetune-tradeoff'] = Experiment(
             'training, s': '{train_seconds:.0f}',
         },
     ),
-    panels=[against('left[macs]', 'map'), against('left[macs]', 'onnx')],
+    panels=against('left[macs]', 'map', 'onnx'),
     data=BOXES,
 )

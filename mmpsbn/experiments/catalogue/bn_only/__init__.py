@@ -1,0 +1,1 @@
+"""Training BatchNorm and only BatchNorm (Frankle et al., ICLR 2021)."""

@@ -1,0 +1,1 @@
+"""Maximizing dead neurons, DemP (arXiv 2403.07688)."""

@@ -1,0 +1,34 @@
+"""figure 7 of the DemP paper: pruning during training or at its end"""
+
+from ...experiment import Experiment
+from ...pictures import against
+from ...tables import ArmTable
+from ._resnet18 import PEAKS, demp, with_each_optimizer
+
+_LAST = dict(smoke=0.7, small=0.99, paper=0.97)  # of the training: one event is left
+
+
+def _hooks(scale: str) -> dict[str, list[dict]]:
+    ways = {'during training': {}, 'at the end': dict(begin=_LAST[scale])}
+    return {
+        f'{name}, {peak:g}': demp(scale, prune=prune, penalty=dict(peak=peak))
+        for name, prune in ways.items()
+        for peak in PEAKS[scale]
+    }
+
+
+EXPERIMENT = Experiment(
+    __doc__,
+    claim='With Adam pruning during training does not affect performance, with SGDM it further '
+    'improves sparsity.',
+    arms=with_each_optimizer(_hooks),
+    table=ArmTable(
+        'optimizer, pruned, peak of the penalty',
+        {
+            'top-1, %': '{top1:.1f}',
+            'weights removed, %': '{removed[weights]:.1p}',
+            'training FLOPs': '{training_flops:.2f}x',
+        },
+    ),
+    panels=against('removed[weights]', 'top1'),
+)

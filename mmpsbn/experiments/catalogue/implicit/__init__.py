@@ -1,0 +1,1 @@
+"""Implicit filter sparsity (Mehta et al., CVPR 2019)."""

@@ -1,0 +1,1 @@
+"""Neuron collapse and psBN (arXiv 2001.11216)."""
