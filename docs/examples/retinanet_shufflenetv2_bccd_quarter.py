@@ -7,4 +7,4 @@ _base_ = 'retinanet_shufflenetv2_bccd.py'
 load_from = 'work_dirs/cells/epoch_30.pth'
 custom_hooks = [dict(type='DemPHook', budget=dict(flops=0.25))]
 train_cfg = dict(max_epochs=15, val_interval=15)
-param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=390)]
+param_scheduler = [dict(type='MultiStepLR', by_epoch=False, milestones=[312, 363], gamma=0.1)]

@@ -29,7 +29,7 @@ from ..layers import alpha_of
 from ..pruning import trace_channel_graph
 from ..pruning.census import LayerChannels, map_channels, take_census
 from ..pruning.cost import count_positions, model_cost
-from ..pruning.criteria import collapsed_channels, keep_mask_of
+from ..pruning.lossless import collapsed_channels, keep_mask_of
 from ..pruning.observation import observe_channels
 from ..pruning.prune import prune_channels
 from ..pruning.sparsity import scale_layers, scales_clamped

@@ -5,7 +5,7 @@ What a user of the package calls is here; all else is imported from its module:
 - what belongs together: ``tracing`` runs the model once, ``op_rules`` and ``layer_rules`` say what
   an operation does to the labels of channels, ``channel_trace`` holds them in a ``union_find``,
   ``graph`` makes groups of them; ``flow`` says who reads a layer.
-- what goes: ``activation`` and ``criteria`` (nothing is lost), ``saliency`` and ``ranking`` (live
+- what goes: ``activation`` and ``lossless`` (nothing is lost), ``saliency`` and ``ranking`` (live
   channels).
 - how it goes: ``plan`` (plain data), ``surgery``, ``folding`` of constants, ``reconstruction`` by
   those that stay, ``repeated_sizes``.

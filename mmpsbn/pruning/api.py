@@ -20,9 +20,9 @@ from ..functional.checks import is_count
 from ..functional.statistics import COLLAPSED_GAMMA
 from .activation import ActivationWindow
 from .cost import count_positions, model_cost
-from .criteria import LOSSLESS_CRITERIA, keep_mask_of, removable_without_loss
 from .forward import ForwardFn, call_with, observing, tensors_in
 from .graph import NOT_REACHED, ChannelGraph, trace_channel_graph
+from .lossless import LOSSLESS_CRITERIA, keep_mask_of, removable_without_loss
 from .prune import Removal, prune_channels, prune_what_holds
 from .verification import TOLERANCE, probe_outputs
 

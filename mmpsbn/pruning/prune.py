@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .criteria import keep_mask_of
 from .folding import fold_constants
 from .forward import ForwardFn
 from .graph import ChannelGroup
+from .lossless import keep_mask_of
 from .plan import PrunePlan, plan_from_keep_masks
 from .repeated_sizes import repeated_sizes
 from .surgery import apply_plan

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..functional.statistics import filter_l1_norms
 from .cost import model_cost
-from .criteria import keep_mask_of
 from .graph import ChannelGroup, Member
+from .lossless import keep_mask_of
 from .plan import plan_from_keep_masks
 from .sparsity import scale_layers
 

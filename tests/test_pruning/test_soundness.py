@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmpsbn.pruning import apply_plan, trace_channel_graph
-from mmpsbn.pruning.criteria import foldable_channels
 from mmpsbn.pruning.forward import call_with
+from mmpsbn.pruning.lossless import foldable_channels
 from mmpsbn.pruning.plan import plan_from_keep_masks
 from mmpsbn.pruning.prune import prune_channels
 from mmpsbn.pruning.verification import masked_outputs, output_errors, probe_outputs

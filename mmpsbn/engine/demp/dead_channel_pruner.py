@@ -6,7 +6,7 @@ import time
 from torch import Tensor, nn
 
 from ...functional.schedules import steps_of
-from ...pruning.criteria import NEVER_POSITIVE
+from ...pruning.lossless import NEVER_POSITIVE
 from ...pruning.verification import output_errors, probe_outputs
 from ..openmmlab import forward_tensors
 from ..runner_parts import averaged_models_of, bare_model, optimizers_of, unwrapped_model

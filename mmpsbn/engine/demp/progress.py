@@ -6,8 +6,8 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ...pruning.cost import Cost, model_cost
-from ...pruning.criteria import NEVER_POSITIVE
 from ...pruning.graph import ChannelGroup
+from ...pruning.lossless import NEVER_POSITIVE
 from ...pruning.prune import Removal
 from ..input_size import count_at_one_size
 from ..ranks import of_rank_0

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from ...pruning import VerificationError
 from ...pruning.activation import ActivationWindow
-from ...pruning.criteria import (
+from ...pruning.graph import ChannelGraph, ChannelGroup
+from ...pruning.lossless import (
     NEVER_POSITIVE,
     also_live,
     keep_mask_of,
     removable_without_loss,
 )
-from ...pruning.graph import ChannelGraph, ChannelGroup
 from ...pruning.prune import Removal, prune_channels, prune_what_holds
 from ...pruning.ranking import rank_channels
 from ...pruning.verification import probe_outputs

@@ -8,7 +8,7 @@ from ...functional.checks import is_number
 from ...functional.perturbation import PENALTY_KINDS
 from ...functional.schedules import Schedule, steps_of
 from ...functional.statistics import COLLAPSED_GAMMA
-from ...pruning.criteria import LOSSLESS_CRITERIA, NEVER_POSITIVE
+from ...pruning.lossless import LOSSLESS_CRITERIA, NEVER_POSITIVE
 from ...pruning.ranking import RANKING_CRITERIA
 from ...pruning.saliency import GATE_SCORES
 from ...pruning.verification import TOLERANCE

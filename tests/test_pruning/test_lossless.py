@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpsbn.pruning.criteria import keep_mask_of
 from mmpsbn.pruning.graph import ChannelGroup, Member
+from mmpsbn.pruning.lossless import keep_mask_of
 
 NAN, INF = math.nan, math.inf
 
