@@ -11,7 +11,8 @@
 #   TORCH_CUDA_ARCH_LIST=9.0   the compute capabilities that GPU operations are compiled for (default: those of the GPUs in this machine)
 #   CUDA_HOME=folder           the CUDA toolkit to compile them with (default: PyPI's, from CUDA 13 on)
 set -euo pipefail
-unset PYTHONPATH PYTHONHOME  # what they add would be taken for installed
+unset CDPATH PYTHONPATH PYTHONHOME  # what they add would be taken for installed
+wheelhouse=${MMPSBN_WHEELHOUSE:+$(realpath -m -- "$MMPSBN_WHEELHOUSE")}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=lib/common.sh
 source tools/lib/common.sh
@@ -46,10 +47,15 @@ PYTHON
 }
 
 install_mmcv() {  # the first wheel that works, or one that is compiled here and stays in the cache
-    local built wheels
+    local built wheels folder targets=
+    if [[ $ops == cuda ]]; then
+        targets=$("$python" -c 'from torch.utils.cpp_extension import _get_cuda_arch_flags as of; print(*(f.rpartition("code=")[2] for f in of()))' \
+            2>/dev/null) || die "torch cannot compile for TORCH_CUDA_ARCH_LIST='${TORCH_CUDA_ARCH_LIST:-}' (empty: for the GPUs that it sees); set it" \
+            "to the compute capabilities of your GPUs, for example '8.0;9.0', or go without the GPU with MMPSBN_MMCV_OPS=cpu"
+    fi
     built=$("$python" -c 'import sys, torch; print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}")')
     wheels=$cache/wheels/$built-$ops${targets:+-${targets// /-}}-$mmcv
-    for folder in ${MMPSBN_WHEELHOUSE:+"$MMPSBN_WHEELHOUSE"} "$wheels"; do
+    for folder in ${wheelhouse:+"$wheelhouse"} "$wheels"; do
         if compgen -G "$folder/*mmcv-*.whl" >/dev/null &&
             pip install --force-reinstall --no-deps --no-index --find-links "$folder" "$mmcv" && mmcv_works; then
             return
@@ -67,8 +73,6 @@ compile_mmcv() {  # compile_mmcv FOLDER: a wheel into it
     if [[ $ops == cuda ]]; then
         gpu=1
         [[ -n ${CUDA_HOME:-} ]] || cuda_from_pypi
-    else
-        export CUDA_VISIBLE_DEVICES=
     fi
     memory_jobs=$(awk '/MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo 2>/dev/null || true)
     jobs=$(num_cpus)
@@ -94,68 +98,84 @@ cuda_from_pypi() {  # set CUDA_HOME to a toolkit: PyPI's compiler of torch's CUD
 
 STACK=${STACK:-default}
 [[ $STACK == default || $STACK == openmmlab ]] || die "STACK must be default or openmmlab, got '$STACK'"
+[[ -z $wheelhouse || -d $wheelhouse ]] || die "MMPSBN_WHEELHOUSE=$MMPSBN_WHEELHOUSE is no folder"
 extras=()
 while (($#)); do
     case $1 in
-        --extras) IFS=, read -ra extras <<<"${2:?a list, for example demo,test}"; shift 2 ;;
-        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit ;;
+        --extras) [[ -n ${2:-} ]] || die "--extras needs a list, for example --extras demo,test"
+                  IFS=, read -ra more <<<"$2"; extras+=("${more[@]}"); shift 2 ;;
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "tools/setup_env.sh"; exit ;;
         *) die "unknown argument '$1'; allowed is --extras demo,test,onnx,compare" ;;
     esac
 done
 for extra in "${extras[@]}"; do
     [[ $extra =~ ^(demo|test|onnx|compare)$ ]] || die "unknown extra '$extra'; allowed are demo, test, onnx and compare"
 done
-if CUDA_VISIBLE_DEVICES=0 has_gpu; then ops=cuda; else ops=cpu; fi  # hidden for one run or not, it is there
+if CUDA_VISIBLE_DEVICES=0 has_gpu; then ops=cuda; else ops=cpu; fi
 ops=${MMPSBN_MMCV_OPS:-$ops}
-[[ $ops == cpu || $ops == cuda ]] || die "MMPSBN_MMCV_OPS must be cpu or cuda, got '$ops'"
-
-env=$(env_dir "$PWD")
-cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmpsbn
-mmcv=$(grep -E '^(onedl-)?mmcv==' "requirements/$STACK.txt")
+case $ops in
+    cuda) unset CUDA_VISIBLE_DEVICES ;;  # hidden for one run or not, the GPUs are there
+    cpu) export CUDA_VISIBLE_DEVICES= ;;  # mmcv compiles for a GPU that it sees
+    *) die "MMPSBN_MMCV_OPS must be cpu or cuda, got '$ops'" ;;
+esac
 candidates=(python3 python3.12 python3.11 python3.10 python)
 [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
 base=$(pick_python "${candidates[@]}")
-finished=$env/mmpsbn-finished  # written last: what the environment was made from, and the extras in it
-before=$(head -n 1 "$finished" 2>/dev/null || true)
-made_from=$({ cat requirements/*.txt setup.py; "$base" --version; echo "$PWD $ops ${TORCH_CUDA_ARCH_LIST:-}"; } | sha256sum)
-if [[ -n $before ]]; then  # what was put in stays
-    mapfile -t -O "${#extras[@]}" extras < <(tail -n +2 "$finished")
-fi
-mapfile -t extras < <(printf '%s\n' "${extras[@]}" | sed '/^$/d' | sort -u)
-if [[ -e mmpsbn/.mim/configs && $(cat "$finished" 2>/dev/null) == "$(printf '%s\n' "$made_from" "${extras[@]}")" ]]; then
+mmcv=$(grep -E '^(onedl-)?mmcv==' "requirements/$STACK.txt")
+env=$(env_dir "$PWD")
+python=$env/bin/python
+cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmpsbn
+mkdir -p "$cache"
+exec 9>"$cache/setup.lock"  # of two set-ups the second would take away what the first makes
+flock -n 9 || { echo "waiting for another set-up to end"; flock 9; }
+
+# What is known of the environment: the Python and the place it was made for, what it was made from (written last), and its extras.
+place="$("$base" --version) $PWD"
+made_from=$({ cat requirements/*.txt setup.py; echo "$ops ${TORCH_CUDA_ARCH_LIST:-}"; } | sha256sum)
+known() { cat "$env/mmpsbn-$1" 2>/dev/null || true; }
+mapfile -t extras < <({ printf '%s\n' "${extras[@]}"; known extras; } | sed '/^$/d' | sort -u)  # what was put in stays
+is_old() { [[ $(known place) == "$place" && $(known made-from) == "$made_from" ]] && "$python" --version >/dev/null 2>&1; }
+if is_old && [[ $(known extras) == "$(printf '%s\n' "${extras[@]}")" && -e mmpsbn/.mim/configs ]]; then
     echo "$env is ready"
     exit
 fi
 
 echo "Setting up $env: $STACK stack, from nothing about 3 minutes, 3 GB to download, 7 GB of disk; 5 to 10 minutes more where mmcv is compiled"
 trap '(($? == 0)) || echo "$env is not finished; what is said above is why. Run this again" >&2' EXIT
-if [[ -z $before || $("$env/bin/python" --version 2>/dev/null) != $("$base" --version) ]]; then
+trap 'exit 130' INT
+if is_old; then old=1; else old=; fi
+if [[ -z $(known made-from) || $(known place) != "$place" ]] || ! "$python" --version >/dev/null 2>&1; then
     [[ ! -e $env || -f $env/pyvenv.cfg ]] || die "$env is there but is no virtual environment; move it away"
-    rm -rf "$env"
+    rm -rf "$env.old"
+    [[ ! -e $env ]] || mv "$env" "$env.old"
+    rm -rf "$env.old"
     "$base" -m venv "$env"
+    echo "$place" >"$env/mmpsbn-place"
 fi
-rm -f "$finished"
-python=$env/bin/python
-wheelhouse=(${MMPSBN_WHEELHOUSE:+"--find-links=$MMPSBN_WHEELHOUSE"})
+save_extras() { printf '%s\n' "${extras[@]}" >"$env/mmpsbn-extras"; }
+if [[ -z $old ]]; then  # or extras are added to what goes on to work if that fails
+    rm -f "$env/mmpsbn-made-from"
+    save_extras
+fi
+find_links=(${wheelhouse:+"--find-links=$wheelhouse"})
 # numpy with torch: an old torch wants an old one. What mmcv imports comes with MMEngine.
 mapfile -t first < <(grep -E '^(setuptools|wheel|ninja|psutil|packaging|torch|torchvision|numpy|opencv-python|(onedl-)?mmengine)([<>=]|$)' "requirements/$STACK.txt")
 echo "* installing torch (2 to 5 minutes)"
-pip install "${wheelhouse[@]}" "${first[@]}"
-targets=
-[[ $ops == cpu ]] || targets=$("$python" -c 'from torch.utils.cpp_extension import _get_cuda_arch_flags as of; print(*(f.rpartition("code=")[2] for f in of()))')
-if [[ $before != "$made_from" ]]; then
+pip install "${find_links[@]}" "${first[@]}"
+if [[ -z $old ]]; then
     echo "* installing mmcv"
     install_mmcv
 fi
 echo "* installing the rest${extras[*]:+, with what ${extras[*]} needs} (1 minute)"
 files=(-r "requirements/$STACK.txt")
 for extra in "${extras[@]}"; do files+=(-r "requirements/$extra.txt"); done
-pip install "${wheelhouse[@]}" "${files[@]}"
+pip install "${find_links[@]}" "${files[@]}"
 if [[ $STACK == openmmlab ]]; then  # it finds an installed package's configs only beside an egg link, which setuptools < 70 still makes
     "$python" setup.py -q develop --no-deps
 else
     pip install --no-index --no-build-isolation --no-deps -e .
 fi
 "$python" -c 'import torchvision, mmcv.ops, mmdet.apis, mmpretrain, pycocotools.coco, mmpsbn'
-printf '%s\n' "$made_from" "${extras[@]}" >"$finished"
+save_extras
+echo "$made_from" >"$env/mmpsbn-made-from"
 echo "$env is ready"

@@ -7,9 +7,12 @@ does not say otherwise.
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from mmcv.ops import get_compiling_cuda_version
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = """#!/bin/bash
@@ -37,6 +40,7 @@ case $* in
     *torch.version.cuda*) echo "${CUDA:-13.0}" ;;
     *nvidia-cuda-runtime*) echo "$BASE/nvidia" ;;
     *'import sys, torch'*) echo cp311-torch2.11.0 ;;
+    'setup.py '*) echo "$*" >>"$BASE/pip.log"; mkdir -p mmpsbn/.mim/configs ;;
 esac
 """
 
@@ -59,7 +63,7 @@ class Clone:
             path.write_text(PYTHON)
             path.chmod(0o755)
 
-    def setup(self, *args, **env):
+    def setup(self, *args, timeout=60, **env):
         self.log.unlink(missing_ok=True)
         env = (
             dict(
@@ -76,13 +80,13 @@ class Clone:
             env={key: str(value) for key, value in env.items()},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout,
         )
 
     def ready(self, *args, **env):
         """Set it up; what pip was asked."""
         run = self.setup(*args, **env)
-        assert run.returncode == 0 and run.stdout.endswith('.venv is ready\n'), run.stderr
+        assert run.returncode == 0 and run.stdout.endswith(' is ready\n'), run.stderr
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     def refused(self, *args, **env):
@@ -103,15 +107,21 @@ def clone(tmp_path):
 
 def test_again_nothing_is_asked_and_extras_are_added_and_kept(clone):
     calls = clone.ready('--extras', 'demo')
-    found = [
-        next(n for n, c in enumerate(calls) if of in c) for of in ('torch==', 'mmcv==', '-e .')
-    ]
+    order = ('torch==', 'mmcv==', '-e .')
+    found = [next(n for n, call in enumerate(calls) if of in call) for of in order]
     assert found == sorted(found)
     assert clone.ready('--extras', 'demo') == clone.ready() == []
     calls = clone.ready('--extras', 'onnx')
     assert any('-r requirements/demo.txt -r requirements/onnx.txt' in call for call in calls)
     assert not any('mmcv==' in call for call in calls)
-    assert clone.ready('--extras', 'demo,onnx') == []
+    assert clone.ready('--extras', 'demo', '--extras', 'onnx') == []
+
+
+def test_an_extra_that_could_not_be_added_leaves_what_was_there(clone):
+    clone.ready('--extras', 'demo')
+    assert clone.setup('--extras', 'onnx', FAIL='requirements/onnx.txt').returncode
+    assert clone.ready() == []
+    assert any('requirements/onnx.txt' in call for call in clone.ready('--extras', 'onnx'))
 
 
 def test_changed_requirements_are_installed_into_what_is_there(clone):
@@ -119,8 +129,36 @@ def test_changed_requirements_are_installed_into_what_is_there(clone):
     (clone.env / 'mine').touch()
     with (clone.root / 'requirements/default.txt').open('a') as file:
         file.write('# changed\n')
-    assert clone.ready() and (clone.env / 'mine').exists()
-    assert clone.ready(MINOR=12) and not (clone.env / 'mine').exists()  # another Python
+    assert any('mmcv==' in call for call in clone.ready()) and (clone.env / 'mine').exists()
+
+
+def lose_python(clone):
+    (clone.env / 'bin/python').unlink()
+
+
+def move(clone):
+    clone.root = clone.root.rename(clone.root.with_name('moved'))
+    clone.env = clone.root / '.venv'
+
+
+def ask_for_another_python(clone):
+    return dict(MINOR=12)
+
+
+def use_the_python_that_goes(clone):
+    (clone.env / 'mmpsbn-made-from').unlink()
+    return dict(PYTHON=clone.env / 'bin/python')
+
+
+@pytest.mark.parametrize(
+    'change', [lose_python, move, ask_for_another_python, use_the_python_that_goes]
+)
+def test_what_cannot_go_on_is_made_anew_with_its_extras(clone, change):
+    clone.ready('--extras', 'demo')
+    (clone.env / 'mine').touch()
+    calls = clone.ready(**change(clone) or {})
+    assert any('torch==' in call for call in calls) and not (clone.env / 'mine').exists()
+    assert any('requirements/demo.txt' in call for call in calls)
 
 
 @pytest.mark.parametrize('fails', ['torch==', '-r requirements', '-e .'])
@@ -137,6 +175,30 @@ def test_a_folder_that_is_no_environment_stays(clone):
     (clone.env / 'mine').touch()
     assert 'is no virtual environment; move it away' in clone.refused()
     assert (clone.env / 'mine').exists()
+
+
+def test_two_at_a_time_wait_for_one_another(clone):
+    clone.cache.joinpath('mmpsbn').mkdir(parents=True)
+    with FileLock(clone.cache / 'mmpsbn/setup.lock'), pytest.raises(subprocess.TimeoutExpired):
+        clone.setup(timeout=2)
+    assert clone.ready()
+
+
+def test_the_original_stack(clone):
+    calls = clone.ready(STACK='openmmlab')
+    assert calls[-1] == 'setup.py -q develop --no-deps'
+    assert any('torch==2.1.2' in call and ' mmengine==0.10.7' in call for call in calls)
+
+
+def test_mmcv_without_gpu_operations_does_not_do_for_a_gpu():
+    def works(ops):
+        function = r"sed -n '/^mmcv_works/,/^}/p' tools/setup_env.sh"
+        command = f'source <({function}); python={sys.executable} ops={ops} mmcv_works'
+        return subprocess.run(['bash', '-c', command], cwd=ROOT, capture_output=True, text=True)
+
+    assert works('cpu').returncode == 0
+    if get_compiling_cuda_version() == 'not available':
+        assert works('cuda').stderr.endswith('it has no GPU operations\n')
 
 
 def test_mmcv_is_compiled_once_and_a_wheel_that_does_not_work_passed_over(clone):
@@ -163,6 +225,8 @@ def test_gpu_operations_are_compiled_with_the_toolkit_of_pypi_or_a_named_one(clo
     calls = clone.ready(**gpu | dict(TORCH_CUDA_ARCH_LIST='8.6', CUDA_HOME='/cuda'))
     assert not any('--target' in call for call in calls)
     assert [(clone.cache / w).read_text() for w in clone.kept() if 'sm_86' in str(w)] == ['/cuda\n']
+    why = clone.refused(**gpu | dict(TORCH_CUDA_ARCH_LIST=''))
+    assert "cannot compile for TORCH_CUDA_ARCH_LIST=''" in why and 'MMPSBN_MMCV_OPS=cpu' in why
     why = clone.refused(**gpu | dict(TORCH_CUDA_ARCH_LIST='8.0', CUDA='12.1'))
     assert 'for CUDA 12.1 needs its toolkit' in why and 'MMPSBN_MMCV_OPS=cpu' in why
 
@@ -184,7 +248,10 @@ def test_unknown_arguments(clone):
     assert "STACK must be default or openmmlab, got 'mine'" in clone.refused(STACK='mine')
     assert "unknown extra 'all'; allowed are demo" in clone.refused('--extras', 'demo,all')
     assert "unknown argument '--force'" in clone.refused('--force')
+    assert '--extras needs a list' in clone.refused('--extras')
     assert "must be cpu or cuda, got 'gpu'" in clone.refused(MMPSBN_MMCV_OPS='gpu')
+    why = clone.refused(MMPSBN_WHEELHOUSE='/nonexistent/wheels')
+    assert 'MMPSBN_WHEELHOUSE=/nonexistent/wheels is no folder' in why
 
 
 @pytest.mark.parametrize('stack, torch', [('default', '2.11'), ('openmmlab', '2.1')])

@@ -236,14 +236,14 @@ class BudgetPruner(OnlinePruner):
 
     def prune(self, runner, data_batch: dict) -> None:
         """Cut down to what is planned."""
-        event = runner.iter + 1
-        if not self._schedule.has_come(bare_model(runner), event):
+        iteration = runner.iter + 1
+        if not self._schedule.has_come(bare_model(runner), iteration):
             return
         start = time.perf_counter()
         self._coverage.close()
         self._moments.close()
         self._moments.join(reduced)
-        share = 1.0 if event == self._another_try else self._schedule.share(event)
+        share = 1.0 if iteration == self._another_try else self._schedule.share(iteration)
         self._another_try = None
         with unwrapped_model(runner, who='DemPHook') as model:
             averages = averaged_models_of(runner)
@@ -254,13 +254,13 @@ class BudgetPruner(OnlinePruner):
             if why:
                 self._skip(runner, why)
             else:
-                cuts = _Event(runner, model, averages, probe, start)
-                went = self._cut_down(cuts, scores, share, seen[1])
+                event = _Event(runner, model, averages, probe, start)
+                went = self._cut_down(event, scores, share, seen[1])
                 if went:
-                    self._losses.cut(event)
+                    self._losses.cut(iteration)
         self._log_budget(runner, share)
         if share == 1 and not self.budget.met and (why or went):
-            another = event + LEAST_STEPS * self._iters_per_step
+            another = iteration + LEAST_STEPS * self._iters_per_step
             if another <= steps_of(LAST_END, runner.max_iters):
                 self._another_try = another
                 runner.logger.info(f'another try comes at iteration {another}')

@@ -5,11 +5,11 @@
 """
 
 from importlib import import_module
-from pathlib import Path
+from pkgutil import walk_packages
 
 EXPERIMENTS = {}
-_HERE = Path(__file__).parent
-for _path in sorted(_HERE.rglob('[a-z]*.py')):
-    _parts = _path.relative_to(_HERE).with_suffix('').parts
-    _name = '-'.join(dict.fromkeys(_parts)).replace('_', '-')
-    EXPERIMENTS[_name] = import_module('.'.join(('', *_parts)), __name__).EXPERIMENT
+for _module in walk_packages(__path__, f'{__name__}.'):
+    _parts = _module.name.removeprefix(f'{__name__}.').split('.')
+    if not _module.ispkg and not _parts[-1].startswith('_'):
+        _name = '-'.join(dict.fromkeys(_parts)).replace('_', '-')
+        EXPERIMENTS[_name] = import_module(_module.name).EXPERIMENT
