@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from ..commands import launch
 from ..commands.data_paths import check_data_paths
 from ..commands.prune import BUDGET_CRITERIA, PruneOptions, prune_checkpoint
-from ..pruning.criteria import LOSSLESS_CRITERIA
+from ..pruning.lossless import LOSSLESS_CRITERIA
 from ..pruning.ranking import BUDGET_TOLERANCE, LIKED_MULTIPLES
 from .arguments import add_config, add_config_options, command_line
 

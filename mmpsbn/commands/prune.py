@@ -23,8 +23,8 @@ from ..engine.openmmlab import batch_loss, example_inputs, forward_tensors, trac
 from ..engine.random_numbers import frozen_random_numbers
 from ..pruning import prune_dead_channels
 from ..pruning.cost import model_cost
-from ..pruning.criteria import LOSSLESS_CRITERIA
 from ..pruning.graph import ChannelGraph
+from ..pruning.lossless import LOSSLESS_CRITERIA
 from ..pruning.plan import compose_plans
 from ..pruning.prune import prune_channels
 from ..pruning.ranking import (

@@ -36,10 +36,14 @@ BASELINES = dict(
         {
             'top-1, %': '{top1:.1f}',
             'weights that are 0, %': '{weight_sparsity:.1p}',
+            'neurons removed, %': '{removed[channels]:.1p}',
             'training FLOPs': '{training_flops:.2f}x',
             'inference FLOPs': '{inference_flops:.2f}x',
             'training, s': '{train_seconds:.0f}',
         },
     ),
-    panels=against('weight_sparsity', 'top1', 'training_flops'),
+    panels=[
+        *against('weight_sparsity', 'top1', 'training_flops'),
+        *against('removed[channels]', 'top1'),
+    ],
 )
