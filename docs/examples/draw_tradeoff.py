@@ -16,7 +16,7 @@ DENSE = 'dense'
 LOOKS = {  # of the methods that are drawn: colour and marker with line
     'DemPHook': (BLUE, 'o-'),
     'Torch-Pruning': (PURPLE, '^-.'),
-    'cut once by `uniform`': (ORANGE, 's'),
+    'cut once by `random`': (ORANGE, 's'),
     'narrow from random weights': (GREEN, 'D'),
 }
 
@@ -57,7 +57,7 @@ def draw(axes: Axes, title: str, scores: Scores) -> None:
             continue
         shares = sorted(by_share)
         means = [statistics.mean(by_share[share]) for share in shares]
-        label = method.replace('`', '').replace('uniform', 'L1 norms of each layer')
+        label = method.replace('by `random`', 'at random')
         axes.plot(shares, means, look, color=colour, label=label, markersize=5)
         least, largest = ([end(by_share[share]) for share in shares] for end in (min, max))
         axes.vlines(shares, least, largest, color=colour, linewidth=1)
