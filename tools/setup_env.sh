@@ -134,8 +134,10 @@ place="$("$base" --version) $PWD"
 made_from=$({ cat requirements/*.txt setup.py; echo "$ops ${TORCH_CUDA_ARCH_LIST:-}"; } | sha256sum)
 known() { cat "$env/mmpsbn-$1" 2>/dev/null || true; }
 mapfile -t extras < <({ printf '%s\n' "${extras[@]}"; known extras; } | sed '/^$/d' | sort -u)  # what was put in stays
-is_old() { [[ $(known place) == "$place" && $(known made-from) == "$made_from" ]] && "$python" --version >/dev/null 2>&1; }
-if is_old && [[ $(known extras) == "$(printf '%s\n' "${extras[@]}")" && -e mmpsbn/.mim/configs ]]; then
+runs() { [[ $(known place) == "$place" ]] && "$python" --version >/dev/null 2>&1; }
+current=  # whether at most extras are missing
+if runs && [[ $(known made-from) == "$made_from" ]]; then current=1; fi
+if [[ -n $current && $(known extras) == "$(printf '%s\n' "${extras[@]}")" && -e mmpsbn/.mim/configs ]]; then
     echo "$env is ready"
     exit
 fi
@@ -143,8 +145,7 @@ fi
 echo "Setting up $env: $STACK stack, from nothing about 3 minutes, 3 GB to download, 7 GB of disk; 5 to 10 minutes more where mmcv is compiled"
 trap '(($? == 0)) || echo "$env is not finished; what is said above is why. Run this again" >&2' EXIT
 trap 'exit 130' INT
-if is_old; then old=1; else old=; fi
-if [[ -z $(known made-from) || $(known place) != "$place" ]] || ! "$python" --version >/dev/null 2>&1; then
+if ! runs || [[ -z $(known made-from) ]]; then
     [[ ! -e $env || -f $env/pyvenv.cfg ]] || die "$env is there but is no virtual environment; move it away"
     rm -rf "$env.old"
     [[ ! -e $env ]] || mv "$env" "$env.old"
@@ -153,7 +154,7 @@ if [[ -z $(known made-from) || $(known place) != "$place" ]] || ! "$python" --ve
     echo "$place" >"$env/mmpsbn-place"
 fi
 save_extras() { printf '%s\n' "${extras[@]}" >"$env/mmpsbn-extras"; }
-if [[ -z $old ]]; then  # or extras are added to what goes on to work if that fails
+if [[ -z $current ]]; then  # or extras are added to what goes on to work if that fails
     rm -f "$env/mmpsbn-made-from"
     save_extras
 fi
@@ -162,7 +163,7 @@ find_links=(${wheelhouse:+"--find-links=$wheelhouse"})
 mapfile -t first < <(grep -E '^(setuptools|wheel|ninja|psutil|packaging|torch|torchvision|numpy|opencv-python|(onedl-)?mmengine)([<>=]|$)' "requirements/$STACK.txt")
 echo "* installing torch (2 to 5 minutes)"
 pip install "${find_links[@]}" "${first[@]}"
-if [[ -z $old ]]; then
+if [[ -z $current ]]; then
     echo "* installing mmcv"
     install_mmcv
 fi
