@@ -16,6 +16,7 @@ from mmcv.ops import get_compiling_cuda_version
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = """#!/bin/bash
+[[ -z ${PYTHONPATH:-} ]] || exit 1  # what is there would be taken for installed
 minor=$(cat "${0%/*}/../minor" 2>/dev/null || echo "${MINOR:-11}")
 case $* in
     *base_prefix*) echo "$minor $BASE" ;;
@@ -69,6 +70,7 @@ class Clone:
             dict(
                 PATH=f'{self.base}/bin:{os.environ["PATH"]}',
                 BASE=self.base,
+                PYTHONPATH='/elsewhere',
                 XDG_CACHE_HOME=self.cache,
                 MMPSBN_WHEELHOUSE=self.wheels,
                 MMPSBN_MMCV_OPS='cpu',
