@@ -1,5 +1,6 @@
-"""The pictures of the experiments: lines in panels side by side, one for each number drawn."""
+"""The pictures of the experiments: lines in panels, one for each number drawn."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from .tables import Measured, Numbers, Spread, grid
 
 _COLOURS = ('#b2182b', '#d9730d', '#2166ac', '#2c8c5a', '#7b3294', '#8a8a8a')
 _STYLES = ('-', '--', ':')
+_IN_A_ROW = 4  # panels
 
 Points = Sequence[tuple[float | Spread | None, Spread | None]]
 
@@ -93,8 +95,11 @@ def draw(panels: Sequence[Panel], numbers: Numbers) -> Figure:
     the means, in a band of a standard deviation to both sides."""
     drawn = [panel.lines(numbers, panel.y) for panel in panels]
     labels = list(dict.fromkeys(label for lines in drawn for label in lines))
-    figure = Figure(figsize=(4.5 * len(panels) + 2, 3.6), dpi=120, layout='constrained')
-    for axes, panel, lines in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, drawn):
+    rows = math.ceil(len(panels) / _IN_A_ROW)
+    columns = math.ceil(len(panels) / rows)
+    figure = Figure(figsize=(4.5 * columns + 2, 3.6 * rows), dpi=120, layout='constrained')
+    for at, (panel, lines) in enumerate(zip(panels, drawn), 1):
+        axes = figure.add_subplot(rows, columns, at)
         for label, points in lines.items():
             number = labels.index(label)
             colour = _COLOURS[number % len(_COLOURS)]

@@ -7,7 +7,7 @@ from typing import Any
 from ...experiment import Arm, Options, sweep
 from ...pictures import over_columns, over_steps
 from ...scales import length
-from ...tables import ArmTable, GridTable
+from ...tables import GridTable
 from .._shared import DECAY, FEW, width
 
 CONFIG = 'cifar/resnet14_bn_cifar10_in_memory.py'
@@ -70,15 +70,21 @@ class Family:
         return dict(table=table, panels=over_columns(self.size, 'top1'))
 
     @property
-    def small_gammas(self) -> dict[str, Any]:
-        """Table and panels of figures 2, 5, 6 and 7."""
+    def figures(self) -> dict[str, Any]:
+        """Table and panels of what became of gamma, beta and the ReLUs: of figures 2 and 5 to 7,
+        and the distributions of 4, 15 to 18 and 21 to 24, as quantiles."""
+        names = [f'{of}_quantiles' for of in ('gamma', 'beta', 'zero')]
         return dict(
             table=GridTable(
                 'top-1 % / |gamma| < 0.01, 0.05, 0.1 % / change of top-1 with these at 0 / '
-                f'ReLUs off %, at {self.size}',
-                '{top1:.1f} / {small_gammas:.0p} / {change_clamped:+.1f} / {relus_off:.0p}',
+                f'gamma < 0 % / ReLUs off %, at {self.size}',
+                '{top1:.1f} / {small_gammas:.0p} / {change_clamped:+.1f} / {negative_gammas:.0p} / '
+                '{relus_off:.0p}',
             ),
-            panels=over_columns(self.size, 'top1', 'small_gammas[0.01]', 'relus_off'),
+            panels=[
+                *over_columns(self.size, 'top1', 'small_gammas[0.01]', 'relus_off'),
+                *over_steps('5 % of the channels, from the smallest', *names),
+            ],
         )
 
 
@@ -106,14 +112,4 @@ VGG = Family(
     dict(smoke=(11,), small=(11,), paper=(19, 16, 13, 11)),
     _vgg,
     trainings=TRAININGS | dict(smoke=TRAININGS['smoke'] | FEW),
-)
-
-DISTRIBUTIONS = dict(
-    table=ArmTable(
-        'trained, net', {'gamma < 0, %': '{negative_gammas:.0p}', 'ReLUs off, %': '{relus_off:.0p}'}
-    ),
-    panels=over_steps(
-        '5 % of the channels, from the smallest',
-        *(f'{of}_quantiles' for of in ('gamma', 'beta', 'zero')),
-    ),
 )
