@@ -1,10 +1,11 @@
 """What stands in a runner: the bare model, its optimizers and averages, its epochs."""
 
 import gc
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.model import BaseAveragedModel, BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
@@ -153,3 +154,16 @@ def epoch_length(loader) -> int | None:
 def batch_size(loader) -> int:
     """Samples in a batch of a data loader, on one rank."""
     return loader.batch_size or loader.batch_sampler.batch_size
+
+
+def forget_best(runner) -> None:
+    """Of a model with other channels nothing was validated yet: the next score is the best one so
+    far, for the checkpoint that ``save_best`` keeps (it replaces the earlier one) and for
+    EarlyStoppingHook."""
+    info = runner.message_hub
+    for name in [name for name in info.runtime_info if name.startswith('best_score')]:
+        info.pop_info(name)
+    for hook in runner.hooks:
+        if isinstance(hook, EarlyStoppingHook):
+            hook.best_score = -math.inf if hook.rule == 'greater' else math.inf
+            hook.wait_count = 0

@@ -1,5 +1,6 @@
 """What stays takes over, as far as it can, from what goes."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from .forward import first_argument, input_channel_dim, is_conv_or_linear
 from .graph import ChannelGroup, Member
 
-# Of one call: several for each of 2,048 channels, at a small part of a step's cost.
+# Of one call: several for each of 2,048 numbers, at a small part of a step's cost.
 _MOST_SAMPLES = 8192
-# Of one layer: the moments of more would take more memory than its weight.
-_MOST_CHANNELS = 4096
+# Of one layer: the moments of more would take more memory than is there.
+_MOST_NUMBERS = 4096
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,19 @@ class _Input:
         positions: where in it each channel is, shape (channels, places): several places of one
             channel behind a flatten.
         dim: the dimension of the layer's weight that these index.
+        taps: of each channel that it reads at once: the taps of a convolution, or 1 where each
+            is predicted alone.
     """
 
     positions: Tensor
     dim: int
+    taps: int
 
 
 class InputMoments:
-    """M = sum x x^T over what layers read, x being the channels at one place of one picture.
+    """M = sum x x^T over what layers read, x being the numbers that one output is computed from:
+    all channels under all taps of a convolution. Of layers with groups, transposed and deformable
+    convolutions, and where that would be more than 4,096 numbers, x is the channels at one place.
 
     Seen are the training passes that happen anyway, until closed. Dropout before a layer makes the
     diagonal larger, and so what is told by its channels less. Left out are layers that read more
@@ -51,9 +57,9 @@ class InputMoments:
         self._counts: dict[str, Tensor] = {}  # of samples
         self._handles = []
         for name, read in self._inputs.items():
-            layer, channels = model.get_submodule(name), len(read.positions)
+            layer, numbers = model.get_submodule(name), len(read.positions) * read.taps
             dtype = torch.promote_types(layer.weight.dtype, torch.float32)
-            self._sums[name] = layer.weight.new_zeros(channels, channels, dtype=dtype)
+            self._sums[name] = layer.weight.new_zeros(numbers, numbers, dtype=dtype)
             self._counts[name] = torch.zeros((), dtype=torch.int64)
             hook = layer.register_forward_pre_hook(self._watch(name, layer), with_kwargs=True)
             self._handles.append(hook)
@@ -65,12 +71,17 @@ class InputMoments:
             # a deep copy of the model keeps the hook
             if module is not watched or not self._model.training or not x.numel():
                 return
-            samples = _samples(x.movedim(input_channel_dim(module.weight), -1))
-            channels = samples[:, self._inputs[name].positions].transpose(1, 2).flatten(0, 1)
-            with _without_autocast(channels.device.type):
-                channels = channels.to(self._sums[name].dtype)
-                self._sums[name] += channels.T @ channels
-            self._counts[name] += len(channels)
+            read = self._inputs[name]
+            if read.taps > 1:
+                under = [_samples(view.movedim(1, -1)) for view in _under_taps(module, x)]
+                numbers = torch.stack(under, -1).flatten(1)
+            else:
+                samples = _samples(x.movedim(input_channel_dim(module.weight), -1))
+                numbers = samples[:, read.positions].transpose(1, 2).flatten(0, 1)
+            with _without_autocast(numbers.device.type):
+                numbers = numbers.to(self._sums[name].dtype)
+                self._sums[name] += numbers.T @ numbers
+            self._counts[name] += len(numbers)
 
         return update
 
@@ -93,17 +104,17 @@ class InputMoments:
         """Give the readers of channels that are to go, in their weights for those that stay, what
         both have in common; where what is done within fails, all is put back, bit for bit.
 
-        With R the channels of a layer's input that go and K those that stay, each tap of its
-        weight W, frozen or not, gets
+        With R the numbers of a layer's input that go and K those that stay, its weight W, frozen
+        or not, gets
 
             W_K <- W_K + W_R A,  A = argmin sum |x_R - A x_K|^2 + r |A|^2
                                    = M_RK (M_KK + r I)^-1.
 
         r is the mean of diag M_KK times the number of K over that of samples: what few samples tell
-        of many channels is believed less. But for r and what no linear function of x_K tells of
-        x_R, the layer gives with 0 in place of x_R what it gave. In place of the outputs of a layer
-        (Channel Pruning, He et al., ICCV 2017, eq. 5) its inputs are fitted: one solution serves
-        all taps, needs no bias, and holds at the zeros of a padding too.
+        of many numbers is believed less. But for r the layer gives with 0 in place of x_R what
+        comes nearest to what it gave (Channel Pruning, He et al., ICCV 2017, eq. 5, without the
+        choice of channels), at the zeros of a padding too. Where x is the channels at one place,
+        one A serves all taps.
 
         A layer that read NaN or infinity, or no number but 0, stays as it is; within, these are
         known by their names.
@@ -122,6 +133,7 @@ class InputMoments:
                 goes = torch.isin(read.positions[:, 0].cpu(), torch.tensor(gone.get(name, [])))
                 if not goes.any():
                     continue
+                goes = goes.repeat_interleave(read.taps)
                 # in float64, which not every device has
                 moments = self._sums[name].to('cpu', torch.float64)
                 of_kept = moments[~goes]
@@ -153,9 +165,34 @@ def _inputs(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, _
         if _is_flattened(layer, group, member):
             order = [position for _, position in sorted(zip(member.channel, member.index))]
             positions = torch.tensor(order).view(group.channels, -1)
-        if len(positions) <= _MOST_CHANNELS:
-            found[name] = _Input(positions.to(layer.weight.device), dim)
+        taps = layer.weight[0, 0].numel() if _has_plain_taps(layer) else 1
+        if len(positions) * taps > _MOST_NUMBERS:
+            taps = 1
+        if len(positions) <= _MOST_NUMBERS:
+            found[name] = _Input(positions.to(layer.weight.device), dim, taps)
     return found
+
+
+def _has_plain_taps(layer: nn.Module) -> bool:
+    """Whether an output is computed from the same places around it, with zeros at the border."""
+    return (
+        type(layer).forward is nn.Conv2d.forward
+        and layer.groups == 1
+        and layer.padding_mode == 'zeros'
+        and not isinstance(layer.padding, str)
+    )
+
+
+def _under_taps(layer: nn.Conv2d, x: Tensor) -> Iterator[Tensor]:
+    """For each tap, what it reads for all outputs, shape (N, C, H, W) of the output."""
+    x = x[None] if x.dim() == 3 else x
+    (top, left), (down, right) = layer.padding, layer.stride
+    x = nn.functional.pad(x, (left, left, top, top))
+    sizes = zip(x.shape[2:], layer.kernel_size, layer.dilation, layer.stride)
+    rows, columns = ((size - (taps - 1) * gap - 1) // step for size, taps, gap, step in sizes)
+    for tap in itertools.product(*map(range, layer.kernel_size)):
+        y, z = (at * gap for at, gap in zip(tap, layer.dilation))
+        yield x[:, :, y : y + rows * down + 1 : down, z : z + columns * right + 1 : right]
 
 
 def _is_flattened(layer: nn.Module, group: ChannelGroup, reader: Member) -> bool:
@@ -182,18 +219,27 @@ def _without_autocast(device_type: str) -> AbstractContextManager:
 def _samples(x: Tensor) -> Tensor:
     """Evenly spaced ones, shape (samples, P), of what has channels last."""
     x = torch.atleast_2d(x)
-    x = x.reshape(len(x), -1, x.shape[-1])
-    pictures, places = x.shape[:2]
-    step = -(-pictures * places // _MOST_SAMPLES)
+    sizes = x.shape[:-1]
+    count, places = math.prod(sizes), math.prod(sizes[1:])
+    step = -(-count // _MOST_SAMPLES)
     while math.gcd(step, places) > 1:  # or they would all be in a few columns of the pictures
         step += 1
-    at = torch.arange(0, pictures * places, step, device=x.device)
-    return x[at // places, at % places]
+    at = torch.arange(0, count, step, device=x.device)
+    index = []
+    for size in reversed(sizes):
+        index.insert(0, at % size)
+        at = at // size
+    return x[tuple(index)]
 
 
 def _taken_over(weight: Tensor, read: _Input, goes: Tensor, prediction: Tensor) -> Tensor:
     """W with W_R A added to W_K; float64, on the CPU."""
-    positions, weight = read.positions.cpu(), weight.to('cpu', torch.float64, copy=True)
+    weight = weight.to('cpu', torch.float64, copy=True)
+    if read.taps > 1:
+        numbers = weight.flatten(1)
+        numbers[:, ~goes] += numbers[:, goes] @ prediction.T
+        return numbers.view_as(weight)
+    positions = read.positions.cpu()
     taps = weight.movedim(read.dim, -1)  # the same memory
     of_gone = taps[..., positions[goes]]
     taps[..., positions[~goes]] += torch.einsum('...rt,kr->...kt', of_gone, prediction)

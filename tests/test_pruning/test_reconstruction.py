@@ -35,6 +35,22 @@ class InputsFirst(nn.Linear):
         return torch.mm(x, self.weight)
 
 
+class Strided(nn.Module):
+    """Kernels, strides, paddings and dilations that differ by dimension."""
+
+    def __init__(self):
+        super().__init__()
+        odd = dict(kernel_size=(3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2))
+        self.stem, self.middle, self.last = (
+            conv_bn(3, 6),
+            nn.Conv2d(6, 5, **odd, bias=False),
+            nn.Conv2d(5, 2, (1, 3), padding=(0, 1)),
+        )
+
+    def forward(self, x):
+        return self.last(self.middle(self.stem(x)).relu())
+
+
 class Square(nn.Module):
     def __init__(self):
         super().__init__()
@@ -48,7 +64,7 @@ class Square(nn.Module):
         return self.last(self.out(self.stem(x).mean((2, 3))))
 
 
-MORE = dict(channels_last=ChannelsLast, square=Square)
+MORE = dict(channels_last=ChannelsLast, square=Square, strided=Strided)
 # Where in what a linear layer reads each channel is, if not in one position.
 PLACES = dict(
     chain={'classifier.0': torch.arange(32).view(8, 4)},
@@ -66,14 +82,25 @@ def build(name):
     return MORE[name]().double().train(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
 
 
+def taps_of(layer):
+    """Of each channel, those that an output is computed from."""
+    plain = isinstance(layer, nn.Conv2d) and layer.groups == 1
+    taps = layer.weight[0, 0].numel() if plain else 1
+    return taps if plain and layer.in_channels * taps <= reconstruction._MOST_NUMBERS else 1
+
+
 def inputs_read(model, layers, batches):
-    """Layer -> what it reads in training, shape (samples, positions)."""
+    """Layer -> what it reads in training, shape (samples, positions), or of a convolution
+    (samples, channels * taps)."""
     found = {name: [] for name in layers}
     with ExitStack() as hooks:
         for name in layers:
 
             def note(module, args, kwargs, name=name):
                 x = first_argument(module, args, kwargs).detach()
+                if taps_of(module) > 1:
+                    where = module.kernel_size, module.dilation, module.padding, module.stride
+                    x = nn.functional.unfold(x, *where)
                 last = x if isinstance(module, nn.Linear) else x.movedim(1, -1)
                 found[name].append(last.reshape(-1, last.shape[-1]))
 
@@ -114,8 +141,11 @@ def channels_of(name, layer, x):
     return places, x[:, places].transpose(1, 2).flatten(0, 1)
 
 
+@pytest.mark.parametrize('most_numbers', [4096, 64])
 @pytest.mark.parametrize('name', [*NETS, *MORE])
-def test_weights_take_over_what_a_ridge_regression_predicts(name):
+def test_weights_take_over_what_a_ridge_regression_predicts(name, most_numbers, monkeypatch):
+    """All taps of a convolution together, or one by one where they are too many."""
+    monkeypatch.setattr(reconstruction, '_MOST_NUMBERS', most_numbers)
     model, batch = build(name)
     groups = trace(model, batch).groups
     masks = random_masks(groups)
@@ -130,11 +160,18 @@ def test_weights_take_over_what_a_ridge_regression_predicts(name):
     with moments.reconstructed([model, average], masks):
         pass
     for layer, positions in gone.items():
-        places, x = channels_of(name, layer, read[layer])
-        goes = torch.tensor([int(row[0]) in positions for row in places])
-        prediction = ridge_regression(x[:, ~goes], x[:, goes])
         weight, found = (m.get_submodule(layer).weight.detach() for m in (before, model))
         dim = 0 if isinstance(model.get_submodule(layer), INPUTS_FIRST) else 1
+        taps = taps_of(model.get_submodule(layer))
+        if taps > 1:  # a number that goes or stays is a channel under a tap
+            positions = {position * taps + tap for position in positions for tap in range(taps)}
+            weight, found = weight.flatten(1), found.flatten(1)
+        places, x = channels_of(name, layer, read[layer])
+        if len(places) > most_numbers:
+            assert torch.equal(found, weight)
+            continue
+        goes = torch.tensor([int(row[0]) in positions for row in places])
+        prediction = ridge_regression(x[:, ~goes], x[:, goes])
         expected = weight.movedim(dim, 0).clone()
         for row, channel in zip(prediction, places[goes]):
             for factor, kept in zip(row, places[~goes]):
@@ -143,7 +180,9 @@ def test_weights_take_over_what_a_ridge_regression_predicts(name):
         assert not told or not torch.allclose(expected, weight.movedim(dim, 0))
         torch.testing.assert_close(found.movedim(dim, 0), expected, rtol=1e-7, atol=1e-9)
         twice = average.get_submodule(layer).weight
-        torch.testing.assert_close(twice.detach(), -2 * found, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(
+            twice.detach(), (-2 * found).view_as(twice), rtol=1e-7, atol=1e-9
+        )
     weights = {f'{layer}.weight' for layer in gone}
     for key, parameter in before.named_parameters():
         assert key in weights or torch.equal(parameter, model.get_parameter(key))
@@ -237,15 +276,14 @@ def test_moments_are_summed_in_float32_under_autocast():
 
     after = weights_after(model, groups, masks, step)['features.4.weight'].double()
     goes = ~masks['features.0']
-    x = read['x'].movedim(1, -1).flatten(0, -2)
-    change = torch.einsum(
-        'orhw,rk->okhw', before[:, goes], ridge_regression(x[:, ~goes], x[:, goes])
-    )
-    assert relative_error((after - before)[:, ~goes], change) < 1e-4
+    x = nn.functional.unfold(read['x'], 3, padding=1).movedim(1, -1).flatten(0, 1)
+    goes = goes.repeat_interleave(9)
+    change = before.flatten(1)[:, goes] @ ridge_regression(x[:, ~goes], x[:, goes])
+    assert relative_error((after - before).flatten(1)[:, ~goes], change) < 1e-4
 
 
 def test_layers_of_more_channels_than_can_be_solved_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr(reconstruction, '_MOST_CHANNELS', 6)
+    monkeypatch.setattr(reconstruction, '_MOST_NUMBERS', 6)
     model, batch, groups, masks = chain()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     after = weights_after(model, groups, masks, lambda: model(batch))

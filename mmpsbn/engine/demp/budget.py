@@ -219,6 +219,13 @@ class Budget:
         """The same when a share of what must go has gone."""
         return 1 - share * (1 - self._aim() / self._dense[self.lever])
 
+    def words(self, share: float) -> str:
+        """What is left, and what was planned when a share of what must go has gone."""
+        measure, left, planned = self.measure, self.left, self.target
+        if share < 1 or left is None:
+            measure, left, planned = self.lever, self.counted, self.planned(share)
+        return f'{left:.1%} of the {measure} left, {planned:.1%} planned'
+
     def choose(
         self,
         model: nn.Module,

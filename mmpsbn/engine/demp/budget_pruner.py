@@ -23,6 +23,7 @@ from ..ranks import over_ranks, reduced
 from ..runner_parts import (
     averaged_models_of,
     bare_model,
+    forget_best,
     groups_by_parameter,
     unwrapped_model,
     wrappers_of,
@@ -258,6 +259,7 @@ class BudgetPruner(OnlinePruner):
                 went = self._cut_down(event, scores, share, seen[1])
                 if went:
                     self._losses.cut(iteration)
+                    forget_best(runner)
         self._log_budget(runner, share)
         if share == 1 and not self.budget.met and (why or went):
             another = iteration + LEAST_STEPS * self._iters_per_step
@@ -386,14 +388,12 @@ class BudgetPruner(OnlinePruner):
                     return Removal.of_nothing()
 
     def _log_budget(self, runner, share: float) -> None:
-        budget = self.budget
-        measure, left, planned = budget.measure, budget.left, budget.target
-        if share < 1 or left is None:
-            measure, left, planned = budget.lever, budget.counted, budget.planned(share)
-        text = f'{left:.1%} of the {measure} left, {planned:.1%} planned'
+        budget, text = self.budget, self.budget.words(share)
         if share < 1:
             runner.logger.info(f'{budget}: {text} by now, {budget.planned(1):.1%} in the end')
         elif budget.met:
             runner.logger.info(f'{budget} is met: {text}; no more channels go')
         else:
-            runner.logger.warning(f'{budget} is missed: {text}')
+            event = self.next_event(runner)
+            why = f'; the run has ended before the cut at iteration {event}' if event else ''
+            runner.logger.warning(f'{budget} is missed: {text}{why}')
