@@ -50,7 +50,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
         )
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         launch.exit_with(error)
-    height, width = result.input_size
     print(
         f'{result.params:,} parameters; {result.fused} BatchNorms folded into convolutions.\n'
         f'Built again from the files, the model gives the original outputs within '
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     )
     if result.onnx:
         print(
-            f'  {result.onnx}  (N x 3 x {height} x {width}, normalised; onnxruntime gives '
-            f"PyTorch's outputs within {result.onnx_error:.1e} of their maximum)"
+            f'  {result.onnx}  (N x {" x ".join(map(str, result.image))}, normalised; '
+            f"onnxruntime gives PyTorch's outputs within {result.onnx_error:.1e} of their maximum)"
         )
     print('Next:\n  ' + command_line('test', result.config, result.checkpoint))

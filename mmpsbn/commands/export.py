@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..engine.input_size import pipeline_size
+from ..engine.input_size import noise_images, pipeline_size
 from ..engine.onnx_file import check_one_stage, check_onnx_installed, write_onnx
 from ..engine.openmmlab import forward_tensors, trace_at_any_size
 from ..layers import PostShift, convert_from_psbn
@@ -47,7 +46,7 @@ class ExportResult:
     params: int  # number of parameters
     error: float  # of the rebuilt model's outputs, relative to their maximum
     onnx_error: float | None  # of onnxruntime's against PyTorch's, relative to their maximum
-    input_size: tuple[int, int]  # height and width of the images compared, and of ONNX's
+    image: tuple[int, int, int]  # channels, height and width of those compared, and of ONNX's
 
 
 def export_model(
@@ -84,11 +83,10 @@ def export_model(
     suffixes = ('.py', '.pth', '.onnx') if onnx else ('.py', '.pth')
     if not force:
         refuse_to_overwrite(*(osp.join(out_dir, name + suffix) for suffix in suffixes))
-    # two images, normalised as a data_preprocessor does
     size = input_size or pipeline_size(cfg)
-    inputs = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     loaded = load_model(cfg, checkpoint_path)
     model = loaded.model
+    inputs = noise_images(model, 2, size)
     if onnx:
         with _or_without_onnx():
             check_one_stage(model)
@@ -128,7 +126,7 @@ def export_model(
         params=sum(p.numel() for p in rebuilt.parameters()),
         error=error,
         onnx_error=onnx_error,
-        input_size=tuple(inputs.shape[2:]),
+        image=tuple(inputs.shape[1:]),
     )
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..pruning.cost import count_positions
+from ..pruning.forward import evaluating
 from .openmmlab import crop, forward_tensors
 
 
@@ -45,6 +47,29 @@ def pipeline_size(cfg: Config) -> tuple[int, int]:
             divisor = _part(_part(cfg, 'model'), 'data_preprocessor').get('pad_size_divisor', 1)
             return -(-height // divisor) * divisor, -(-width // divisor) * divisor
     raise ValueError('the test pipeline resizes to no fixed size; give --input-size HEIGHT WIDTH')
+
+
+def noise_images(model: nn.Module, count: int, size: tuple[int, int]) -> Tensor:
+    """Always the same, of a height and width, on the model's device, normalised as by a
+    data_preprocessor: of three channels, or where the model does not take these, of as many as its
+    first convolution reads."""
+    some = next(model.parameters())
+    read = (module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+    channels = next(read, 3)
+    if channels != 3 and _runs(model, some.new_zeros(1, 3, *size)):  # YOLOX has four pixels in one
+        channels = 3
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, channels, *size, generator=generator).to(some.device)
+
+
+@torch.no_grad()
+def _runs(model: nn.Module, image: Tensor) -> bool:
+    with evaluating(model):
+        try:
+            forward_tensors(model, image)
+        except RuntimeError:
+            return False
+    return True
 
 
 def _part(node: Mapping, key: str) -> Mapping[str, Any]:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from toy import ToyNet
 
 from mmpsbn.engine import openmmlab
-from mmpsbn.engine.input_size import count_at_one_size
-from mmpsbn.engine.openmmlab import trace_at_any_size
+from mmpsbn.engine.input_size import count_at_one_size, noise_images
+from mmpsbn.engine.openmmlab import forward_tensors, trace_at_any_size
 from mmpsbn.pruning.cost import model_cost
 
 
@@ -55,10 +55,30 @@ def test_a_model_that_takes_one_size_alone_is_counted_at_that():
     assert macs_and_size(config(), (8, 8), FixedSize().eval())[1] == (8, 8)
 
 
-class Chain(nn.Module):
+class Focus(ToyNet):
+    """Its first convolution reads four pixels of three channels."""
+
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1)
+        self.stem = nn.Conv2d(12, 8, 1)
+
+    def forward(self, inputs, mode='tensor'):
+        return self.stem(F.pixel_unshuffle(inputs, 2))
+
+
+@pytest.mark.parametrize('model, channels', [(Focus(), 3), (1, 1), (3, 3), (5, 5)])
+def test_noise_has_the_channels_that_the_model_reads(model, channels):
+    model = model if isinstance(model, nn.Module) else Chain(model)
+    images = noise_images(model, 2, (8, 8))
+    assert images.shape == (2, channels, 8, 8) and images.std() > 0.9
+    assert torch.equal(images, noise_images(model, 2, (8, 8)))
+    assert len(forward_tensors(model, images)) == 2
+
+
+class Chain(nn.Module):
+    def __init__(self, channels=3):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4, 1)
         self.fc = nn.Linear(4 * 64, 2)
 
     def forward(self, inputs, mode):

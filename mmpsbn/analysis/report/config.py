@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ...commands.data_paths import check_data_paths
 from ...commands.model_files import file_name, load_model
-from ...engine.input_size import pipeline_size
+from ...engine.input_size import noise_images, pipeline_size
 from ...engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ...pruning.forward import observing
 from ...pruning.graph import ChannelGraph
@@ -76,7 +76,7 @@ class ConfigSubject(Subject):
                 if not self.has_data:
                     return None
                 return next((batch[:1] for batch in self.batches(model)), None)
-        return noise_of(size, self._device)
+        return noise_images(model, 1, size) if len(size) == 2 else noise_of(size, self._device)
 
     def trace(self, model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tensor]:
         return trace_at_any_size(model, example)
