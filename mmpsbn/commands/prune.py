@@ -243,7 +243,7 @@ def _look(
             'bn_scale ranks by the scales of normalisation layers, and '
             f'{type(model).__name__} has none; rank by l1'
         )
-    moments = InputMoments(model, graph.groups if options.reconstruct else {})
+    moments = InputMoments(model, graph.groups if options.reconstruct else {}, taps=True)
     with closing(moments):
         if criterion == 'fisher':
             with closing(GateSaliency(model, graph.groups, graph.norm_of)) as saliency:

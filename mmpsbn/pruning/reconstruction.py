@@ -36,9 +36,9 @@ class _Input:
 
 
 class InputMoments:
-    """M = sum x x^T over what layers read, x being the numbers that one output is computed from:
-    all channels under all taps of a convolution. Of layers with groups, transposed and deformable
-    convolutions, and where that would be more than 4,096 numbers, x is the channels at one place.
+    """M = sum x x^T over what layers read, x being the channels at one place of one picture; or
+    with ``taps`` the numbers that one output is computed from, all channels under all taps of a
+    convolution.
 
     Seen are the training passes that happen anyway, until closed. Dropout before a layer makes the
     diagonal larger, and so what is told by its channels less. Left out are layers that read more
@@ -47,12 +47,15 @@ class InputMoments:
     Args:
         model: holds the layers.
         groups: whose readers are watched.
+        taps: all of them at once, but for convolutions with groups, transposed and deformable ones,
+            and those with more than 4,096 numbers. It takes more than a batch of pictures: with
+            one, training ends no better than with the channels alone (docs/results.md).
     """
 
-    def __init__(self, model: nn.Module, groups: Mapping[str, ChannelGroup]):
+    def __init__(self, model: nn.Module, groups: Mapping[str, ChannelGroup], *, taps: bool = False):
         self._model = model
         self._groups = groups
-        self._inputs = _inputs(model, groups)
+        self._inputs = _inputs(model, groups, taps)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}  # of samples
         self._handles = []
@@ -152,7 +155,9 @@ class InputMoments:
             undo.pop_all()
 
 
-def _inputs(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, _Input]:
+def _inputs(
+    model: nn.Module, groups: Mapping[str, ChannelGroup], all_taps: bool
+) -> dict[str, _Input]:
     """What the readers of groups read, by layer."""
     # of one that reads several groups, any: of none it reads all
     readers = {m.layer: (group, m) for group in groups.values() for m in group.readers}
@@ -165,7 +170,7 @@ def _inputs(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, _
         if _is_flattened(layer, group, member):
             order = [position for _, position in sorted(zip(member.channel, member.index))]
             positions = torch.tensor(order).view(group.channels, -1)
-        taps = layer.weight[0, 0].numel() if _has_plain_taps(layer) else 1
+        taps = layer.weight[0, 0].numel() if all_taps and _has_plain_taps(layer) else 1
         if len(positions) * taps > _MOST_NUMBERS:
             taps = 1
         if len(positions) <= _MOST_NUMBERS:

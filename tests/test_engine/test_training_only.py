@@ -99,7 +99,18 @@ def a_scale_of_two_layers(model, stem, labels):
     return (embedded_labels(model, stem, labels), scaled)[0]
 
 
+def features_of_a_teacher_out_of_the_model(model, stem, labels):
+    theirs = torch.ones(12, 8, 8)
+    return F.mse_loss(inner(model.blocks[0], stem), theirs.expand(len(stem), -1, -1, -1))
+
+
+def a_mask_of_a_fixed_width(model, stem, labels):
+    return (inner(model.blocks[1], stem) * torch.bernoulli(torch.full((12, 1, 1), 0.5))).mean()
+
+
 LOSSES = [
+    (features_of_a_teacher_out_of_the_model, dict(), [0]),
+    (a_mask_of_a_fixed_width, dict(), [1]),
     (embedded_labels, dict(embedding=nn.Embedding(4, 12)), []),
     (a_reader_of_an_inner_layer, dict(linear=nn.Linear(12, 1)), [0]),
     (a_loss_without_a_layer, dict(embedding=nn.Embedding(4, 12)), [0]),
@@ -181,9 +192,22 @@ class OtherLosses(OwnSteps):
         return dict(loss=out.mean()) if mode == 'loss' else out
 
 
+class AsksForItsWidth(ToyNet):
+    """Its losses fail on a narrower model, and nothing that a trace sees says why."""
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        if mode == 'loss' and self.stem.out_channels != 8:
+            raise RuntimeError('8 channels, please')
+        return super().forward(inputs, labels, mode)
+
+
 @pytest.mark.parametrize(
     'model, message',
     [
+        (
+            AsksForItsWidth,
+            r'fail when channels are gone \(RuntimeError: 8 channels, please\)',
+        ),
         (Chain, r'^Chain has no group of channels that can be pruned: conv1 \('),
         (OwnSteps, r'^aux run in training but not .* traced \(NotImplementedError: no losses\)'),
         (OtherLosses, '^aux run in training but not .* or does not run them: which channels'),

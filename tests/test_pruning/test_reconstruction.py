@@ -82,14 +82,14 @@ def build(name):
     return MORE[name]().double().train(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
 
 
-def taps_of(layer):
-    """Of each channel, those that an output is computed from."""
-    plain = isinstance(layer, nn.Conv2d) and layer.groups == 1
+def taps_of(layer, together):
+    """Of each channel, those that are looked at together."""
+    plain = together and isinstance(layer, nn.Conv2d) and layer.groups == 1
     taps = layer.weight[0, 0].numel() if plain else 1
     return taps if plain and layer.in_channels * taps <= reconstruction._MOST_NUMBERS else 1
 
 
-def inputs_read(model, layers, batches):
+def inputs_read(model, layers, batches, together):
     """Layer -> what it reads in training, shape (samples, positions), or of a convolution
     (samples, channels * taps)."""
     found = {name: [] for name in layers}
@@ -98,7 +98,7 @@ def inputs_read(model, layers, batches):
 
             def note(module, args, kwargs, name=name):
                 x = first_argument(module, args, kwargs).detach()
-                if taps_of(module) > 1:
+                if taps_of(module, together) > 1:
                     where = module.kernel_size, module.dilation, module.padding, module.stride
                     x = nn.functional.unfold(x, *where)
                 last = x if isinstance(module, nn.Linear) else x.movedim(1, -1)
@@ -111,8 +111,8 @@ def inputs_read(model, layers, batches):
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def moments_of(model, groups, batches):
-    moments = InputMoments(model, groups)
+def moments_of(model, groups, batches, **kwargs):
+    moments = InputMoments(model, groups, **kwargs)
     for batch in batches:
         model(batch)
     moments.close()
@@ -141,19 +141,21 @@ def channels_of(name, layer, x):
     return places, x[:, places].transpose(1, 2).flatten(0, 1)
 
 
-@pytest.mark.parametrize('most_numbers', [4096, 64])
+@pytest.mark.parametrize('together, most_numbers', [(False, 4096), (True, 4096), (True, 64)])
 @pytest.mark.parametrize('name', [*NETS, *MORE])
-def test_weights_take_over_what_a_ridge_regression_predicts(name, most_numbers, monkeypatch):
-    """All taps of a convolution together, or one by one where they are too many."""
+def test_weights_take_over_what_a_ridge_regression_predicts(
+    name, together, most_numbers, monkeypatch
+):
+    """Each place alone, or all taps of a convolution together where they are not too many."""
     monkeypatch.setattr(reconstruction, '_MOST_NUMBERS', most_numbers)
     model, batch = build(name)
     groups = trace(model, batch).groups
     masks = random_masks(groups)
     batches = [batch, 0.5 - batch]
     gone = positions_that_go(groups, masks)
-    read = inputs_read(copy.deepcopy(model), gone, batches)
+    read = inputs_read(copy.deepcopy(model), gone, batches, together)
     before = copy.deepcopy(model)
-    moments = moments_of(model, groups, batches)
+    moments = moments_of(model, groups, batches, taps=together)
     average = copy.deepcopy(before)
     for parameter in average.parameters():
         parameter.data *= -2
@@ -162,7 +164,7 @@ def test_weights_take_over_what_a_ridge_regression_predicts(name, most_numbers, 
     for layer, positions in gone.items():
         weight, found = (m.get_submodule(layer).weight.detach() for m in (before, model))
         dim = 0 if isinstance(model.get_submodule(layer), INPUTS_FIRST) else 1
-        taps = taps_of(model.get_submodule(layer))
+        taps = taps_of(model.get_submodule(layer), together)
         if taps > 1:  # a number that goes or stays is a channel under a tap
             positions = {position * taps + tap for position in positions for tap in range(taps)}
             weight, found = weight.flatten(1), found.flatten(1)
@@ -208,7 +210,7 @@ def test_what_fails_within_puts_all_weights_back():
 
 def weights_after(model, groups, masks, *passes):
     """Weights after a reconstruction from what was seen in some passes."""
-    moments = InputMoments(model, groups)
+    moments = InputMoments(model, groups, taps=True)
     for make in passes:
         make()
     with moments.reconstructed([model], masks):

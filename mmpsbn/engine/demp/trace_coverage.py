@@ -1,14 +1,17 @@
 """Which layers a forward pass calls: the traced pass must be the one that is trained."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
+import torch
 from mmengine.logging import MMLogger
-from torch import nn
+from torch import Tensor, nn
 
 from ...pruning.forward import tensors_in
 from ...pruning.graph import ChannelGroup, trace_held_groups
+from ...pruning.plan import plan_from_keep_masks
+from ...pruning.surgery import apply_plan
 from ...upstream import DropoutBase, NormBase
 from ..random_numbers import frozen_random_numbers
 from ..ranks import on_any_rank, over_ranks
@@ -112,14 +115,16 @@ class TraceCoverage:
         logger: MMLogger,
     ) -> None:
         """After an iteration. A group stays whole if a layer that reads it does not run in
-        training, or if layers run in training only and the losses hold its channels.
+        training, or if the losses hold its channels where layers run in training only, or where the
+        losses fail on a narrower model.
 
         Args:
             in_window: go on watching after the first iteration.
 
         Raises:
-            ValueError: in the first iteration, that no group is left, or that layers run in
-                training only that cannot be traced. Later these are ``unknown`` until they can.
+            ValueError: in the first iteration, that no group is left, that the losses fail on a
+                narrower model, or that layers run in training only that cannot be traced. Later
+                these are ``unknown`` until they can.
         """
         if self._called is None:
             return
@@ -140,6 +145,8 @@ class TraceCoverage:
                     raise
                 self._training_only |= dict.fromkeys(untraced, str(error))
                 self._tried.update(untraced)
+        if first:
+            whole |= self._hold_what_losses_fail_without(model, data_batch, groups)
         for name, reason in whole.items():
             logger.warning(f'{name} is left whole: {reason}')
         if first and whole and whole.keys() == groups.keys():
@@ -161,10 +168,30 @@ class TraceCoverage:
         self._training_only |= dict.fromkeys(layers, '')
         new = held.keys() - self.held
         self.held |= new
-        return {
-            name: f'{held[name]}, in a training pass that has {", ".join(layers)} besides'
-            for name in sorted(new)
-        }
+        besides = f' that has {", ".join(layers)} besides' if layers else ''
+        return {name: f'{held[name]}, in a training pass{besides}' for name in sorted(new)}
+
+    def _hold_what_losses_fail_without(
+        self, model: nn.Module, data_batch: dict, groups: Mapping[str, ChannelGroup]
+    ) -> dict[str, str]:
+        """Leave whole what the losses bring together with something of a fixed size that no layer
+        shows: features of a teacher out of the model, a buffer, a mask. Else training would
+        fail after the first cut."""
+
+        def failure() -> str | None:
+            left = {name: group for name, group in groups.items() if name not in self.held}
+            return _failure_of_losses(model, data_batch, left)
+
+        if failure() is None or _failure_of_losses(model, data_batch, {}) is not None:
+            return {}  # what fails on a copy that is whole tells nothing
+        new = self._hold(model, data_batch, groups, [])
+        if (still := failure()) is not None:
+            raise ValueError(
+                f'the losses of {type(model).__name__} fail when channels are gone ({still}): make '
+                'what they compare as wide as the model is, or prune after the training (mmpsbn '
+                'prune)'
+            )
+        return new
 
 
 def _not_read(groups: Mapping[str, ChannelGroup], called: set[str]) -> dict[str, str]:
@@ -203,10 +230,12 @@ def held_by_losses(
     missing = set(layers) - on_any_rank(called, layers)
     if over_ranks(float(failure is not None)) or missing:
         why = '' if failure is None else f' ({type(failure).__name__}: {failure})'
+        what = 'the losses fail on a narrower model'
+        if layers:
+            what = f"{', '.join(layers)} run in training but not in model(inputs, mode='tensor')"
         raise ValueError(
-            f"{', '.join(layers)} run in training but not in model(inputs, mode='tensor'), and "
-            f"model(**data, mode='loss') cannot be traced{why} or does not run them: which "
-            'channels they read is unknown, so nothing can be pruned safely'
+            f"{what}, and model(**data, mode='loss') cannot be traced{why} or does not run them: "
+            'which channels they read is unknown, so nothing can be pruned safely'
         ) from failure
     elsewhere = dict.fromkeys(on_any_rank(held, list(groups)), 'on another rank')
     return elsewhere | held
@@ -214,13 +243,44 @@ def held_by_losses(
 
 def _trace_losses(model: nn.Module, data_batch: dict, groups: Mapping[str, ChannelGroup]):
     with frozen_random_numbers(model):
-        model = _copy_of(model)
-        for module in model.modules():  # dropout hides channels; SyncBN waits for other ranks
-            if isinstance(module, (NormBase, DropoutBase)):
-                module.training = False
-        data = model.data_preprocessor(copy.deepcopy(data_batch), True)
-        losses = partial(model, **data) if isinstance(data, dict) else partial(model, *data)
-        return trace_held_groups(model, groups, lambda: losses(mode='loss'))
+        model, losses = _copy_with_losses(model, data_batch)
+        return trace_held_groups(model, groups, losses)
+
+
+def _failure_of_losses(
+    model: nn.Module, data_batch: dict, groups: Mapping[str, ChannelGroup]
+) -> str | None:
+    """Why the losses cannot be computed when each of these groups has lost some channels; on a
+    copy, as in :func:`held_by_losses`."""
+    failure = None
+    try:
+        with frozen_random_numbers(model), torch.no_grad():
+            model, losses = _copy_with_losses(model, data_batch)
+            keep_masks = {name: _without_some(group) for name, group in groups.items()}
+            apply_plan(model, plan_from_keep_masks(model, groups, keep_masks))
+            losses()
+    except Exception as error:  # the other ranks hear of it below
+        failure = f'{type(error).__name__}: {error}'
+    elsewhere = over_ranks(float(failure is not None))
+    return failure or ('on another rank' if elsewhere else None)
+
+
+def _without_some(group: ChannelGroup) -> Tensor:
+    """A mask without the last eight channels, which a multiple of eight can spare, or the last."""
+    keep = torch.ones(group.channels, dtype=torch.bool)
+    if group.channels > 1:
+        keep[-8 if group.channels > 8 else -1 :] = False
+    return keep
+
+
+def _copy_with_losses(model: nn.Module, data_batch: dict) -> tuple[nn.Module, Callable]:
+    model = _copy_of(model)
+    for module in model.modules():  # dropout hides channels; SyncBN waits for other ranks
+        if isinstance(module, (NormBase, DropoutBase)):
+            module.training = False
+    data = model.data_preprocessor(copy.deepcopy(data_batch), True)
+    losses = partial(model, **data) if isinstance(data, dict) else partial(model, *data)
+    return model, partial(losses, mode='loss')
 
 
 def _copy_of(model: nn.Module) -> nn.Module:
