@@ -48,7 +48,8 @@ def _check_states(tensors: dict[str, Tensor], plan: PrunePlan, optimizers: list[
                     raise ValueError(
                         f'{type(optimizer).__name__} keeps {key} of shape {tuple(value.shape)} for '
                         f'{name} of shape {tuple(tensors[name].shape)}: which of it to remove is '
-                        'unknown'
+                        'unknown; train with an optimizer whose state has the shapes of its '
+                        'parameters, as SGD and AdamW'
                     )
 
 

@@ -8,11 +8,12 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from ...pruning.forward import tensors_in
+from ...pruning.forward import evaluating, tensors_in
 from ...pruning.graph import ChannelGroup, trace_held_groups
 from ...pruning.plan import plan_from_keep_masks
 from ...pruning.surgery import apply_plan
 from ...upstream import DropoutBase, NormBase
+from ..openmmlab import example_inputs, forward_tensors
 from ..random_numbers import frozen_random_numbers
 from ..ranks import on_any_rank, over_ranks
 
@@ -250,17 +251,21 @@ def _trace_losses(model: nn.Module, data_batch: dict, groups: Mapping[str, Chann
 def _failure_of_losses(
     model: nn.Module, data_batch: dict, groups: Mapping[str, ChannelGroup]
 ) -> str | None:
-    """Why the losses cannot be computed when each of these groups has lost some channels; on a
-    copy, as in :func:`held_by_losses`."""
-    failure = None
+    """Why the losses cannot be computed when each of these groups has lost some channels, and the
+    outputs can (where they cannot either, verification at the cut tells which group is wrong); on
+    a copy, as in :func:`held_by_losses`."""
+    failure, outputs = None, False
     try:
         with frozen_random_numbers(model), torch.no_grad():
             model, losses = _copy_with_losses(model, data_batch)
             keep_masks = {name: _without_some(group) for name, group in groups.items()}
             apply_plan(model, plan_from_keep_masks(model, groups, keep_masks))
+            with evaluating(model):
+                forward_tensors(model, example_inputs(model, data_batch, 1))
+            outputs = True
             losses()
     except Exception as error:  # the other ranks hear of it below
-        failure = f'{type(error).__name__}: {error}'
+        failure = f'{type(error).__name__}: {error}' if outputs else None
     elsewhere = over_ranks(float(failure is not None))
     return failure or ('on another rank' if elsewhere else None)
 
