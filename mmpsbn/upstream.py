@@ -31,6 +31,12 @@ foreach_copy_ = torch._foreach_copy_
 check_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
 
+def forward_hooks_of(module: nn.Module) -> tuple[dict, dict]:
+    """What is called before its forward pass and after it, by handle: torch can add and remove
+    hooks, and not list them."""
+    return module._forward_pre_hooks, module._forward_hooks
+
+
 def schema_of(operation):
     """Name, arguments and what is written or viewed, of an operation that a dispatch mode sees."""
     return operation._schema

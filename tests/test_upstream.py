@@ -60,6 +60,7 @@ NAMES = {
     'Module': (
         '_register_load_state_dict_pre_hook',
         '_forward_pre_hooks',
+        '_forward_hooks',
         # layers/psbn.py overrides these
         '_apply',
         '_load_from_state_dict',

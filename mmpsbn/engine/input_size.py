@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..pruning.cost import count_positions
-from ..pruning.forward import evaluating
+from ..pruning.forward import observing
 from .openmmlab import crop, forward_tensors
 
 
@@ -51,8 +51,8 @@ def pipeline_size(cfg: Config) -> tuple[int, int]:
 
 def noise_images(model: nn.Module, count: int, size: tuple[int, int]) -> Tensor:
     """Always the same, of a height and width, on the model's device, normalised as by a
-    data_preprocessor: of three channels, or where the model does not take these, of as many as its
-    first convolution reads."""
+    data_preprocessor: of three channels, or where the model does not take these, of as many as the
+    first convolution of its modules reads."""
     some = next(model.parameters())
     read = (module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
     channels = next(read, 3)
@@ -62,13 +62,12 @@ def noise_images(model: nn.Module, count: int, size: tuple[int, int]) -> Tensor:
     return torch.randn(count, channels, *size, generator=generator).to(some.device)
 
 
-@torch.no_grad()
 def _runs(model: nn.Module, image: Tensor) -> bool:
-    with evaluating(model):
-        try:
+    try:
+        with observing(model):
             forward_tensors(model, image)
-        except RuntimeError:
-            return False
+    except Exception:  # whatever a model that takes other pictures alone raises
+        return False
     return True
 
 

@@ -166,4 +166,3 @@ def forget_best(runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, EarlyStoppingHook):
             hook.best_score = -math.inf if hook.rule == 'greater' else math.inf
-            hook.wait_count = 0

@@ -1,7 +1,7 @@
 """The pictures of the experiments: lines in panels, one for each number drawn."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -41,13 +41,15 @@ class Panel:
         return [name for name in (self.x_field, self.y) if name]
 
 
-def over_steps(x: str, *ys: str) -> list[Panel]:
-    """A line an arm, over the number of the round or layer from 1."""
+def over_steps(x: str, *ys: str, rows: Collection[str] | None = None) -> list[Panel]:
+    """A line an arm, over the number of the round or layer from 1; ``rows``: of these of
+    :func:`.tables.grid` alone."""
 
     def lines(numbers: Numbers, y: str) -> dict[str, Points]:
         return {
             name: [(at + 1, arm.drawn(y, at)) for at in range(arm.steps([y]))]
             for name, arm in numbers.items()
+            if rows is None or name.rpartition(', ')[0] in rows
         }
 
     return [Panel(x, y, lines, 'count') for y in ys]

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from .forward import first_argument, input_channel_dim, is_conv_or_linear
 from .graph import ChannelGroup, Member
 
-# Of one call: several for each of 2,048 numbers, at a small part of a step's cost.
+# Of one call: at least two for each number. Of channels alone it costs a fifth of the layer's
+# forward pass, of all taps nine times that pass (256 channels, 3x3).
 _MOST_SAMPLES = 8192
-# Of one layer: the moments of more would take more memory than is there.
+# Of one layer: its moments take 64 MB at most.
 _MOST_NUMBERS = 4096
 
 
@@ -47,9 +48,10 @@ class InputMoments:
     Args:
         model: holds the layers.
         groups: whose readers are watched.
-        taps: all of them at once, but for convolutions with groups, transposed and deformable ones,
-            and those with more than 4,096 numbers. It takes more than a batch of pictures: with
-            one, training ends no better than with the channels alone (docs/results.md).
+        taps: of plain 2-D convolutions of one group and a kernel beyond 1x1 that pad with numbers
+            of zeros and read up to 4,096 numbers; all others read channels at one place. For a cut
+            that nothing is trained after (docs/results.md): it takes longer, and more pictures than
+            a batch has.
     """
 
     def __init__(self, model: nn.Module, groups: Mapping[str, ChannelGroup], *, taps: bool = False):

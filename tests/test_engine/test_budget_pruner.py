@@ -87,7 +87,8 @@ class Falling(BaseMetric):
         self.results += [0] * len(data_samples)
 
     def compute_metrics(self, results):
-        return dict(accuracy=next(self._next))
+        accuracy = next(self._next)
+        return dict(accuracy=accuracy, loss=1 - accuracy)
 
 
 def validating(tmp_path, cut, **kwargs):
@@ -101,23 +102,25 @@ def validating(tmp_path, cut, **kwargs):
     )
 
 
-def test_the_best_checkpoint_is_one_of_the_pruned_model(tmp_path):
-    best = dict(save_best='accuracy', rule='greater')
+@pytest.mark.parametrize('rules', [dict(accuracy='greater'), dict(accuracy='greater', loss='less')])
+def test_the_best_checkpoint_is_one_of_the_pruned_model(tmp_path, rules):
+    best = dict(save_best=list(rules), rule=list(rules.values()))
     runner, _ = validating(tmp_path, 10, checkpoint=best)
-    (path,) = tmp_path.glob('best_*.pth')  # that of the dense model is gone
-    assert path.name == 'best_accuracy_epoch_4.pth'
-    weights = torch.load(path, weights_only=False)['state_dict']
-    assert {n: w.shape for n, w in weights.items()} == {
-        n: w.shape for n, w in runner.model.state_dict().items()
-    }
-    assert runner.message_hub.get_info('best_score') == 0.4
+    paths = list(tmp_path.glob('best_*.pth'))  # those of the dense model are gone
+    assert {path.name for path in paths} == {f'best_{name}_epoch_4.pth' for name in rules}
+    for path in paths:
+        weights = torch.load(path, weights_only=False)['state_dict']
+        assert {n: w.shape for n, w in weights.items()} == {
+            n: w.shape for n, w in runner.model.state_dict().items()
+        }
 
 
+@pytest.mark.parametrize('monitor, rule', [('accuracy', 'greater'), ('loss', 'less')])
 @pytest.mark.parametrize('patience, iters', [(2, 20), (1, 8)])
 def test_patience_begins_anew_at_a_cut_and_a_run_that_ends_before_it_says_so(
-    tmp_path, patience, iters
+    tmp_path, patience, iters, monitor, rule
 ):
-    stop = dict(type='EarlyStoppingHook', monitor='accuracy', patience=patience)
+    stop = dict(type='EarlyStoppingHook', monitor=monitor, rule=rule, patience=patience)
     runner, messages = validating(tmp_path, 10, hooks=[stop])
     assert runner.iter == iters
     early = '; the run has ended before the cut at iteration 10'
@@ -406,6 +409,7 @@ def test_steps_whose_gradients_are_no_numbers_count_for_nothing(tmp_path):
 def test_the_last_cut_is_tried_again_where_it_had_to_be_skipped(tmp_path):
     runner, messages = run(tmp_path, hooks=[SpoilGradients(*range(30, 45))])
     assert any('another try comes at iteration 50' in m for m in messages)
+    assert not any('the run has ended' in m for m in messages)
     assert 'iteration 50:' in events_of(messages)[-1] and pruner_of(runner).budget.met
     assert 'is met' in [m for m in messages if m.startswith('budget')][-1]
 

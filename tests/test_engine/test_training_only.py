@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from toy import ToyData, ToyNet, ToyPreprocessor, kill_channels
 
+from mmpsbn.engine.demp import trace_coverage
 from mmpsbn.engine.demp.trace_coverage import held_by_losses
 from mmpsbn.engine.openmmlab import forward_tensors
 from mmpsbn.pruning import trace_channel_graph
@@ -250,6 +251,8 @@ def test_a_look_at_the_losses_leaves_no_trace_in_model_batch_and_random_numbers(
     model = TrainingNet(losses_with_a_memory, embedding=nn.Embedding(4, 12)).train()
     model.data_preprocessor, model.history = Mixup(), []
     model.blocks[0].bn1.eval()
+    left = []
+    model.blocks[0].conv1.register_forward_hook(lambda module, args, out: left.append(out))
     groups = trace_channel_graph(model, torch.randn(1, 3, 8, 8), forward_tensors).groups
     data = ToyData()
     batch = dict(inputs=data.inputs[:8], labels=data.labels[:8])
@@ -257,7 +260,10 @@ def test_a_look_at_the_losses_leaves_no_trace_in_model_batch_and_random_numbers(
     modes = [module.training for module in model.modules()]
     before = copy.deepcopy((model.state_dict(), batch, random_states()))
     kept = random.getstate(), list(model.history), model.last
+    left.clear()
     assert held_by_losses(model, batch, groups, ['extra.embedding']) == {}
+    assert trace_coverage._failure_of_losses(model, batch, groups) is None
+    assert not left
     assert_same((model.state_dict(), batch, random_states()), before)
     assert [module.training for module in model.modules()] == modes
     assert kept == (random.getstate(), model.history, model.last) and len(model.history) == 1

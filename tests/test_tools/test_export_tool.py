@@ -301,6 +301,24 @@ def test_the_size_comes_from_the_test_pipeline(step, size):
 
 
 @pytest.mark.slow
+def test_a_model_of_gray_pictures(tmp_path):
+    config = tmp_path / 'gray.py'
+    backbone = dict(type='ResNet_CIFAR', depth=18, in_channels=1, base_channels=8, stem_channels=8)
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=64)
+    parts = dict(backbone=backbone, neck=dict(type='GlobalAveragePooling'), head=head)
+    cfg = dict(default_scope='mmpretrain', model=dict(type='ImageClassifier', **parts))
+    Config(cfg).dump(str(config))
+    init_default_scope('mmpretrain')
+    save_weights(MODELS.build(cfg['model']), str(tmp_path / 'gray.pth'))
+    size = ('--input-size', '32', '32')
+    said = run('export', config, tmp_path / 'gray.pth', '--out', tmp_path / 'out', '--onnx', *size)
+    assert 'N x 1 x 32 x 32' in said
+    run('report', config, tmp_path / 'gray.pth', '--out', tmp_path / 'page', *size)
+    (page,) = (tmp_path / 'page').glob('*.html')
+    assert 'not traced' not in page.read_text()
+
+
+@pytest.mark.slow
 def test_a_classifier_works_with_mmpretrains_inferencer_and_as_onnx(tmp_path):
     mmpretrain = pytest.importorskip('mmpretrain')
     pytest.importorskip('onnxruntime')

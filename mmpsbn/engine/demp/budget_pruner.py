@@ -122,7 +122,9 @@ class BudgetPruner(OnlinePruner):
     def end(self, runner) -> None:
         self._losses.end(runner.logger)
         if self.graph is not None and not self.budget.met:
-            self._log_budget(runner, share=1.0)
+            event = self.next_event(runner)
+            early = f'; the run has ended before the cut at iteration {event}' if event else ''
+            self._log_budget(runner, share=1.0, why=early)
         if self._step_hook is not None:
             self._step_hook.remove()
         self._moments.close()
@@ -387,13 +389,11 @@ class BudgetPruner(OnlinePruner):
                     logger.error(f'{why}; nothing is removed at this event')
                     return Removal.of_nothing()
 
-    def _log_budget(self, runner, share: float) -> None:
+    def _log_budget(self, runner, share: float, why: str = '') -> None:
         budget, text = self.budget, self.budget.words(share)
         if share < 1:
             runner.logger.info(f'{budget}: {text} by now, {budget.planned(1):.1%} in the end')
         elif budget.met:
             runner.logger.info(f'{budget} is met: {text}; no more channels go')
         else:
-            event = self.next_event(runner)
-            why = f'; the run has ended before the cut at iteration {event}' if event else ''
             runner.logger.warning(f'{budget} is missed: {text}{why}')

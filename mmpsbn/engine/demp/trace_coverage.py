@@ -12,10 +12,14 @@ from ...pruning.forward import evaluating, tensors_in
 from ...pruning.graph import ChannelGroup, trace_held_groups
 from ...pruning.plan import plan_from_keep_masks
 from ...pruning.surgery import apply_plan
-from ...upstream import DropoutBase, NormBase
+from ...upstream import DropoutBase, NormBase, forward_hooks_of
 from ..openmmlab import example_inputs, forward_tensors
 from ..random_numbers import frozen_random_numbers
 from ..ranks import on_any_rank, over_ranks
+
+_WAY_OUT = (
+    'make what they compare as wide as the model is, or prune after the training (mmpsbn prune)'
+)
 
 
 class CalledLayers:
@@ -169,8 +173,8 @@ class TraceCoverage:
         self._training_only |= dict.fromkeys(layers, '')
         new = held.keys() - self.held
         self.held |= new
-        besides = f' that has {", ".join(layers)} besides' if layers else ''
-        return {name: f'{held[name]}, in a training pass{besides}' for name in sorted(new)}
+        besides = f'that has {", ".join(layers)} besides' if layers else 'that fails without it'
+        return {name: f'{held[name]}, in a training pass {besides}' for name in sorted(new)}
 
     def _hold_what_losses_fail_without(
         self, model: nn.Module, data_batch: dict, groups: Mapping[str, ChannelGroup]
@@ -188,9 +192,8 @@ class TraceCoverage:
         new = self._hold(model, data_batch, groups, [])
         if (still := failure()) is not None:
             raise ValueError(
-                f'the losses of {type(model).__name__} fail when channels are gone ({still}): make '
-                'what they compare as wide as the model is, or prune after the training (mmpsbn '
-                'prune)'
+                f'the losses of {type(model).__name__} fail when channels are gone ({still}): '
+                f'{_WAY_OUT}'
             )
         return new
 
@@ -231,12 +234,14 @@ def held_by_losses(
     missing = set(layers) - on_any_rank(called, layers)
     if over_ranks(float(failure is not None)) or missing:
         why = '' if failure is None else f' ({type(failure).__name__}: {failure})'
-        what = 'the losses fail on a narrower model'
-        if layers:
-            what = f"{', '.join(layers)} run in training but not in model(inputs, mode='tensor')"
+        if not layers:
+            raise ValueError(
+                f'the losses fail when channels are gone, and cannot be traced{why}: {_WAY_OUT}'
+            ) from failure
         raise ValueError(
-            f"{what}, and model(**data, mode='loss') cannot be traced{why} or does not run them: "
-            'which channels they read is unknown, so nothing can be pruned safely'
+            f"{', '.join(layers)} run in training but not in model(inputs, mode='tensor'), and "
+            f"model(**data, mode='loss') cannot be traced{why} or does not run them: which "
+            'channels they read is unknown, so nothing can be pruned safely'
         ) from failure
     elsewhere = dict.fromkeys(on_any_rank(held, list(groups)), 'on another rank')
     return elsewhere | held
@@ -274,7 +279,7 @@ def _without_some(group: ChannelGroup) -> Tensor:
     """A mask without the last eight channels, which a multiple of eight can spare, or the last."""
     keep = torch.ones(group.channels, dtype=torch.bool)
     if group.channels > 1:
-        keep[-8 if group.channels > 8 else -1 :] = False
+        keep[-8 if group.channels > 9 else -1 :] = False  # not down to one, which broadcasts
     return keep
 
 
@@ -290,6 +295,12 @@ def _copy_with_losses(model: nn.Module, data_batch: dict) -> tuple[nn.Module, Ca
 
 def _copy_of(model: nn.Module) -> nn.Module:
     """A deep copy, also of a model that keeps what it computed with gradients, which torch does
-    not copy."""
+    not copy; without hooks that know the model itself, where they would leave what the copy
+    computes."""
     computed = [t for m in model.modules() for t in tensors_in(vars(m)) if not t.is_leaf]
-    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+    copied = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+    for module in copied.modules():
+        for hooks in forward_hooks_of(module):
+            for key in [key for key, hook in hooks.items() if getattr(hook, '__closure__', None)]:
+                del hooks[key]
+    return copied

@@ -83,7 +83,7 @@ class Family:
             ),
             panels=[
                 *over_columns(self.size, 'top1', 'small_gammas[0.01]', 'relus_off'),
-                *over_steps('5 % of the channels, from the smallest', *names),
+                *over_steps('5 % of the channels, from the smallest', *names, rows=('all', 'BN')),
             ],
         )
 
