@@ -11,8 +11,6 @@ _STRUCTURED = {
     'EarlyCroP-S': dict(score='cropit', timing='early'),
 }
 _ANY_WIDTH = dict(round_to=1)
-# of the penalty; the third one of small goes beyond 80 %
-_PEAKS = PEAKS | dict(small=(*PEAKS['small'], 2e-3))
 LEFT = dict(smoke=(0.5,), small=(0.4, 0.2), paper=(0.4, 0.2, 0.1, 0.05))  # of the weights
 # with a gamma of 0 behind each branch the loss tells nothing of a channel in it at the start
 GAMMAS_AT_ONE = {'model.backbone.zero_init_residual': False}
@@ -22,7 +20,7 @@ def structured(scale: str, **prune: str) -> dict[str, list[dict]]:
     """The dense net, DemP with these settings of ``prune``, and the structured baselines; at
     ``smoke`` DemP and what prunes at the start, for one epoch has no early one."""
     hooks = {'dense, 1': []}
-    for peak in _PEAKS[scale]:
+    for peak in PEAKS[scale]:
         hooks[f'DemP, {peak:g}'] = demp(scale, prune=prune, penalty=dict(peak=peak))
     for left in LEFT[scale]:
         for name, budget in _STRUCTURED.items():
