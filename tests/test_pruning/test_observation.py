@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,7 +69,9 @@ def test_ranks_with_data_of_their_own_see_that_of_all():
     whole = observe(model, [batch])
     for seen, calls in run_in_threads(of_rank, len(parts)):
         assert calls == ['max', 'max', 'sum']  # whether one failed, peaks, counts
-        assert all(same(seen[name], whole[name]) for name in whole)
+        for name, of_all in whole.items():  # a layer rounds by the number of samples
+            torch.testing.assert_close(seen[name].peak, of_all.peak, rtol=1e-14, atol=0)
+            assert same(replace(seen[name], peak=of_all.peak), of_all)
 
 
 def test_nothing_to_observe_is_an_error():
