@@ -122,6 +122,13 @@ def test_a_model_that_cannot_be_traced_still_has_its_scales_counted(tmp_path):
     page = write({'x.pth': model}, tmp_path, UNSCORED)
     assert '1 of 4 filters (25.0%) has collapsed' in page.text
     assert 'the model was not traced (cannot trace Sequential (ZeroDivisionError' in page.text
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
+    page = write({'x.pth': model}, tmp_path, UNSCORED)
+    assert 'Nothing to do as far as the weights tell.' in page.text
+    del model.forward
+    page = write({'x.pth': model}, tmp_path, UNSCORED)
+    assert 'Nothing to do as far as the weights tell; with --data' in page.text
 
 
 @pytest.mark.parametrize('layers, channels', [(1202, 2), (2, 65_000)])

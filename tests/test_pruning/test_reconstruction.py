@@ -51,6 +51,22 @@ class Strided(nn.Module):
         return self.last(self.middle(self.stem(x)).relu())
 
 
+class Padded(nn.Module):
+    """Paddings that are not numbers of zeros: what a kernel reads at the border is not 0, or how
+    much is padded is not said."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.middle, self.last = (
+            conv_bn(3, 6),
+            nn.Conv2d(6, 5, 3, padding=1, padding_mode='reflect'),
+            nn.Conv2d(5, 2, 3, padding='same'),
+        )
+
+    def forward(self, x):
+        return self.last(self.middle(self.stem(x)).relu())
+
+
 class Square(nn.Module):
     def __init__(self):
         super().__init__()
@@ -64,7 +80,7 @@ class Square(nn.Module):
         return self.last(self.out(self.stem(x).mean((2, 3))))
 
 
-MORE = dict(channels_last=ChannelsLast, square=Square, strided=Strided)
+MORE = dict(channels_last=ChannelsLast, padded=Padded, square=Square, strided=Strided)
 # Where in what a linear layer reads each channel is, if not in one position.
 PLACES = dict(
     chain={'classifier.0': torch.arange(32).view(8, 4)},
@@ -85,6 +101,7 @@ def build(name):
 def taps_of(layer, together):
     """Of each channel, those that are looked at together."""
     plain = together and isinstance(layer, nn.Conv2d) and layer.groups == 1
+    plain = plain and layer.padding_mode == 'zeros' and not isinstance(layer.padding, str)
     taps = layer.weight[0, 0].numel() if plain else 1
     return taps if plain and layer.in_channels * taps <= reconstruction._MOST_NUMBERS else 1
 
@@ -228,6 +245,19 @@ def test_only_training_passes_of_the_model_itself_tell_anything():
 
     for name, weight in weights_after(model, groups, masks, others).items():
         assert torch.equal(weight, before[name])
+
+
+def test_a_single_picture_tells_what_a_batch_of_one_does():
+    model, _ = build('strided')
+    groups = trace(model, torch.randn(3, 3, 8, 8, dtype=torch.float64)).groups
+    picture = torch.randn(5, 9, 9, dtype=torch.float64)
+    found = []
+    for x in (picture, picture[None]):
+        moments = InputMoments(model, groups, taps=True)
+        model.last(x)
+        found.append(moments._sums['last'])
+        moments.close()
+    assert found[0].any() and torch.equal(*found)
 
 
 @pytest.mark.parametrize('value', [torch.nan, torch.inf])

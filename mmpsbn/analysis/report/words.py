@@ -178,11 +178,11 @@ def advice(
         yield step('Find where the NaN comes from first; an earlier checkpoint may still be good.')
         return
     if not (collapsed or totals['dead']):
-        yield step(
-            'Nothing to do.'
-            if snapshot.samples
-            else 'Nothing to do as far as the weights tell; with `--data` activations tell more.'
+        by_weights = '' if snapshot.samples else ' as far as the weights tell'
+        more = (
+            '' if snapshot.samples or snapshot.untraced else '; with `--data` activations tell more'
         )
+        yield step(f'Nothing to do{by_weights}{more}.')
         return
     if totals['removable'] and snapshot.samples:
         smaller = 'To make the model smaller and keep its function'
