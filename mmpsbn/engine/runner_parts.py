@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.model import BaseAveragedModel, BaseTTAModel, is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict, ReduceOnPlateauParamScheduler
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -158,11 +158,14 @@ def batch_size(loader) -> int:
 
 def forget_best(runner) -> None:
     """Of a model with other channels nothing was validated yet: the next score is the best one so
-    far, for the checkpoint that ``save_best`` keeps (it replaces the earlier one) and for
-    EarlyStoppingHook."""
+    far, for the checkpoint that ``save_best`` keeps (it replaces the earlier one), for
+    EarlyStoppingHook and for schedulers that wait for a plateau."""
     info = runner.message_hub
     for name in [name for name in info.runtime_info if name.startswith('best_score')]:
         info.pop_info(name)
     for hook in runner.hooks:
         if isinstance(hook, EarlyStoppingHook):
             hook.best_score = -math.inf if hook.rule == 'greater' else math.inf
+    for scheduler in schedulers_of(runner):
+        if isinstance(scheduler, ReduceOnPlateauParamScheduler):
+            scheduler.best, scheduler.num_bad_epochs = scheduler.rule_worse, 0

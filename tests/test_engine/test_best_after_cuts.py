@@ -61,3 +61,11 @@ def test_patience_begins_anew_at_a_cut_and_a_run_that_ends_before_it_says_so(
     assert runner.iter == iters
     early = '; the run has ended before the cut at iteration 10'
     assert any(m.endswith(early) for m in messages) == (iters == 8)
+
+
+@pytest.mark.parametrize('cut, reduced', [(10, False), (18, True)])
+def test_a_plateau_begins_anew_at_a_cut(tmp_path, cut, reduced):
+    plateau = dict(type='ReduceOnPlateauLR', monitor='accuracy', rule='greater', patience=1)
+    runner, _ = validating(tmp_path, cut, param_scheduler=plateau)
+    group = runner.optim_wrapper.param_groups[0]
+    assert (group['lr'] < group['initial_lr']) == reduced

@@ -93,6 +93,7 @@ def test_a_run_that_begins_with_a_checkpoint_is_cut_early_also_when_it_is_resume
     begun = resume_from(tmp_path / 'finetuned/iter_15.pth')
     _, messages = run(tmp_path / 'resumed', hook=ONE_LINE, iters=200, **begun)
     assert iterations_of(events_of(messages)) == [20]
+    assert any('flops=0.5: cuts after 20 iterations,' in m for m in messages)
 
 
 @torch.no_grad()
@@ -187,6 +188,7 @@ def test_a_resumed_run_whose_cuts_are_past_says_that_the_budget_is_missed(tmp_pa
     assert events_of(messages) == []
     missed = [m for m in messages if 'budget flops=0.5 is missed: ' in m]
     assert len(missed) == 2  # at once, and at the end
+    assert any('flops=0.5: no cut is left,' in m for m in messages)
 
 
 def test_channels_stay_whose_reader_does_not_train(tmp_path):

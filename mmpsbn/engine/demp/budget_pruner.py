@@ -164,8 +164,8 @@ class BudgetPruner(OnlinePruner):
         if len(groups) < len(self.prunable):
             runner.logger.warning(f'of some channels no gradient tells: left whole: {whole}')
         runner.logger.info(
-            f'{self.budget}: {self._schedule}, widths in {self.budget.widths}; the least that can '
-            f'be left is {least:.1%}'
+            f'{self.budget}: {self._schedule.words(runner.iter)}, widths in {self.budget.widths}; '
+            f'the least that can be left is {least:.1%}'
         )
         if self.next_event(runner) is None and not self.budget.met:
             self._log_budget(runner, share=1.0)

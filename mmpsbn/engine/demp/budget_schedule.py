@@ -20,6 +20,7 @@ LEAST_STEPS = 10
 _MOST_CUTS = 20
 # Up to here channels go at once; beyond it in so many rounds, each with new scores.
 _AT_ONCE, _ROUNDS = 0.5, 5
+_NONE_LEFT = 'no cut is left'
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,12 @@ class BudgetSchedule:
             )
         return cls(tuple(round(begin + (end - begin) * k / cuts) for k in range(1, cuts + 1)))
 
-    def __str__(self) -> str:
-        if self.events == (1,):  # in the first iteration
+    def words(self, step: int) -> str:
+        """Those that are left after ``step`` iterations."""
+        ahead = [str(event) for event in self.events if event > step]
+        if self.events == (1,) and ahead:  # in the first iteration
             return 'one cut before the first step'
-        return f'cuts after {", ".join(map(str, self.events))} iterations'
+        return f'cuts after {", ".join(ahead)} iterations' if ahead else _NONE_LEFT
 
     def state(self) -> dict:
         """Nothing: it follows from the settings."""
@@ -124,7 +127,10 @@ class EarlyCropTiming:
         self._distance = 0.0
         self._found: int | None = None
 
-    def __str__(self) -> str:
+    def words(self, step: int) -> str:
+        """As those of :class:`BudgetSchedule`."""
+        if self.next_event(step) is None:
+            return _NONE_LEFT
         return (
             f'one cut at the end of the first epoch of {self._epoch} iterations that moves the '
             f'weights by less than {self._left:.3g} of their first norm, or after {self._last}'
