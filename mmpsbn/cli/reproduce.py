@@ -5,7 +5,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..commands.launch import configs_folder, exit_with
+from ..commands.launch import exit_with
 from ..experiments import EXPERIMENTS
 from ..experiments.reproduce import reproduce
 from ..experiments.scales import SCALES
@@ -64,7 +64,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
             data=args.data,
             seeds=args.seeds,
             jobs=args.jobs,
-            configs=configs_folder('mmpsbn'),
             say=lambda line: print(line, flush=True),
         )
     except (ValueError, OSError, RuntimeError) as error:

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
-from pathlib import Path
 
 from mmengine.config import Config
 
+from ..commands.launch import configs_folder
 from .experiment import Arm, Experiment
 from .folder import ExperimentFolder, write
 from .pictures import draw
@@ -25,7 +25,6 @@ def reproduce(
     data: str | None,
     seeds: Sequence[int],
     jobs: int,
-    configs: Path,
     say: Callable[[str], None],
 ) -> dict:
     """Train what is not trained yet, then write ``table.md``, ``plot.png`` and ``results.json``.
@@ -36,7 +35,6 @@ def reproduce(
         out: folder, see :class:`.folder.ExperimentFolder`.
         data: folder of the data; None for the default of the scale.
         seeds: of each arm; the table has their mean and standard deviation.
-        configs: the folder of configs.
         jobs, say: see :func:`.training.train_runs`.
 
     Returns:
@@ -50,7 +48,7 @@ def reproduce(
     folder = ExperimentFolder(out)
     arms = {arm.name: arm for arm in experiment.arms[scale]}
     settings = experiment.data.settings(scale, data, default_folder=folder.path / 'data')
-    plain = {arm.name: config_of(arm, configs) for arm in arms.values()}
+    plain = {arm.name: config_of(arm) for arm in arms.values()}
     for config in plain.values():
         experiment.data.write(config, settings)
     runs = {arm.run(seed): (arm, seed) for seed in seeds for arm in arms.values()}
@@ -94,16 +92,16 @@ def _with_seeds(
     return built
 
 
-def config_of(arm: Arm, configs: Path) -> Config:
+def config_of(arm: Arm) -> Config:
     """The config of an arm, but for the data, the seed and what it starts from."""
-    config = deepcopy(_read(str(configs / arm.config)))
+    config = deepcopy(_read(arm.config))
     config.merge_from_dict(deepcopy(dict(arm.options)))  # it takes _delete_ out of what it is given
     return config
 
 
 @cache
-def _read(path: str) -> Config:
-    return Config.fromfile(path)
+def _read(name: str) -> Config:
+    return Config.fromfile(str(configs_folder('mmpsbn') / name))
 
 
 def _write_results(

@@ -7,7 +7,6 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from snapshots import assert_same
-from trained import ROOT
 
 from mmpsbn.commands.recalibration import recalibrate_batch_norms
 from mmpsbn.engine.openmmlab import model_cfg_of
@@ -27,7 +26,7 @@ def as_if_trained(
     """The work folder of an arm at ``smoke``, with fresh weights and statistics of its data, spoilt
     by ``change(state dict, names of its norm layers)``."""
     (arm,) = (a for a in EXPERIMENTS[experiment].arms['smoke'] if a.name == arm)
-    config = config_of(arm, ROOT / 'configs')
+    config = config_of(arm)
     set_data(config, data_settings('smoke', str(data), default_folder=data))
     config.dump(str(folder / 'config.py'))
     init_default_scope('mmpretrain')

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from arms import WIDTHS, images_of, read, watch_relus
-from trained import ROOT
 
 from mmpsbn.experiments import EXPERIMENTS
 from mmpsbn.experiments.measure import MEASURES
@@ -192,7 +191,7 @@ def test_universality_is_by_layer_and_what_is_never_active_has_none(folder_of):
 def test_at_the_start_the_loss_tells_of_the_channels_of_every_baseline(folder_of):
     for arms in EXPERIMENTS['demp-baselines'].arms.values():
         for arm in arms:
-            backbone = config_of(arm, ROOT / 'configs').model.backbone
+            backbone = config_of(arm).model.backbone
             assert backbone.zero_init_residual is False, arm.name
     model = TrainedArm(folder_of('demp-baselines', 'SGDM, SNAP, 0.5')).model
     gammas = [m.weight for n, m in model.named_modules() if n.endswith('.bn2')]

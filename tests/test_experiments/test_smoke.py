@@ -82,7 +82,7 @@ def test_the_arms_of_every_scale_are_configs_of_their_own(name):
         folders = {ExperimentFolder('out').run(arm.run(0)) for arm in arms}
         assert len(folders) == len({arm.name for arm in arms}) == len(arms)
         # deepest differences are elsewhere: here, that each setting finds its place
-        configs = [config_of(arm, ROOT / 'configs').to_dict() for arm in arms]
+        configs = [config_of(arm).to_dict() for arm in arms]
         for number, arm in enumerate(arms):
             assert not arm.pretrained or arm.pretrained in [a.name for a in arms[:number]]
             assert all(configs[number] != c or arm.pretrained for c in configs[:number]), arm.name

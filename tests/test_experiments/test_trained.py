@@ -10,7 +10,6 @@ import torch
 from arms import WIDTHS, read, weights_of
 from mmengine.registry import MODELS, init_default_scope
 from snapshots import assert_same
-from trained import ROOT
 
 from mmpsbn.commands.model_files import save_weights
 from mmpsbn.datasets import BatchCropFlip
@@ -71,7 +70,7 @@ def test_removing_a_filter_that_works_changes_the_error(folder_of):
 def test_the_map_is_of_the_net_and_not_of_a_log_that_may_lack_it(tmp_path, digits):
     experiment = EXPERIMENTS['finetune-tradeoff']
     (dense,) = (arm for arm in experiment.arms['smoke'] if arm.name == 'dense, 100')
-    config = config_of(dense, ROOT / 'configs')
+    config = config_of(dense)
     data = experiment.data
     data.write(config, data.settings('smoke', str(digits), default_folder=digits))
     config.dump(str(tmp_path / 'config.py'))

@@ -23,7 +23,6 @@ def run(name, experiment, out, *, data=None, scale='smoke', seeds=(0,), jobs=2, 
         data=None if data is None else str(data),
         seeds=seeds,
         jobs=jobs,
-        configs=ROOT / 'configs',
         say=lines.append,
     )
     return results, lines
