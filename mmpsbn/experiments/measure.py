@@ -38,11 +38,6 @@ class Measure:
     share: bool = False
 
 
-def read_measures(arm: TrainedArm, names: list[str]) -> dict[str, Any]:
-    """By their names."""
-    return {name: MEASURES[name].read(arm) for name in names}
-
-
 def label_of(field: str) -> tuple[str, float]:
     """What the axis of a number says, and what it is drawn multiplied by."""
     name, key = re.fullmatch(r'(\w+)(?:\[(.+)\])?', field).groups()
@@ -74,19 +69,18 @@ def _inactive(arm: TrainedArm) -> ChannelCounts:
     return count_channels(_backbone(arm.census), 'dead', _LIMITS)
 
 
-def _removed_by_layer(arm: TrainedArm) -> dict[str, tuple[int, int]]:
-    """Layer -> filters that are pruned or have collapsed, and those of the net as it began."""
-    counts = {}
-    scales = _backbone(take_census(arm.model))
-    for name, (found, size) in count_channels(scales, 'collapsed', _LIMITS).by_layer.items():
-        dense = arm.dense_channels(name)
-        counts[name] = found + dense - size, dense
-    return counts
+def _removed(arm: TrainedArm) -> ChannelCounts:
+    """Filters that have collapsed or are pruned, of those of the net as it began; the pruned ones
+    come last in each layer."""
+    masks = count_channels(_backbone(take_census(arm.model)), 'collapsed', _LIMITS).masks
+    for name, collapsed in masks.items():
+        pruned = collapsed.new_ones(arm.dense_channels(name) - len(collapsed))
+        masks[name] = torch.cat([collapsed, pruned])
+    return ChannelCounts(masks)
 
 
-def _removed_share(arm: TrainedArm) -> float:
-    removed, dense = map(sum, zip(*_removed_by_layer(arm).values()))
-    return removed / dense
+def _by_layer(counts: ChannelCounts) -> list[float]:
+    return [found / size for found, size in counts.by_layer.values()]
 
 
 def _kernels(model: nn.Module) -> list[Tensor]:
@@ -162,10 +156,10 @@ def _percentiles(values: Tensor) -> Mapping[str, float | None]:
 
 
 def _dead_by_epoch(arm: TrainedArm) -> list[Mapping[str, float]]:
-    looks = {name: arm.looks(name) for name in ('few', 'all')}
+    both = zip(arm.looks('few'), arm.looks('all'), strict=True)
     return [
-        {name: of[f'sparsity/{name}/dead_fraction'] for name, of in zip(looks, both)}
-        for both in zip(*looks.values(), strict=True)
+        dict(few=few['sparsity/few/dead_fraction'], all=every['sparsity/all/dead_fraction'])
+        for few, every in both
     ]
 
 
@@ -227,17 +221,15 @@ MEASURES = {
     'prunable': Measure('channels', _by_round('prunable')),
     'dead_share': Measure('dead channels, %', _dead_share, share=True),
     # of the filters of convolutions; inactive over the training images
-    'small_share': Measure('filters with |gamma| < 1e-3 or pruned, %', _removed_share, share=True),
+    'small_share': Measure(
+        'filters with |gamma| < 1e-3 or pruned, %', lambda arm: _removed(arm).share, share=True
+    ),
     'inactive_share': Measure('inactive filters, %', lambda arm: _inactive(arm).share, share=True),
     'small_by_layer': Measure(
-        'filters removed, %',
-        lambda arm: [gone / dense for gone, dense in _removed_by_layer(arm).values()],
-        share=True,
+        'filters removed, %', lambda arm: _by_layer(_removed(arm)), share=True
     ),
     'inactive_by_layer': Measure(
-        'inactive filters, %',
-        lambda arm: [k / size for k, size in _inactive(arm).by_layer.values()],
-        share=True,
+        'inactive filters, %', lambda arm: _by_layer(_inactive(arm)), share=True
     ),
     'weights_removed': Measure(
         'weights of the collapsed and the pruned filters, %',

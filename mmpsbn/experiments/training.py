@@ -15,7 +15,7 @@ import torch
 from ..analysis.logs import progress
 from ..commands import launch
 from .folder import ExperimentFolder, write_numbers
-from .measure import read_measures
+from .measure import MEASURES
 from .trained import TrainedArm
 
 _REPORT_SECONDS = 60.0
@@ -130,7 +130,8 @@ def _train_and_read(work_dir: Path, measures: list[str], threads: int) -> None:
     launch.ensure_pruned_checkpoint_hook(cfg)
     launch.exit_cleanly_on_sigterm()
     launch.build_runner(cfg).train()
-    write_numbers(work_dir, read_measures(TrainedArm(work_dir), measures))
+    arm = TrainedArm(work_dir)
+    write_numbers(work_dir, {name: MEASURES[name].read(arm) for name in measures})
 
 
 def _end_with_parent() -> None:
