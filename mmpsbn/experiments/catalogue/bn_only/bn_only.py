@@ -4,8 +4,7 @@ Pr[a = 0]"""
 from dataclasses import replace
 
 from ...experiment import Experiment
-from ._nets import DEEP
-from ._rows import BOTH, TRAINED
+from ._nets import BOTH, DEEP, TRAINED
 
 _NETS = replace(DEEP, sizes=DEEP.sizes | dict(smoke=(14, 8), small=(56, 32, 14)))
 

@@ -2,8 +2,7 @@
 parameters trained"""
 
 from ...experiment import Experiment
-from ._nets import DEEP
-from ._rows import CONTROLS
+from ._nets import CONTROLS, DEEP
 
 EXPERIMENT = Experiment(
     __doc__,

@@ -1,8 +1,7 @@
 """figure 1 of the BN-only paper: all parameters trained, with gamma and beta and without"""
 
 from ...experiment import Experiment
-from ._nets import DEEP
-from ._rows import DISABLED, trained
+from ._nets import DEEP, DISABLED, trained
 
 EXPERIMENT = Experiment(
     __doc__,

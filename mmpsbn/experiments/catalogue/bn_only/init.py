@@ -2,8 +2,7 @@
 and beta"""
 
 from ...experiment import Experiment
-from ._nets import DEEP
-from ._rows import INITIALISED
+from ._nets import DEEP, INITIALISED
 
 EXPERIMENT = Experiment(
     __doc__,

@@ -5,8 +5,7 @@ from ...experiment import Experiment, Options, sweep
 from ...pictures import against
 from ...tables import ArmTable
 from .._shared import width
-from ._nets import CONFIG, DEEP, TRAININGS, of_depth
-from ._rows import BOTH
+from ._nets import BOTH, CONFIG, DEEP, TRAININGS, of_depth
 
 # (depth, channels); of the small nets all is trained. The paper's grid is not said: ours
 _DEEPER = dict(smoke=((8, 4),), small=((32, 16), (14, 16)))

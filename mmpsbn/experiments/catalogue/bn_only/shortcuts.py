@@ -1,8 +1,7 @@
 """figure 12 of the BN-only paper, deep nets: shortcuts and output layer trained too"""
 
 from ...experiment import Experiment
-from ._nets import DEEP
-from ._rows import SHORTCUTS
+from ._nets import DEEP, SHORTCUTS
 
 EXPERIMENT = Experiment(
     __doc__,

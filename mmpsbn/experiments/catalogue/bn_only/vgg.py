@@ -2,8 +2,7 @@
 beta"""
 
 from ...experiment import Experiment
-from ._nets import VGG
-from ._rows import DISABLED, TRAINED
+from ._nets import DISABLED, TRAINED, VGG
 
 EXPERIMENT = Experiment(
     __doc__,

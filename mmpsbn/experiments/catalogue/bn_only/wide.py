@@ -2,8 +2,7 @@
 accuracy, gamma, beta and Pr[a = 0]"""
 
 from ...experiment import Experiment
-from ._nets import WIDE
-from ._rows import BOTH, DISABLED, TRAINED
+from ._nets import BOTH, DISABLED, TRAINED, WIDE
 
 EXPERIMENT = Experiment(
     __doc__,

@@ -2,8 +2,7 @@
 sets of parameters trained"""
 
 from ...experiment import Experiment
-from ._nets import WIDE
-from ._rows import CONTROLS, INITIALISED, SHORTCUTS
+from ._nets import CONTROLS, INITIALISED, SHORTCUTS, WIDE
 
 _SHOWN = ('BN', 'BN + output', '2 random a channel', 'BN, gamma 1, beta 1', 'shortcuts + output')
 
