@@ -6,7 +6,7 @@ from typing import Any
 
 from .pictures import Panel
 from .scales import PICTURES, Data
-from .tables import ArmTable, GridTable, fields_of, measure_of
+from .tables import ArmTable, GridTable, measure_of
 
 Options = Mapping[str, Any]
 
@@ -83,6 +83,5 @@ class Experiment:
     @property
     def measures(self) -> list[str]:
         """Of :data:`.measure.MEASURES`, those that the table and the pictures ask for."""
-        fields = [field for cell in self.table.cells for field in fields_of(cell)]
-        fields += [field for panel in self.panels for field in panel.fields]
+        fields = [field for part in (self.table, *self.panels) for field in part.fields]
         return list(dict.fromkeys(map(measure_of, fields)))

@@ -1,7 +1,8 @@
 """From the name of an experiment to its table, picture and numbers."""
 
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cache
 
@@ -51,12 +52,16 @@ def reproduce(
     plain = {arm.name: config_of(arm) for arm in arms.values()}
     for config in plain.values():
         experiment.data.write(config, settings)
-    runs = {arm.run(seed): (arm, seed) for seed in seeds for arm in arms.values()}
-    starts = {
-        run: arms[arm.pretrained].run(seed) if arm.pretrained else None
-        for run, (arm, seed) in runs.items()
-    }
-    built = _with_seeds(runs, starts, plain, folder)
+    starts: dict[str, str | None] = {}
+    built: dict[str, Config] = {}
+    for seed, arm in itertools.product(seeds, arms.values()):
+        run = arm.run(seed)
+        built[run] = config = deepcopy(plain[arm.name])
+        config.randomness = dict(seed=0 if arm.once else seed)
+        starts[run] = start = arms[arm.pretrained].run(seed) if arm.pretrained else None
+        if start:
+            checkpoint = final_checkpoint(folder.run(start), built[start])
+            _start_from(config, str(checkpoint), whole=arm.whole)
     what = dict(experiment=name, scale=scale, measures=experiment.measures)
     same = what | dict(
         arms={arm: config.to_dict() for arm, config in plain.items()},
@@ -68,35 +73,20 @@ def reproduce(
         return _write_results(experiment, folder, what, list(arms.values()), seeds)
 
 
-def _with_seeds(
-    runs: Mapping[str, tuple[Arm, int]],
-    starts: Mapping[str, str | None],
-    plain: Mapping[str, Config],
-    folder: ExperimentFolder,
-) -> dict[str, Config]:
-    """The config of each run: its arm's, the seed, and the checkpoint that it starts from."""
-    built: dict[str, Config] = {}
-    for run, (arm, seed) in runs.items():
-        built[run] = config = deepcopy(plain[arm.name])
-        config.randomness = dict(seed=0 if arm.once else seed)
-        start = starts[run]
-        if start is None:
-            continue
-        checkpoint = str(final_checkpoint(folder.run(start), built[start]))
-        if arm.whole:
-            config.load_from = checkpoint
-        else:
-            config.model.backbone.init_cfg = dict(
-                type='Pretrained', checkpoint=checkpoint, prefix='backbone.'
-            )
-    return built
-
-
 def config_of(arm: Arm) -> Config:
     """The config of an arm, but for the data, the seed and what it starts from."""
     config = deepcopy(_read(arm.config))
     config.merge_from_dict(deepcopy(dict(arm.options)))  # it takes _delete_ out of what it is given
     return config
+
+
+def _start_from(config: Config, checkpoint: str, *, whole: bool) -> None:
+    if whole:
+        config.load_from = checkpoint
+    else:
+        config.model.backbone.init_cfg = dict(
+            type='Pretrained', checkpoint=checkpoint, prefix='backbone.'
+        )
 
 
 @cache

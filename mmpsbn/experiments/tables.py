@@ -20,7 +20,7 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.values) if len(self.values) > 1 else self.values[0]
+        return statistics.fmean(self.values)
 
     @property
     def std(self) -> float:
@@ -144,8 +144,9 @@ class ArmTable:
     step_head: str = '{}'
 
     @property
-    def cells(self) -> list[str]:
-        return [self.step, *self.columns.values()]
+    def fields(self) -> list[str]:
+        cells = self.step, *self.columns.values()
+        return [place for cell in cells for place in fields_of(cell)]
 
     def lines(self, numbers: Numbers) -> list[tuple[str, ...]]:
         """The head and the rows."""
@@ -170,8 +171,8 @@ class GridTable:
     cell: str
 
     @property
-    def cells(self) -> list[str]:
-        return [self.cell]
+    def fields(self) -> list[str]:
+        return fields_of(self.cell)
 
     def lines(self, numbers: Numbers) -> list[tuple[str, ...]]:
         """The head and the rows."""

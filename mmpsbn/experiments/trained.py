@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -184,21 +184,18 @@ class TrainedArm:
         the calls (Frankle et al. section 5). Each call of a shared module is a ReLU of its own."""
         calls: list[ActivationStatistics] = []  # of one batch
         seen: list[ActivationStatistics] = []
-        handles = [
-            module.register_forward_hook(
-                lambda module, args, output: calls.append(
-                    activation_statistics(output, channel_dim=1)
-                )
-            )
-            for module in self.model.modules()
-            if isinstance(module, nn.ReLU)
-        ]
-        for images in self._images(self._test):
-            calls.clear()
-            forward_tensors(self.model, images)
-            seen = [a.merged(b) for a, b in zip(seen, calls)] if seen else calls.copy()
-        for handle in handles:
-            handle.remove()
+
+        def watch(module, args, output) -> None:
+            calls.append(activation_statistics(output, channel_dim=1))
+
+        with ExitStack() as hooks:
+            for module in self.model.modules():
+                if isinstance(module, nn.ReLU):
+                    hooks.enter_context(module.register_forward_hook(watch))
+            for images in self._images(self._test):
+                calls.clear()
+                forward_tensors(self.model, images)
+                seen = [a.merged(b) for a, b in zip(seen, calls)] if seen else calls.copy()
         return [of.zero_share().cpu() for of in seen]
 
     @cached_property
