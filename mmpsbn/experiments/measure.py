@@ -207,34 +207,33 @@ def _flops_left(arm: TrainedArm) -> list[float]:
     return [(1 - row['flops_sparsity']) * arm.left['macs'] for row in arm.rounds]
 
 
+def _percent(label: str, read: Callable[[TrainedArm], Any]) -> Measure:
+    """Of shares in [0, 1], drawn in percent."""
+    return Measure(label, read, share=True)
+
+
 MEASURES = {
     'top1': Measure('top-1 accuracy, %', _top1),
     'error': Measure('test error, %', lambda arm: 100 - arm.top1),
     'loss': Measure('training loss', lambda arm: _by_round('loss')(arm) or arm.train_loss()),
     'ensemble': Measure('top-1 of the ensemble, %', TrainedArm.ensemble),
     # of RoundsHook; channels are of norm layers, prunable ones inner channels
-    'flops_sparsity': Measure('FLOPs sparsity, %', _by_round('flops_sparsity'), share=True),
+    'flops_sparsity': _percent('FLOPs sparsity, %', _by_round('flops_sparsity')),
     'collapsed': Measure('collapsed filters', _by_round('collapsed')),
     'channels': Measure('filters', _by_round('channels')),
     'dead': Measure('dead channels', _by_round('dead')),
-    'flops_left': Measure('FLOPs left, %', _flops_left, share=True),
+    'flops_left': _percent('FLOPs left, %', _flops_left),
     'prunable': Measure('channels', _by_round('prunable')),
-    'dead_share': Measure('dead channels, %', _dead_share, share=True),
+    'dead_share': _percent('dead channels, %', _dead_share),
     # of the filters of convolutions; inactive over the training images
-    'small_share': Measure(
-        'filters with |gamma| < 1e-3 or pruned, %', lambda arm: _removed(arm).share, share=True
+    'small_share': _percent(
+        'filters with |gamma| < 1e-3 or pruned, %', lambda arm: _removed(arm).share
     ),
-    'inactive_share': Measure('inactive filters, %', lambda arm: _inactive(arm).share, share=True),
-    'small_by_layer': Measure(
-        'filters removed, %', lambda arm: _by_layer(_removed(arm)), share=True
-    ),
-    'inactive_by_layer': Measure(
-        'inactive filters, %', lambda arm: _by_layer(_inactive(arm)), share=True
-    ),
-    'weights_removed': Measure(
-        'weights of the collapsed and the pruned filters, %',
-        _weights_removed,
-        share=True,
+    'inactive_share': _percent('inactive filters, %', lambda arm: _inactive(arm).share),
+    'small_by_layer': _percent('filters removed, %', lambda arm: _by_layer(_removed(arm))),
+    'inactive_by_layer': _percent('inactive filters, %', lambda arm: _by_layer(_inactive(arm))),
+    'weights_removed': _percent(
+        'weights of the collapsed and the pruned filters, %', _weights_removed
     ),
     'error_after': Measure(
         'test error without the collapsed filters, %',
@@ -248,31 +247,26 @@ MEASURES = {
     'beta_path_c5': Measure('beta of C5, {}', _path('beta', -3)),
     'ratio_path': Measure('beta / gamma of the collapsed, {}', _ratio_path),
     # of SparsityHooks with these names
-    'dead_by_epoch': Measure('dead channels by {} pictures, %', _dead_by_epoch, share=True),
-    'overlap_by_epoch': Measure('overlap with those ever dead, %', _overlap_by_epoch, share=True),
+    'dead_by_epoch': _percent('dead channels by {} pictures, %', _dead_by_epoch),
+    'overlap_by_epoch': _percent('overlap with those ever dead, %', _overlap_by_epoch),
     'revivals': Measure('revivals by all pictures', _revivals),
     # of all norm layers, by threshold; and in points, where the small ones are 0
-    'small_gammas': Measure('|gamma| < {}, % of channels', _small_gammas, share=True),
+    'small_gammas': _percent('|gamma| < {}, % of channels', _small_gammas),
     'change_clamped': Measure('change of top-1 with |gamma| < {} at 0, points', _change_clamped),
-    'relus_off': Measure(
-        'ReLUs off, %', lambda arm: _share(torch.cat(arm.relus) > 0.99), share=True
-    ),
+    'relus_off': _percent('ReLUs off, %', lambda arm: _share(torch.cat(arm.relus) > 0.99)),
     # distributions, signed
     'zero_quantiles': Measure('Pr[a = 0] of a ReLU', lambda arm: _quantiles(torch.cat(arm.relus))),
     'gamma_quantiles': Measure('gamma', lambda arm: _quantiles(_scales(arm, 'gamma'))),
     'beta_quantiles': Measure('beta', lambda arm: _quantiles(_scales(arm, 'bias'))),
-    'negative_gammas': Measure(
-        'gamma < 0, % of channels',
-        lambda arm: _share(_scales(arm, 'gamma') < 0),
-        share=True,
+    'negative_gammas': _percent(
+        'gamma < 0, % of channels', lambda arm: _share(_scales(arm, 'gamma') < 0)
     ),
     'l1_quantiles': Measure(
         'L1 norm of a filter, of the largest of its layer', lambda arm: _quantiles(_l1_norms(arm))
     ),
-    'l1_small': Measure(
+    'l1_small': _percent(
         'filters with an L1 norm below 1 % of the largest of their layer, %',
         lambda arm: _share(_l1_norms(arm) < 0.01),
-        share=True,
     ),
     # Mehta et al. section 3, over the training images
     'universality_by_layer': Measure(
@@ -280,17 +274,15 @@ MEASURES = {
         lambda arm: [mean_universality({name: of}) for name, of in _backbone(arm.census).items()],
     ),
     # of what pruning in training has left or removed
-    'left': Measure('{} left, %', lambda arm: arm.left, share=True),
-    'removed': Measure(
-        '{} removed, %', lambda arm: {k: 1 - left for k, left in arm.left.items()}, share=True
-    ),
-    'weight_sparsity': Measure('weight sparsity, %', _weight_sparsity, share=True),
+    'left': _percent('{} left, %', lambda arm: arm.left),
+    'removed': _percent('{} removed, %', lambda arm: {k: 1 - left for k, left in arm.left.items()}),
+    'weight_sparsity': _percent('weight sparsity, %', _weight_sparsity),
     'training_flops': Measure('training FLOPs, of dense', _training_flops),
     'inference_flops': Measure(
         'inference FLOPs, of dense', lambda arm: (_logged(arm, 'macs_left') or [1.0])[-1]
     ),
     'speedup': Measure('last step, times faster than dense', TrainedArm.speedup),
-    'onnx': Measure('time left in ONNX Runtime, %', TrainedArm.onnx_time_left, share=True),
+    'onnx': _percent('time left in ONNX Runtime, %', TrainedArm.onnx_time_left),
     'train_seconds': Measure('training, s', TrainedArm.train_seconds),
     'map': Measure('COCO mAP', _map),
 }

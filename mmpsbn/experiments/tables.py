@@ -81,6 +81,10 @@ class Measured:
         """A number by its place, as in a cell."""
         return _CELL.get_field(field, (), self.at(step))[0]
 
+    def written(self, cell: str, step: int = -1) -> str:
+        """Its numbers in a cell, with nothing in place of None."""
+        return _CELL.vformat(cell, (), self.at(step))
+
 
 Numbers = Mapping[str, Measured]  # by the name of the arm
 
@@ -104,11 +108,6 @@ class _Cell(Formatter):
 
 
 _CELL = _Cell()
-
-
-def write_cell(cell: str, numbers: Mapping[str, Any]) -> str:
-    """Empty in place of None."""
-    return _CELL.vformat(cell, (), numbers)
 
 
 def fields_of(cell: str) -> list[str]:
@@ -156,8 +155,8 @@ class ArmTable:
         lines = [(self.corner, *heads, *self.columns)]
         for name, arm in numbers.items():
             own = arm.steps(fields)
-            steps = [write_cell(self.step, arm.at(step)) for step in range(own)]
-            cells = [write_cell(cell, arm.at(-1)) for cell in self.columns.values()]
+            steps = [arm.written(self.step, step) for step in range(own)]
+            cells = [arm.written(cell) for cell in self.columns.values()]
             lines.append((name, *steps, *[''] * (count - own), *cells))
         return lines
 
@@ -180,6 +179,6 @@ class GridTable:
         columns = sorted({column for row in rows.values() for column in row}, key=float)
         lines = [(self.corner, *columns)]
         for name, row in rows.items():
-            cells = [write_cell(self.cell, row[k].at(-1)) if k in row else '' for k in columns]
+            cells = [row[at].written(self.cell) if at in row else '' for at in columns]
             lines.append((name, *cells))
         return lines

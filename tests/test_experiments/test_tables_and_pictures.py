@@ -14,7 +14,6 @@ from mmpsbn.experiments.tables import (
     grid,
     markdown,
     over_seeds,
-    write_cell,
 )
 
 
@@ -54,8 +53,8 @@ def test_numbers_are_joined_where_they_stand():
 
 
 def test_a_cell_has_all_numbers_of_a_mapping_and_is_empty_without_one():
-    numbers = over_seeds([dict(shares={'a': 0.5, 'b': 0.25}, none=None)])
-    assert write_cell('{shares:.0p} / {shares[b]:.1p} / {none:.1f}', numbers) == '50, 25 / 25.0 / '
+    arm = measured(dict(shares={'a': 0.5, 'b': 0.25}, none=None))
+    assert arm.written('{shares:.0p} / {shares[b]:.1p} / {none:.1f}') == '50, 25 / 25.0 / '
 
 
 def test_a_table_of_steps_has_those_of_each_arm_and_its_last_numbers():
