@@ -37,22 +37,12 @@ class Arm:
         return f'{self.name}, seed {0 if self.once else seed}'
 
 
-def sweep(
-    config: str,
-    common: Mapping[str, Options],
-    changes: Mapping[str, Options] | Callable[[str], Mapping[str, Options]],
-) -> dict[str, list[Arm]]:
-    """Arms that differ in one thing.
+Arms = Callable[[str], list[Arm]]  # of a scale
 
-    Args:
-        common: scale -> options of all arms.
-        changes: name of an arm -> its options over these, or scale -> such names.
-    """
-    changes_of = changes if callable(changes) else lambda scale: changes
-    return {
-        scale: [Arm(name, config, {**options, **own}) for name, own in changes_of(scale).items()]
-        for scale, options in common.items()
-    }
+
+def sweep(config: str, common: Options, changes: Mapping[str, Options]) -> list[Arm]:
+    """Arms that differ in one thing: name -> options over those of all."""
+    return [Arm(name, config, {**common, **own}) for name, own in changes.items()]
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ class Experiment:
 
     doc: str
     claim: str
-    arms: Mapping[str, Sequence[Arm]]
+    arms: Arms
     table: ArmTable | GridTable
     panels: Sequence[Panel]
     data: Data = PICTURES

@@ -47,7 +47,7 @@ def reproduce(
         RuntimeError: a run failed, or another process works in ``out``.
     """
     folder = ExperimentFolder(out)
-    arms = {arm.name: arm for arm in experiment.arms[scale]}
+    arms = {arm.name: arm for arm in experiment.arms(scale)}
     settings = experiment.data.settings(scale, data, default_folder=folder.path / 'data')
     plain = {arm.name: config_of(arm) for arm in arms.values()}
     for config in plain.values():

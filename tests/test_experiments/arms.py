@@ -25,7 +25,7 @@ def as_if_trained(
 ):
     """The work folder of an arm at ``smoke``, with fresh weights and statistics of its data, spoilt
     by ``change(state dict, names of its norm layers)``."""
-    (arm,) = (a for a in EXPERIMENTS[experiment].arms['smoke'] if a.name == arm)
+    (arm,) = (a for a in EXPERIMENTS[experiment].arms('smoke') if a.name == arm)
     config = config_of(arm)
     set_data(config, data_settings('smoke', str(data), default_folder=data))
     config.dump(str(folder / 'config.py'))

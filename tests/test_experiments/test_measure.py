@@ -9,6 +9,7 @@ from arms import WIDTHS, images_of, read, watch_relus
 from mmpsbn.experiments import EXPERIMENTS
 from mmpsbn.experiments.measure import MEASURES
 from mmpsbn.experiments.reproduce import config_of
+from mmpsbn.experiments.scales import SCALES
 from mmpsbn.experiments.trained import TrainedArm
 
 
@@ -189,8 +190,8 @@ def test_universality_is_by_layer_and_what_is_never_active_has_none(folder_of):
 
 
 def test_at_the_start_the_loss_tells_of_the_channels_of_every_baseline(folder_of):
-    for arms in EXPERIMENTS['demp-baselines'].arms.values():
-        for arm in arms:
+    for scale in SCALES:
+        for arm in EXPERIMENTS['demp-baselines'].arms(scale):
             backbone = config_of(arm).model.backbone
             assert backbone.zero_init_residual is False, arm.name
     model = TrainedArm(folder_of('demp-baselines', 'SGDM, SNAP, 0.5')).model

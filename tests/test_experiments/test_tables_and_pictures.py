@@ -186,7 +186,7 @@ def test_every_experiment_has_a_table_and_a_picture_at_the_papers_scale(name):
     """Which no smoke run sees."""
     experiment, numbers = EXPERIMENTS[name], {}
     shapes = SHAPES | (dict.fromkeys(BY_ROUND, [0.5] * 9) if name.startswith('psbn-') else {})
-    for arm in experiment.arms['paper']:
+    for arm in experiment.arms('paper'):
         seed = {measure: shapes.get(measure, 0.5) for measure in experiment.measures}
         numbers[arm.name] = measured(seed, seed, start=numbers.get(arm.pretrained))
     head, *rows = experiment.table.lines(numbers)

@@ -69,7 +69,7 @@ def test_removing_a_filter_that_works_changes_the_error(folder_of):
 
 def test_the_map_is_of_the_net_and_not_of_a_log_that_may_lack_it(tmp_path, digits):
     experiment = EXPERIMENTS['finetune-tradeoff']
-    (dense,) = (arm for arm in experiment.arms['smoke'] if arm.name == 'dense, 100')
+    (dense,) = (arm for arm in experiment.arms('smoke') if arm.name == 'dense, 100')
     config = config_of(dense)
     data = experiment.data
     data.write(config, data.settings('smoke', str(digits), default_folder=digits))

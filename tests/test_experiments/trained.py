@@ -9,7 +9,7 @@ from mmpsbn.experiments.reproduce import reproduce
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'cifar/resnet20_bn_cifar10_in_memory.py'
-TINY = EXPERIMENTS['psbn-lr'].arms['smoke'][0].options
+TINY = EXPERIMENTS['psbn-lr'].arms('smoke')[0].options
 
 
 def run(name, experiment, out, *, data=None, scale='smoke', seeds=(0,), jobs=2, lines=None):
@@ -30,7 +30,7 @@ def run(name, experiment, out, *, data=None, scale='smoke', seeds=(0,), jobs=2, 
 
 def with_arms(*arms):
     """psbn-rounds with other arms."""
-    return replace(EXPERIMENTS['psbn-rounds'], arms=dict(smoke=arms))
+    return replace(EXPERIMENTS['psbn-rounds'], arms=lambda scale: arms)
 
 
 # of one short training each, the second from the first, which all seeds share

@@ -29,7 +29,7 @@ class WaitAfterFirstRound(Hook):
                 time.sleep(0.02)
 
 
-_ARM = EXPERIMENTS['psbn-rounds'].arms['smoke'][0]
+_ARM = EXPERIMENTS['psbn-rounds'].arms('smoke')[0]
 _OPTIONS = _ARM.options | {
     'custom_imports.imports': ['mmpsbn', 'waiting_arm'],
     'custom_hooks': [*_ARM.options['custom_hooks'], dict(type='WaitAfterFirstRound')],

@@ -94,7 +94,7 @@ EXPERIMENT = Experiment(
     __doc__,
     claim='None: the table says what `DemPHook(budget=dict(flops=...))` keeps of the mAP of the '
     'dense detector that is trained as long, and what simpler choices keep.',
-    arms={scale: _arms(scale) for scale in _CONFIGS},
+    arms=_arms,
     table=ArmTable(
         'method, MACs asked for in %, or peak',
         {

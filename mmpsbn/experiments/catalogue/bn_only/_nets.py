@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...experiment import Arm, Options, sweep
+from ...experiment import Arms, Options, sweep
 from ...pictures import over_columns, over_steps
 from ...scales import length
 from ...tables import GridTable
@@ -52,12 +52,12 @@ class Family:
     config: str = CONFIG
     trainings: Mapping[str, Options] = field(default_factory=lambda: TRAININGS)
 
-    def arms(self, rows: Mapping[str, Options], **shown: Collection[str]) -> dict[str, list[Arm]]:
+    def arms(self, rows: Mapping[str, Options], **shown: Collection[str]) -> Arms:
         """Arms ``'row, size'``; ``shown``: at a scale, which of the rows."""
-        return sweep(
+        return lambda scale: sweep(
             self.config,
-            self.trainings,
-            lambda scale: {
+            self.trainings[scale],
+            {
                 f'{row}, {n}': self.net(n) | rows[row]
                 for n in self.sizes[scale]
                 for row in shown.get(scale, rows)

@@ -16,7 +16,7 @@ _SMALL |= dict(paper=tuple((n, c) for c in (2, 4, 8) for n in (56, 32, 14, 8)))
 _NETS = dict(deeper=(_DEEPER, 'BN'), wider=(_WIDER, 'BN'), small=(_SMALL, 'all'))
 
 
-def _arms(scale: str) -> dict[str, Options]:
+def _nets(scale: str) -> dict[str, Options]:
     return {
         f'{row}, {n}-{channels}': of_depth(n) | width(channels) | BOTH[trained]
         for row, (nets, trained) in _NETS.items()
@@ -28,7 +28,7 @@ EXPERIMENT = Experiment(
     __doc__,
     claim='With as many parameters of BN deeper nets are better than wider ones; small nets '
     'trained whole are better than both, at best by 5 to 10 points.',
-    arms=sweep(CONFIG, TRAININGS, _arms),
+    arms=lambda scale: sweep(CONFIG, TRAININGS[scale], _nets(scale)),
     table=ArmTable(
         'nets, depth-channels',
         {'trained parameters': '{trained_parameters}', 'top-1, %': '{top1:.1f}'},

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...experiment import Arm, Options
-from ...scales import SCALES, length
+from ...experiment import Arm, Arms, Options
+from ...scales import length
 from .._shared import DECAY
 
 
@@ -70,7 +70,7 @@ def with_each_optimizer(
     *,
     watch: Callable[[str], Sequence[dict]] = lambda scale: [dict(type='SparsityHook')],
     **common: Any,
-) -> dict[str, list[Arm]]:
+) -> Arms:
     """Arms ``'optimizer, name'`` with Adam and SGDM, at ``smoke`` with SGDM alone.
 
     Args:
@@ -92,4 +92,4 @@ def with_each_optimizer(
             for name, of in hooks(scale).items()
         ]
 
-    return {scale: arms(scale) for scale in SCALES}
+    return arms

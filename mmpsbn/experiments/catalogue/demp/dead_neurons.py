@@ -46,14 +46,14 @@ def _activations(scale: str) -> list[Arm]:
     ]
 
 
-_PENALISED = with_each_optimizer(_penalised, watch=_watch)
+_penalised_arms = with_each_optimizer(_penalised, watch=_watch)
 
 EXPERIMENT = Experiment(
     __doc__,
     claim='Dead neurons accumulate early, also with Leaky ReLU and Swish, where |a| < 0.01 is '
     'dead; over 99 % of them stay so with Adam, three quarters with SGDM; 512 pictures tell as '
     'much as all.',
-    arms={scale: arms + _activations(scale) for scale, arms in _PENALISED.items()},
+    arms=lambda scale: _penalised_arms(scale) + _activations(scale),
     table=ArmTable(
         'optimizer, peak of the penalty; activation, rate of Adam',
         {

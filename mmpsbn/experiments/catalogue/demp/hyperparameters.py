@@ -3,7 +3,6 @@ batch size, width and the eps of Adam; against decay, ours"""
 
 from ...experiment import Arm, Experiment, Options
 from ...pictures import over_columns
-from ...scales import SCALES
 from ...tables import ArmTable
 from .._shared import DECAY, LR
 from ._resnet18 import TRAININGS, config_of, net_of
@@ -55,7 +54,7 @@ EXPERIMENT = Experiment(
     __doc__,
     claim='Wider nets, larger rates and smaller batches kill more neurons, a larger eps of Adam '
     'fewer: at a rate of 0.005 5.07 % at 1e-10 and none at 1e-4, at 0.01 12.6 and 0.47 %.',
-    arms={scale: _arms(scale) for scale in SCALES},
+    arms=_arms,
     table=ArmTable(
         'optimizer, setting', {'dead, %': '{inactive_share:.1p}', 'top-1, %': '{top1:.1f}'}
     ),

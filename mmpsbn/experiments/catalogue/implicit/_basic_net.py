@@ -17,6 +17,7 @@ _OPTIMIZERS = {
     'Adamax': dict(type='Adamax', lr=2e-3, betas=(0.9, 0.99), eps=1e-8),
     'RMSprop': dict(type='RMSprop', lr=1e-3, eps=1e-8),
 }
+CONFIGS = {n: f'cifar/basicnet_bn_cifar{n}_in_memory.py' for n in (10, 100)}
 _LAST = {'64-1x': 512, '64-0.5x': 256, '32-0.25x': 128}  # channels of the last convolution
 
 
@@ -56,14 +57,13 @@ def by_decay(scale: str, decays: Mapping[str, Sequence[float]]) -> dict[str, Opt
     }
 
 
-def on_cifar(
-    classes: int,
-    changes: Callable[[str], Mapping[str, Options]],
-    common: Mapping[str, Options] = NETS,
-) -> dict[str, Any]:
-    """Arms of :func:`.sweep` on CIFAR-10 or CIFAR-100, and the data."""
-    arms = sweep(f'cifar/basicnet_bn_cifar{classes}_in_memory.py', common, changes)
-    return dict(arms=arms, data={10: PICTURES, 100: PICTURES_100}[classes])
+def on_cifar(classes: int, changes: Callable[[str], Mapping[str, Options]]) -> dict[str, Any]:
+    """Arms of the net of a scale on CIFAR-10 or CIFAR-100, and the data; ``changes``: scale -> name
+    -> options."""
+    return dict(
+        arms=lambda scale: sweep(CONFIGS[classes], NETS[scale], changes(scale)),
+        data={10: PICTURES, 100: PICTURES_100}[classes],
+    )
 
 
 # of SGD the strong one is ours
@@ -121,8 +121,10 @@ def widths(classes: int) -> dict[str, Any]:
     return dict(
         **on_cifar(
             classes,
-            lambda scale: {f'BasicNet, {width}': basic_net(width) for width in nets[scale]},
-            {scale: training(scale, 'Adam L2', decay) for scale, decay in decays.items()},
+            lambda scale: {
+                f'BasicNet, {width}': training(scale, 'Adam L2', decays[scale]) | basic_net(width)
+                for width in nets[scale]
+            },
         ),
         table=ArmTable(
             'width',

@@ -71,10 +71,10 @@ def one_round(
 ) -> dict[str, Any]:
     """Arms, table and panels: BN and psBN for one round, at each of the ``values`` of a scale."""
     return dict(
-        arms=sweep(
+        arms=lambda scale: sweep(
             CONFIG,
-            {scale: rounds(scale) for scale in values},
-            lambda scale: {
+            rounds(scale),
+            {
                 f'{norm}, {value:g}': option(value) | change
                 for norm, change in NORMS.items()
                 for value in values[scale]

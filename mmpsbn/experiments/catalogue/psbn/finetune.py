@@ -2,7 +2,6 @@
 
 from ...experiment import Arm, Experiment
 from ...pictures import over_stages
-from ...scales import SCALES
 from ...tables import ArmTable
 from ._rounds import CONFIG, NORMS, rounds
 
@@ -31,7 +30,7 @@ EXPERIMENT = Experiment(
     __doc__,
     claim='The sudden rise of the learning rate when a net is finetuned collapses filters under '
     'BN, and psBN avoids it.',
-    arms={scale: _arms(scale) for scale in SCALES},
+    arms=_arms,
     table=ArmTable(
         'pretrained -> finetuned, LR',
         {

@@ -2,7 +2,7 @@
 percentiles over its channels; and section 4.3: beta / gamma of those that have collapsed"""
 
 from ...experiment import Experiment, sweep
-from ...scales import KEEP_ALL, SCALES
+from ...scales import KEEP_ALL
 from .._shared import by_epoch
 from ._rounds import CONFIG, NORMS, rounds
 
@@ -10,6 +10,6 @@ EXPERIMENT = Experiment(
     __doc__,
     claim='Collapsed filters run from the outside to the origin; the ratio of beta and gamma keeps '
     'its value while both decay.',
-    arms=sweep(CONFIG, {scale: rounds(scale, 2) | KEEP_ALL for scale in SCALES}, NORMS),
+    arms=lambda scale: sweep(CONFIG, rounds(scale, 2) | KEEP_ALL, NORMS),
     **by_epoch('norm', 'gamma_path', 'beta_path', 'ratio_path'),
 )

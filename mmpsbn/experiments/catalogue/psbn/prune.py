@@ -5,7 +5,6 @@ from typing import Any
 
 from ...experiment import Arm, Experiment, Options
 from ...pictures import against
-from ...scales import SCALES
 from ...tables import ArmTable
 from .._shared import LR, cut_once
 from ._rounds import CONFIG, HOOKS, rounds
@@ -45,7 +44,7 @@ EXPERIMENT = Experiment(
     claim='No way of collapse, by retraining, larger learning rates or Adam, is better than the '
     'naive uniform ablation of filters: to prune the collapsed ones is not better than to prune '
     'random ones.',
-    arms={scale: _arms(scale) for scale in SCALES},
+    arms=_arms,
     table=ArmTable(
         'way, setting',
         {'FLOPs left, %': '{flops_left:.1p}', 'collapsed': '{collapsed}', 'top-1, %': '{top1:.1f}'},

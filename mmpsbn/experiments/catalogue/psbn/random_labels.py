@@ -13,20 +13,17 @@ _NOT_AUGMENTED = {
     'data_preprocessor.padding': 0,
     'data_preprocessor.flip_prob': 0.0,
 }
+_ROUNDS = dict(
+    smoke=rounds('smoke', 2),
+    small=rounds('small', 5, epochs=90, weight_decay=1e-3) | _NOT_AUGMENTED,
+    paper=rounds('paper', 5),
+)
 
 EXPERIMENT = Experiment(
     __doc__,
     claim='Filters collapse on labels without structure too: the FLOPs sparsity grows with every '
     'round, until in the fifth the net no longer fits the data.',
-    arms=sweep(
-        'cifar/resnet20_psbn_cifar10_random_labels.py',
-        dict(
-            smoke=rounds('smoke', 2),
-            small=rounds('small', 5, epochs=90, weight_decay=1e-3) | _NOT_AUGMENTED,
-            paper=rounds('paper', 5),
-        ),
-        NORMS,
-    ),
+    arms=lambda scale: sweep('cifar/resnet20_psbn_cifar10_random_labels.py', _ROUNDS[scale], NORMS),
     table=ArmTable(
         'FLOPs sparsity % / dead / training loss after round',
         step='{flops_sparsity:.1p} / {dead} / {loss:.2f}',

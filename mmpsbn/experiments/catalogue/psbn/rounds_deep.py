@@ -1,7 +1,6 @@
 """figure 3 of the psBN paper, ResNet-56 and VGG16-BN: sparsity and accuracy over restarts"""
 
 from ...experiment import Arm, Experiment
-from ...scales import SCALES
 from .._shared import FEW
 from ._rounds import BY_ROUND, CONFIG, DEPTH, NETS, NORMS, TINY, VGG, rounds
 
@@ -28,6 +27,6 @@ EXPERIMENT = Experiment(
     __doc__,
     claim='As with ResNet-20: the sparsity grows with every round under BN and falls the accuracy, '
     'Leaky ReLU changes little, psBN inhibits both.',
-    arms={scale: _arms(scale) for scale in SCALES},
+    arms=_arms,
     **BY_ROUND,
 )

@@ -7,21 +7,22 @@ from .._shared import LR
 from ._rounds import CONFIG, DEPTH, HOOKS, NORMS, rounds
 
 _ENSEMBLE = {'custom_hooks': [*HOOKS, dict(type='SnapshotEnsembleHook', num_snapshots=3)]}
+# small: ResNet-20 for ResNet-110, S = 10 * 157 steps * 0.1 * 2e-3 / 0.1 = 3.1 a round at 0.2
+# where the paper's 40 epochs have 7.8
+_ROUNDS = dict(
+    smoke=rounds('smoke', 3),
+    small=rounds('small', 5, epochs=10),
+    paper=rounds('paper', 5, epochs=40) | {DEPTH: 110},
+)
 
 EXPERIMENT = Experiment(
     __doc__,
     claim='At LR 0.2 the ensemble of the last 3 of 5 snapshots has 94.86 % with psBN and 94.63 % '
     'with BN, the last net a FLOPs sparsity of 5.3 % and 31.6 %.',
-    # small: ResNet-20 for ResNet-110, S = 10 * 157 steps * 0.1 * 2e-3 / 0.1 = 3.1 a round at 0.2
-    # where the paper's 40 epochs have 7.8
-    arms=sweep(
+    arms=lambda scale: sweep(
         CONFIG,
-        dict(
-            smoke=rounds('smoke', 3) | _ENSEMBLE,
-            small=rounds('small', 5, epochs=10) | _ENSEMBLE,
-            paper=rounds('paper', 5, epochs=40) | _ENSEMBLE | {DEPTH: 110},
-        ),
-        lambda scale: {
+        _ROUNDS[scale] | _ENSEMBLE,
+        {
             f'{norm}, {lr}': change | {LR: lr}
             for lr in ((0.2,) if scale == 'smoke' else (0.2, 0.1))
             for norm, change in NORMS.items()

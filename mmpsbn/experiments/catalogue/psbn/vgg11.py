@@ -18,9 +18,9 @@ EXPERIMENT = Experiment(
     __doc__,
     claim='At the end of the second round the L1 norms of the filters have a peak at 0 with BN and '
     'none without; instance norm has collapsed filters too, a linear net less than 1 %.',
-    arms=sweep(
+    arms=lambda scale: sweep(
         VGG,
-        {scale: options | {DEPTH: 11} for scale, options in _ROUNDS.items()},
+        _ROUNDS[scale] | {DEPTH: 11},
         {
             'BN + ReLU': NORMS['BN'],
             # a tenth of the rate is ours; without gamma SparsityHook has nothing to see
