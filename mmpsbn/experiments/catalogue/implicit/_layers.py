@@ -6,7 +6,7 @@ from ...experiment import Arm, Options
 from ...pictures import over_steps
 from ...scales import length
 from ...tables import ArmTable
-from .._shared import LR, NOTHING_GOES, cut_once
+from .._shared import FEW, LR, NOTHING_GOES, cut_once
 from ._basic_net import training
 
 TABLE_2 = {
@@ -27,13 +27,15 @@ def _vgg(scale: str, depth: int, batch_size: int, classes: int) -> Options:
     head = {'model.head.num_classes': classes}
     if depth == 19:
         head = {'model.head': dict(_SLIMMING_HEAD, num_classes=classes)}
-    return training(scale, 'Adam L2', 1e-4, batch_size) | {'model.backbone.depth': depth} | head
+    few = dict.fromkeys(FEW, 100) if scale == 'smoke' else {}  # one a class
+    options = training(scale, 'Adam L2', 1e-4, batch_size) | {'model.backbone.depth': depth}
+    return options | head | few
 
 
-def vggs(scale: str, sizes: Mapping[int, Sequence[int]], classes: int, **few: int) -> list[Arm]:
-    """Of depth -> batch sizes; ``few``: further options."""
+def vggs(scale: str, sizes: Mapping[int, Sequence[int]], classes: int) -> list[Arm]:
+    """Of depth -> batch sizes."""
     return [
-        Arm(f'VGG-{depth}, batch {size}', _VGG, _vgg(scale, depth, size, classes) | few)
+        Arm(f'VGG-{depth}, batch {size}', _VGG, _vgg(scale, depth, size, classes))
         for depth, values in sizes.items()
         for size in values
     ]
@@ -56,11 +58,11 @@ _NOTHING_GOES = dict(
 )
 
 
-def explicit(scale: str, way: str, depth: int, classes: int, **few: int) -> list[Arm]:
-    """Training and finetuning by one of the explicit ways; ``few``: further options."""
+def explicit(scale: str, way: str, depth: int, classes: int) -> list[Arm]:
+    """Training and finetuning by one of the explicit ways."""
     hooks, score, left = _EXPLICIT[way]
     epochs, batch_size, iterations = _FINETUNED[scale]
-    net = _vgg(scale, depth, 64, classes) | training(scale, 'SGD L2', 1e-4, 64) | few
+    net = _vgg(scale, depth, 64, classes) | training(scale, 'SGD L2', 1e-4, 64)
     first = [dict(hook, prune=_NOTHING_GOES[scale]) for hook in hooks]
     then = length(epochs, batch_size=batch_size) | {
         LR: 1e-3,

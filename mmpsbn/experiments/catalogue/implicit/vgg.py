@@ -3,10 +3,7 @@ Network Slimming"""
 
 from ...experiment import Arm, Experiment
 from ...scales import PICTURES_100
-from .._shared import FEW
 from ._layers import BY_LAYER, VGG_SIZES, explicit, vggs
-
-_FEW = dict.fromkeys(FEW, 100)
 
 
 def _arms(scale: str) -> list[Arm]:
@@ -15,9 +12,9 @@ def _arms(scale: str) -> list[Arm]:
     if scale == 'paper':
         return vggs(scale, VGG_SIZES, 100) + explicit(scale, 'Network Slimming', 19, 100)
     return [
-        *vggs(scale, {11: (40,)}, 100, **_FEW),
-        *explicit(scale, 'Li et al.', 11, 100, **_FEW),  # of CIFAR-10 alone in the paper
-        *explicit(scale, 'Network Slimming', 11, 100, **_FEW),
+        *vggs(scale, {11: (40,)}, 100),
+        *explicit(scale, 'Li et al.', 11, 100),  # of CIFAR-10 alone in the paper
+        *explicit(scale, 'Network Slimming', 11, 100),
     ]
 
 
