@@ -50,25 +50,21 @@ class Experiment:
     """A figure or a table of a paper; the catalogue knows its name on the command line.
 
     Attributes:
-        doc: the figure or table, in words: the docstring of its file.
         claim: what the paper says.
         arms: scale -> the trainings; an arm comes after the one it starts from.
         table: of the numbers by arm.
         panels: pictures of them, side by side.
         data: what it is trained on.
+        shows: the figure or table, in a line; the catalogue takes it from the docstring of the
+            file.
     """
 
-    doc: str
     claim: str
     arms: Arms
     table: ArmTable | GridTable
     panels: Sequence[Panel]
     data: Data = PICTURES
-
-    @property
-    def shows(self) -> str:
-        """The figure or table, in one line."""
-        return ' '.join(self.doc.split())
+    shows: str = ''
 
     @property
     def measures(self) -> list[str]:

@@ -96,7 +96,8 @@ def test_the_path_of_a_file_is_the_name_of_its_experiment():
         'bn-only-wide-controls': 'bn_only.wide_controls',
         'finetune-tradeoff': 'finetune_tradeoff',
     }.items():
-        assert EXPERIMENTS[name] is import_module(f'{catalogue.__name__}.{module}').EXPERIMENT
+        file = import_module(f'{catalogue.__name__}.{module}')
+        assert EXPERIMENTS[name].table is file.EXPERIMENT.table
 
 
 def test_the_docstring_of_a_file_says_in_a_line_what_its_experiment_shows():

@@ -91,7 +91,6 @@ def _arms(scale: str) -> list[Arm]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='None: the table says what `DemPHook(budget=dict(flops=...))` keeps of the mAP of the '
     'dense detector that is trained as long, and what simpler choices keep.',
     arms=_arms,

@@ -5,7 +5,6 @@ from ...experiment import Experiment
 from ._nets import CONTROLS, DEEP
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Two random weights a channel, as many as gamma and beta, reach far less than BN; it '
     'takes 8 for the shallower nets and 16 for the deeper ones. BN + output is a little better '
     'than BN, two random weights + output match it at best.',

@@ -4,7 +4,6 @@ from ...experiment import Experiment
 from ._nets import DEEP, DISABLED, trained
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Training with gamma and beta is 0.5 to 2 points more accurate than with them disabled.',
     arms=DEEP.arms({'all': trained()} | DISABLED),
     **DEEP.top1,

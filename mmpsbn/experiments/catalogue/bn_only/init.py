@@ -5,7 +5,6 @@ from ...experiment import Experiment
 from ._nets import DEEP, INITIALISED
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Features from other distributions change nothing, nor do gamma 1 and gamma in [-1, 1]; '
     'beta 1 adds 1 to 3 points where BN alone is trained, and none or less where all are.',
     arms=DEEP.arms(

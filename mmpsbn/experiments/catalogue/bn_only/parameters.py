@@ -25,7 +25,6 @@ def _nets(scale: str) -> dict[str, Options]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='With as many parameters of BN deeper nets are better than wider ones; small nets '
     'trained whole are better than both, at best by 5 to 10 points.',
     arms=lambda scale: sweep(CONFIG, TRAININGS[scale], _nets(scale)),

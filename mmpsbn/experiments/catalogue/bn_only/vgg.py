@@ -5,7 +5,6 @@ from ...experiment import Experiment
 from ._nets import DISABLED, TRAINED, VGG
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='With all parameters trained accuracy does not differ with gamma and beta disabled; BN '
     'alone is well above chance, and above two random weights a channel, with nearly half of the '
     'gammas below 0.01, where of all trained 2 % to 3 % are.',

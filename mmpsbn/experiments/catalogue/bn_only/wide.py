@@ -5,7 +5,6 @@ from ...experiment import Experiment
 from ._nets import BOTH, DISABLED, TRAINED, WIDE
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='BN alone trained, wider nets get better (73 % for WRN-14-32), less so than deeper ones '
     'with as many parameters; gamma has a peak at 0, and many activations are always off or '
     'always on, as in deep nets.',

@@ -44,7 +44,6 @@ def _hooks(scale: str) -> dict[str, list[dict]]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='One-cycle is a good default among the schedules; with SGDM Lasso on gamma is the best '
     'penalty, with Adam L2 on gamma slightly better; a little noise adds sparsity, more costs '
     'accuracy; noise alone sparsifies too, at a worse tradeoff, and there that it is asymmetric '

@@ -28,7 +28,6 @@ def _hooks(scale: str) -> dict[str, list[dict]]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='With Adam DemP finds sparser nets of better accuracy than the structured baselines, and '
     'is more effective than the unstructured ones; with SGDM all are alike.',
     arms=with_each_optimizer(_hooks, **GAMMAS_AT_ONE),

@@ -49,7 +49,6 @@ def _activations(scale: str) -> list[Arm]:
 _penalised_arms = with_each_optimizer(_penalised, watch=_watch)
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Dead neurons accumulate early, also with Leaky ReLU and Swish, where |a| < 0.01 is '
     'dead; over 99 % of them stay so with Adam, three quarters with SGDM; 512 pictures tell as '
     'much as all.',

@@ -28,7 +28,6 @@ def _hooks(scale: str) -> dict[str, list[dict]]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='A stronger penalty leaves a larger share of dead units, and so does asymmetric noise on '
     'the weights of live ones.',
     arms=with_each_optimizer(_hooks),

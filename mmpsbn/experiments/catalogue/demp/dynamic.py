@@ -18,7 +18,6 @@ def _hooks(scale: str) -> dict[str, list[dict]]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='With Adam pruning during training does not affect performance, with SGDM it further '
     'improves sparsity.',
     arms=with_each_optimizer(_hooks),

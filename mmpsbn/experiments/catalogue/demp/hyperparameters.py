@@ -51,7 +51,6 @@ def _arms(scale: str) -> list[Arm]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Wider nets, larger rates and smaller batches kill more neurons, a larger eps of Adam '
     'fewer: at a rate of 0.005 5.07 % at 1e-10 and none at 1e-4, at 0.01 12.6 and 0.47 %.',
     arms=_arms,

@@ -8,7 +8,6 @@ from ._baselines import BASELINES, GAMMAS_AT_ONE, structured
 from ._resnet18 import activation, with_each_optimizer
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='With Adam DemP outperforms the structured baselines with Leaky ReLU too, with SGDM it '
     'is like them.',
     arms=with_each_optimizer(

@@ -14,7 +14,6 @@ def _hooks(scale: str) -> dict[str, list[dict]]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='The stronger the penalty, the sparser the net; four fifths of the weights go at little '
     'accuracy, and the whole training of the sparsest that keeps it is 2.45 times as fast as '
     "dense (here: the last net's step).",

@@ -4,7 +4,6 @@ from ...experiment import Experiment
 from ._basic_net import TABLE_3, batch_sizes
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='At as many iterations larger batches leave fewer filters inactive: 57 % at 20 and 29 % '
     'at 160 with L2 1e-4.',
     **batch_sizes(100, smoke={1e-3: (80,)}, small={1e-3: (80, 20)}, paper=TABLE_3),

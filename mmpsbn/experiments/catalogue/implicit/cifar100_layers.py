@@ -45,7 +45,6 @@ def _arms(scale: str) -> dict[str, Options]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Adam prunes less from early to middle layers and more in late ones, SGD most in early '
     'ones. Of the 47 % with Adam and L2 1e-4 AMSGrad leaves 13, Leaky ReLU 41 to 43; the rate of '
     'gamma divided by 10 is much more effective, 33; an initial beta of -0.1 changes nothing, 1 '

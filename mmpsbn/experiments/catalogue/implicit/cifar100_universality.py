@@ -21,7 +21,6 @@ def _arms(scale: str) -> dict[str, Options]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='In later layers Adam learns less universal features than SGD; the stronger L2 '
     'inactivates 64 % of those of C6 with Adam and leaves them mostly as they are with SGD.',
     **on_cifar(100, _arms),

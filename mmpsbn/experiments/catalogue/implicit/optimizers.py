@@ -4,7 +4,6 @@ from ...experiment import Experiment
 from ._basic_net import TABLE_1, optimizers
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='At like error Adam with L2 leaves more filters inactive (70 %) than with weight decay '
     '(40 %) and than SGD (0 %), and so do Adadelta and Adagrad; without decay next to none are.',
     **optimizers(

@@ -11,7 +11,6 @@ _DECAYS = dict(
 )
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Gamma is positive with both optimizers; beta is negative with Adam, of both signs with '
     'SGD, so that Adam learns more selective features, which the stronger L2 prunes.',
     **on_cifar(

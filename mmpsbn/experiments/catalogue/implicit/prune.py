@@ -24,7 +24,6 @@ def _arms(scale: str) -> list[Arm]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Removing the filters with |gamma| < 1e-3, up to 97 % of the weights of the '
     'convolutions, changes the error by less than half a point.',
     arms=_arms,

@@ -15,7 +15,6 @@ def _arms(scale: str) -> dict[str, Options]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='In later layers Adam learns less universal, more selective features than SGD; the '
     'larger the batch, the more selective ones are left.',
     **on_cifar(10, _arms),

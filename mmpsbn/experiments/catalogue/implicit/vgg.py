@@ -19,7 +19,6 @@ def _arms(scale: str) -> list[Arm]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Adam with L2 1e-4 prunes most of the late layers; larger batches and the harder task '
     'leave fewer filters inactive. Network Slimming prunes 50 % of VGG-19 at a test error of 26.7.',
     arms=_arms,

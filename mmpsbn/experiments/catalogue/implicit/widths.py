@@ -4,7 +4,6 @@ from ...experiment import Experiment
 from ._basic_net import widths
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='The narrower the net, the fewer filters are inactive with Adam and L2 1e-4: 70, 51 and '
     '23 %.',
     **widths(10),

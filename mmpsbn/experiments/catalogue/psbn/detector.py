@@ -17,7 +17,6 @@ _ROUNDS = dict(
 )
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Filters of a detector collapse under BN where decay and length allow it, psBN keeps '
     'them; the paper has mAP with psBN above BN after training on COCO.',
     arms=lambda scale: sweep(

@@ -27,7 +27,6 @@ def _arms(scale: str) -> list[Arm]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='The sudden rise of the learning rate when a net is finetuned collapses filters under '
     'BN, and psBN avoids it.',
     arms=_arms,

@@ -11,7 +11,6 @@ def _initial(gamma: float) -> Options:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='The smaller gamma begins, the more filters die and collapse under BN in one round.',
     # Which values the figure has cannot be read from the text. small: S = 3.9 takes a gamma of 1,
     # 0.2 and 0.04 to 0.02, 4e-3 and 8e-4: only from the last a filter that dies early can be

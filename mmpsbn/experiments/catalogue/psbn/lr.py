@@ -5,7 +5,6 @@ from .._shared import LR
 from ._rounds import one_round
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='The larger the learning rate, the more filters collapse under BN.',
     **one_round(
         'learning rate',

@@ -7,7 +7,6 @@ from .._shared import by_epoch
 from ._rounds import CONFIG, NORMS, rounds
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Collapsed filters run from the outside to the origin; the ratio of beta and gamma keeps '
     'its value while both decay.',
     arms=lambda scale: sweep(CONFIG, rounds(scale, 2) | KEEP_ALL, NORMS),

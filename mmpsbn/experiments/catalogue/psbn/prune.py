@@ -40,7 +40,6 @@ def _arms(scale: str) -> list[Arm]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='No way of collapse, by retraining, larger learning rates or Adam, is better than the '
     'naive uniform ablation of filters: to prune the collapsed ones is not better than to prune '
     'random ones.',

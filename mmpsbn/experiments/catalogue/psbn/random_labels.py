@@ -20,7 +20,6 @@ _ROUNDS = dict(
 )
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Filters collapse on labels without structure too: the FLOPs sparsity grows with every '
     'round, until in the fifth the net no longer fits the data.',
     arms=lambda scale: sweep('cifar/resnet20_psbn_cifar10_random_labels.py', _ROUNDS[scale], NORMS),

@@ -10,7 +10,6 @@ _ROUNDS = dict(
 )
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='With BN and ReLU the FLOPs sparsity grows with every round, Leaky ReLU changes little, '
     'psBN keeps it near 0 and with it the accuracy, which BN loses.',
     arms=lambda scale: sweep(CONFIG, _ROUNDS[scale], NETS),

@@ -24,7 +24,6 @@ def _arms(scale: str) -> list[Arm]:
 
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='As with ResNet-20: the sparsity grows with every round under BN and falls the accuracy, '
     'Leaky ReLU changes little, psBN inhibits both.',
     arms=_arms,

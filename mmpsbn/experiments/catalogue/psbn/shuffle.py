@@ -6,7 +6,6 @@ from ._rounds import BY_ROUND, CONFIG, rounds
 _SHUFFLE = {'custom_hooks': [dict(type='RoundsHook', shuffle=True), dict(type='SparsityHook')]}
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='Trained on after each parameter tensor was shuffled the net still collapses filters, '
     'so they are not selected by the loss; its accuracy falls.',
     arms=lambda scale: sweep(CONFIG, rounds(scale, 2), {'retrained': {}, 'shuffled': _SHUFFLE}),

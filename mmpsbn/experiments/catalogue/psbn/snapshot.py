@@ -16,7 +16,6 @@ _ROUNDS = dict(
 )
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='At LR 0.2 the ensemble of the last 3 of 5 snapshots has 94.86 % with psBN and 94.63 % '
     'with BN, the last net a FLOPs sparsity of 5.3 % and 31.6 %.',
     arms=lambda scale: sweep(

@@ -15,7 +15,6 @@ _ROUNDS = dict(
 )
 
 EXPERIMENT = Experiment(
-    __doc__,
     claim='At the end of the second round the L1 norms of the filters have a peak at 0 with BN and '
     'none without; instance norm has collapsed filters too, a linear net less than 1 %.',
     arms=lambda scale: sweep(
