@@ -17,6 +17,7 @@ from ..functional.training_flops import training_flops_left
 from ..models.trained_parts import TrainedParts
 from ..pruning.census import LayerChannels, take_census
 from ..pruning.measures import ChannelCounts, Limits, count_channels, mean_universality
+from ..pruning.sparsity import scales_clamped
 from .trained import TrainedArm
 
 _LIMITS = Limits(gamma=COLLAPSED_GAMMA, eps=1e-12)  # Mehta et al. section 2.1
@@ -99,7 +100,11 @@ def _small_gammas(arm: TrainedArm) -> Mapping[str, float]:
 
 
 def _change_clamped(arm: TrainedArm) -> Mapping[str, float]:
-    return {str(at): arm.accuracy(clamped=at) - arm.top1 for at in _SMALL}
+    before, changes = arm.top1, {}
+    for at in _SMALL:
+        with scales_clamped(arm.model, threshold=at):
+            changes[str(at)] = arm.accuracy() - before
+    return changes
 
 
 def _share(mask: Tensor) -> float:

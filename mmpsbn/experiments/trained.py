@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from ..pruning.cost import count_positions, model_cost
 from ..pruning.lossless import collapsed_channels, keep_mask_of
 from ..pruning.observation import observe_channels
 from ..pruning.prune import prune_channels
-from ..pruning.sparsity import scale_layers, scales_clamped
+from ..pruning.sparsity import scale_layers
 from .folder import read_json
 
 _ROUNDS = 21  # of timing
@@ -99,20 +99,13 @@ class TrainedArm:
         return self.accuracy()
 
     @torch.no_grad()
-    def accuracy(self, model: nn.Module | None = None, *, clamped: float | None = None) -> float:
-        """On the test images, in %.
-
-        Args:
-            model: instead of the arm's own.
-            clamped: with gamma = 0 where |gamma| is below it.
-        """
-        model = model or self.model
-        with nullcontext() if clamped is None else scales_clamped(model, threshold=clamped):
-            hits = [
-                int(sample.pred_label == sample.gt_label)
-                for batch in self._test
-                for sample in model.val_step(batch)
-            ]
+    def accuracy(self, model: nn.Module | None = None) -> float:
+        """On the test images, in %, of the arm's own model or of another one."""
+        hits = [
+            int(sample.pred_label == sample.gt_label)
+            for batch in self._test
+            for sample in (model or self.model).val_step(batch)
+        ]
         return 100 * sum(hits) / len(hits)
 
     @torch.no_grad()
