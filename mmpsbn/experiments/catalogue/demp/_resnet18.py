@@ -1,9 +1,9 @@
 """ResNet-18 on CIFAR-10, trained with either optimizer and DemPHook."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...experiment import Arm, Arms, Options
+from ...experiment import Arm, Options
 from ...scales import length
 from .._shared import DECAY
 
@@ -66,30 +66,27 @@ def config_of(optimizer: str) -> str:
 
 
 def with_each_optimizer(
-    hooks: Callable[[str], Mapping[str, Sequence[dict]]],
+    scale: str,
+    hooks: Mapping[str, Sequence[dict]],
     *,
-    watch: Callable[[str], Sequence[dict]] = lambda scale: [dict(type='SparsityHook')],
+    watch: Sequence[dict] = (dict(type='SparsityHook'),),
     **common: Any,
-) -> Arms:
+) -> list[Arm]:
     """Arms ``'optimizer, name'`` with Adam and SGDM, at ``smoke`` with SGDM alone.
 
     Args:
-        hooks: scale -> name -> hooks.
-        watch: scale -> hooks of all.
+        hooks: name -> hooks.
+        watch: hooks of all.
         common: further options of all.
     """
-
-    def arms(scale: str) -> list[Arm]:
-        decay = {DECAY: _SGDM_DECAY[scale]}
-        optimizers = {'SGDM': decay} if scale == 'smoke' else {'Adam': {}, 'SGDM': decay}
-        return [
-            Arm(
-                f'{optimizer}, {name}',
-                config_of(optimizer),
-                TRAININGS[scale] | common | own | {'custom_hooks': [*watch(scale), *of]},
-            )
-            for optimizer, own in optimizers.items()
-            for name, of in hooks(scale).items()
-        ]
-
-    return arms
+    decay = {DECAY: _SGDM_DECAY[scale]}
+    optimizers = {'SGDM': decay} if scale == 'smoke' else {'Adam': {}, 'SGDM': decay}
+    return [
+        Arm(
+            f'{optimizer}, {name}',
+            config_of(optimizer),
+            TRAININGS[scale] | common | own | {'custom_hooks': [*watch, *of]},
+        )
+        for optimizer, own in optimizers.items()
+        for name, of in hooks.items()
+    ]

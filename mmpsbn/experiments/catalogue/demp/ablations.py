@@ -1,6 +1,6 @@
 """figures 4, 5, 6 and 13 of the DemP paper: schedules, penalties and noise"""
 
-from ...experiment import Experiment
+from ...experiment import Arm, Experiment
 from ...pictures import against
 from ...tables import ArmTable
 from ._resnet18 import PEAKS, PENALTIES, demp, with_each_optimizer
@@ -30,7 +30,7 @@ _PEAKS = PEAKS | dict(small=(1e-3,))
 _NOISE_ALONE = dict(smoke=(5e-4,), small=(5e-5, 5e-4), paper=(5e-5, 1e-4, 5e-4, 1e-3))
 
 
-def _hooks(scale: str) -> dict[str, list[dict]]:
+def _arms(scale: str) -> list[Arm]:
     hooks = {}
     for name, asymmetric in {'noise': True, 'symmetric noise': False}.items():
         for std in _NOISE_ALONE[scale]:
@@ -40,7 +40,7 @@ def _hooks(scale: str) -> dict[str, list[dict]]:
         for peak in _PEAKS[scale]:
             penalty = dict(peak=peak) | _ABLATIONS[name].get('penalty', {})
             hooks[f'{name}, {peak:g}'] = demp(scale, **_ABLATIONS[name] | dict(penalty=penalty))
-    return hooks
+    return with_each_optimizer(scale, hooks)
 
 
 EXPERIMENT = Experiment(
@@ -48,7 +48,7 @@ EXPERIMENT = Experiment(
     'penalty, with Adam L2 on gamma slightly better; a little noise adds sparsity, more costs '
     'accuracy; noise alone sparsifies too, at a worse tradeoff, and there that it is asymmetric '
     'makes no difference.',
-    arms=with_each_optimizer(_hooks),
+    arms=_arms,
     table=ArmTable(
         'optimizer, what differs, peak of the penalty or of noise alone',
         {

@@ -1,7 +1,7 @@
 """figures 3 and 16 of the DemP paper and the columns of its tables 1 and 2, on ResNet-18: DemP
 beside structured and, but for small, unstructured baselines"""
 
-from ...experiment import Experiment
+from ...experiment import Arm, Experiment
 from ._baselines import BASELINES, GAMMAS_AT_ONE, LEFT, structured
 from ._resnet18 import with_each_optimizer
 
@@ -15,21 +15,22 @@ _UNSTRUCTURED = {
 _LEFT_OF_MASKS = LEFT | dict(small=())
 
 
-def _hooks(scale: str) -> dict[str, list[dict]]:
+def _arms(scale: str) -> list[Arm]:
     # at smoke there are five iterations
     often = dict(updates=dict(interval=1)) if scale == 'smoke' else {}
-    return structured(scale) | {
+    masked = {
         f'{method}, {left}': [
             dict(type='SparseWeightsHook', method=method, sparsity=1 - left, **settings, **often)
         ]
         for left in _LEFT_OF_MASKS[scale]
         for method, settings in _UNSTRUCTURED.items()
     }
+    return with_each_optimizer(scale, structured(scale) | masked, **GAMMAS_AT_ONE)
 
 
 EXPERIMENT = Experiment(
     claim='With Adam DemP finds sparser nets of better accuracy than the structured baselines, and '
     'is more effective than the unstructured ones; with SGDM all are alike.',
-    arms=with_each_optimizer(_hooks, **GAMMAS_AT_ONE),
+    arms=_arms,
     **BASELINES,
 )

@@ -26,33 +26,24 @@ def _watch(scale: str, eps: float = 0.0) -> list[dict]:
     ]
 
 
-def _penalised(scale: str) -> dict[str, list[dict]]:
-    return {
+def _arms(scale: str) -> list[Arm]:
+    penalised = {
         f'{peak:g}': demp(scale, prune=NOTHING_GOES, penalty=dict(peak=peak))
         for peak in _PEAKS[scale]
     }
+    arms = with_each_optimizer(scale, penalised, watch=_watch(scale))
+    for kind in ('Swish',) if scale == 'smoke' else ACTIVATIONS:
+        for lr in (0.05, 0.01) if scale == 'paper' else (0.05,):
+            options = activation(kind) | {LR: lr, 'custom_hooks': _watch(scale, eps=0.01)}
+            arms.append(Arm(f'{kind}, LR {lr}', config_of('Adam'), TRAININGS[scale] | options))
+    return arms
 
-
-def _activations(scale: str) -> list[Arm]:
-    watch = {'custom_hooks': _watch(scale, eps=0.01)}
-    return [
-        Arm(
-            f'{kind}, LR {lr}',
-            config_of('Adam'),
-            TRAININGS[scale] | activation(kind) | {LR: lr} | watch,
-        )
-        for kind in (('Swish',) if scale == 'smoke' else ACTIVATIONS)
-        for lr in ((0.05, 0.01) if scale == 'paper' else (0.05,))
-    ]
-
-
-_penalised_arms = with_each_optimizer(_penalised, watch=_watch)
 
 EXPERIMENT = Experiment(
     claim='Dead neurons accumulate early, also with Leaky ReLU and Swish, where |a| < 0.01 is '
     'dead; over 99 % of them stay so with Adam, three quarters with SGDM; 512 pictures tell as '
     'much as all.',
-    arms=lambda scale: _penalised_arms(scale) + _activations(scale),
+    arms=_arms,
     table=ArmTable(
         'optimizer, peak of the penalty; activation, rate of Adam',
         {

@@ -1,6 +1,6 @@
 """figure 3 of the DemP paper: accuracy of ResNet-18 against weight sparsity, and training time"""
 
-from ...experiment import Experiment
+from ...experiment import Arm, Experiment
 from ...pictures import against
 from ...tables import ArmTable
 from ._resnet18 import PEAKS, demp, with_each_optimizer
@@ -8,16 +8,16 @@ from ._resnet18 import PEAKS, demp, with_each_optimizer
 _PEAKS = PEAKS | dict(small=(1e-4, 3e-4, 1e-3))
 
 
-def _hooks(scale: str) -> dict[str, list[dict]]:
+def _arms(scale: str) -> list[Arm]:
     penalties = {f'{peak:g}': demp(scale, penalty=dict(peak=peak)) for peak in _PEAKS[scale]}
-    return {'dense': []} | penalties
+    return with_each_optimizer(scale, {'dense': []} | penalties)
 
 
 EXPERIMENT = Experiment(
     claim='The stronger the penalty, the sparser the net; four fifths of the weights go at little '
     'accuracy, and the whole training of the sparsest that keeps it is 2.45 times as fast as '
     "dense (here: the last net's step).",
-    arms=with_each_optimizer(_hooks),
+    arms=_arms,
     table=ArmTable(
         'optimizer, peak of the penalty',
         {
