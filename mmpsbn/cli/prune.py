@@ -94,11 +94,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     for layer, reason in result.skipped.items():
         print(f'left whole: {layer} ({reason})')
     print(result.table())
+    then = ', before statistics were estimated anew' if args.recalibrate else ''
     kept = 'as before' if args.criterion in LOSSLESS_CRITERIA else 'as with these channels masked'
     print(
         f'{result.macs[1] / result.dense_macs:.1%} of the dense MACs are left, widths in multiples '
         f'of {result.round_to}; the outputs are {kept} within {result.relative_error:.1e} of their '
-        'maximum.\n'
+        f'maximum{then}.\n'
         f'Wrote {result.path}. Next:'
     )
     for words in (

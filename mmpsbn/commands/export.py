@@ -27,7 +27,8 @@ _TOLERANCE = 1e-4
 # What a config needs for inference and for mmpsbn test.
 _KEPT_KEYS = (
     'default_scope model data_preprocessor test_dataloader test_evaluator test_cfg test_pipeline '
-    'tta_model tta_pipeline default_hooks env_cfg vis_backends visualizer log_processor log_level'
+    'val_dataloader val_evaluator val_cfg tta_model tta_pipeline default_hooks env_cfg '
+    'vis_backends visualizer log_processor log_level'
 ).split()
 _PLAIN_NORMS = dict(
     psBN='BN', psBN1d='BN1d', psBN2d='BN2d', psBN3d='BN3d', psSyncBN='SyncBN', psIN='IN', psGN='GN'
@@ -103,9 +104,7 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=out_dir) as folder:
         paths = [osp.join(folder, name + suffix) for suffix in suffixes]
         exported_cfg.dump(paths[0])
-        save_weights(
-            model, paths[1], cfg=exported_cfg.pretty_text, dataset_meta=loaded.dataset_meta
-        )
+        save_weights(model, paths[1], cfg=exported_cfg.pretty_text, **loaded.marks)
         rebuilt = load_model(Config.fromfile(paths[0]), paths[1]).model
         error = output_errors(before, probe_outputs(rebuilt, probe, forward_tensors))[1]
         _check('the exported model', error, 'leave out --fuse' if pairs else 'nothing was written')
@@ -205,7 +204,7 @@ def _without_ours_and_pretrained(node: Any) -> Any:
         return type(node)(map(_without_ours_and_pretrained, node))
     if not isinstance(node, dict):
         return node
-    if node.get('type') == 'Pretrained':
+    if str(node.get('type')).rpartition('.')[2] in ('Pretrained', 'PretrainedInit'):
         return None
     plain = _PLAIN_NORMS.get(str(node.get('type')).rpartition('.')[2])
     if plain is not None:

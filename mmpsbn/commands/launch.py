@@ -18,15 +18,15 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 _RANK_NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
 PRUNED_CHECKPOINT_HOOKS = ('DemPHook', 'PrunedCheckpointHook')
 DETECTION_TTA_MODEL = dict(
-    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 )
 _TTA_META = 'img_id img_path ori_shape img_shape scale_factor flip flip_direction'
-DETECTION_TTA_PACK = dict(type='PackDetInputs', meta_keys=tuple(_TTA_META.split()))
+DETECTION_TTA_PACK = dict(type='mmdet.PackDetInputs', meta_keys=tuple(_TTA_META.split()))
 
 
 def load_config(path, *, cfg_options=None, work_dir=None, launcher='none'):
@@ -101,7 +101,10 @@ def scale_lr(cfg):
 
 
 def resume_from(cfg, checkpoint):
-    """Resume from a checkpoint; 'auto' is the newest one in the work dir."""
+    """Resume from a checkpoint; 'auto' is the newest one in the work dir, and where there is none
+    the run begins as the config says."""
+    if checkpoint == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
+        return
     cfg.resume = True
     cfg.load_from = None if checkpoint == 'auto' else existing(checkpoint)
 

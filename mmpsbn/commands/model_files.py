@@ -18,12 +18,15 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..engine.checkpoints.pruned_structure import saved_by
 from ..engine.files import AtomicLocalBackend
+from ..engine.norms.add_alpha_hook import ALPHA_KEY
 from ..engine.openmmlab import model_cfg_of
 from ..engine.sparsity.growth import GROWTH_KEY
 from ..models import check_state_dict, unpack_seed_checkpoint
 from ..pruning import PrunePlan, apply_plan
 from ..pruning.surgery import is_applied
 
+# Class names and the like, and what our hooks have written down.
+_MARKS = ('dataset_meta', ALPHA_KEY, GROWTH_KEY)
 # What torch raises for a text, an empty or half a file.
 _UNREADABLE = (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError)
 
@@ -34,9 +37,13 @@ class LoadedModel:
 
     model: nn.Module  # in eval mode, on the CPU
     plan: PrunePlan  # what the checkpoint had pruned; the model has that structure
-    dataset_meta: dict | None  # class names and the like
-    growth: dict | None = None  # what SparsityHook wrote down of layers whose gamma began at 0
+    marks: dict  # of the checkpoint's meta what a checkpoint made of it must say too, _MARKS
     unused: tuple[str, ...] = ()  # tensors of the checkpoint that the model has no place for
+
+    @property
+    def growth(self) -> dict | None:
+        """What SparsityHook wrote down of layers whose gamma began at 0."""
+        return self.marks.get(GROWTH_KEY)
 
 
 def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
@@ -45,7 +52,7 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     Raises:
         ValueError: plan, weights and model do not fit; names the first tensor.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
     model = revert_sync_batchnorm(MODELS.build(model_cfg_of(cfg)))
     with _readable(checkpoint_path):
         checkpoint = CheckpointLoader.load_checkpoint(checkpoint_path, map_location='cpu')
@@ -60,8 +67,7 @@ def load_model(cfg: Config, checkpoint_path: str) -> LoadedModel:
     return LoadedModel(
         model.eval(),
         plan,
-        meta.get('dataset_meta'),
-        growth=meta.get(GROWTH_KEY),
+        {key: meta[key] for key in _MARKS if meta.get(key) is not None},
         unused=tuple(state_dict.keys() - model.state_dict().keys()),
     )
 
@@ -103,7 +109,7 @@ def load_seed_checkpoint(cfg: Config, checkpoint_path: str) -> nn.Module:
         ValueError: the file is no such checkpoint, or not of this config's model; this torch
             draws other weights from its seed.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
     return unpack_seed_checkpoint(read_plain(checkpoint_path), model_cfg_of(cfg)).eval()
 
 

@@ -4,8 +4,8 @@ import itertools
 import logging
 import os.path as osp
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +72,12 @@ class PruneOptions:
             raise ValueError(f'criterion {criterion!r} needs a budget: give --target-flops')
         if target_flops is not None and not 0 < target_flops < 1:
             raise ValueError(f'--target-flops must be in (0, 1), got {target_flops}')
-        for name, least in (('recalibrate', 0), ('num_samples', 1), ('round_to', 1)):
+        for name, least in (
+            ('recalibrate', 0),
+            ('num_samples', 1),
+            ('round_to', 1),
+            ('tolerance', 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 option = '--' + name.replace('_', '-')
@@ -154,8 +159,8 @@ def prune_checkpoint(
     loaded = load_model(cfg, checkpoint_path)
     model = loaded.model.to(device)
     set_random_seed(options.seed)  # augmentations draw from the global generators
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=options.seed)
-    first = example_inputs(model, next(iter(loader), None), 1)
+    looks = _looks(cfg, options.seed)
+    first = example_inputs(model, next(iter(looks()), None), 1)
     graph, probe = trace_at_any_size(model, first)
     if not graph.groups:
         raise ValueError(
@@ -168,7 +173,7 @@ def prune_checkpoint(
     if options.criterion in LOSSLESS_CRITERIA:
         removal = prune_dead_channels(
             model,
-            itertools.chain([probe], _images(model, loader, options.num_samples)),
+            itertools.chain([probe], _images(model, looks(), options.num_samples)),
             criterion=options.criterion,
             forward_fn=forward_tensors,
             tolerance=options.tolerance,
@@ -183,11 +188,18 @@ def prune_checkpoint(
                 f'the {options.target_flops:.2%} asked for; ask for less'
             )
         skipped = graph.skipped
-        scores, moments = _look(model, graph, loader, options)
+        scores, moments = _look(model, graph, looks(), options)
         keep_masks, round_to = _masks_for_budget(
             model, graph, scores, positions, (before.macs, dense_macs), options
         )
-        with moments.reconstructed([model], keep_masks):
+        with moments.reconstructed([model], keep_masks) as unchanged:
+            if unchanged:
+                print_log(
+                    f'{", ".join(unchanged)} read NaN or infinity, or no number but 0, in '
+                    f'{options.num_samples} samples: what is removed before them is not taken over',
+                    logger='current',
+                    level=logging.WARNING,
+                )
             removal = prune_channels(
                 model,
                 graph.groups,
@@ -204,7 +216,7 @@ def prune_checkpoint(
             f'{round_to}); nothing was written{"".join(refused)}'
         )
     if options.recalibrate:
-        epochs = itertools.chain.from_iterable(itertools.repeat(loader))
+        epochs = itertools.chain.from_iterable(looks() for _ in itertools.count())
         batches = itertools.islice(epochs, options.recalibrate)
         recalibrate_batch_norms(
             model, (example_inputs(model, batch, len(batch['inputs'])) for batch in batches)
@@ -214,7 +226,7 @@ def prune_checkpoint(
         model,
         path,
         cfg=cfg.pretty_text,
-        dataset_meta=loaded.dataset_meta,
+        **loaded.marks,
         **{META_KEY: dict(plan=compose_plans(loaded.plan, removal.plan).to_dict())},
     )
     return PrunedCheckpoint(
@@ -233,8 +245,16 @@ def prune_checkpoint(
     )
 
 
+def _looks(cfg: Config, seed: int) -> Callable[[], DataLoader]:
+    """What gives the training data from their beginning: a loader whose sampler never ends has one
+    iterator for all, which is over with the first that reads from it."""
+    loader = dict(cfg.train_dataloader)
+    loader['dataset'] = Runner.build_dataloader(loader, seed=seed).dataset
+    return lambda: Runner.build_dataloader(loader, seed=seed)
+
+
 def _look(
-    model: nn.Module, graph: ChannelGraph, loader: DataLoader, options: PruneOptions
+    model: nn.Module, graph: ChannelGraph, data: Iterable[dict], options: PruneOptions
 ) -> tuple[dict[str, Tensor], InputMoments]:
     """The scores of a criterion; and the moments of what is read, where readers take over."""
     criterion = options.criterion
@@ -244,17 +264,17 @@ def _look(
             f'{type(model).__name__} has none; rank by l1'
         )
     moments = InputMoments(model, graph.groups if options.reconstruct else {}, taps=True)
-    with closing(moments):
+    with closing(moments), _in_training(model):
         if criterion == 'fisher':
             with closing(GateSaliency(model, graph.groups, graph.norm_of)) as saliency:
-                for loss in _losses(model, loader, options.num_samples):
+                for loss in _losses(model, data, options.num_samples):
                     loss.backward()
                     saliency.add()
             return fisher_scores(_scores_of(saliency, model)), moments
         if options.reconstruct:
             try:
                 with torch.no_grad():
-                    deque(_losses(model, loader, options.num_samples), maxlen=0)
+                    deque(_losses(model, data, options.num_samples), maxlen=0)
             except Exception as error:
                 raise RuntimeError(
                     f'{type(model).__name__} cannot be trained on a batch of the train_dataloader '
@@ -264,26 +284,36 @@ def _look(
     return rank_channels(model, graph.groups, criterion=criterion, seed=options.seed), moments
 
 
-def _losses(model: nn.Module, loader: DataLoader, num_samples: int) -> Iterator[Tensor]:
-    """Of batches of training pictures with their labels, until there are ``num_samples`` or an
-    epoch has ended.
-
-    Normalisation is that of the statistics that the model has, which stay as they are; dropout and
-    stochastic depth are off.
-    """
+@contextmanager
+def _in_training(model: nn.Module) -> Iterator[None]:
+    """Within, the model is in training mode, but for its normalisation, which is that of the
+    statistics that it has, and for dropout and stochastic depth, which are off. All parameters have
+    gradients, since of those that a training would freeze channels go as well."""
+    trains = {parameter: parameter.requires_grad for parameter in model.parameters()}
     with frozen_random_numbers(model):
         model.train()
         for module in model.modules():
             if isinstance(module, (NormBase, DropoutBase, DropPath)):
                 module.eval()
-        for data_batch in loader:
-            num_samples -= len(data_batch['inputs'])
+        model.requires_grad_(True)
+        try:
+            yield
+        finally:
             model.zero_grad(set_to_none=True)
-            yield batch_loss(model, data_batch)
-            if num_samples <= 0:
-                break
-    model.zero_grad(set_to_none=True)
-    model.eval()
+            model.eval()
+            for parameter, before in trains.items():
+                parameter.requires_grad_(before)
+
+
+def _losses(model: nn.Module, data: Iterable[dict], num_samples: int) -> Iterator[Tensor]:
+    """Of batches of training pictures with their labels, until there are ``num_samples`` or an
+    epoch has ended."""
+    for data_batch in data:
+        num_samples -= len(data_batch['inputs'])
+        model.zero_grad(set_to_none=True)
+        yield batch_loss(model, data_batch)
+        if num_samples <= 0:
+            break
 
 
 def _scores_of(saliency: GateSaliency, model: nn.Module) -> dict[str, Tensor]:
@@ -341,9 +371,9 @@ def _masks_for_budget(
     return keep_masks, multiple
 
 
-def _images(model: nn.Module, loader, num_samples: int) -> Iterator[Tensor]:
+def _images(model: nn.Module, data: Iterable[dict], num_samples: int) -> Iterator[Tensor]:
     """Batches that make up ``num_samples`` training images, or one epoch if that is less."""
-    for data_batch in loader:
+    for data_batch in data:
         images = example_inputs(model, data_batch, num_samples)
         num_samples -= len(images)
         yield images

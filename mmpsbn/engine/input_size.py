@@ -38,8 +38,9 @@ def pipeline_size(cfg: Config) -> tuple[int, int]:
         ValueError: the pipeline does not say.
     """
     dataset = _part(_part(cfg, 'test_dataloader'), 'dataset')
-    while 'dataset' in dataset:
-        dataset = _part(dataset, 'dataset')
+    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
+        parts = dataset.get('datasets') or [dataset.get('dataset')]  # a ConcatDataset has several
+        dataset = _part(dict(first=parts[0]), 'first')
     for step in reversed(dataset.get('pipeline') or []):
         size = step.get('crop_size') or step.get('scale')  # (width, height) in a Resize
         if size is not None:

@@ -119,8 +119,9 @@ def example_inputs(model: nn.Module, data_batch: dict, num_samples: int | None) 
     inputs = data_batch['inputs']
     if not isinstance(inputs, (Tensor, list, tuple)):  # of several branches, say
         raise TypeError(
-            "a batch's 'inputs' must be one tensor or a list of pictures, "
-            f'got {type(inputs).__name__}'
+            "a batch's 'inputs' must be one tensor or a list of pictures, got "
+            f'{type(inputs).__name__}; of a detector whose data have several branches '
+            '(semi-supervised), prune the detector within, with its own config'
         )
     data = dict(inputs=inputs[:num_samples])
     inputs = model.data_preprocessor(data, training=False)['inputs']

@@ -33,8 +33,8 @@ def _check_fit(tensors: dict[str, Tensor], plan: PrunePlan) -> None:
             raise ValueError(f'the prune plan names {name}, which the model lacks')
         if tuple(tensors[name].shape) != tuple(shape):
             raise ValueError(
-                f'the prune plan expects {name} of shape {tuple(shape)}, '
-                f'the model has {tuple(tensors[name].shape)}'
+                f'the prune plan expects {name} of shape {tuple(shape)}, the model has '
+                f'{tuple(tensors[name].shape)}: use the config that belongs to the checkpoint'
             )
 
 

@@ -53,6 +53,14 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_and_headings_stand_on_lines_of_their_own(page):
+    text = page.read_text()
+    assert len(re.findall(r'^\s*```\w*$', text, re.M)) == text.count('```')
+    prose = re.sub(r'```.*?```', '', text, flags=re.S)
+    assert not re.search(r'\S ##+ ', prose)
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_exist(page, capsys):
     for command, *words in commands(page):
         if command.startswith('-') or command == 'COMMAND':

@@ -182,6 +182,14 @@ def test_a_run_resumed_within_the_schedule_ends_bit_equal(tmp_path, half, iterat
     assert pruner_of(resumed).budget.met
 
 
+def test_a_run_resumed_with_another_score_watches_anew(tmp_path):
+    run(tmp_path, iters=50, hook=choosing(score='l1'))
+    more = resume_from(tmp_path / 'iter_5.pth')
+    _, messages = run(tmp_path, iters=50, **more)
+    assert all('alive, with' in event for event in events_of(messages))
+    assert iterations_of(events_of(messages)) == [10, 20]
+
+
 def test_a_resumed_run_whose_cuts_are_past_says_that_the_budget_is_missed(tmp_path, half):
     more = resume_from(f'{half[0].work_dir}/iter_25.pth')
     _, messages = run(tmp_path, iters=50, **more)

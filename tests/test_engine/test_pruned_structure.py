@@ -69,6 +69,14 @@ def test_a_pruned_head_finetunes_to_other_classes(tmp_path, hook):
     assert other.model.fc.weight.shape == (6, 7) and other.model.stem.out_channels == 7
 
 
+def test_weights_alone_are_not_resumed(tmp_path, pruned):
+    checkpoint = torch.load(pruned / 'epoch_4.pth', weights_only=False)
+    plan = dict(mmpsbn=dict(plan=checkpoint['meta']['mmpsbn']['plan']))
+    torch.save(dict(state_dict=checkpoint['state_dict'], meta=plan), tmp_path / 'weights.pth')
+    with pytest.raises(ValueError, match='cannot be resumed: it has weights, .* --load-from'):
+        train(tmp_path, [demp()], **resume_from(tmp_path / 'weights.pth'))
+
+
 def test_another_model_refuses_it(tmp_path, pruned):
     other = toy_runner(tmp_path, [demp()], model=dict(type='ToyNet', inner=16))
     before = copy.deepcopy(other.model.state_dict())

@@ -103,6 +103,7 @@ def test_the_config_is_what_inference_needs(small, pruned):
     assert cfg.model.type == 'PrunedModel' and cfg.model.dense_type == 'mmdet.RetinaNet'
     assert set(cfg.model) - {'dense_type', 'shapes'} == set(dense.model)
     assert cfg.test_dataloader == dense.test_dataloader
+    assert cfg.val_dataloader == dense.val_dataloader  # mmdet's get_flops asks for it
     for gone in ('custom_hooks', 'optim_wrapper', 'train_dataloader', 'param_scheduler'):
         assert gone not in cfg
     text = Path(pair(pruned)[0]).read_text()
@@ -293,8 +294,10 @@ def test_a_norm_layer_may_lack_its_count_of_batches():
         (dict(type='Resize', scale=33), (64, 64)),
     ],
 )
-def test_the_size_comes_from_the_test_pipeline(step, size):
-    wrapped = dict(dataset=dict(dataset=dict(pipeline=[step, dict(type='Pack')])))
+@pytest.mark.parametrize('joined', [False, True])
+def test_the_size_comes_from_the_test_pipeline(step, size, joined):
+    inner = dict(dataset=dict(pipeline=[step, dict(type='Pack')]))
+    wrapped = dict(dataset=dict(datasets=[inner, inner]) if joined else inner)
     preprocessor = dict(pad_size_divisor=32)
     cfg = Config(dict(model=dict(data_preprocessor=preprocessor), test_dataloader=wrapped))
     assert pipeline_size(cfg) == size

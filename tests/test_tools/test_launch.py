@@ -123,6 +123,15 @@ def test_scale_lr_needs_a_base_batch_size():
         launch.scale_lr(Config(dict(auto_scale_lr=None)))
 
 
+@pytest.mark.parametrize('written', [False, True])
+def test_a_run_without_a_checkpoint_to_go_on_from_begins_as_its_config_says(tmp_path, written):
+    if written:
+        (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='trained.pth', resume=False))
+    launch.resume_from(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == ((True, None) if written else (False, 'trained.pth'))
+
+
 @CPU_RANKS
 def test_amp_on_cpu_is_refused():
     with pytest.raises(ValueError, match='--amp needs a GPU'):

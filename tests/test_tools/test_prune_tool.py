@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner, set_random_seed
 from small_detector import assert_near, images, load, next_commands, outputs, refusal, run
+from snapshots import assert_same
 from torch import nn
 
 from mmpsbn.commands.model_files import save_weights
@@ -207,7 +208,8 @@ def test_it_goes_on_with_test_and_train(small, by_l1, tmp_path):
 
 @pytest.mark.slow
 def test_statistics_are_estimated_anew(small, by_l1, tmp_path):
-    prune(small, 'dense.pth', tmp_path, *L1, '--recalibrate', '2')
+    said = prune(small, 'dense.pth', tmp_path, *L1, '--recalibrate', '2')
+    assert re.search(r'of their maximum, before statistics were estimated anew\.', said)
     stale, fresh = (
         load(small / 'small.py', path).model for path in (by_l1[0], tmp_path / 'dense_l1.pth')
     )
@@ -232,6 +234,7 @@ def test_statistics_are_estimated_anew(small, by_l1, tmp_path):
         ('dead --num-samples 0', '--num-samples must be >= 1, got 0'),
         ('dead --round-to 0', '--round-to must be >= 1, got 0'),
         ('dead --recalibrate -1', '--recalibrate must be >= 0, got -1'),
+        ('dead --tolerance -1', '--tolerance must be >= 0, got -1'),
         ('dead --round-to 8', "'dead' finds nothing to remove (widths in multiples of 8)"),
         (
             'l1 --target-flops 0.01 --round-to 8',
@@ -280,6 +283,49 @@ def test_fisher_takes_what_the_losses_of_training_pictures_miss_least(small, pla
     (kept,) = first[f'{DEAD[0]}.weight'].values()
     assert not set(kept) & set(DEAD[1])
     assert set(kept) == set(squares.argsort(descending=True)[: len(kept)].tolist())
+
+
+FISHER = ('--target-flops', '0.5', '--num-samples', '8')
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def test_what_a_training_would_freeze_is_chosen_as_the_rest(small, planted, tmp_path):
+    frozen = ('model.backbone.frozen_stages=2', 'model.backbone.norm_cfg.requires_grad=False')
+    prune(small, planted, tmp_path / 'all', *FISHER)
+    prune(small, planted, tmp_path / 'frozen', *FISHER, '--cfg-options', *frozen)
+    assert_same(*(weights(tmp_path / f'{name}/planted_fisher.pth') for name in ('frozen', 'all')))
+
+
+@pytest.mark.parametrize('criterion', [('dead',), ('l1', *FISHER), ('fisher', *FISHER)])
+def test_a_sampler_that_never_ends_gives_each_look_its_data(small, planted, tmp_path, criterion):
+    name = criterion[0]
+    for kind in ('DefaultSampler', 'InfiniteSampler'):
+        sampler = [f'train_dataloader.sampler.{k}' for k in (f'type={kind}', 'shuffle=False')]
+        options = ('--criterion', *criterion, '--num-samples', '8', '--recalibrate', '3')
+        prune(small, planted, tmp_path / kind, *options, '--cfg-options', *sampler)
+    ends, never = (weights(path) for path in sorted(tmp_path.glob(f'*/planted_{name}.pth')))
+    assert_same(never, ends)
+
+
+def test_what_hooks_have_written_down_is_kept(small, tmp_path):
+    loaded = load(small / 'small.py', small / 'dense.pth')
+    marks = dict(psbn_alpha_added=True, mmpsbn_not_grown={'backbone.bn1': [0.0, 1.0]})
+    save_weights(loaded.model, str(tmp_path / 'marked.pth'), **marks)
+    prune(small, tmp_path / 'marked.pth', tmp_path, *L1)
+    export = ('--out', tmp_path / 'exported')
+    run('export', small / 'small.py', tmp_path / 'marked_l1.pth', *export)
+    for path in ('marked_l1.pth', 'exported/small.pth'):
+        meta = torch.load(tmp_path / path, weights_only=True)['meta']
+        assert {key: meta[key] for key in marks} == marks
+
+
+def test_a_config_needs_no_default_scope(small, tmp_path):
+    without = ('--cfg-options', 'default_scope=None', 'model._scope_=mmdet')
+    assert 'of the dense MACs are left' in prune(small, 'dense.pth', tmp_path, *L1, *without)
+    run('export', small / 'small.py', tmp_path / 'dense_l1.pth', '--out', tmp_path, *without)
 
 
 def test_a_file_is_read_where_it_is_and_overwritten_only_where_asked_for(small, tmp_path):

@@ -68,6 +68,11 @@ class PrunedStructure:
             self._check_shapes(runner, checkpoint, self.plan)
             return
         plan = PrunePlan.from_dict(saved.get('plan'))
+        if trains(runner) and resumes(runner) and 'epoch' not in checkpoint['meta']:
+            raise ValueError(
+                'the checkpoint cannot be resumed: it has weights, and nothing of a training; '
+                'begin one from them with load_from (mmpsbn train --load-from)'
+            )
         if self._starts_training(runner):
             plan = _with_new_head(plan, bare_model(runner))
         if is_applied(bare_model(runner), plan):

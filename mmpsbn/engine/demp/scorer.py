@@ -38,12 +38,14 @@ class ChannelScorer:
         """Whether what comes before a cut is being watched."""
         return self._saliency is not None
 
-    def state(self) -> Mapping | None:
+    def state(self) -> dict:
         """Plain types."""
-        return self._saved if self._saliency is None else self._saliency.state()
+        sums = self._saved if self._saliency is None else self._saliency.state()
+        return dict(score=self._score, sums=sums)
 
-    def restore(self, state: Mapping | None) -> None:
-        self._saved = state
+    def restore(self, state: Mapping) -> None:
+        """Go on from what :meth:`state` gave; by another score what was summed tells nothing."""
+        self._saved = state['sums'] if state['score'] == self._score else None
 
     def known(
         self, model: nn.Module, graph: ChannelGraph, groups: Mapping[str, ChannelGroup]

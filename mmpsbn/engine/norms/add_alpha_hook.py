@@ -13,7 +13,7 @@ from ..arguments import names_its_arguments
 from ..checkpoints.pruned_structure import state_dict_of
 from ..runner_parts import bare_model, unwrap
 
-_META_KEY = 'psbn_alpha_added'
+ALPHA_KEY = 'psbn_alpha_added'
 
 # tensors read from checkpoints of runs in which it was done
 _shifted = WeakTensorKeyDictionary()
@@ -23,7 +23,7 @@ def note_alpha(checkpoint: Any) -> None:
     """Remember the tensors of a checkpoint whose biases have alpha in them: MMEngine's loaders pass
     on the tensors alone, or some of them, or under other names."""
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
-    if isinstance(meta, Mapping) and meta.get(_META_KEY):
+    if isinstance(meta, Mapping) and meta.get(ALPHA_KEY):
         for tensors in (state_dict_of(checkpoint), checkpoint.get('ema_state_dict') or {}):
             _shifted.update((t, True) for t in tensors.values() if isinstance(t, Tensor))
 
@@ -62,4 +62,4 @@ class AddAlphaHook(Hook):
             add_alpha(bare_model(runner), strict=False)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        checkpoint['meta'][_META_KEY] = True
+        checkpoint['meta'][ALPHA_KEY] = True
