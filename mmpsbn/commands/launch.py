@@ -23,7 +23,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 _RANK_NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
 PRUNED_CHECKPOINT_HOOKS = ('DemPHook', 'PrunedCheckpointHook')
 DETECTION_TTA_MODEL = dict(
-    type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 )
 _TTA_META = 'img_id img_path ori_shape img_shape scale_factor flip flip_direction'
 DETECTION_TTA_PACK = dict(type='mmdet.PackDetInputs', meta_keys=tuple(_TTA_META.split()))
@@ -151,7 +151,8 @@ def use_tta(cfg):
         *pipeline, pack = deepcopy(dataset.pipeline)
         if not classify:
             pack = dict(DETECTION_TTA_PACK)
-        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        flip = 'RandomFlip' if classify else 'mmdet.RandomFlip'  # mmdet's turns boxes as well
+        flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
         cfg.tta_pipeline = [*pipeline, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
