@@ -11,6 +11,7 @@ from snapshots import assert_same
 from torch import nn
 
 from mmpsbn.commands.model_files import save_weights
+from mmpsbn.pruning.reconstruction import InputMoments
 
 DEAD = ('backbone.layer2.0.bn1', [1, 5, 6])
 OPTIONS = ('train_dataloader.batch_size=2', 'model.bbox_head.loss_cls.gamma=1.5')
@@ -173,6 +174,19 @@ def test_what_stays_takes_over_unless_it_is_not_to(small, by_l1, tmp_path):
     intact, *others = (outputs(found.model, images()) for found in (dense, taken, plain))
     with_it, without = ((intact - other).norm() for other in others)
     assert with_it < 0.99 * without  # of random weights
+
+
+def test_what_stays_takes_over_from_all_taps_together(small, by_l1, tmp_path, monkeypatch):
+    def each_place_alone(model, groups, *, taps):
+        return InputMoments(model, groups)
+
+    monkeypatch.setattr('mmpsbn.commands.prune.InputMoments', each_place_alone)
+    prune(small, 'dense.pth', tmp_path, *L1)
+    intact, together, alone = (
+        outputs(load(small / 'small.py', path).model, images())
+        for path in (small / 'dense.pth', by_l1[0], tmp_path / 'dense_l1.pth')
+    )
+    assert (intact - together).norm() < (intact - alone).norm()
 
 
 def test_without_a_loss_no_layer_shows_what_it_reads(small, tmp_path, monkeypatch):
