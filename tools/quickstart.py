@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 import mmpsbn  # noqa: F401  (registers layers and hooks)
 from mmpsbn.analysis.quickstart import run_quickstart
 
@@ -19,6 +21,7 @@ def parse_args():
 
 def main():
     args = parse_args()
+    torch.set_num_threads(1)  # of the report, as of the trainings: two wait where a core is busy
     dense, pruned = (
         str(ROOT / f'configs/quickstart/retinanet_r18_psbn_{name}.py')
         for name in ('digits', 'budget_digits')

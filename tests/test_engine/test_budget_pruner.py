@@ -368,6 +368,14 @@ def test_the_last_cut_is_tried_again_where_it_had_to_be_skipped(tmp_path):
     assert 'is met' in [m for m in messages if m.startswith('budget')][-1]
 
 
+def test_in_the_last_tenth_it_is_not_tried_again(tmp_path):
+    spoilt = SpoilGradients(*range(70, 100))
+    runner, messages = run(tmp_path, hook=choosing(end=0.85), hooks=[spoilt])
+    assert iterations_of(events_of(messages))[-1] < 80 and not pruner_of(runner).budget.met
+    assert not any('another try' in m for m in messages)
+    assert 'is missed' in [m for m in messages if m.startswith('budget')][-1]
+
+
 def test_layers_are_watched_in_the_first_iteration_and_in_ten_steps_before_a_cut(tmp_path):
     watched = []
 
