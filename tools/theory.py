@@ -16,6 +16,7 @@ def parse_args():
     parser.add_argument('--steps', type=int, default=10_000, help='steps of the scalar decay')
     parser.add_argument('--weight-decay', type=float, default=1e-4, help='of the scalar decay')
     parser.add_argument('--mlp-steps', type=int, default=1000, help='of an MLP under noise')
+    parser.add_argument('--mlp-seed', type=int, default=0, help='of its weights and noise')
     args = parser.parse_args()
     for name, least in dict(samples=2, walks=2, steps=1, mlp_steps=1).items():
         if getattr(args, name) < least:
@@ -42,7 +43,8 @@ def main():
         theory.plot_scalar_decay(
             out_dir / 'scalar_decay.png', num_steps=args.steps, weight_decay=args.weight_decay
         )
-        theory.plot_dying_mlp(out_dir / 'dead_neurons.png', num_steps=args.mlp_steps)
+        mlp = dict(num_steps=args.mlp_steps, seed=args.mlp_seed)
+        print(theory.plot_dying_mlp(out_dir / 'dead_neurons.png', **mlp))
         print(f'pictures in {out_dir}')
 
 

@@ -281,9 +281,13 @@ def plot_scalar_decay(out_path: str | Path, *, num_steps: int, weight_decay: flo
     save_png(figure, out_path)
 
 
-def plot_dying_mlp(out_path: str | Path, *, num_steps: int) -> None:
+def plot_dying_mlp(out_path: str | Path, *, num_steps: int, seed: int) -> str:
     """Dead neurons where only the noise of gradients moves the weights, where Gaussian noise
-    does, and under SGD; a colour for each learning rate."""
+    does, and under SGD; a colour for each learning rate.
+
+    Returns:
+        How many there are after the last step, as a table.
+    """
     figure, grid = new_figure(1, 3, width=10, height=4.4)
     every = max(1, num_steps // 50)
     steps = range(every, num_steps + 1, every)
@@ -292,9 +296,12 @@ def plot_dying_mlp(out_path: str | Path, *, num_steps: int) -> None:
         'Gaussian noise': {'asymmetric noise': '-', 'symmetric noise': '--'},
         'SGD': {'SGD': '-'},
     }
+    rates = ''.join(f'{lr:>8g}' for lr in _MLP['lrs'])
+    lines = [f'{f"dead of 400 neurons, {num_steps} steps, seed {seed}, at":<48}{rates}']
     for axes, (title, regimes) in zip(grid[0], panels.items()):
         for regime, style in regimes.items():
-            dead = _dead_neurons(regime, num_steps=num_steps, every=every)
+            dead = _dead_neurons(regime, num_steps=num_steps, every=every, seed=seed)
+            lines.append(f'{regime:<48}' + ''.join(f'{count:>8}' for count in dead[-1]))
             for lr, colour, counts in zip(_MLP['lrs'], _COLOURS, dead.T):
                 label = f'learning rate {lr:g}' if style == '-' else None
                 axes.plot(steps, counts, style, color=colour, label=label)
@@ -302,9 +309,10 @@ def plot_dying_mlp(out_path: str | Path, *, num_steps: int) -> None:
     grid[0][1].plot([], [], '--', color=GREY, label='also of dead neurons')
     grid[0][1].legend(frameon=False, fontsize=8)
     save_png(figure, out_path)
+    return '\n'.join(lines)
 
 
-def _dead_neurons(regime: str, *, num_steps: int, every: int) -> Tensor:
+def _dead_neurons(regime: str, *, num_steps: int, every: int, seed: int) -> Tensor:
     """Of an MLP on 448 scanned digits of 8x8 pixels, for want of MNIST."""
     digits, labels = load_split_digits('train')
     rows = list(digits)[::3]
@@ -314,7 +322,7 @@ def _dead_neurons(regime: str, *, num_steps: int, every: int) -> Tensor:
         regime=regime,
         num_steps=num_steps,
         every=every,
-        generator=_seeded(),
+        generator=torch.Generator().manual_seed(seed),
         **_MLP,
     )
 

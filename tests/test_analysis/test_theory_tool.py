@@ -1,5 +1,6 @@
 """Theory against simulation in a table and four pictures."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,10 @@ def test_the_tool_prints_the_table_and_writes_the_pictures(tmp_path):
     result = run('--out', str(tmp_path / 'new'), *small)
     assert result.returncode == 0, result.stderr
     assert 'Theorem 1: K at beta/|gamma| = 0' in result.stdout
+    assert 'dead of 400 neurons, 4 steps, seed 0, at' in result.stdout
+    for regime in ('gradient noise', 'asymmetric noise', 'symmetric noise', 'SGD'):
+        (counts,) = re.findall(rf'^{regime}((?: +\d+)+)$', result.stdout, re.M)
+        assert len(counts.split()) == 5  # learning rates
     pictures = sorted((tmp_path / 'new').iterdir())
     names = ['dead_neurons.png', 'scalar_decay.png', 'theorem_one.png', 'walks.png']
     assert [p.name for p in pictures] == names

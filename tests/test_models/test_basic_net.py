@@ -1,9 +1,15 @@
 from math import sqrt
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import nn
+
+import mmpsbn  # noqa: F401  (registers BasicNet)
+
+CONFIGS = Path(__file__).parents[2] / 'configs/cifar'
 
 
 def build(**settings):
@@ -33,6 +39,22 @@ def test_xavier_with_the_gain_of_a_relu():
     expected = sqrt(2) * sqrt(2 / (9 * (64 + 128)))
     assert conv.weight.std().item() == pytest.approx(expected, rel=0.03)
     assert norm.weight.eq(1).all() and norm.bias.eq(0).all()
+
+
+def test_the_papers_vgg_begins_so_too():
+    torch.manual_seed(0)
+    cfg = Config.fromfile(str(CONFIGS / 'vgg16_bn_cifar10_in_memory.py'))
+    net = MODELS.build(dict(cfg.model, _scope_='mmpretrain'))
+    net.init_weights()
+    found = {tuple(m.weight.shape): m.weight.std().item() for m in net.modules() if is_layer(m)}
+    for shape in ((128, 64, 3, 3), (512, 512, 3, 3), (512, 512)):
+        taps = shape[2] ** 2 if len(shape) == 4 else 1
+        expected = sqrt(2) * sqrt(2 / (taps * (shape[0] + shape[1])))
+        assert found[shape] == pytest.approx(expected, rel=0.03)
+
+
+def is_layer(module):
+    return isinstance(module, (nn.Conv2d, nn.Linear))
 
 
 def test_norm_activation_and_initialisation_are_settings():
