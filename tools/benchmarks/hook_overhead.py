@@ -60,6 +60,10 @@ HOOKS = {
     'DemPHook in the window': dict(
         type='DemPHook', prune=dict(interval=NEVER // 2, num_samples=10**12), **ACTIVE
     ),
+    # the sums of what the loss misses, from the first step on; its cuts never come
+    'DemPHook before a cut to a budget': dict(
+        type='DemPHook', budget=dict(flops=0.5, begin=0.5, end=0.9)
+    ),
 }
 _RUNS = itertools.count()  # MMEngine wants each runner of a process under its own name
 
@@ -185,7 +189,7 @@ def report_hooks(runs, seconds):
     ]
     print(f'plain iteration {1e3 * iteration:.1f} ms')
     timing.print_table(['hook', 'own ms', 'own / iteration', 'step / plain step'], rows)
-    idle, report, look, between, _ = own.values()
+    idle, report, look, between, *_ = own.values()
     watching = idle + (report - idle) / REPORT_EVERY + (look - report) / LOOK_EVERY
     print(f'SparsityHook at its default intervals: {watching / iteration:.3%}, target 0.5 %')
     print(f'DemPHook between events: {between / iteration:.2%}, target 3 %')
