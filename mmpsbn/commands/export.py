@@ -15,11 +15,13 @@ from torch import nn
 from ..engine.input_size import noise_images, pipeline_size
 from ..engine.onnx_file import check_one_stage, check_onnx_installed, write_onnx
 from ..engine.openmmlab import forward_tensors, trace_at_any_size
+from ..engine.sparsity.growth import GROWTH_KEY
 from ..layers import PostShift, convert_from_psbn
 from ..models import fuse_norms
 from ..pruning.graph import ChannelGraph
 from ..pruning.verification import output_errors, probe_outputs
 from ..upstream import BatchNormBase
+from .launch import type_name
 from .model_files import LoadedModel, file_name, load_model, refuse_to_overwrite, save_weights
 
 # Largest change of the outputs relative to their maximum that passes for rounding.
@@ -104,7 +106,10 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=out_dir) as folder:
         paths = [osp.join(folder, name + suffix) for suffix in suffixes]
         exported_cfg.dump(paths[0])
-        save_weights(model, paths[1], cfg=exported_cfg.pretty_text, **loaded.marks)
+        marks = loaded.marks
+        if loaded.plan:  # growth goes by the channels of the dense model
+            marks = {key: mark for key, mark in marks.items() if key != GROWTH_KEY}
+        save_weights(model, paths[1], cfg=exported_cfg.pretty_text, **marks)
         rebuilt = load_model(Config.fromfile(paths[0]), paths[1]).model
         error = output_errors(before, probe_outputs(rebuilt, probe, forward_tensors))[1]
         _check('the exported model', error, 'leave out --fuse' if pairs else 'nothing was written')
@@ -204,9 +209,10 @@ def _without_ours_and_pretrained(node: Any) -> Any:
         return type(node)(map(_without_ours_and_pretrained, node))
     if not isinstance(node, dict):
         return node
-    if str(node.get('type')).rpartition('.')[2] in ('Pretrained', 'PretrainedInit'):
+    kind = type_name(node.get('type'))
+    if kind in ('Pretrained', 'PretrainedInit'):
         return None
-    plain = _PLAIN_NORMS.get(str(node.get('type')).rpartition('.')[2])
+    plain = _PLAIN_NORMS.get(kind)
     if plain is not None:
         node = {k: v for k, v in node.items() if k != 'alpha'} | dict(type=plain)
     return {

@@ -141,21 +141,27 @@ def show_predictions(cfg, *, show, show_dir, wait_time):
 def use_tta(cfg):
     """Test-time augmentation by the config's `tta_model` and `tta_pipeline`, else with the image
     and its mirror image."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    datasets = _innermost(cfg.test_dataloader.dataset)
     classify = cfg.get('default_scope') == 'mmpretrain'
     if 'tta_model' not in cfg:
         cfg.tta_model = dict(type='AverageClsScoreTTA') if classify else DETECTION_TTA_MODEL
     if 'tta_pipeline' not in cfg:
-        *pipeline, pack = deepcopy(dataset.pipeline)
+        *pipeline, pack = deepcopy(datasets[0].pipeline)
         if not classify:
             pack = dict(DETECTION_TTA_PACK)
         flip = 'RandomFlip' if classify else 'mmdet.RandomFlip'  # mmdet's turns boxes as well
         flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
         cfg.tta_pipeline = [*pipeline, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
+
+
+def _innermost(dataset):
+    """The configs of data sets within wrappers; a ConcatDataset has several."""
+    if 'datasets' in dataset:
+        return [inner for part in dataset.datasets for inner in _innermost(part)]
+    return _innermost(dataset.dataset) if 'dataset' in dataset else [dataset]
 
 
 def ensure_pruned_checkpoint_hook(cfg):

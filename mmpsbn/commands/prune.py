@@ -4,9 +4,10 @@ import itertools
 import logging
 import os.path as osp
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -14,7 +15,6 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ..engine.checkpoints.pruned_structure import META_KEY
 from ..engine.demp.settings import PruneSettings
@@ -159,8 +159,12 @@ def prune_checkpoint(
     loaded = load_model(cfg, checkpoint_path)
     model = loaded.model.to(device)
     set_random_seed(options.seed)  # augmentations draw from the global generators
-    looks = _looks(cfg, options.seed)
-    first = example_inputs(model, next(iter(looks()), None), 1)
+    loader = partial(Runner.build_dataloader, cfg.train_dataloader, seed=options.seed)
+    # one iterator for the first batch and the look: a sampler that never ends has no second one
+    batches = iter(loader())
+    head = next(batches, None)
+    data = itertools.chain([head], batches)
+    first = example_inputs(model, head, 1)
     graph, probe = trace_at_any_size(model, first)
     if not graph.groups:
         raise ValueError(
@@ -173,7 +177,7 @@ def prune_checkpoint(
     if options.criterion in LOSSLESS_CRITERIA:
         removal = prune_dead_channels(
             model,
-            itertools.chain([probe], _images(model, looks(), options.num_samples)),
+            itertools.chain([probe], _images(model, data, options.num_samples)),
             criterion=options.criterion,
             forward_fn=forward_tensors,
             tolerance=options.tolerance,
@@ -188,15 +192,15 @@ def prune_checkpoint(
                 f'the {options.target_flops:.2%} asked for; ask for less'
             )
         skipped = graph.skipped
-        scores, moments = _look(model, graph, looks(), options)
+        scores, moments = _look(model, graph, data, options)
         keep_masks, round_to = _masks_for_budget(
             model, graph, scores, positions, (before.macs, dense_macs), options
         )
         with moments.reconstructed([model], keep_masks) as unchanged:
             if unchanged:
                 print_log(
-                    f'{", ".join(unchanged)} read NaN or infinity, or no number but 0, in '
-                    f'{options.num_samples} samples: what is removed before them is not taken over',
+                    f'{", ".join(unchanged)} read NaN or infinity, or no number but 0: what is '
+                    'removed before them is not taken over',
                     logger='current',
                     level=logging.WARNING,
                 )
@@ -216,7 +220,7 @@ def prune_checkpoint(
             f'{round_to}); nothing was written{"".join(refused)}'
         )
     if options.recalibrate:
-        epochs = itertools.chain.from_iterable(looks() for _ in itertools.count())
+        epochs = itertools.chain.from_iterable(loader() for _ in itertools.count())
         batches = itertools.islice(epochs, options.recalibrate)
         recalibrate_batch_norms(
             model, (example_inputs(model, batch, len(batch['inputs'])) for batch in batches)
@@ -245,14 +249,6 @@ def prune_checkpoint(
     )
 
 
-def _looks(cfg: Config, seed: int) -> Callable[[], DataLoader]:
-    """What gives the training data from their beginning: a loader whose sampler never ends has one
-    iterator for all, which is over with the first that reads from it."""
-    loader = dict(cfg.train_dataloader)
-    loader['dataset'] = Runner.build_dataloader(loader, seed=seed).dataset
-    return lambda: Runner.build_dataloader(loader, seed=seed)
-
-
 def _look(
     model: nn.Module, graph: ChannelGraph, data: Iterable[dict], options: PruneOptions
 ) -> tuple[dict[str, Tensor], InputMoments]:
@@ -264,7 +260,8 @@ def _look(
             f'{type(model).__name__} has none; rank by l1'
         )
     moments = InputMoments(model, graph.groups if options.reconstruct else {}, taps=True)
-    with closing(moments), _in_training(model):
+    scored = _written_by(model, graph) if criterion == 'fisher' else []
+    with closing(moments), _in_training(model, scored):
         if criterion == 'fisher':
             with closing(GateSaliency(model, graph.groups, graph.norm_of)) as saliency:
                 for loss in _losses(model, data, options.num_samples):
@@ -285,24 +282,33 @@ def _look(
 
 
 @contextmanager
-def _in_training(model: nn.Module) -> Iterator[None]:
+def _in_training(model: nn.Module, scored: Iterable[nn.Parameter]) -> Iterator[None]:
     """Within, the model is in training mode, but for its normalisation, which is that of the
-    statistics that it has, and for dropout and stochastic depth, which are off. All parameters have
-    gradients, since of those that a training would freeze channels go as well."""
+    statistics that it has, and for dropout and stochastic depth, which are off. The ``scored``
+    parameters require gradients, also those that a training would freeze."""
     trains = {parameter: parameter.requires_grad for parameter in model.parameters()}
     with frozen_random_numbers(model):
-        model.train()
-        for module in model.modules():
-            if isinstance(module, (NormBase, DropoutBase, DropPath)):
-                module.eval()
-        model.requires_grad_(True)
         try:
+            model.train()
+            for module in model.modules():
+                if isinstance(module, (NormBase, DropoutBase, DropPath)):
+                    module.eval()
+            for parameter in scored:
+                parameter.requires_grad_(True)
             yield
         finally:
             model.zero_grad(set_to_none=True)
             model.eval()
             for parameter, before in trains.items():
                 parameter.requires_grad_(before)
+
+
+def _written_by(model: nn.Module, graph: ChannelGraph) -> list[nn.Parameter]:
+    """The parameters of the layers that write the channels of groups, or normalise them."""
+    members = [m for group in graph.groups.values() for m in (*group.writers, *group.channelwise)]
+    layers = {member.layer for member in members}.union(*graph.norm_of.values())
+    parameters = (p for name in layers for p in model.get_submodule(name).parameters(recurse=False))
+    return [parameter for parameter in parameters if parameter.is_floating_point()]
 
 
 def _losses(model: nn.Module, data: Iterable[dict], num_samples: int) -> Iterator[Tensor]:

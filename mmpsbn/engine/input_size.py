@@ -38,15 +38,15 @@ def pipeline_size(cfg: Config) -> tuple[int, int]:
         ValueError: the pipeline does not say.
     """
     dataset = _part(_part(cfg, 'test_dataloader'), 'dataset')
-    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
-        parts = dataset.get('datasets') or [dataset.get('dataset')]  # a ConcatDataset has several
-        dataset = _part(dict(first=parts[0]), 'first')
-    for step in reversed(dataset.get('pipeline') or []):
-        size = step.get('crop_size') or step.get('scale')  # (width, height) in a Resize
-        if size is not None:
-            width, height = (size, size) if isinstance(size, int) else size
-            divisor = _part(_part(cfg, 'model'), 'data_preprocessor').get('pad_size_divisor', 1)
-            return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+    while dataset:
+        for step in reversed(dataset.get('pipeline') or []):
+            size = step.get('crop_size') or step.get('scale')  # (width, height) in a Resize
+            if size is not None:
+                width, height = (size, size) if isinstance(size, int) else size
+                divisor = _part(_part(cfg, 'model'), 'data_preprocessor').get('pad_size_divisor', 1)
+                return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+        joined = dataset.get('datasets')  # a ConcatDataset has several
+        dataset = _part(dict(dataset=joined[0]) if joined else dataset, 'dataset')
     raise ValueError('the test pipeline resizes to no fixed size; give --input-size HEIGHT WIDTH')
 
 

@@ -125,8 +125,7 @@ def _train_and_read(work_dir: Path, measures: list[str], threads: int) -> None:
     cfg = launch.load_config(
         str(work_dir / 'config.py'), cfg_options=None, work_dir=str(work_dir), launcher='none'
     )
-    if (work_dir / 'last_checkpoint').exists():
-        launch.resume_from(cfg, 'auto')  # or it would begin with load_from, if it has one
+    launch.resume_from(cfg, 'auto')
     launch.ensure_pruned_checkpoint_hook(cfg)
     launch.exit_cleanly_on_sigterm()
     launch.build_runner(cfg).train()

@@ -71,10 +71,12 @@ def test_a_pruned_head_finetunes_to_other_classes(tmp_path, hook):
 
 def test_weights_alone_are_not_resumed(tmp_path, pruned):
     checkpoint = torch.load(pruned / 'epoch_4.pth', weights_only=False)
+    weights = dict(state_dict=checkpoint['state_dict'])
     plan = dict(mmpsbn=dict(plan=checkpoint['meta']['mmpsbn']['plan']))
-    torch.save(dict(state_dict=checkpoint['state_dict'], meta=plan), tmp_path / 'weights.pth')
-    with pytest.raises(ValueError, match='cannot be resumed: it has weights, .* --load-from'):
-        train(tmp_path, [demp()], **resume_from(tmp_path / 'weights.pth'))
+    for name, saved in dict(pruned=dict(weights, meta=plan), bare=weights).items():
+        torch.save(saved, tmp_path / f'{name}.pth')
+        with pytest.raises(ValueError, match='cannot be resumed: it has weights, .* --load-from'):
+            train(tmp_path, [demp()], **resume_from(tmp_path / f'{name}.pth'))
 
 
 def test_another_model_refuses_it(tmp_path, pruned):

@@ -294,10 +294,12 @@ def test_a_norm_layer_may_lack_its_count_of_batches():
         (dict(type='Resize', scale=33), (64, 64)),
     ],
 )
-@pytest.mark.parametrize('joined', [False, True])
-def test_the_size_comes_from_the_test_pipeline(step, size, joined):
+@pytest.mark.parametrize('outer', [None, 'datasets', 'mixed'])
+def test_the_size_comes_from_the_test_pipeline(step, size, outer):
     inner = dict(dataset=dict(pipeline=[step, dict(type='Pack')]))
-    wrapped = dict(dataset=dict(datasets=[inner, inner]) if joined else inner)
+    mixed = dict(dataset=inner, pipeline=[dict(type='Pack')])  # MultiImageMixDataset
+    outside = dict(datasets=dict(datasets=[inner, inner], pipeline=None), mixed=mixed)
+    wrapped = dict(dataset=outside.get(outer, inner))
     preprocessor = dict(pad_size_divisor=32)
     cfg = Config(dict(model=dict(data_preprocessor=preprocessor), test_dataloader=wrapped))
     assert pipeline_size(cfg) == size

@@ -55,7 +55,8 @@ class PrunedStructure:
 
         Raises:
             ValueError: plan and model, or checkpoint and model, do not fit; names the
-                first tensor that differs. Or an averaged model would not follow. Nothing changed.
+                first tensor that differs. Or an averaged model would not follow, or a run is to be
+                resumed from weights alone. Nothing changed.
         """
         if any(isinstance(h, EMAHook) and not hasattr(h, 'ema_model') for h in runner.hooks):
             raise ValueError(
@@ -64,15 +65,15 @@ class PrunedStructure:
                 'EMAHook out'
             )
         saved = saved_by(checkpoint)
-        if saved is None:
-            self._check_shapes(runner, checkpoint, self.plan)
-            return
-        plan = PrunePlan.from_dict(saved.get('plan'))
-        if trains(runner) and resumes(runner) and 'epoch' not in checkpoint['meta']:
+        plan = None if saved is None else PrunePlan.from_dict(saved.get('plan'))
+        if trains(runner) and resumes(runner) and 'epoch' not in (checkpoint.get('meta') or {}):
             raise ValueError(
                 'the checkpoint cannot be resumed: it has weights, and nothing of a training; '
                 'begin one from them with load_from (mmpsbn train --load-from)'
             )
+        if plan is None:
+            self._check_shapes(runner, checkpoint, self.plan)
+            return
         if self._starts_training(runner):
             plan = _with_new_head(plan, bare_model(runner))
         if is_applied(bare_model(runner), plan):
