@@ -127,7 +127,7 @@ def test_a_model_that_cannot_be_traced_still_has_its_scales_counted(tmp_path):
     page = write({'x.pth': model}, tmp_path, UNSCORED)
     assert 'Nothing to do as far as the weights tell.' in page.text
     del model.forward
-    page = write({'x.pth': model}, tmp_path, UNSCORED)
+    page = write({'x.pth': model}, tmp_path, UNSCORED, batches=())
     assert 'Nothing to do as far as the weights tell; with --data' in page.text
 
 

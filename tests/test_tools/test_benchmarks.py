@@ -114,6 +114,7 @@ def test_hook_overhead_times_each_callback_once(rows_of, small):
     # before and after the iteration, before and after the optimizer's step
     assert own.pop('DemPHook between events') == 4
     assert own.pop('DemPHook in the window') > 4 + 10  # and each layer that reads channels
+    assert own.pop('DemPHook before a cut to a budget') == 3  # nothing after the step
     assert list(own.values()) == [2, 2, 2] and all('SparsityHook' in name for name in own)
     assert 'plain iteration 1000.0 ms' in printed
     assert 'SparsityHook at its default intervals: 200.000%' in printed
