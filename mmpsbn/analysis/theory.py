@@ -139,8 +139,8 @@ def decay_curves(name: str, *, weight_decay: float, in_gradient: bool, gradients
     return torch.stack(curve)
 
 
-def _seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def _seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _simulated_k(u: Tensor, *, step: float, **draws) -> Estimate:
@@ -322,7 +322,7 @@ def _dead_neurons(regime: str, *, num_steps: int, every: int, seed: int) -> Tens
         regime=regime,
         num_steps=num_steps,
         every=every,
-        generator=torch.Generator().manual_seed(seed),
+        generator=_seeded(seed),
         **_MLP,
     )
 

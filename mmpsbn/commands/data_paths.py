@@ -17,7 +17,7 @@ def check_data_paths(cfg, *, splits):
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
-        for key, dataset in _leaf_datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+        for key, dataset in leaf_datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
             if _is_remote(dataset) or _downloads_itself(dataset, cfg.get('default_scope')):
                 continue
             for field, path in _dataset_paths(dataset):
@@ -31,15 +31,16 @@ def check_data_paths(cfg, *, splits):
                 _check_path(ann_file, f'{split}_evaluator{index}.ann_file', cfg)
 
 
-def _leaf_datasets(dataset, key):
-    """Yield (config key, dataset config) for every data set below RepeatDataset and the like."""
+def leaf_datasets(dataset, key):
+    """Yield (config key, dataset config) for every data set below RepeatDataset and the like; a
+    ConcatDataset has several."""
     if not isinstance(dataset, dict):
         return
     if 'dataset' in dataset:
-        yield from _leaf_datasets(dataset['dataset'], f'{key}.dataset')
+        yield from leaf_datasets(dataset['dataset'], f'{key}.dataset')
     elif 'datasets' in dataset:
         for i, part in enumerate(dataset['datasets']):
-            yield from _leaf_datasets(part, f'{key}.datasets.{i}')
+            yield from leaf_datasets(part, f'{key}.datasets.{i}')
     else:
         yield key, dataset
 

@@ -20,6 +20,8 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from .data_paths import leaf_datasets
+
 _RANK_NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
 PRUNED_CHECKPOINT_HOOKS = ('DemPHook', 'PrunedCheckpointHook')
 DETECTION_TTA_MODEL = dict(
@@ -141,7 +143,7 @@ def show_predictions(cfg, *, show, show_dir, wait_time):
 def use_tta(cfg):
     """Test-time augmentation by the config's `tta_model` and `tta_pipeline`, else with the image
     and its mirror image."""
-    datasets = _innermost(cfg.test_dataloader.dataset)
+    datasets = [inner for _, inner in leaf_datasets(cfg.test_dataloader.dataset, 'dataset')]
     classify = cfg.get('default_scope') == 'mmpretrain'
     if 'tta_model' not in cfg:
         cfg.tta_model = dict(type='AverageClsScoreTTA') if classify else DETECTION_TTA_MODEL
@@ -155,13 +157,6 @@ def use_tta(cfg):
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for dataset in datasets:
         dataset.pipeline = cfg.tta_pipeline
-
-
-def _innermost(dataset):
-    """The configs of data sets within wrappers; a ConcatDataset has several."""
-    if 'datasets' in dataset:
-        return [inner for part in dataset.datasets for inner in _innermost(part)]
-    return _innermost(dataset.dataset) if 'dataset' in dataset else [dataset]
 
 
 def ensure_pruned_checkpoint_hook(cfg):

@@ -3,14 +3,10 @@
 import itertools
 import logging
 import os.path as osp
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner, set_random_seed
@@ -19,8 +15,7 @@ from torch import Tensor, nn
 from ..engine.checkpoints.pruned_structure import META_KEY
 from ..engine.demp.settings import PruneSettings
 from ..engine.input_size import count_at_one_size
-from ..engine.openmmlab import batch_loss, example_inputs, forward_tensors, trace_at_any_size
-from ..engine.random_numbers import frozen_random_numbers
+from ..engine.openmmlab import example_inputs, forward_tensors, trace_at_any_size
 from ..pruning import prune_dead_channels
 from ..pruning.cost import model_cost
 from ..pruning.graph import ChannelGraph
@@ -30,17 +25,13 @@ from ..pruning.prune import prune_channels
 from ..pruning.ranking import (
     LIKED_MULTIPLES,
     RANKING_CRITERIA,
-    fisher_scores,
     is_near,
     keep_masks_for_budget,
-    rank_channels,
 )
-from ..pruning.reconstruction import InputMoments
-from ..pruning.saliency import GateSaliency
-from ..pruning.sparsity import scale_layers
-from ..upstream import DropoutBase, NormBase
+from ..pruning.reconstruction import NOT_TAKEN_OVER
 from .model_files import file_name, load_model, refuse_to_overwrite, save_weights
 from .recalibration import recalibrate_batch_norms
+from .training_look import look, training_images
 
 # Criteria that remove live channels, down to a budget.
 BUDGET_CRITERIA = ('fisher', *RANKING_CRITERIA)
@@ -177,7 +168,7 @@ def prune_checkpoint(
     if options.criterion in LOSSLESS_CRITERIA:
         removal = prune_dead_channels(
             model,
-            itertools.chain([probe], _images(model, data, options.num_samples)),
+            itertools.chain([probe], training_images(model, data, options.num_samples)),
             criterion=options.criterion,
             forward_fn=forward_tensors,
             tolerance=options.tolerance,
@@ -192,18 +183,22 @@ def prune_checkpoint(
                 f'the {options.target_flops:.2%} asked for; ask for less'
             )
         skipped = graph.skipped
-        scores, moments = _look(model, graph, data, options)
+        scores, moments = look(
+            model,
+            graph,
+            data,
+            criterion=options.criterion,
+            reconstruct=options.reconstruct,
+            num_samples=options.num_samples,
+            seed=options.seed,
+        )
         keep_masks, round_to = _masks_for_budget(
             model, graph, scores, positions, (before.macs, dense_macs), options
         )
         with moments.reconstructed([model], keep_masks) as unchanged:
             if unchanged:
-                print_log(
-                    f'{", ".join(unchanged)} read NaN or infinity, or no number but 0: what is '
-                    'removed before them is not taken over',
-                    logger='current',
-                    level=logging.WARNING,
-                )
+                said = NOT_TAKEN_OVER.format(', '.join(unchanged))
+                print_log(said, logger='current', level=logging.WARNING)
             removal = prune_channels(
                 model,
                 graph.groups,
@@ -249,96 +244,6 @@ def prune_checkpoint(
     )
 
 
-def _look(
-    model: nn.Module, graph: ChannelGraph, data: Iterable[dict], options: PruneOptions
-) -> tuple[dict[str, Tensor], InputMoments]:
-    """The scores of a criterion; and the moments of what is read, where readers take over."""
-    criterion = options.criterion
-    if criterion == 'bn_scale' and not scale_layers(model):
-        raise ValueError(
-            'bn_scale ranks by the scales of normalisation layers, and '
-            f'{type(model).__name__} has none; rank by l1'
-        )
-    moments = InputMoments(model, graph.groups if options.reconstruct else {}, taps=True)
-    scored = _written_by(model, graph) if criterion == 'fisher' else []
-    with closing(moments), _in_training(model, scored):
-        if criterion == 'fisher':
-            with closing(GateSaliency(model, graph.groups, graph.norm_of)) as saliency:
-                for loss in _losses(model, data, options.num_samples):
-                    loss.backward()
-                    saliency.add()
-            return fisher_scores(_scores_of(saliency, model)), moments
-        if options.reconstruct:
-            try:
-                with torch.no_grad():
-                    deque(_losses(model, data, options.num_samples), maxlen=0)
-            except Exception as error:
-                raise RuntimeError(
-                    f'{type(model).__name__} cannot be trained on a batch of the train_dataloader '
-                    f'({type(error).__name__}: {error}), which shows what its layers read; without '
-                    'that: --no-reconstruct'
-                ) from error
-    return rank_channels(model, graph.groups, criterion=criterion, seed=options.seed), moments
-
-
-@contextmanager
-def _in_training(model: nn.Module, scored: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within, the model is in training mode, but for its normalisation, which is that of the
-    statistics that it has, and for dropout and stochastic depth, which are off. The ``scored``
-    parameters require gradients, also those that a training would freeze."""
-    trains = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    with frozen_random_numbers(model):
-        try:
-            model.train()
-            for module in model.modules():
-                if isinstance(module, (NormBase, DropoutBase, DropPath)):
-                    module.eval()
-            for parameter in scored:
-                parameter.requires_grad_(True)
-            yield
-        finally:
-            model.zero_grad(set_to_none=True)
-            model.eval()
-            for parameter, before in trains.items():
-                parameter.requires_grad_(before)
-
-
-def _written_by(model: nn.Module, graph: ChannelGraph) -> list[nn.Parameter]:
-    """The parameters of the layers that write the channels of groups, or normalise them."""
-    members = [m for group in graph.groups.values() for m in (*group.writers, *group.channelwise)]
-    layers = {member.layer for member in members}.union(*graph.norm_of.values())
-    parameters = (p for name in layers for p in model.get_submodule(name).parameters(recurse=False))
-    return [parameter for parameter in parameters if parameter.is_floating_point()]
-
-
-def _losses(model: nn.Module, data: Iterable[dict], num_samples: int) -> Iterator[Tensor]:
-    """Of batches of training pictures with their labels, until there are ``num_samples`` or an
-    epoch has ended."""
-    for data_batch in data:
-        num_samples -= len(data_batch['inputs'])
-        model.zero_grad(set_to_none=True)
-        yield batch_loss(model, data_batch)
-        if num_samples <= 0:
-            break
-
-
-def _scores_of(saliency: GateSaliency, model: nn.Module) -> dict[str, Tensor]:
-    """Raises ValueError where no batch had finite gradients."""
-    if not saliency.steps:
-        raise ValueError(
-            f'fisher chooses by gradients, and none of {saliency.seen} batches of '
-            f'{type(model).__name__} has finite ones; rank by l1'
-        )
-    if saliency.steps < saliency.seen:
-        print_log(
-            f'{saliency.seen - int(saliency.steps)} of {saliency.seen} batches had gradients that '
-            'are NaN or infinite, and count for nothing',
-            logger='current',
-            level=logging.WARNING,
-        )
-    return saliency.scores()
-
-
 def _masks_for_budget(
     model: nn.Module,
     graph: ChannelGraph,
@@ -375,13 +280,3 @@ def _masks_for_budget(
             f'{asked} (widths in multiples of {multiple}); ask for less{finer * (multiple > 1)}'
         )
     return keep_masks, multiple
-
-
-def _images(model: nn.Module, data: Iterable[dict], num_samples: int) -> Iterator[Tensor]:
-    """Batches that make up ``num_samples`` training images, or one epoch if that is less."""
-    for data_batch in data:
-        images = example_inputs(model, data_batch, num_samples)
-        num_samples -= len(images)
-        yield images
-        if num_samples <= 0:
-            return

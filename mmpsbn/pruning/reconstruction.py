@@ -17,6 +17,10 @@ from .graph import ChannelGroup, Member
 _MOST_SAMPLES = 8192
 # Of one layer: its moments take 64 MB at most.
 _MOST_NUMBERS = 4096
+# Of the layers that :meth:`InputMoments.reconstructed` names.
+NOT_TAKEN_OVER = (
+    '{} read NaN or infinity, or no number but 0: what is removed before them is not taken over'
+)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,23 @@ def test_scale_lr_needs_a_base_batch_size():
         launch.scale_lr(Config(dict(auto_scale_lr=None)))
 
 
+@pytest.mark.parametrize('scope', ['mmdet', None])
+def test_flipped_pictures_are_those_of_each_data_set_with_or_without_a_scope(scope):
+    inner = dict(type='A', pipeline=[dict(type='Load'), dict(type='Pack')])
+    joined = dict(type='ConcatDataset', datasets=[inner, dict(type='Repeat', dataset=inner)])
+    cfg = Config(
+        dict(default_scope=scope, model=dict(type='M'), test_dataloader=dict(dataset=joined))
+    )
+    launch.use_tta(cfg)
+    first, wrapped = cfg.test_dataloader.dataset.datasets
+    load, views = cfg.tta_pipeline
+    assert first.pipeline == wrapped.dataset.pipeline == cfg.tta_pipeline
+    assert load == dict(type='Load') and cfg.model.module == dict(type='M')
+    flips, (pack,) = views.transforms
+    assert [(flip.type, flip.prob) for flip in flips] == [('mmdet.RandomFlip', p) for p in (1, 0)]
+    assert pack.type == 'mmdet.PackDetInputs' and 'flip_direction' in pack.meta_keys
+
+
 @pytest.mark.parametrize('written', [False, True])
 def test_a_run_without_a_checkpoint_to_go_on_from_begins_as_its_config_says(tmp_path, written):
     if written:

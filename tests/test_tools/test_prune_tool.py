@@ -183,7 +183,7 @@ def test_what_stays_takes_over_from_all_taps_together(small, by_l1, tmp_path, mo
     def each_place_alone(model, groups, *, taps):
         return InputMoments(model, groups)
 
-    monkeypatch.setattr('mmpsbn.commands.prune.InputMoments', each_place_alone)
+    monkeypatch.setattr('mmpsbn.commands.training_look.InputMoments', each_place_alone)
     prune(small, 'dense.pth', tmp_path, *L1)
     intact, together, alone = (
         outputs(load(small / 'small.py', path).model, images())
@@ -196,7 +196,7 @@ def test_without_a_loss_no_layer_shows_what_it_reads(small, tmp_path, monkeypatc
     def fail(model, data_batch):
         raise TypeError('no labels')
 
-    monkeypatch.setattr('mmpsbn.commands.prune.batch_loss', fail)
+    monkeypatch.setattr('mmpsbn.commands.training_look.batch_loss', fail)
     message = refusal(prune, small, 'dense.pth', tmp_path, *L1)
     assert '(TypeError: no labels)' in message and message.endswith('--no-reconstruct')
     prune(small, 'dense.pth', tmp_path, *L1, '--no-reconstruct')

@@ -15,7 +15,7 @@ from ...functional.schedules import steps_of
 from ...pruning import VerificationError
 from ...pruning.graph import by_reason
 from ...pruning.prune import Removal, prune_channels
-from ...pruning.reconstruction import InputMoments
+from ...pruning.reconstruction import NOT_TAKEN_OVER, InputMoments
 from ...pruning.verification import output_errors, probe_outputs
 from ...upstream import accumulative_counts, load_from, resumes
 from ..openmmlab import forward_tensors
@@ -372,10 +372,7 @@ class BudgetPruner(OnlinePruner):
                 with self._moments.reconstructed([model, *event.averages], keep_masks) as unchanged:
                     removal = prune_channels(model, groups, keep_masks, **how)
                 if unchanged:
-                    logger.warning(
-                        f'{", ".join(unchanged)} read NaN or infinity, or no number but 0, in '
-                        'this iteration: what is removed before them is not taken over'
-                    )
+                    logger.warning(NOT_TAKEN_OVER.format(', '.join(unchanged)))
                 return removal
             except VerificationError as error:
                 if self.settings.on_failure == 'stop':
